@@ -1,0 +1,69 @@
+# thinwire. Each target installs what it needs into $(VENV) the first time and leaves it alone afterwards.
+# Needs Python >= 3.10 with venv, and make. Another interpreter: make PYTHON=python3.12 demo
+
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= 2
+ARGS ?=
+
+BIN := $(VENV)/bin
+# -qq hides pip's progress and warnings, not its errors. setuptools is installed first, at its pinned version, so that
+# the build needs no environment of its own.
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq -c constraints.txt
+MANIFESTS := pyproject.toml constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench calibrate validate clean
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
+
+demo: $(VENV)/.core ## Llama-3-70B on four of eight L40S: TTFT of every scheme (installs no torch)
+	$(BIN)/thinwire compare --model llama-3-70b --cluster 8xl40s-pcie --tp 4 --batch 8 --input-tokens 1024
+
+test: $(VENV)/.test ## every test; ARGS="-k layout" for some of them
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+
+check: $(VENV)/.dev ## ruff, mypy --strict, then every test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	@$(MAKE) --no-print-directory test
+
+bench: $(VENV)/.core ## time the simulator
+	$(BIN)/python -m thinwire.sim.bench $(ARGS)
+
+calibrate: $(VENV)/.core ## fit sim/profiles/ to the measurements in validation/published/
+	$(BIN)/python -m thinwire.validation.calibrate $(ARGS)
+
+validate: $(VENV)/.core ## hold predictions against published measurements
+	$(BIN)/python -m thinwire.validation.compare $(ARGS)
+
+clean: ## remove the virtual environment, builds and caches
+	rm -rf $(VENV) build dist src/thinwire.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "thinwire needs Python >= 3.10: PYTHON=$(PYTHON) is $$($(PYTHON) -V 2>&1); try make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' || { \
+	  echo "$(PYTHON) has no venv module (Debian and Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
+	@echo "thinwire: creating $(VENV) with $$($(PYTHON) -V 2>&1)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) setuptools
+	@touch $@
+
+$(VENV)/.core: $(VENV)/.venv $(MANIFESTS)
+	@echo "thinwire: installing thinwire and its core dependencies (no torch)"
+	@$(PIP) --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.venv $(MANIFESTS)
+	@echo "thinwire: installing thinwire with its test dependencies (no torch)"
+	@$(PIP) --no-build-isolation -e '.[test]'
+	@touch $(VENV)/.core $@
+
+$(VENV)/.dev: $(VENV)/.venv $(MANIFESTS)
+	@echo "thinwire: installing thinwire with its test and development tools (no torch)"
+	@$(PIP) --no-build-isolation -e '.[dev]'
+	@touch $(VENV)/.core $(VENV)/.test $@

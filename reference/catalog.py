@@ -1,0 +1,281 @@
+"""Every scheme by name, and the grammar for those without one.
+
+A name is one of `schemes()`, `spd-N` (sync-point drop in N % of the blocks, N from 0 to 100, decimals
+allowed), `iso` (the sequence split in halves, or `iso-N` with N % of the tokens in the first half) or a spec.
+Joined by `+`, one codec-and-collective scheme takes at most one spd and one iso: `flash-int4+spd-50+iso`.
+Alone, `spd-N` and `iso` leave what remains to the `bf16` baseline.
+
+Spec strings, for schemes that have no name:
+
+    COLLECTIVE:REDUCE[/GATHER][@OPTION][@OPTION]   two_step:int4-g32-min/int8-g128-sym@chunk=1048576x2@fused
+
+    COLLECTIVE  auto ring tree two_step all_gather hierarchical nvls none
+    REDUCE      codec of the reduce phase; GATHER, of the gather phase, is the same where left out:
+        bf16 fp16 fp32
+        intB[-gGROUP][-sym|-min|-zp][-sr][-hSIZE][-fp16|-fp32|-e8m0]
+                B = 2..8 bits; g128, zp (integer zero point) and bf16 metadata where left out;
+                sr = spike reserving, hSIZE = Hadamard blocks
+        mx-ELEMENT[-bBLOCK][-hSIZE][-bf16|-fp16|-fp32]
+                ELEMENT = e2m1 e2m3 e3m2 e4m3 e5m2 int8; b32 and an e8m0 scale where left out
+        hybridB[-kKEEP][-dyn[-gGROUP]]
+                one value in KEEP stays bf16; k64 and static scales where left out
+    OPTION      chunk=VALUES[xIN_FLIGHT]: pipelined chunks of VALUES values, IN_FLIGHT (1) at a time
+                fused: codec kernels run inside the collective's kernel
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from decimal import Decimal
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Literal, get_args
+
+from .scheme import (
+    GRID_WORDS,
+    MX,
+    RAW_FORMATS,
+    SCALE_FORMATS,
+    Codec,
+    Collective,
+    Grid,
+    GroupedInt,
+    OutlierHybrid,
+    Raw,
+    Scheme,
+)
+
+_BF16 = Raw()
+_INT8, _INT6, _INT5, _INT4, _INT3, _INT2 = (GroupedInt(bits) for bits in (8, 6, 5, 4, 3, 2))
+_MXFP4, _MXFP6, _MXFP8, _MXINT8 = (MX(element) for element in ("e2m1", "e2m3", "e4m3", "int8"))
+_HYBRID = OutlierHybrid()
+_Q8, _Q6, _Q4 = (GroupedInt(bits, 32, "symmetric", metadata="fp16") for bits in (8, 6, 4))
+_QF8 = MX("e4m3", scale="fp16")
+
+_FLASH = "Flash Communication, arXiv 2412.04964, Algorithm 1"
+_FLASH_WIDER = "Flash Communication's two steps (arXiv 2412.04964) at a width that only V2 (2508.03760) gives"
+_FLASH2 = "FlashCommunication V2, arXiv 2508.03760, bit splitting"
+_COMPRESS = "Communication Compression for Tensor Parallel LLM Inference, arXiv 2411.09510"
+_LOW_BIT = "Towards Low-bit Communication for Tensor Parallel LLM Inference, arXiv 2411.07942"
+_QUICK = "QuickReduce: mk1-project/quickreduce and its port in vLLM"
+_SPD = "SPD: Sync-Point Drop, arXiv 2502.20727"
+_ISO = "ISO: Overlap of Computation and Communication within Sequence, arXiv 2409.11155"
+
+_ALL = (
+    Scheme("bf16", _BF16, _BF16, "auto", source="uncompressed: the best algorithm NCCL or the engine has"),
+    Scheme("bf16-ring", _BF16, _BF16, "ring", source="uncompressed ring, the baseline of arXiv 2412.04964"),
+    Scheme("none", _BF16, _BF16, "none", source="all-reduces removed: a floor, not a scheme"),
+    Scheme("flash-int8", _INT8, _INT8, "two_step", source=_FLASH),
+    Scheme("flash-int6", _INT4, _INT8, "two_step", source=f"{_FLASH}; INT4 reduce, INT8 gather as published"),
+    Scheme("flash-int5", _INT5, _INT5, "two_step", source=_FLASH_WIDER),
+    Scheme("flash-int4", _INT4, _INT4, "two_step", source=_FLASH),
+    Scheme("flash-int3", _INT3, _INT3, "two_step", source=_FLASH_WIDER),
+    Scheme("flash-int2", _INT2, _INT2, "two_step", source=_FLASH_WIDER),
+    Scheme("flash2-int6", _INT6, _INT6, "two_step", source=_FLASH2),
+    Scheme("flash2-int5", _INT5, _INT5, "two_step", source=_FLASH2),
+    Scheme("flash2-int3", _INT3, _INT3, "two_step", source=_FLASH2),
+    Scheme(
+        "flash2-int2-sr",
+        GroupedInt(2, spikes=True),
+        GroupedInt(2, spikes=True),
+        "two_step",
+        source=f"{_FLASH2} and spike reserving",
+    ),
+    Scheme("flash2-int4-hier", _INT4, _INT4, "hierarchical", source=f"{_FLASH2}, over NUMA islands"),
+    Scheme("mxfp4", _MXFP4, _MXFP4, "all_gather", source=_COMPRESS),
+    Scheme("mxfp6", _MXFP6, _MXFP6, "all_gather", source=_COMPRESS),
+    Scheme("mxfp8", _MXFP8, _MXFP8, "all_gather", source=_COMPRESS),
+    Scheme("mxint8", _MXINT8, _MXINT8, "all_gather", source=_COMPRESS),
+    Scheme("mxfp4-two-step", _MXFP4, _MXFP4, "two_step", source=f"{_COMPRESS}; in two steps"),
+    Scheme("hybrid-4.2", _HYBRID, _HYBRID, "all_gather", source=_LOW_BIT),
+    Scheme("hybrid-4.2-two-step", _HYBRID, _HYBRID, "two_step", source=_LOW_BIT),
+    Scheme("quickreduce-int8", _Q8, _Q8, "two_step", codec_launch="fused", source=_QUICK),
+    Scheme("quickreduce-int6", _Q6, _Q6, "two_step", codec_launch="fused", source=_QUICK),
+    Scheme("quickreduce-int4", _Q4, _Q4, "two_step", codec_launch="fused", source=_QUICK),
+    Scheme("quickreduce-fp8", _QF8, _QF8, "two_step", codec_launch="fused", source=_QUICK),
+    Scheme("spd-50", _BF16, _BF16, "auto", drop_attention_percent=50, source=_SPD),
+    Scheme("iso", _BF16, _BF16, "auto", sequence_split=0.5, source=_ISO),
+    Scheme("iso-int8", _INT8, _INT8, "two_step", sequence_split=0.5, source=f"{_ISO}; INT8 as in flash-int8"),
+    Scheme("flash-int4+spd-50", _INT4, _INT4, "two_step", 50, source=f"{_FLASH}; {_SPD}"),
+    Scheme("flash-int4+iso", _INT4, _INT4, "two_step", sequence_split=0.5, source=f"{_FLASH}; {_ISO}"),
+)
+_CATALOG: Mapping[str, Scheme] = MappingProxyType({entry.name: entry for entry in _ALL})
+
+_GRAMMAR = (
+    "a catalog name, spd-N, iso or iso-N, a spec COLLECTIVE:CODEC[/CODEC][@chunk=VALUES[xIN_FLIGHT]][@fused] "
+    "such as two_step:int4-g32-min/int8-g128-sym@chunk=1048576x2, or these joined by +: flash-int4+spd-50+iso"
+)
+_CODECS = (
+    "bf16, fp16, fp32; intB[-gGROUP][-sym|-min|-zp][-sr][-hSIZE][-fp16|-fp32|-e8m0]; "
+    "mx-ELEMENT[-bBLOCK][-hSIZE][-bf16|-fp16|-fp32]; hybridB[-kKEEP][-dyn[-gGROUP]]"
+)
+
+
+def schemes() -> Mapping[str, Scheme]:
+    """Every named scheme, in catalog order. `scheme` knows more: any spd-N, iso-N, combination and spec."""
+    return _CATALOG
+
+
+@lru_cache(maxsize=1024)
+def scheme(name_or_spec: str) -> Scheme:
+    """The scheme of a catalog name, a combination or a spec string; `scheme(s.name) == s`.
+
+    Raises ValueError naming what was given and, where the name is unknown, near matches and the grammar.
+    """
+    if name_or_spec in _CATALOG:
+        return _CATALOG[name_or_spec]
+    base: Scheme | None = None
+    drop: float | None = None
+    split: float | None = None  # percent of the tokens in the first half
+    for part in name_or_spec.split("+"):
+        if (percent := _percent(part, "spd")) is not None:
+            if drop is not None:
+                raise ValueError(f"scheme {name_or_spec!r} drops sync points twice; give one spd-N")
+            drop = percent
+        elif part == "iso" or (percent := _percent(part, "iso")) is not None:
+            if split is not None:
+                raise ValueError(f"scheme {name_or_spec!r} splits the sequence twice; give one iso")
+            split = 50.0 if percent is None else percent
+            if not 0 < split < 100:
+                raise ValueError(f"iso-N needs N above 0 and below 100: {part!r}")
+        else:
+            second = _CATALOG.get(part) or _parse_spec(part)
+            if base is not None:
+                raise ValueError(
+                    f"scheme {name_or_spec!r} names two codec schemes, {base.name!r} and {second.name!r}; "
+                    "only spd-N and iso combine with one"
+                )
+            base = second
+    return _combine(name_or_spec, base, drop, split)
+
+
+def _percent(part: str, family: str) -> float | None:
+    match = re.fullmatch(rf"{family}-(\d+(?:\.\d+)?)", part)
+    if match is None:
+        return None
+    if float(match[1]) > 100:
+        raise ValueError(f"{family}-N needs N from 0 to 100: {part!r}")
+    return float(match[1])
+
+
+def _combine(given: str, base: Scheme | None, drop: float | None, split: float | None) -> Scheme:
+    """`base` (None = bf16) with sync points dropped and the sequence split, under its canonical name."""
+    if base is not None and base.collective == "none" and (drop is not None or split is not None):
+        raise ValueError(f"scheme {given!r}: 'none' has no all-reduce left to drop or to overlap")
+    if split is not None and base is not None and base.sequence_split is not None:
+        raise ValueError(f"scheme {given!r}: {base.name!r} splits the sequence already")
+    names, sources, found = [], [], base or _CATALOG["bf16"]
+    if base is not None:
+        names.append(base.name)
+        sources.append(base.source)
+    if drop is not None:
+        names.append(f"spd-{_number(drop)}")
+        sources.append(_SPD)
+        found = replace(found, drop_attention_percent=drop)
+    if split is not None:
+        names.append("iso" if split == 50 else f"iso-{_number(split)}")
+        sources.append(_ISO)
+        found = replace(found, sequence_split=split / 100)
+    name = "+".join(names)
+    return _CATALOG.get(name) or replace(found, name=name, source="; ".join(sources))
+
+
+def _number(percent: float) -> str:
+    """The shortest plain decimal that reads back as `percent`: 50, 91.3, never 1e-05."""
+    return str(int(percent)) if percent.is_integer() else format(Decimal(repr(percent)), "f")
+
+
+def _parse_spec(spec: str) -> Scheme:
+    collective, colon, rest = spec.partition(":")
+    if not colon:
+        near = difflib.get_close_matches(spec, _CATALOG, n=3)
+        hint = f"did you mean {', '.join(near)}? " if near else ""
+        raise ValueError(f"unknown scheme {spec!r}; {hint}Allowed: {_GRAMMAR}")
+    collectives: dict[str, Collective] = {word: word for word in get_args(Collective)}
+    if collective not in collectives:
+        raise ValueError(f"unknown collective {collective!r} in {spec!r}; allowed: {', '.join(collectives)}")
+    codecs, *options = rest.split("@")
+    reduce_spec, slash, gather_spec = codecs.partition("/")
+    reduce = parse_codec(reduce_spec)
+    gather = parse_codec(gather_spec) if slash else reduce
+    chunk, in_flight, launch = _parse_options(options, spec)
+    name = f"{collective}:{reduce.spec}" + (f"/{gather.spec}" if gather != reduce else "")
+    words = [] if chunk is None else [f"chunk={chunk}" + (f"x{in_flight}" if in_flight > 1 else "")]
+    words += ["fused"] if launch == "fused" else []
+    return Scheme(
+        "@".join([name, *words]),
+        reduce,
+        gather,
+        collectives[collective],
+        chunk_values=chunk,
+        chunks_in_flight=in_flight,
+        codec_launch=launch,
+        source="spec string",
+    )
+
+
+def _parse_options(options: list[str], spec: str) -> tuple[int | None, int, Literal["fused", "separate"]]:
+    chunk, in_flight = None, 1
+    launch: Literal["fused", "separate"] = "separate"
+    for option in options:
+        if match := re.fullmatch(r"chunk=(\d+)(?:x(\d+))?", option):
+            chunk, in_flight = int(match[1]), int(match[2] or 1)
+        elif option == "fused":
+            launch = "fused"
+        else:
+            raise ValueError(f"option {option!r} in {spec!r}; allowed: @chunk=VALUES[xIN_FLIGHT], @fused")
+    return chunk, in_flight, launch
+
+
+def parse_codec(spec: str) -> Codec:
+    """The codec of a spec such as `int5-g64-zp`; `parse_codec(codec.spec) == codec`. ValueError otherwise."""
+    head, *options = spec.split("-")
+    try:
+        if head in RAW_FORMATS and not options:
+            return Raw(head)
+        if match := re.fullmatch(r"int(\d+)", head):
+            return _parse_int(int(match[1]), options)
+        if head == "mx" and options:
+            patterns = {"block": r"b(\d+)", "rotation": r"h(\d+)", "scale": "|".join(SCALE_FORMATS)}
+            words = _words(options[1:], patterns)
+            rotation = int(words["rotation"]) if "rotation" in words else None
+            return MX(options[0], int(words.get("block", 32)), words.get("scale", "e8m0"), rotation)
+        if match := re.fullmatch(r"hybrid(\d+)", head):
+            words = _words(options, {"keep": r"k(\d+)", "dyn": "dyn", "group": r"g(\d+)"})
+            keep = int(words.get("keep", 64))
+            scale: Literal["static", "dynamic"] = "dynamic" if "dyn" in words else "static"
+            return OutlierHybrid(int(match[1]), keep, scale, int(words.get("group", keep)))
+    except ValueError as error:
+        raise ValueError(f"codec spec {spec!r}: {error}") from None
+    raise ValueError(f"unknown codec spec {spec!r}; allowed: {_CODECS}")
+
+
+def _parse_int(bits: int, options: list[str]) -> GroupedInt:
+    patterns = {"group": r"g(\d+)", "grid": "sym|min|zp", "spikes": "sr", "rotation": r"h(\d+)"}
+    words = _words(options, {**patterns, "metadata": "|".join(SCALE_FORMATS)})
+    grids: dict[str, Grid] = {word: grid for grid, word in GRID_WORDS.items()}
+    return GroupedInt(
+        bits,
+        int(words.get("group", 128)),
+        grids[words.get("grid", "zp")],
+        "spikes" in words,
+        int(words["rotation"]) if "rotation" in words else None,
+        words.get("metadata", "bf16"),
+    )
+
+
+def _words(options: list[str], patterns: dict[str, str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for option in options:
+        for key, pattern in patterns.items():
+            if match := re.fullmatch(pattern, option):
+                if key in found:
+                    raise ValueError(f"{key} is given twice: {option!r}")
+                found[key] = match[1] if match.groups() else option
+                break
+        else:
+            raise ValueError(f"unknown option {option!r}; allowed codecs: {_CODECS}")
+    return found

@@ -1,0 +1,193 @@
+"""The Python face: names in, predictions out. Everything here is a look-up around `sim.predict.predict`."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from thinwire.reference.catalog import scheme as find_scheme
+from thinwire.reference.catalog import schemes as catalog_schemes
+from thinwire.reference.config import ModelConfig, load_model, model_names
+from thinwire.reference.schedule import Op as CollectiveOp
+from thinwire.reference.scheme import Scheme
+from thinwire.sim import predict as main_path
+from thinwire.sim.cost import CostModel
+from thinwire.sim.exchange import Exchanger, slowdown
+from thinwire.sim.predict import WhatIf
+from thinwire.sim.profile import Profile, load_profile
+from thinwire.sim.report import Prediction
+from thinwire.sim.workload import Prompt
+from thinwire.topologies.cluster import Cluster
+from thinwire.topologies.load import cluster_names, load_cluster
+
+
+def group(cluster: str | Cluster, tp: int | None = None, scaled_links: Mapping[str, float] | None = None) -> Cluster:
+    """The first `tp` GPUs (None: all) of a cluster given by name, path or value, with links scaled as asked."""
+    found = load_cluster(cluster) if isinstance(cluster, str) else cluster
+    for pattern, factor in (scaled_links or {}).items():
+        found = found.with_link_scaled(pattern, factor)
+    return found if tp is None else found.take(tp)
+
+
+def predict(
+    model: str | ModelConfig,
+    cluster: str | Cluster,
+    scheme: str | Scheme,
+    tp: int | None = None,
+    batch: int = 1,
+    input_tokens: int = 1024,
+    weights: Literal["bf16", "fp8"] = "bf16",
+    profile: str | Profile | None = None,
+    *,
+    scaled_links: Mapping[str, float] | None = None,
+    slow_ranks: Mapping[int, float] | None = None,
+    folded: bool = True,
+) -> Prediction:
+    """Time to first token of one prompt.
+
+    Args:
+        model: catalog name, path of a Hugging Face config.json, or a ModelConfig.
+        cluster: catalog name, path of a TOML file, or a Cluster.
+        scheme: catalog name, combination such as "flash-int4+spd-50", spec string, or a Scheme.
+        tp: the first tp GPUs of the cluster; None takes all.
+        batch: sequences prefilled together, of `input_tokens` tokens each.
+        weights: precision of weights and GEMMs.
+        profile: path of a JSON profile, or a Profile; None takes the shipped ones.
+        scaled_links: "source->target" pattern -> factor on its bandwidth, as a what-if.
+        slow_ranks: rank -> factor on its kernels' time, as a what-if.
+        folded: False simulates every layer and every collective event by event.
+
+    Raises:
+        ValueError: an unknown name, a shape that does not divide, a model that does not fit; the message says what is allowed.
+    """
+    gpus = group(cluster, tp, scaled_links)
+    return main_path.predict(
+        load_model(model) if isinstance(model, str) else model,
+        gpus,
+        find_scheme(scheme) if isinstance(scheme, str) else scheme,
+        Prompt(batch, input_tokens, weights),
+        profile if isinstance(profile, Profile) else load_profile(gpus, profile),
+        WhatIf(slow_ranks or {}),
+        folded,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Predictions of several schemes, fastest first, and of the baseline they are compared with."""
+
+    baseline: Prediction
+    rows: tuple[Prediction, ...]
+
+    def speedup(self, row: Prediction) -> float:
+        """TTFT of the baseline over the row's."""
+        return self.baseline.ttft_s / row.ttft_s
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document of `compare --json`."""
+        rows = [{**row.to_dict(), "speedup": self.speedup(row)} for row in self.rows]
+        return {"baseline": self.baseline.to_dict(), "rows": rows}
+
+
+def compare(
+    schemes: Iterable[str | Scheme],
+    model: str | ModelConfig,
+    cluster: str | Cluster,
+    tp: int | None = None,
+    batch: int = 1,
+    input_tokens: int = 1024,
+    weights: Literal["bf16", "fp8"] = "bf16",
+    profile: str | Profile | None = None,
+    *,
+    scaled_links: Mapping[str, float] | None = None,
+    baseline: str = "bf16",
+) -> Comparison:
+    """`predict` for each scheme; the same arguments and errors."""
+    gpus = group(cluster, tp, scaled_links)
+    costs = profile if isinstance(profile, Profile) else load_profile(gpus, profile)
+    found_model = load_model(model) if isinstance(model, str) else model
+    reference = predict(found_model, gpus, baseline, None, batch, input_tokens, weights, costs)
+    rows = [predict(found_model, gpus, s, None, batch, input_tokens, weights, costs) for s in schemes]
+    return Comparison(reference, tuple(sorted(rows, key=lambda row: (row.ttft_s, row.scheme.name))))
+
+
+# nccl-tests' bus bandwidth is the algorithm's times this (doc/PERFORMANCE.md of NVIDIA/nccl-tests); n ranks.
+_BUS_FACTOR: Mapping[CollectiveOp, int] = {"all_reduce": 2, "all_gather": 1, "reduce_scatter": 1, "all_to_all": 1}
+
+
+def collective(
+    cluster: str | Cluster,
+    scheme: str | Scheme,
+    nbytes: int,
+    tp: int | None = None,
+    op: CollectiveOp = "all_reduce",
+    profile: str | Profile | None = None,
+    *,
+    scaled_links: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
+    """One collective on `nbytes` of bf16; the document of `collective --json`.
+
+    nbytes is counted as nccl-tests does: the full buffer, for all_to_all what one rank sends in all.
+    """
+    if nbytes < 2 or nbytes % 2:
+        raise ValueError(f"bytes must be a positive even number, bf16 values being 2 bytes: bytes={nbytes}")
+    gpus = group(cluster, tp, scaled_links)
+    costs = profile if isinstance(profile, Profile) else load_profile(gpus, profile)
+    found = find_scheme(scheme) if isinstance(scheme, str) else scheme
+    ranks = len(gpus.gpus)
+    exchanger = Exchanger(gpus, CostModel(costs, gpus.gpu), slowdown(ranks, {}))
+    timed = exchanger.time(op, nbytes // 2, found)
+    alone = exchanger.alone(timed)
+    algbw = nbytes / alone.seconds / 1e9 if alone.seconds else None
+    return {
+        "cluster": gpus.name,
+        "scheme": found.name,
+        "tp": ranks,
+        "op": op,
+        "bytes": nbytes,
+        "time_us": alone.seconds * 1e6,
+        "codec_us": float(alone.codec_s_R.max()) * 1e6,
+        "algbw_gb_per_s": algbw,
+        "busbw_gb_per_s": None if algbw is None else algbw * _BUS_FACTOR[op] * (ranks - 1) / ranks,
+        "wire_bytes_per_gpu": int(alone.wire_bytes_R.max()),
+        "algorithm": exchanger.describe(timed),
+        "profile": costs.name,
+        "assumptions": exchanger.sentences(),
+    }
+
+
+def names(kind: str) -> tuple[str, ...]:
+    """Catalog names of `models`, `clusters` or `schemes`."""
+    return {"models": model_names, "clusters": cluster_names, "schemes": lambda: tuple(catalog_schemes())}[kind]()
+
+
+def catalog(kind: str) -> list[dict[str, Any]]:
+    """A catalog as rows of plain values, each with its source."""
+    match kind:
+        case "models":
+            return [_model_row(load_model(name)) for name in model_names()]
+        case "clusters":
+            return [_cluster_row(load_cluster(name)) for name in cluster_names()]
+        case _:
+            return [_scheme_row(s) for s in catalog_schemes().values()]
+
+
+def _model_row(m: ModelConfig) -> dict[str, Any]:
+    return {
+        "name": m.name, "architecture": m.architecture, "parameters": m.parameters, "hidden_size": m.hidden_size,
+        "num_layers": m.num_layers, "num_heads": m.num_heads, "num_kv_heads": m.num_kv_heads, "head_dim": m.head_dim,
+        "intermediate_size": m.intermediate_size, "vocab_size": m.vocab_size, "source": m.source,
+    }  # fmt: skip
+
+
+def _cluster_row(c: Cluster) -> dict[str, Any]:
+    return {
+        "name": c.name, "title": c.title, "gpus": len(c.gpus), "gpu": c.gpu.name, "memory_gb": c.gpu.memory_bytes / 1e9,
+        "islands": [len(island) for island in c.islands], "fabric": c.fabric, "sources": sorted(set(c.sources.values())),
+    }  # fmt: skip
+
+
+def _scheme_row(s: Scheme) -> dict[str, Any]:
+    return {
+        "name": s.name, "reduce": s.reduce.spec, "gather": s.gather.spec, "collective": s.collective,
+        "bits_per_value": {"reduce": s.reduce.bits_per_value, "gather": s.gather.bits_per_value}, "source": s.source,
+    }  # fmt: skip

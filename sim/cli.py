@@ -1,0 +1,233 @@
+"""The command line. Names and options here are a contract (scripts rely on them): CHANGELOG.md records every change.
+
+With --json, one JSON document goes to standard output and nothing else; warnings go to standard error. Bad input ends with status 2 and
+one line on standard error.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from enum import Enum
+from types import ModuleType
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Time to first token when the wire between GPUs carries fewer bits.")
+cluster_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Check and draw a machine file.")
+app.add_typer(cluster_app, name="cluster")
+
+
+class Weights(str, Enum):
+    """Precision of weights and GEMMs."""
+
+    bf16 = "bf16"
+    fp8 = "fp8"
+
+
+class CollectiveOp(str, Enum):
+    """What `thinwire collective` times."""
+
+    all_reduce = "all_reduce"
+    all_gather = "all_gather"
+    reduce_scatter = "reduce_scatter"
+    all_to_all = "all_to_all"
+
+
+def _tables() -> ModuleType:
+    """rich is imported only when there is a table to print."""
+    from thinwire.sim import tables
+
+    return tables
+
+
+def _names(kind: str) -> Any:
+    """Shell completion from a catalog."""
+
+    def complete(incomplete: str) -> list[str]:
+        from thinwire.sim import api
+
+        return [name for name in api.names(kind) if name.startswith(incomplete)]
+
+    return complete
+
+
+Model = Annotated[str, typer.Option(help="Catalog name or path of a Hugging Face config.json.", autocompletion=_names("models"))]
+ClusterName = Annotated[str, typer.Option(help="Catalog name or path of a TOML file.", autocompletion=_names("clusters"))]
+SchemeName = Annotated[str, typer.Option(help="Catalog name, combination (flash-int4+spd-50) or spec.", autocompletion=_names("schemes"))]
+Tp = Annotated[int | None, typer.Option(help="TP degree: the first N GPUs. All of them when left out.")]
+Batch = Annotated[int, typer.Option(help="Sequences prefilled together.")]
+InputTokens = Annotated[int, typer.Option(help="Tokens of each sequence.")]
+WeightsOption = Annotated[Weights, typer.Option(help="Precision of weights and GEMMs.")]
+ProfileOption = Annotated[str | None, typer.Option(help="JSON file with a gpu and/or a fabric profile of your own.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+ScaleLink = Annotated[
+    list[str] | None,
+    typer.Option(help="What-if: PATTERN=FACTOR on the bandwidth of the links source->target (or pool:NAME) that match; may be repeated."),
+]
+SlowRank = Annotated[list[str] | None, typer.Option(help="What-if: RANK=FACTOR on the time of a straggler's kernels; may be repeated.")]
+
+
+@app.command()
+def predict(
+    model: Model,
+    cluster: ClusterName,
+    scheme: SchemeName,
+    tp: Tp = None,
+    batch: Batch = 1,
+    input_tokens: InputTokens = 1024,
+    weights: WeightsOption = Weights.bf16,
+    profile: ProfileOption = None,
+    trace: Annotated[str | None, typer.Option(help="Write a Chrome trace (open it in ui.perfetto.dev).")] = None,
+    explain: Annotated[bool, typer.Option(help="Print where the milliseconds go and every assumption.")] = False,
+    scale_link: ScaleLink = None,
+    slow_rank: SlowRank = None,
+    as_json: Json = False,
+) -> None:
+    """TTFT of one prompt."""
+    from thinwire.sim import api, trace as tracing
+
+    links, ranks = _factors("--scale-link", scale_link), _factors("--slow-rank", slow_rank)
+    found = api.predict(
+        model, cluster, scheme, tp, batch, input_tokens, weights.value, profile,
+        scaled_links=links, slow_ranks={_rank(rank): factor for rank, factor in ranks.items()},
+    )  # fmt: skip
+    if trace:
+        try:
+            tracing.write_trace(found.timeline, trace)
+        except OSError as error:
+            raise ValueError(f"cannot write the trace to {trace}: {error.strerror}") from None
+        print(f"trace written to {trace}", file=sys.stderr)
+    _print(found.to_dict(), as_json, lambda: _tables().prediction(found, explain))
+
+
+@app.command()
+def compare(
+    model: Model,
+    cluster: ClusterName,
+    schemes: Annotated[str | None, typer.Option(help="Comma-separated schemes; the whole catalog when left out.")] = None,
+    tp: Tp = None,
+    batch: Batch = 1,
+    input_tokens: InputTokens = 1024,
+    weights: WeightsOption = Weights.bf16,
+    profile: ProfileOption = None,
+    scale_link: ScaleLink = None,
+    as_json: Json = False,
+) -> None:
+    """TTFT of many schemes, fastest first, with the speed-up over bf16."""
+    from thinwire.sim import api
+
+    wanted = [s.strip() for s in schemes.split(",") if s.strip()] if schemes is not None else list(api.names("schemes"))
+    if not wanted:
+        raise ValueError(f"--schemes names no scheme: {schemes!r}")
+    found = api.compare(
+        wanted, model, cluster, tp, batch, input_tokens, weights.value, profile,
+        scaled_links=_factors("--scale-link", scale_link),
+    )  # fmt: skip
+    _print(found.to_dict(), as_json, lambda: _tables().comparison(found))
+
+
+@app.command()
+def collective(
+    cluster: ClusterName,
+    scheme: SchemeName,
+    nbytes: Annotated[int, typer.Option("--bytes", help="Bytes of bf16, in nccl-tests' size convention.")],
+    tp: Tp = None,
+    op: Annotated[CollectiveOp, typer.Option(help="What to time.")] = CollectiveOp.all_reduce,
+    profile: ProfileOption = None,
+    scale_link: ScaleLink = None,
+    as_json: Json = False,
+) -> None:
+    """Time of one collective."""
+    from thinwire.sim import api
+
+    found = api.collective(cluster, scheme, nbytes, tp, op.value, profile, scaled_links=_factors("--scale-link", scale_link))
+    _print(found, as_json, lambda: _tables().collective(found))
+
+
+def _catalog(kind: str, as_json: bool) -> None:
+    from thinwire.sim import api
+
+    rows = api.catalog(kind)
+    _print({kind: rows}, as_json, lambda: _tables().catalog(kind, rows))
+
+
+@app.command()
+def schemes(as_json: Json = False) -> None:
+    """The catalog of schemes, with sources."""
+    _catalog("schemes", as_json)
+
+
+@app.command()
+def models(as_json: Json = False) -> None:
+    """The catalog of models, with sources."""
+    _catalog("models", as_json)
+
+
+@app.command()
+def clusters(as_json: Json = False) -> None:
+    """The catalog of machines, with sources."""
+    _catalog("clusters", as_json)
+
+
+@cluster_app.command("show")
+def cluster_show(file: Annotated[str, typer.Argument(help="TOML file, or a catalog name.")], as_json: Json = False) -> None:
+    """Check a machine and draw it."""
+    from thinwire.sim import api
+
+    found = api.group(file)
+    _print(found.to_dict(), as_json, lambda: _tables().cluster(found))
+
+
+def _factors(option: str, given: Sequence[str] | None) -> dict[str, float]:
+    """KEY=FACTOR pairs."""
+    factors = {}
+    for text in given or ():
+        key, equals, factor = text.rpartition("=")
+        try:
+            factors[key] = float(factor)
+        except ValueError:
+            equals = ""
+        if not equals or not key:
+            raise ValueError(f"{option} takes NAME=FACTOR, a number after the last =: {text!r}")
+    return factors
+
+
+def _rank(text: str) -> int:
+    if not text.isdigit():
+        raise ValueError(f"--slow-rank takes RANK=FACTOR, RANK a whole number: {text!r}")
+    return int(text)
+
+
+def _print(document: Any, as_json: bool, show: Any) -> None:
+    if as_json:
+        print(json.dumps(document, indent=1))
+    else:
+        show()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: exit status 0, or 2 with one line on standard error."""
+    try:
+        status = app(args=list(arguments) if arguments is not None else None, standalone_mode=False)
+    except typer.TyperException as error:
+        message = error.format_message() or "a command is missing; see thinwire --help"
+        _fail(message)
+    except ValueError as error:
+        _fail(str(error))
+    except (typer.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+    else:
+        sys.exit(status or 0)
+
+
+def _fail(message: str) -> None:
+    print("thinwire: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,281 @@
+"""Executes a schedule's steps in time: codec work on each rank, then the step's transfers over the shared network.
+
+A rank enters a step when it has finished its own work of the step before and every transfer it takes part in there has
+arrived. Codec kernels of one rank run one after the other; transfers of different lanes share the links. The order of
+events is SimPy's, whose ties are broken by a counter, so the same input gives the same trace.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import simpy
+from numpy.typing import NDArray
+
+from thinwire.reference.schedule import SWITCH, Op, Schedule, Step, Work
+from thinwire.sim.network import Batch, Floats, Ints, Network, Routes
+from thinwire.sim.profile import FabricProfile, Protocol
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class TimedStep:
+    """A step as arrays: F transfers between R ranks."""
+
+    pairs_F: Ints
+    source_F: Ints
+    destination_F: Ints
+    owner_F: Ints  # the rank that starts the transfer: the source, or the destination of what a switch sends
+    nbytes_F: Floats
+    work_bytes_F: Floats
+    latency_s: float
+    codec_s_R: Floats
+    incident_R: Ints  # transfers the rank takes part in
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class TimedSchedule:
+    """A schedule with its costs, ready to run many times."""
+
+    ranks: int
+    lanes: tuple[tuple[TimedStep, ...], ...]
+    chunks_in_flight: int
+    wire_bytes_R: Floats  # sent by each rank in all
+    codec_s_R: Floats  # codec kernels of each rank in all
+    notes: tuple[str, ...] = ()
+
+
+CodecSeconds = Callable[[Iterable[Work], int], Floats]  # (a step's work, ranks) -> codec seconds of each rank, (R,)
+
+
+def time_schedule(
+    schedule: Schedule, library: str, op: Op, fabric: FabricProfile, codec_s: CodecSeconds, routes: Routes
+) -> TimedSchedule:
+    """Attach seconds and routes to every step of `schedule`, carried by `library`."""
+    notes: dict[str, None] = {}
+    lanes = []
+    for lane in schedule.lanes:
+        per_rank = bytes_per_rank(lane.steps, schedule.ranks)
+        timed, launched = [], set()
+        for step in _streamed(lane.steps):
+            protocol, note, latency_s = None, "", 0.0
+            if step.transfers:
+                protocol, note = fabric.protocol(library, op, step.primitive, schedule.ranks)
+                latency_s = protocol.hop_s + (0.0 if step.primitive in launched else protocol.launch_s)
+                launched.add(step.primitive)
+            if note:
+                notes[note] = None
+            size = per_rank.get(step.primitive, 0.0)
+            timed.append(_time_step(step, schedule.ranks, protocol, size, latency_s, codec_s, routes))
+        lanes.append(tuple(timed))
+    sent, codec = np.zeros(schedule.ranks), np.zeros(schedule.ranks)
+    for lane_steps in lanes:
+        for s in lane_steps:
+            from_rank = s.source_F != SWITCH
+            sent += np.bincount(s.source_F[from_rank], s.nbytes_F[from_rank], minlength=schedule.ranks)
+            codec += s.codec_s_R
+    return TimedSchedule(schedule.ranks, tuple(lanes), schedule.chunks_in_flight, sent, codec, tuple(notes))
+
+
+def _streamed(steps: tuple[Step, ...]) -> tuple[Step, ...]:
+    """A reducing switch sums and multicasts values as they pass, so both directions of every port work at once: one step in time."""
+    through_switch = [step for step in steps if step.primitive == "nvls"]
+    if not through_switch:
+        return steps
+    first = steps.index(through_switch[0])
+    merged = Step(
+        "nvls",
+        tuple(work for step in through_switch for work in step.work),
+        tuple(transfer for step in through_switch for transfer in step.transfers),
+    )
+    return (*steps[:first], merged, *steps[first + len(through_switch) :])
+
+
+def bytes_per_rank(steps: tuple[Step, ...], ranks: int) -> Mapping[str, float]:
+    """Most bytes any rank sends in all steps of each primitive: the size a protocol's efficiency is looked up by."""
+    sent: dict[str, Floats] = {}
+    for step in steps:
+        row = sent.setdefault(step.primitive, np.zeros(ranks + 1))  # the last entry is the switch
+        for t in step.transfers:
+            row[t.source] += t.nbytes
+    return {primitive: float(row[:-1].max()) for primitive, row in sent.items()}
+
+
+def _time_step(
+    step: Step,
+    ranks: int,
+    protocol: Protocol | None,
+    bytes_per_rank: float,
+    latency_s: float,
+    codec_s: CodecSeconds,
+    routes: Routes,
+) -> TimedStep:
+    moving = [t for t in step.transfers if t.nbytes]
+    channels = protocol.channels if protocol else 1
+    efficiency = protocol.efficiency(bytes_per_rank) if protocol and moving else 1.0
+    source = np.array([t.source for t in moving], dtype=np.int64)
+    destination = np.array([t.destination for t in moving], dtype=np.int64)
+    nbytes = np.array([t.nbytes for t in moving], dtype=float)
+    incident = np.zeros(ranks + 1, dtype=np.int64)  # the last entry is the switch
+    np.add.at(incident, source, 1)
+    np.add.at(incident, destination, 1)
+    return TimedStep(
+        pairs_F=np.array([routes.pair(t.source, t.destination, channels) for t in moving], dtype=np.int64),
+        source_F=source,
+        destination_F=destination,
+        owner_F=np.where(source == SWITCH, destination, source),
+        nbytes_F=nbytes,
+        work_bytes_F=nbytes / efficiency,
+        latency_s=latency_s,
+        codec_s_R=codec_s(step.work, ranks),
+        incident_R=incident[:-1],
+    )
+
+
+@dataclass(slots=True)
+class _LaneState:
+    pending: list[Ints]  # per step: transfers each rank still waits for
+    sent: list[NDArray[np.bool_]]  # per step: whether the rank's transfers have been started
+    entered_R: Ints  # steps each rank has entered
+    done_R: Ints  # steps each rank has finished
+
+
+@dataclass(eq=False)
+class CollectiveRun:
+    """One execution. `on_done(ranks)` is called when those ranks hold the result.
+
+    Lanes pass through the steps in order, as calls on one stream do: a rank enters a step of a lane when the lane before has left it, and
+    a lane at all when no more than `chunks_in_flight` are under way.
+    """
+
+    env: simpy.Environment
+    network: Network
+    timed: TimedSchedule
+    slowdown_R: Floats  # factor on each rank's codec kernels
+    on_done: Callable[[Ints], None]
+    _lanes: list[_LaneState] = field(init=False)
+    _codec_free_s: Floats = field(init=False)
+    _lanes_left: Ints = field(init=False)
+
+    def start(self) -> None:
+        """All ranks begin now."""
+        ranks = self.timed.ranks
+        everyone = np.arange(ranks)
+        self._lanes = [
+            _LaneState(
+                [s.incident_R.copy() for s in steps],
+                [np.zeros(ranks, dtype=bool) for _ in steps],
+                np.zeros(ranks, dtype=np.int64),
+                np.zeros(ranks, dtype=np.int64),
+            )
+            for steps in self.timed.lanes
+        ]
+        self._codec_free_s = np.full(ranks, self.env.now)
+        lengths = [len(steps) for steps in self.timed.lanes]
+        self._lanes_left = np.full(ranks, sum(length > 0 for length in lengths))
+        if not any(lengths):
+            self.on_done(everyone)
+            return
+        for lane in range(len(self._lanes)):
+            self._go_on(lane, everyone)
+
+    def _go_on(self, lane: int, ranks: Ints) -> None:
+        """Let those of `ranks` that may, enter the next step of `lane`."""
+        if lane >= len(self._lanes):
+            return
+        state, steps = self._lanes[lane], len(self.timed.lanes[lane])
+        done = state.done_R[ranks]
+        free = (state.entered_R[ranks] == done) & (done < steps)
+        if lane:
+            free &= self._lanes[lane - 1].done_R[ranks] > done
+        oldest = lane - self.timed.chunks_in_flight
+        if oldest >= 0:
+            free &= self._lanes[oldest].done_R[ranks] == len(self.timed.lanes[oldest])
+        for number in np.unique(done[free]):
+            self._enter(lane, int(number), ranks[free & (done == number)])
+
+    def _enter(self, lane: int, number: int, ranks: Ints) -> None:
+        step, now = self.timed.lanes[lane][number], self.env.now
+        self._lanes[lane].entered_R[ranks] = number + 1
+        ready = np.maximum(self._codec_free_s[ranks], now) + step.codec_s_R[ranks] * self.slowdown_R[ranks]
+        self._codec_free_s[ranks] = ready
+        launch = ready + np.where(step.incident_R[ranks] > 0, step.latency_s, 0.0)
+        for moment in np.unique(launch):
+            self._after(float(moment - now), partial(self._launch, lane, number, ranks[launch == moment]))
+
+    def _launch(self, lane: int, number: int, ranks: Ints) -> None:
+        step, state = self.timed.lanes[lane][number], self._lanes[lane]
+        state.sent[number][ranks] = True
+        everyone = len(ranks) == self.timed.ranks
+        flows = np.arange(len(step.owner_F)) if everyone else np.flatnonzero(np.isin(step.owner_F, ranks))
+        if len(flows):
+            arrived = partial(self._arrive, lane, number, flows)
+            self.network.start(Batch(step.pairs_F[flows], step.nbytes_F[flows], step.work_bytes_F[flows], arrived))
+        idle = ranks[state.pending[number][ranks] == 0]
+        if len(idle):
+            self._leave(lane, number, idle)
+
+    def _arrive(self, lane: int, number: int, flows: Ints, indices: Ints) -> None:
+        step, state = self.timed.lanes[lane][number], self._lanes[lane]
+        ends = np.concatenate([step.source_F[flows[indices]], step.destination_F[flows[indices]]])
+        ends = ends[ends != SWITCH]
+        pending = state.pending[number]
+        arrived_R = np.bincount(ends, minlength=self.timed.ranks)
+        pending -= arrived_R
+        through = np.flatnonzero((arrived_R > 0) & (pending == 0) & state.sent[number])
+        if len(through):
+            self._leave(lane, number, through)
+
+    def _leave(self, lane: int, number: int, ranks: Ints) -> None:
+        self._lanes[lane].done_R[ranks] = number + 1
+        last = number + 1 == len(self.timed.lanes[lane])
+        if last:
+            self._lanes_left[ranks] -= 1
+        self._go_on(lane, ranks)
+        self._go_on(lane + 1, ranks)
+        if last:
+            self._go_on(lane + self.timed.chunks_in_flight, ranks)
+            done = ranks[self._lanes_left[ranks] == 0]
+            if len(done):
+                self.on_done(done)
+
+    def _after(self, delay_s: float, action: Callable[[], None]) -> None:
+        if delay_s <= 0:
+            action()
+        else:
+            self.env.timeout(delay_s).callbacks.append(lambda _event: action())
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class CollectiveTime:
+    """What one collective alone on the network takes, from the moment the last rank arrives."""
+
+    finish_s_R: Floats
+    codec_s_R: Floats
+    wire_bytes_R: Floats
+    link_bytes: Mapping[tuple[str, str], float]
+    peak_utilisation: float
+    notes: tuple[str, ...]
+
+    @property
+    def seconds(self) -> float:
+        """Until the last rank holds the result."""
+        return float(self.finish_s_R.max())
+
+
+def run_alone(timed: TimedSchedule, routes: Routes, slowdown_R: Floats | None = None) -> CollectiveTime:
+    """Run one collective on an otherwise idle network."""
+    env = simpy.Environment()
+    network = Network(env, routes)
+    slowdown = np.ones(timed.ranks) if slowdown_R is None else slowdown_R
+    finish = np.zeros(timed.ranks)
+
+    def done(ranks: Ints) -> None:
+        finish[ranks] = env.now
+
+    CollectiveRun(env, network, timed, slowdown, done).start()
+    env.run()
+    return CollectiveTime(
+        finish, timed.codec_s_R * slowdown, timed.wire_bytes_R, network.link_bytes(), network.peak_utilisation(), timed.notes
+    )
+

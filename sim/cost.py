@@ -1,0 +1,92 @@
+"""Seconds of every kernel: the profile asked by name and shape, nothing else.
+
+A compute kernel costs what its model says (GEMM, attention, element-wise), at least what power allows over a whole prefill, and the gap
+the engine leaves before the next launch. A codec kernel is bound by memory: it costs the bytes it reads and writes.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thinwire.reference.schedule import Work
+from thinwire.sim.elementwise import elementwise_bytes
+from thinwire.sim.profile import FabricProfile, GpuProfile, Profile
+from thinwire.sim.workload import Attend, Elementwise, Gemm, Kernel
+from thinwire.topologies.cluster import Gpu
+
+BF16_BYTES = 2
+
+
+@dataclass(frozen=True, eq=False)
+class CostModel:
+    """Turns shapes into seconds for one GPU on one fabric."""
+
+    profile: Profile
+    gpu: Gpu
+
+    @property
+    def fabric(self) -> FabricProfile:
+        return self.profile.fabric
+
+    def kernel_s(self, kernel: Kernel) -> float:
+        """Seconds from this kernel's start to the next one's."""
+        costs = self.profile.gpu
+        return _kernel_alone_s(costs, kernel) + costs.kernel_gap_s.value
+
+    def codec_s(self, work: Iterable[Work], ranks: int, fused: bool) -> NDArray[np.float64]:
+        """Codec time of each rank in one step, (R,).
+
+        Raw values need no codec; what an uncompressed collective's reduction costs is part of its protocol's efficiency.
+        """
+        codec = self.profile.gpu.codec
+        moved = codec_traffic(work, ranks)
+        bandwidth = self.gpu.memory_bandwidth_bytes_per_s
+        local_s = moved.local_bytes_R / (bandwidth * codec.local_share.value)
+        wire_s = moved.wire_bytes_R / (bandwidth * codec.wire_share.value)
+        return local_s + wire_s + moved.passes_R * (codec.fused_pass_s if fused else codec.separate_pass_s).value
+
+
+def _kernel_alone_s(costs: GpuProfile, kernel: Kernel) -> float:
+    match kernel:
+        case Gemm(m=m, n=n, k=k, precision=precision):
+            sustained_s = 2.0 * m * n * k / costs.sustained_flops_per_s[precision].value
+            return max(costs.gemm[precision].time_s(m, n, k), sustained_s)
+        case Attend():
+            return costs.attention.time_s(
+                kernel.batch, kernel.query_tokens, kernel.key_tokens, kernel.heads, kernel.kv_heads, kernel.head_dim, kernel.window
+            )
+        case Elementwise(op=op, tokens=tokens, width=width):
+            return costs.elementwise.time_s(op, elementwise_bytes(op, tokens, width))
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class CodecTraffic:
+    """What the codec kernels of one step read and write on each rank, (R,): the tensor itself, encoded buffers, and in how many passes."""
+
+    local_bytes_R: NDArray[np.float64]
+    wire_bytes_R: NDArray[np.float64]
+    passes_R: NDArray[np.int64]
+
+
+def codec_traffic(work: Iterable[Work], ranks: int) -> CodecTraffic:
+    """Count a step's work. A reduce and the encode of the sum that follows it are one pass: the sum stays in registers."""
+    local, wire = np.zeros(ranks), np.zeros(ranks)
+    passes: dict[str, NDArray[np.bool_]] = {kind: np.zeros(ranks, dtype=bool) for kind in ("encode", "reduce", "decode")}
+    reduced: set[tuple[int, int, int]] = set()
+    for w in work:
+        values = len(w.interval)
+        if w.codec.is_raw or not values:
+            continue
+        copies = len(w.sources) if w.kind == "reduce" else 1
+        wire[w.rank] += copies * w.codec.wire_bytes(values)
+        where = (w.rank, w.interval.start, w.interval.stop)
+        if w.kind == "encode" and where in reduced:
+            local[w.rank] -= BF16_BYTES * values
+        else:
+            local[w.rank] += BF16_BYTES * values
+            passes[w.kind][w.rank] = True
+        if w.kind == "reduce":
+            reduced.add(where)
+    return CodecTraffic(local, wire, sum(passes.values(), np.zeros(ranks, dtype=np.int64)))

@@ -1,0 +1,248 @@
+"""Flow-level network: concurrent transfers share links max-min fairly along their routes.
+
+A flow is one transfer of one collective step; packets are never modelled. Whenever the set of active flows
+changes, every flow's rate is set anew by progressive filling (Bertsekas and Gallager, *Data Networks*, 6.5.2):
+no flow can go faster without slowing one that is not faster. Rates are kept per (source, destination) pair, since
+two flows on one route always get the same rate, and solutions are remembered per multiset of active pairs.
+
+Two sizes travel with a flow: `nbytes`, what a byte counter on the link would show, and `work_bytes`, the share of the
+link's time it takes (nbytes / protocol efficiency). Capacity is shared by work; conservation is checked on bytes.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import simpy
+from numpy.typing import NDArray
+
+from thinwire.topologies.cluster import Cluster, Link
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+# Flows that would end within this share of the time to the next completion end together: equal flows differ by rounding only.
+SIMULTANEOUS = 1e-9
+
+
+def max_min_rates(routes: Ints, counts: Ints, caps: Floats, capacities: Floats) -> Floats:
+    """Max-min fair rate of each class of flows, bytes/s.
+
+    Args:
+        routes: (classes, hops) resource index of every hop, padded with the index of an infinite resource.
+        counts: (classes,) flows in each class.
+        caps: (classes,) most one flow of the class may get, bytes/s (inf where uncapped).
+        capacities: (resources,) bytes/s.
+    """
+    rates = np.zeros(len(counts))
+    residual = capacities.astype(float).copy()
+    open_classes = counts > 0
+    weights = np.repeat(counts[:, None], routes.shape[1], axis=1).astype(float)
+    while open_classes.any():
+        active = np.flatnonzero(open_classes)
+        demand = np.bincount(routes[active].ravel(), weights[active].ravel(), minlength=len(residual))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            share = np.where(demand > 0, residual / demand, np.inf)
+        per_class = np.minimum(share[routes[active]].min(axis=1), caps[active])
+        level = per_class.min()
+        frozen = active[per_class <= level * (1 + 1e-12)]
+        rates[frozen] = level
+        residual -= level * np.bincount(routes[frozen].ravel(), weights[frozen].ravel(), minlength=len(residual))
+        np.maximum(residual, 0.0, out=residual)
+        open_classes[frozen] = False
+    return rates
+
+
+class Routes:
+    """The cluster's routes as arrays, one row per (source, destination) pair met so far.
+
+    Resources are links first, then shared pools, then one of infinite capacity used as padding. A pool stands in a row
+    once for each link of the route that lies in it.
+    """
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.links: tuple[Link, ...] = cluster.links
+        self._link_index = {(link.source, link.target): i for i, link in enumerate(self.links)}
+        pools = sorted(cluster.pools)
+        self._pool_index = {name: len(self.links) + i for i, name in enumerate(pools)}
+        self.capacities: Floats = np.array(
+            [link.bandwidth_bytes_per_s for link in self.links] + [cluster.pools[p] for p in pools] + [np.inf]
+        )
+        self._pairs: dict[tuple[int, int, int], int] = {}
+        self._rows: list[list[int]] = []
+        self._latencies: list[float] = []
+        self._caps: list[float] = []
+        self._arrays: tuple[Ints, Floats, Floats] | None = None
+
+    def pair(self, source: int, destination: int, channels: int = 1) -> int:
+        """Row of the pair in `table`, `latency_s` and `cap`.
+
+        A library that runs `channels` connections side by side between two ranks gets so many times a link's per-flow cap.
+        """
+        key = (source, destination, channels)
+        found = self._pairs.get(key)
+        return self._add(key) if found is None else found
+
+    def _add(self, key: tuple[int, int, int]) -> int:
+        source, destination, channels = key
+        route = self.cluster.route(source, destination)
+        row: list[int] = []
+        for link in route:
+            row.append(self._link_index[link.source, link.target])
+            row.extend(self._pool_index[name] for name in link.pools)
+        self._rows.append(row)
+        self._latencies.append(sum(link.latency_s for link in route))
+        flow_caps = [c for link in route if (c := link.flow_cap_bytes_per_s) is not None]
+        self._caps.append(channels * min(flow_caps, default=np.inf))
+        self._arrays = None
+        self._pairs[key] = len(self._pairs)
+        return self._pairs[key]
+
+    def _built(self) -> tuple[Ints, Floats, Floats]:
+        if self._arrays is None:
+            hops = max((len(row) for row in self._rows), default=1)
+            table = np.full((len(self._rows), hops), len(self.capacities) - 1, dtype=np.int64)
+            for i, row in enumerate(self._rows):
+                table[i, : len(row)] = row
+            self._arrays = table, np.array(self._latencies), np.array(self._caps)
+        return self._arrays
+
+    @property
+    def table(self) -> Ints:
+        """(pairs, hops) resource index of every hop, padded with the infinite resource."""
+        return self._built()[0]
+
+    @property
+    def latency_s(self) -> Floats:
+        """(pairs,) sum of the links' latencies."""
+        return self._built()[1]
+
+    @property
+    def cap(self) -> Floats:
+        """(pairs,) most one flow gets, bytes/s; inf where no link of the route limits it."""
+        return self._built()[2]
+
+    def rates(self, counts: Ints) -> Floats:
+        """Max-min rates with `counts[p]` flows on pair p."""
+        n = len(counts)
+        return max_min_rates(self.table[:n], counts, self.cap[:n], self.capacities)
+
+    def load(self, counts: Ints, rates: Floats) -> Floats:
+        """Bytes/s of work on every resource."""
+        n = len(counts)
+        weights = np.repeat((counts * rates)[:, None], self.table.shape[1], axis=1)
+        return np.bincount(self.table[:n].ravel(), weights.ravel(), minlength=len(self.capacities))
+
+
+@dataclass(eq=False, slots=True)
+class Batch:
+    """Flows that start together. `on_arrival(indices)` is called with those that arrive together."""
+
+    pairs: Ints
+    nbytes: Floats
+    work_bytes: Floats
+    on_arrival: Callable[[Ints], None]
+
+
+class Network:
+    """Shares the cluster's links between batches of flows; runs on a SimPy environment."""
+
+    def __init__(self, env: simpy.Environment, routes: Routes) -> None:
+        self._env = env
+        self.routes = routes
+        self._remembered: dict[bytes, tuple[Floats, Floats]] = {}
+        self._batches: list[Batch] = []
+        self._owner: Ints = np.zeros(0, dtype=np.int64)  # index into _batches
+        self._index: Ints = np.zeros(0, dtype=np.int64)  # index into the batch
+        self._pair: Ints = np.zeros(0, dtype=np.int64)
+        self._left: Floats = np.zeros(0)  # work bytes still to send
+        self._rate: Floats = np.zeros(0)
+        self._since = 0.0
+        self._version = 0
+        self._resolve_planned = False
+        resources = len(routes.capacities)
+        self._bytes: Floats = np.zeros(resources)
+        self._peak: Floats = np.zeros(resources)
+
+    @property
+    def busy(self) -> bool:
+        """Whether any flow is under way."""
+        return len(self._left) > 0
+
+    def start(self, batch: Batch) -> None:
+        """Begin sending a batch now. Rates are set once for all batches that start at this instant."""
+        self._advance()
+        self._batches.append(batch)
+        count = len(batch.pairs)
+        self._owner = np.append(self._owner, np.full(count, len(self._batches) - 1))
+        self._index = np.append(self._index, np.arange(count))
+        self._pair = np.append(self._pair, batch.pairs)
+        self._left = np.append(self._left, batch.work_bytes)
+        self._rate = np.append(self._rate, np.zeros(count))
+        self._account(batch)
+        if not self._resolve_planned:
+            self._resolve_planned = True
+            self._after(0.0, self._resolve)
+
+    def link_bytes(self) -> Mapping[tuple[str, str], float]:
+        """Bytes that crossed each directed link so far, whole batches counted when they start."""
+        links = self.routes.links
+        return {(link.source, link.target): float(b) for link, b in zip(links, self._bytes, strict=False)}
+
+    def peak_utilisation(self) -> float:
+        """Highest share of any resource's capacity in use at one time."""
+        return float(np.max(self._peak[:-1] / self.routes.capacities[:-1], initial=0.0))
+
+    def _account(self, batch: Batch) -> None:
+        table = self.routes.table[batch.pairs]
+        weights = np.repeat(batch.nbytes[:, None], table.shape[1], axis=1)
+        self._bytes += np.bincount(table.ravel(), weights.ravel(), minlength=len(self._bytes))
+
+    def _after(self, delay_s: float, action: Callable[[], None]) -> None:
+        self._env.timeout(delay_s).callbacks.append(lambda _event: action())
+
+    def _advance(self) -> None:
+        now = self._env.now
+        if now > self._since:
+            self._left = self._left - self._rate * (now - self._since)
+        self._since = now
+
+    def _resolve(self) -> None:
+        """Set the rates of all active flows and plan the next completion."""
+        self._resolve_planned = False
+        self._advance()
+        self._version += 1
+        if not len(self._left):
+            self._batches.clear()
+            return
+        counts = np.bincount(self._pair, minlength=len(self.routes.table))
+        key = counts.tobytes()
+        if key not in self._remembered:
+            rates = self.routes.rates(counts)
+            self._remembered[key] = rates, self.routes.load(counts, rates)
+        rates, load = self._remembered[key]
+        np.maximum(self._peak, load, out=self._peak)
+        self._rate = rates[self._pair]
+        to_go = self._left / self._rate
+        soonest = max(0.0, float(to_go.min()))
+        ends = to_go <= soonest * (1 + SIMULTANEOUS)
+        version = self._version
+        self._after(soonest, lambda: self._complete(ends, version))
+
+    def _complete(self, ends: NDArray[np.bool_], version: int) -> None:
+        if version != self._version:
+            return  # the set of flows changed since: a later plan holds
+        self._advance()
+        owner, index, pair = self._owner[ends], self._index[ends], self._pair[ends]
+        keep = ~ends
+        self._owner, self._index, self._pair = self._owner[keep], self._index[keep], self._pair[keep]
+        self._left, self._rate = self._left[keep], self._rate[keep]
+        latency = self.routes.latency_s[pair]
+        for number in np.unique(owner):
+            batch = self._batches[number]
+            mine = owner == number
+            for delay in np.unique(latency[mine]):
+                arrived = index[mine & (latency == delay)]
+                self._after(float(delay), lambda batch=batch, arrived=arrived: batch.on_arrival(arrived))  # type: ignore[misc]
+        self._resolve()

@@ -1,0 +1,118 @@
+"""The main path: a model, a cluster, a scheme and a prompt in; a prediction out. Pure: no files, no globals, no clock."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from thinwire.reference.config import ModelConfig
+from thinwire.reference.scheme import Scheme
+from thinwire.sim.collective import TimedSchedule
+from thinwire.sim.cost import CostModel
+from thinwire.sim.engine import Engine, Issue, Result
+from thinwire.sim.exchange import Exchanger, slowdown
+from thinwire.sim.fold import find_runs, folds_of, kept_layers
+from thinwire.sim.profile import Profile
+from thinwire.sim.report import Prediction, Traffic, assumptions
+from thinwire.sim.timeline import Fold, Timeline
+from thinwire.sim.workload import Prompt, Workload, build, memory_bytes
+from thinwire.topologies.cluster import Cluster
+
+
+@dataclass(frozen=True, slots=True)
+class WhatIf:
+    """Departures from a healthy machine. Slow links are a cluster of their own: `Cluster.with_link_scaled`."""
+
+    slow_ranks: Mapping[int, float] = field(default_factory=dict)  # rank -> factor on its kernels
+
+
+def predict(
+    model: ModelConfig,
+    cluster: Cluster,
+    scheme: Scheme,
+    prompt: Prompt,
+    profile: Profile,
+    what_if: WhatIf = WhatIf(),
+    folded: bool = True,
+) -> Prediction:
+    """Time to first token of one prompt on all GPUs of `cluster`, tensor-parallel.
+
+    folded: simulate identical layers until they repeat exactly, and each distinct collective once. The unfolded run gives the same
+    result to 1e-9, event by event.
+
+    Raises:
+        ValueError: a model that does not divide over the GPUs or does not fit them, a prompt that cannot be split.
+    """
+    tp = len(cluster.gpus)
+    check_memory(model, cluster, prompt)
+    workload = build(model, scheme, prompt, tp)
+    cost = CostModel(profile, cluster.gpu)
+    exchanger = Exchanger(cluster, cost, slowdown(tp, what_if.slow_ranks))
+    result, folds = run(workload, exchanger, cost, folded)
+    ttft_s = result.end_s + sum(f.copies * f.period_s for f in folds)
+    return Prediction(
+        model=model,
+        cluster=cluster,
+        scheme=scheme,
+        prompt=prompt,
+        profile=profile.name,
+        timeline=Timeline(result.spans, folds, ttft_s),
+        traffic=traffic(workload, exchanger),
+        assumptions=assumptions(prompt, scheme, cost, exchanger),
+    )
+
+
+def run(workload: Workload, exchanger: Exchanger, cost: CostModel, folded: bool) -> tuple[Result, tuple[Fold, ...]]:
+    """Simulate the workload; with folds where identical layers reach a steady state, else in full."""
+    runs = find_runs(workload.layers) if folded else []
+    if any(r.repeats > r.kept for r in runs):
+        result = _simulate(replace(workload, layers=tuple(kept_layers(workload.layers, runs))), exchanger, cost, True)
+        folds = folds_of(runs, result.spans)
+        if folds is not None:
+            return result, folds
+    return _simulate(workload, exchanger, cost, folded), ()
+
+
+def _simulate(workload: Workload, exchanger: Exchanger, cost: CostModel, replay: bool) -> Result:
+    priced: dict[int, tuple[tuple[tuple[str, float], ...], TimedSchedule | None]] = {}
+    program = []
+    layers = ((-1, workload.before), *enumerate(workload.layers), (len(workload.layers), workload.after))
+    for layer, ops in layers:
+        for op in ops:
+            if id(op) not in priced:
+                kernels = tuple((kernel.name, cost.kernel_s(kernel)) for kernel in op.kernels)
+                priced[id(op)] = kernels, exchanger.timed(op.exchange) if op.exchange else None
+            program.append(Issue(layer, op.part, op.name, *priced[id(op)]))
+    overhead = ("forward overhead", cost.profile.gpu.forward_overhead_s.value)
+    program[0] = replace(program[0], kernels=(overhead, *program[0].kernels))
+    engine = Engine(exchanger.routes, exchanger.ranks, exchanger.slowdown_R, exchanger.alone if replay else None)
+    return engine.run(program)
+
+
+def check_memory(model: ModelConfig, cluster: Cluster, prompt: Prompt) -> None:
+    """Refuse a prompt that does not fit, with the arithmetic."""
+    need = memory_bytes(model, prompt, len(cluster.gpus))
+    total = sum(need.values())
+    if total > cluster.gpu.memory_bytes:
+        terms = " + ".join(f"{name} {nbytes / 1e9:.1f}" for name, nbytes in need.items())
+        raise ValueError(
+            f"{model.name} ({prompt.weights}, batch={prompt.batch}, input_tokens={prompt.input_tokens}) does not fit "
+            f"{len(cluster.gpus)} x {cluster.gpu.name}: {terms} = {total / 1e9:.1f} GB a GPU, memory {cluster.gpu.memory_bytes / 1e9:.1f} GB"
+        )
+
+
+def traffic(workload: Workload, exchanger: Exchanger) -> Traffic:
+    """Bytes of the whole forward pass, counted from its exchanges."""
+    sent_R, links, count = np.zeros(exchanger.ranks), Counter[tuple[str, str]](), 0
+    ops = [op for group in (workload.before, *workload.layers, workload.after) for op in group if op.exchange]
+    for op, times in Counter(map(id, ops)).items():
+        exchange = next(o.exchange for o in ops if id(o) == op)
+        assert exchange is not None
+        timed = exchanger.timed(exchange)
+        for link, nbytes in exchanger.alone(timed).link_bytes.items():
+            links[link] += int(times * nbytes)
+        if exchange.op == "all_reduce":
+            count += times
+            sent_R += times * timed.wire_bytes_R
+    return Traffic(count, int(sent_R.max()), dict(links))

@@ -1,0 +1,115 @@
+"""What a prediction says: numbers for programs, sentences for people."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from thinwire.reference.config import ModelConfig
+from thinwire.reference.scheme import Scheme
+from thinwire.sim.cost import CostModel
+from thinwire.sim.exchange import Exchanger
+from thinwire.sim.timeline import Breakdown, Timeline
+from thinwire.sim.workload import Prompt
+from thinwire.topologies.cluster import Cluster
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Bytes of one forward pass. The links carry the all-reduces and the gathering of the logits."""
+
+    all_reduce_count: int
+    all_reduce_bytes_per_gpu: int  # sent by the GPU that sends most
+    link_bytes: Mapping[tuple[str, str], int]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Time to first token and what it rests on."""
+
+    model: ModelConfig
+    cluster: Cluster
+    scheme: Scheme
+    prompt: Prompt
+    profile: str
+    timeline: Timeline
+    traffic: Traffic
+    assumptions: tuple[str, ...]
+
+    @property
+    def ttft_s(self) -> float:
+        """Seconds until the first token's logits are on every rank."""
+        return self.timeline.ttft_s
+
+    @property
+    def breakdown(self) -> Breakdown:
+        """Where they go."""
+        return self.timeline.breakdown()
+
+    @property
+    def tp(self) -> int:
+        """TP degree."""
+        return len(self.cluster.gpus)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document of `predict --json`; times in milliseconds."""
+        b = self.breakdown
+        silent = self.scheme.collective == "none" or self.tp == 1
+        return {
+            "model": self.model.name,
+            "cluster": self.cluster.name,
+            "scheme": self.scheme.name,
+            "tp": self.tp,
+            "batch": self.prompt.batch,
+            "input_tokens": self.prompt.input_tokens,
+            "weights": self.prompt.weights,
+            "ttft_ms": self.ttft_s * 1e3,
+            "breakdown_ms": {
+                "compute": b.compute_s * 1e3,
+                "codec": b.codec_s * 1e3,
+                "communication": b.communication_s * 1e3,
+                "exposed_communication": b.exposed_communication_s * 1e3,
+            },
+            "wire_bytes_per_gpu": self.traffic.all_reduce_bytes_per_gpu,
+            "all_reduce_count": self.traffic.all_reduce_count,
+            "bits_per_value": {
+                "reduce": 0.0 if silent else self.scheme.reduce.bits_per_value,
+                "gather": 0.0 if silent else self.scheme.gather.bits_per_value,
+            },
+            "profile": self.profile,
+            "assumptions": list(self.assumptions),
+        }
+
+
+def assumptions(prompt: Prompt, scheme: Scheme, cost: CostModel, exchanger: Exchanger) -> tuple[str, ...]:
+    """Every sentence a prediction rests on: its own, then the machine's, then the profile's."""
+    gpu = cost.profile.gpu
+    precision = prompt.weights
+    sentences = [
+        "tensor parallelism as in Megatron-LM: every rank does the same work; embeddings are replicated and only the last token's logits are computed",
+        f"one prefill of all {prompt.batch * prompt.input_tokens} tokens, nothing else on the GPUs; the first token's sampling and detokenising are not counted",
+        f"GEMMs never faster than {gpu.sustained_flops_per_s[precision].value / 1e12:.0f} TFLOP/s in {precision} over a whole prefill "
+        f"({gpu.sustained_flops_per_s[precision].source})",
+        f"{gpu.kernel_gap_s.value * 1e6:.1f} us between kernels ({gpu.kernel_gap_s.source})",
+    ]
+    if gpu.forward_overhead_s.value:
+        sentences.append(f"{gpu.forward_overhead_s.value * 1e3:.2f} ms once a forward pass ({gpu.forward_overhead_s.source})")
+    if not (scheme.reduce.is_raw and scheme.gather.is_raw):
+        codec = gpu.codec
+        each = codec.fused_pass_s if scheme.codec_launch == "fused" else codec.separate_pass_s
+        sentences.append(
+            f"codec kernels take {each.value * 1e6:.1f} us a pass ({each.source}) and move values at {codec.local_share.value:.0%} of the memory "
+            f"bandwidth ({codec.local_share.source}), encoded buffers at {codec.wire_share.value:.0%} ({codec.wire_share.source})"
+        )
+    if scheme.drop_attention_percent:
+        sentences.append(
+            f"sync-point drop takes the last {scheme.drop_attention_percent:g} % of the blocks; what it costs in accuracy is not part of this number"
+        )
+    if scheme.sequence_split is not None:
+        sentences.append("computation and communication overlap without slowing each other")
+    if precision == "fp8":
+        sentences.append("fp8 GEMMs: quantising the activations is fused into the kernels before them")
+    sentences += exchanger.sentences()
+    sentences += exchanger.cluster.assumptions
+    sentences += cost.fabric.assumptions
+    sentences += gpu.assumptions
+    return tuple(dict.fromkeys(sentences))

@@ -1,0 +1,107 @@
+"""Tables for people, with rich. Numbers only; every fact they show comes from a prediction or a catalog."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from thinwire.sim.api import Comparison
+from thinwire.sim.report import Prediction
+from thinwire.topologies.cluster import Cluster
+
+console = Console(highlight=False)
+
+
+def _heading(p: Prediction) -> str:
+    prompt = p.prompt
+    return (
+        f"[bold]{p.model.name}[/bold] ({prompt.weights}) on {p.tp} x {p.cluster.gpu.name} of {p.cluster.name}, "
+        f"batch {prompt.batch} x {prompt.input_tokens} tokens"
+    )
+
+
+def _bits(p: Prediction) -> str:
+    bits = p.to_dict()["bits_per_value"]
+    return f"{bits['reduce']:g}" if bits["reduce"] == bits["gather"] else f"{bits['reduce']:g} / {bits['gather']:g}"
+
+
+def prediction(p: Prediction, explain: bool) -> None:
+    """One prediction; `explain` adds where the time goes and what the number rests on."""
+    b = p.breakdown
+    console.print(_heading(p))
+    console.print(f"TTFT [bold]{p.ttft_s * 1e3:.2f} ms[/bold] with {p.scheme.name}")
+    table = Table("", "ms", "% of TTFT", box=None, pad_edge=False)
+    for name, seconds in (
+        ("compute", b.compute_s),
+        ("exposed communication", b.exposed_communication_s),
+        ("communication", b.communication_s),
+        ("codec", b.codec_s),
+    ):
+        table.add_row(name, f"{seconds * 1e3:.2f}", f"{seconds / p.ttft_s:.1%}")
+    console.print(table)
+    traffic = p.traffic
+    console.print(
+        f"{traffic.all_reduce_count} all-reduces, {traffic.all_reduce_bytes_per_gpu / 1e6:.1f} MB on the wire a GPU, {_bits(p)} bits a value"
+    )
+    if explain:
+        _explain(p)
+
+
+def _explain(p: Prediction) -> None:
+    table = Table("on the rank that ends last", "ms", "%", title="Where the milliseconds go", title_justify="left", box=None)
+    for name, seconds in p.timeline.by_name().items():
+        table.add_row(name, f"{seconds * 1e3:.3f}", f"{seconds / p.ttft_s:.1%}")
+    console.print(table)
+    path = p.timeline.critical_path()
+    on_wire = sum(s.seconds for s in path if s.stream == "communication")
+    console.print(f"critical path: {len(path)} spans, {sum(s.seconds for s in path) * 1e3:.2f} ms, {on_wire * 1e3:.2f} ms of it exchanges")
+    _assumptions(p.assumptions)
+
+
+def _assumptions(sentences: Sequence[str]) -> None:
+    console.print("Rests on:")
+    for sentence in sentences:
+        console.print(f"  - {sentence}", markup=False)
+
+
+def comparison(c: Comparison) -> None:
+    """Schemes, fastest first."""
+    console.print(_heading(c.baseline))
+    table = Table(box=None, pad_edge=False)
+    for column in ("scheme", "TTFT ms", "speed-up", "compute", "codec", "communication", "exposed", "bits a value", "MB a GPU"):
+        table.add_column(column, justify="left" if column == "scheme" else "right")
+    for row in c.rows:
+        b = row.breakdown
+        times = (b.compute_s, b.codec_s, b.communication_s, b.exposed_communication_s)
+        cells = [f"{row.ttft_s * 1e3:.1f}", f"{c.speedup(row):.2f}", *(f"{t * 1e3:.1f}" for t in times)]
+        table.add_row(row.scheme.name, *cells, _bits(row), f"{row.traffic.all_reduce_bytes_per_gpu / 1e6:.0f}")
+    console.print(table)
+    shared = [s for s in c.baseline.assumptions if all(s in row.assumptions for row in c.rows)]
+    own = dict.fromkeys(s for row in c.rows for s in row.assumptions if s not in shared)
+    _assumptions([*shared, *own])
+
+
+def collective(row: Mapping[str, Any]) -> None:
+    """One collective."""
+    console.print(f"{row['op']} of {row['bytes']} bytes on {row['tp']} GPUs of {row['cluster']}: [bold]{row['time_us']:.2f} us[/bold]")
+    if row["algbw_gb_per_s"] is not None:
+        console.print(f"algbw {row['algbw_gb_per_s']:.2f} GB/s, busbw {row['busbw_gb_per_s']:.2f} GB/s")
+    console.print(f"{row['wire_bytes_per_gpu']} bytes on the wire a GPU, codec {row['codec_us']:.2f} us")
+    _assumptions(row["assumptions"])
+
+
+def catalog(kind: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A catalog; long sources go last."""
+    columns = [c for c in rows[0] if c not in ("sources", "source", "bits_per_value")]
+    last = "sources" if kind == "clusters" else "source"
+    table = Table(*columns, last, box=None, pad_edge=False)
+    for row in rows:
+        source = row[last] if isinstance(row[last], str) else "; ".join(row[last])
+        table.add_row(*(f"{row[c]:,}" if isinstance(row[c], int) else str(row[c]) for c in columns), source)
+    console.print(table)
+
+
+def cluster(c: Cluster) -> None:
+    """A machine as a tree of links."""
+    console.print(c.draw(), markup=False)

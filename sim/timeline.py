@@ -1,0 +1,144 @@
+"""What happened when: spans on two streams per rank, and what follows from them.
+
+A folded run simulates a few of many identical layers; `Timeline.spans` unrolls the rest by shifting a repeat that was seen
+to recur exactly, so a reader never notices which way a prediction was made.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+Kind = Literal["compute", "codec", "communication"]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One op on one rank. A collective's span holds its codec kernels too; `codec_s` is their sum."""
+
+    rank: int
+    stream: Literal["compute", "communication"]
+    name: str
+    layer: int  # -1 before the layers, num_layers after them
+    part: int
+    start_s: float
+    end_s: float
+    codec_s: float = 0.0
+    waited_s: float = 0.0  # of an exchange: from this rank's arrival to the last rank's
+    kernels: tuple[tuple[str, float], ...] = ()  # of a compute op: name and seconds, back to back
+
+    @property
+    def seconds(self) -> float:
+        return self.end_s - self.start_s
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """`copies` further repeats, each `period_s` after the one before, follow the simulated spans of `layers`."""
+
+    layers: range  # simulated layer numbers of the repeat that recurs
+    copies: int
+    period_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Breakdown:
+    """Seconds on the rank that ends last. ttft = compute + exposed_communication.
+
+    compute: its compute stream at work. codec, communication: encoding and decoding, and moving and waiting for bytes, whether or not
+    something else ran meanwhile. exposed_communication: its compute stream idle, held up by a collective.
+    """
+
+    compute_s: float
+    codec_s: float
+    communication_s: float
+    exposed_communication_s: float
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """Spans of a prefill. `simulated` are those that were run; `spans()` is all of them."""
+
+    simulated: tuple[Span, ...]
+    folds: tuple[Fold, ...]
+    ttft_s: float
+
+    def spans(self) -> Iterator[Span]:
+        """Every span of the whole forward pass, repeats unrolled, in order of layer."""
+        shift_s, shift_layers = 0.0, 0
+        by_layer: dict[int, list[Span]] = {}
+        for span in self.simulated:
+            by_layer.setdefault(span.layer, []).append(span)
+        fold_at = {fold.layers[-1]: fold for fold in self.folds}
+        for layer in sorted(by_layer):
+            yield from _shifted(by_layer[layer], shift_s, shift_layers)
+            if fold := fold_at.get(layer):
+                for _ in range(fold.copies):
+                    shift_s += fold.period_s
+                    shift_layers += len(fold.layers)
+                    for repeated in fold.layers:
+                        yield from _shifted(by_layer[repeated], shift_s, shift_layers)
+
+    def weight(self) -> dict[int, int]:
+        """How often each simulated layer number occurs in the whole."""
+        weights = {span.layer: 1 for span in self.simulated}
+        for fold in self.folds:
+            for layer in fold.layers:
+                weights[layer] += fold.copies
+        return weights
+
+    @property
+    def last_rank(self) -> int:
+        """The rank that ends last; the lowest of several."""
+        return min(self.simulated, key=lambda s: (-s.end_s, s.rank)).rank
+
+    def breakdown(self) -> Breakdown:
+        """Where the time to first token goes."""
+        rank, weights = self.last_rank, self.weight()
+        compute = codec = communication = 0.0
+        for span in self.simulated:
+            if span.rank != rank:
+                continue
+            if span.stream == "compute":
+                compute += weights[span.layer] * span.seconds
+            else:
+                codec += weights[span.layer] * span.codec_s
+                communication += weights[span.layer] * (span.seconds - span.codec_s)
+        return Breakdown(compute, codec, communication, self.ttft_s - compute)
+
+    def by_name(self) -> dict[str, float]:
+        """Seconds of each kernel and exchange on the rank that ends last, whole forward pass, largest first."""
+        rank, weights = self.last_rank, self.weight()
+        total: dict[str, float] = {}
+        for span in self.simulated:
+            if span.rank == rank:
+                pieces: Iterable[tuple[str, float]] = span.kernels or ((span.name, span.seconds),)
+                for name, seconds in pieces:
+                    total[name] = total.get(name, 0.0) + weights[span.layer] * seconds
+        return dict(sorted(total.items(), key=lambda item: -item[1]))
+
+    def critical_path(self) -> list[Span]:
+        """The chain of spans that fixes the end, last first: each starts when the next in the list ends.
+
+        A collective starts with its last rank, so the chain moves to the rank that arrived last.
+        """
+        spans = sorted(self.spans(), key=lambda s: (s.end_s, s.start_s, s.rank))
+        ends: dict[float, list[Span]] = {}
+        for span in spans:
+            ends.setdefault(round(span.end_s, 12), []).append(span)
+        path = [min((s for s in spans if s.end_s == spans[-1].end_s), key=lambda s: s.rank)]
+        while path[-1].start_s > 0:
+            now = path[-1]
+            before = [s for s in ends.get(round(now.start_s, 12), []) if s is not now and s.start_s < now.start_s]
+            same = [s for s in before if s.rank == now.rank] if now.waited_s == 0 else before
+            if not (same or before):
+                break
+            path.append(min(same or before, key=lambda s: (s.stream != "compute", s.rank)))
+        return path
+
+
+def _shifted(spans: list[Span], shift_s: float, shift_layers: int) -> Iterator[Span]:
+    if not shift_layers:
+        yield from spans
+        return
+    for s in spans:
+        yield replace(s, layer=s.layer + shift_layers, start_s=s.start_s + shift_s, end_s=s.end_s + shift_s)

@@ -1,0 +1,256 @@
+"""What one rank does for one prompt: kernels with their shapes, and the collectives between them.
+
+No seconds here: shapes only. Every rank of a tensor-parallel group does the same work, so one list serves all. Ops are
+issued in order on two streams, as CUDA streams are: an op starts when its stream is free and the op before it in the same part
+of the sequence has ended on its rank. The split follows Megatron-LM (arXiv 1909.08053, section 3): attention and MLP are column- then
+row-parallel, so each block ends in an all-reduce of (tokens x hidden) partial sums.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from thinwire.reference.config import ModelConfig
+from thinwire.reference.scheme import Scheme
+
+Stream = Literal["compute", "communication"]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What is asked: `batch` sequences of `input_tokens` each, prefilled together."""
+
+    batch: int
+    input_tokens: int
+    weights: Literal["bf16", "fp8"] = "bf16"
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "input_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1: {name}={getattr(self, name)}")
+        if self.weights not in ("bf16", "fp8"):
+            raise ValueError(f"weights must be bf16 or fp8: weights={self.weights!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Gemm:
+    """(m, k) @ (k, n)."""
+
+    name: str
+    m: int
+    n: int
+    k: int
+    precision: Literal["bf16", "fp8"]
+
+
+@dataclass(frozen=True, slots=True)
+class Attend:
+    """Causal attention of the last `query_tokens` of `key_tokens`, per sequence."""
+
+    name: str
+    batch: int
+    query_tokens: int
+    key_tokens: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    window: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Elementwise:
+    """A memory-bound kernel; `width` values wide over `tokens` rows."""
+
+    name: str
+    op: str  # one of sim.elementwise.OPS
+    tokens: int
+    width: int
+
+
+Kernel = Gemm | Attend | Elementwise
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A collective over the whole group on `numel` bf16 values."""
+
+    op: Literal["all_reduce", "all_gather"]
+    numel: int
+    scheme: Scheme | None  # None: uncompressed, by the engine's own choice
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """Kernels back to back on the compute stream, or one exchange on the communication stream."""
+
+    name: str
+    part: int  # of the sequence: ops of one part run one after the other
+    kernels: tuple[Kernel, ...] = ()
+    exchange: Exchange | None = None
+
+    @property
+    def stream(self) -> Stream:
+        return "compute" if self.exchange is None else "communication"
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Ops before the layers, per layer (each a tuple of ops), and after them, in issue order."""
+
+    before: tuple[Op, ...]
+    layers: tuple[tuple[Op, ...], ...]
+    after: tuple[Op, ...]
+
+    @property
+    def all_reduce_count(self) -> int:
+        return sum(op.exchange is not None and op.exchange.op == "all_reduce" for layer in self.layers for op in layer)
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One rank's share of a layer."""
+
+    heads: int
+    kv_heads: int
+    intermediate: int
+    vocabulary: int
+
+    @classmethod
+    def of(cls, model: ModelConfig, tp: int) -> "Shard":
+        """Raises ValueError where the model does not divide over `tp` ranks."""
+        for name, size in (("num_heads", model.num_heads), ("intermediate_size", model.intermediate_size)):
+            if size % tp:
+                raise ValueError(f"tp must divide {name} of {model.name}: tp={tp}, {name}={size}")
+        if model.num_kv_heads % tp and tp % model.num_kv_heads:
+            raise ValueError(f"tp must divide, or be a multiple of, num_kv_heads of {model.name}: tp={tp}, num_kv_heads={model.num_kv_heads}")
+        return cls(
+            heads=model.num_heads // tp,
+            kv_heads=max(1, model.num_kv_heads // tp),
+            intermediate=model.intermediate_size // tp,
+            vocabulary=-(-model.vocab_size // tp),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of every sequence that is carried through the layers on its own (ISO cuts the sequence in two)."""
+
+    queries: int
+    keys: int
+
+
+def parts(prompt: Prompt, split: float | None) -> tuple[Part, ...]:
+    """The sequence whole, or in two with the causal order kept (ISO, arXiv 2409.11155)."""
+    total = prompt.input_tokens
+    if split is None:
+        return (Part(total, total),)
+    first = round(total * split)
+    if not 0 < first < total:
+        raise ValueError(f"sequence_split leaves a half empty: sequence_split={split}, input_tokens={total}")
+    return Part(first, first), Part(total - first, total)
+
+
+def build(model: ModelConfig, scheme: Scheme, prompt: Prompt, tp: int) -> Workload:
+    """The workload of one rank.
+
+    Raises:
+        ValueError: where the model does not divide over tp, or the sequence cannot be split.
+    """
+    if tp < 1:
+        raise ValueError(f"tp must be at least 1: tp={tp}")
+    shard = Shard.of(model, tp)
+    sequence_parts = parts(prompt, scheme.sequence_split)
+    kept = scheme.kept_attention(model.num_layers)
+    synchronised = tp > 1 and scheme.collective != "none"
+    distinct: dict[tuple[int | None, bool], tuple[Op, ...]] = {}
+    layers = []
+    for number in range(model.num_layers):
+        window, keep = model.window(number), kept[number]
+        if (window, keep) not in distinct:
+            blocks = [
+                [_attention(model, shard, prompt, part, window) for part in sequence_parts],
+                [_mlp(model, shard, prompt, part) for part in sequence_parts],
+            ]
+            exchange_after = [synchronised and keep, synchronised]
+            distinct[window, keep] = tuple(_layer(model, scheme, prompt, sequence_parts, blocks, exchange_after))
+        layers.append(distinct[window, keep])
+    last = len(sequence_parts) - 1
+    tokens = prompt.batch * prompt.input_tokens
+    opening = [
+        Op("embedding", i, (Elementwise("embedding", "embedding", prompt.batch * part.queries, model.hidden_size),))
+        for i, part in enumerate(sequence_parts)
+    ]
+    head = (
+        Elementwise("final norm", "add_rms_norm", tokens, model.hidden_size),
+        Gemm("lm head", prompt.batch, shard.vocabulary, model.hidden_size, "bf16"),
+    )
+    closing = [Op("logits", last, head)]
+    if tp > 1:
+        closing.append(Op("gather logits", last, exchange=Exchange("all_gather", prompt.batch * model.vocab_size, None)))
+    return Workload(tuple(opening), tuple(layers), tuple(closing))
+
+
+def _layer(
+    model: ModelConfig,
+    scheme: Scheme,
+    prompt: Prompt,
+    sequence_parts: tuple[Part, ...],
+    blocks: list[list[tuple[Kernel, ...]]],
+    exchange_after: list[bool],
+) -> Iterator[Op]:
+    """Compute and exchanges of one layer in issue order; blocks with no exchange between them are one op."""
+    names = ("attention", "mlp")
+    waiting: list[tuple[Kernel, ...]] = [()] * len(sequence_parts)
+    name = ""
+    for block, kernels, exchanged in zip(names, blocks, exchange_after, strict=True):
+        name = f"{name}+{block}" if name else block
+        for i, part in enumerate(sequence_parts):
+            waiting[i] += kernels[i]
+            if exchanged or block == names[-1]:
+                yield Op(name, i, waiting[i])
+                waiting[i] = ()
+            if exchanged:
+                numel = prompt.batch * part.queries * model.hidden_size
+                yield Op(f"all-reduce after {block}", i, exchange=Exchange("all_reduce", numel, scheme))
+        if exchanged:
+            name = ""
+
+
+def _attention(model: ModelConfig, shard: Shard, prompt: Prompt, part: Part, window: int | None) -> tuple[Kernel, ...]:
+    tokens, hidden, dim = prompt.batch * part.queries, model.hidden_size, model.head_dim
+    heads, kv_heads = shard.heads, shard.kv_heads
+    return (
+        *_norms(model, tokens),
+        Gemm("qkv", tokens, (heads + 2 * kv_heads) * dim, hidden, prompt.weights),
+        Elementwise("rope", "rope", tokens, (heads + kv_heads) * dim),
+        Attend("attention", prompt.batch, part.queries, part.keys, heads, kv_heads, dim, window),
+        Gemm("o", tokens, hidden, heads * dim, prompt.weights),
+    )
+
+
+def _mlp(model: ModelConfig, shard: Shard, prompt: Prompt, part: Part) -> tuple[Kernel, ...]:
+    tokens, hidden, inner = prompt.batch * part.queries, model.hidden_size, shard.intermediate
+    return (
+        *_norms(model, tokens),
+        Gemm("gate_up", tokens, 2 * inner, hidden, prompt.weights),
+        Elementwise("activation", "silu_mul" if model.activation == "silu" else "gelu_mul", tokens, inner),
+        Gemm("down", tokens, hidden, inner, prompt.weights),
+    )
+
+
+def _norms(model: ModelConfig, tokens: int) -> tuple[Kernel, ...]:
+    """The residual addition fused with the norm before a block; Gemma 2 also normalises what the last block gave."""
+    before = Elementwise("norm", "add_rms_norm", tokens, model.hidden_size)
+    return (Elementwise("post norm", "rms_norm", tokens, model.hidden_size), before) if model.post_norms else (before,)
+
+
+def memory_bytes(model: ModelConfig, prompt: Prompt, tp: int) -> dict[str, float]:
+    """What one GPU must hold: weights, the prompt's KV cache, and the widest activations of a layer (all bf16 but the weights)."""
+    shard = Shard.of(model, tp)
+    tokens = prompt.batch * prompt.input_tokens
+    widest = 2 * model.hidden_size + 3 * shard.intermediate  # residual, block input, gate, up and their product
+    return {
+        "weights": model.weight_bytes(tp, 8 if prompt.weights == "fp8" else 16),
+        "kv_cache": 2.0 * model.num_layers * 2 * shard.kv_heads * model.head_dim * tokens,
+        "activations": 2.0 * widest * tokens,
+    }

@@ -1,0 +1,203 @@
+"""The names that INTERFACE.md promises, what they mean, and the grammar for the rest."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from thinwire.reference.catalog import parse_codec, scheme, schemes
+from thinwire.reference.scheme import MX, Collective, GroupedInt, OutlierHybrid, Raw, Scheme
+
+PROMISED = [
+    "bf16",
+    "bf16-ring",
+    "none",
+    "flash-int8",
+    "flash-int6",
+    "flash-int5",
+    "flash-int4",
+    "flash-int3",
+    "flash-int2",
+    "flash2-int6",
+    "flash2-int5",
+    "flash2-int3",
+    "flash2-int2-sr",
+    "flash2-int4-hier",
+    "mxfp4",
+    "mxfp6",
+    "mxfp8",
+    "mxint8",
+    "mxfp4-two-step",
+    "hybrid-4.2",
+    "hybrid-4.2-two-step",
+    "quickreduce-int8",
+    "quickreduce-int6",
+    "quickreduce-int4",
+    "quickreduce-fp8",
+    "spd-50",
+    "iso",
+    "iso-int8",
+    "flash-int4+spd-50",
+    "flash-int4+iso",
+]
+
+
+def test_the_promised_names_exist() -> None:
+    assert list(schemes()) == PROMISED
+
+
+@pytest.mark.parametrize("name", PROMISED)
+def test_catalog_entries_are_themselves(name: str) -> None:
+    entry = scheme(name)
+    assert entry is schemes()[name] and entry.name == name and entry.source
+
+
+def test_published_parameters() -> None:
+    six = scheme("flash-int6")
+    assert (six.reduce, six.gather, six.collective) == (GroupedInt(4), GroupedInt(8), "two_step")
+    true_six = scheme("flash2-int6")
+    assert true_six.reduce == true_six.gather == GroupedInt(6)
+    assert scheme("flash2-int2-sr").reduce == GroupedInt(2, spikes=True)
+    assert scheme("flash2-int4-hier").collective == "hierarchical"
+    assert scheme("mxfp4").reduce == MX("e2m1") and scheme("mxfp4").collective == "all_gather"
+    assert scheme("mxfp4-two-step").collective == "two_step"
+    assert scheme("hybrid-4.2").reduce == OutlierHybrid(4, 64, "static")
+    assert scheme("hybrid-4.2").collective == "all_gather"
+    assert scheme("quickreduce-int4").reduce == GroupedInt(4, 32, "symmetric", metadata="fp16")
+    assert scheme("quickreduce-fp8").reduce == MX("e4m3", 32, "fp16")
+    assert {entry.name for entry in schemes().values() if entry.codec_launch == "fused"} == {
+        name for name in PROMISED if name.startswith("quickreduce")
+    }
+    assert scheme("iso").sequence_split == 0.5 and scheme("iso").reduce == Raw()
+    assert scheme("iso-int8").reduce == GroupedInt(8) and scheme("iso-int8").sequence_split == 0.5
+    assert scheme("none").collective == "none" and scheme("bf16").collective == "auto"
+
+
+@pytest.mark.parametrize("name", ["spd-0", "spd-7", "spd-50", "spd-91.3", "spd-100"])
+def test_plain_spd_leaves_the_baseline(name: str) -> None:
+    entry = scheme(name)
+    assert entry.drop_attention_percent == float(name[4:])
+    assert (entry.reduce, entry.gather, entry.collective) == (Raw(), Raw(), "auto")
+    assert entry.name == name
+
+
+def test_combinations() -> None:
+    three = scheme("flash-int4+spd-50+iso")
+    assert three.reduce == GroupedInt(4) and three.collective == "two_step"
+    assert three.drop_attention_percent == 50 and three.sequence_split == 0.5
+    assert "2412.04964" in three.source and "2502.20727" in three.source and "2409.11155" in three.source
+    assert scheme("iso+spd-50+flash-int4") == three
+    assert scheme("spd-50+iso").name == "spd-50+iso" and scheme("spd-50+iso").collective == "auto"
+    assert scheme("bf16+iso").name == "bf16+iso"
+    assert scheme("iso-50") is scheme("iso") and scheme("iso-40").sequence_split == 0.4
+    assert scheme("iso-int8+spd-20").drop_attention_percent == 20
+    assert scheme("iso+flash-int4") is schemes()["flash-int4+iso"]
+    assert scheme("ring:int8+spd-10").collective == "ring"
+
+
+percents = st.one_of(
+    st.integers(0, 100).map(float), st.floats(0, 100, allow_nan=False).map(lambda x: round(x, 6))
+)
+bases = st.sampled_from(["bf16-ring", "flash-int4", "mxfp8", "two_step:int5-g64-zp", "tree:bf16@chunk=4096"])
+
+
+@given(bases, st.one_of(st.none(), percents), st.one_of(st.none(), percents.filter(lambda x: 0 < x < 100)))
+def test_names_round_trip(base: str, drop: float | None, split: float | None) -> None:
+    parts = (
+        [base]
+        + ([f"spd-{drop:f}"] if drop is not None else [])
+        + ([f"iso-{split:f}"] if split is not None else [])
+    )
+    entry = scheme("+".join(parts))
+    assert scheme(entry.name) == entry
+    assert entry.drop_attention_percent == (drop or 0.0)
+    assert entry.sequence_split == (None if split is None else split / 100)
+
+
+@pytest.mark.parametrize(
+    ("spec", "reduce", "gather", "collective"),
+    [
+        ("two_step:int5-g64-zp", GroupedInt(5, 64), GroupedInt(5, 64), "two_step"),
+        ("ring:int8", GroupedInt(8), GroupedInt(8), "ring"),
+        ("tree:bf16", Raw(), Raw(), "tree"),
+        ("nvls:fp16", Raw("fp16"), Raw("fp16"), "nvls"),
+        ("two_step:bf16/int8-sym", Raw(), GroupedInt(8, grid="symmetric"), "two_step"),
+        (
+            "hierarchical:mx-e3m2-b16-h64",
+            MX("e3m2", 16, rotation=64),
+            MX("e3m2", 16, rotation=64),
+            "hierarchical",
+        ),
+        (
+            "two_step:hybrid5-k32-dyn-g96",
+            OutlierHybrid(5, 32, "dynamic", 96),
+            OutlierHybrid(5, 32, "dynamic", 96),
+            "two_step",
+        ),
+        (
+            "all_gather:int3-sr-g32-min-h32",
+            GroupedInt(3, 32, "minimum", True, 32),
+            GroupedInt(3, 32, "minimum", True, 32),
+            "all_gather",
+        ),
+    ],
+)
+def test_specs(spec: str, reduce: object, gather: object, collective: Collective) -> None:
+    entry = scheme(spec)
+    assert (entry.reduce, entry.gather, entry.collective) == (reduce, gather, collective)
+    assert scheme(entry.name) == entry
+
+
+def test_spec_options() -> None:
+    entry = scheme("two_step:int4-g32-min/int8-g128-sym@chunk=1048576x2@fused")
+    assert entry == Scheme(
+        "two_step:int4-g32-min/int8-g128-sym@chunk=1048576x2@fused",
+        GroupedInt(4, 32, "minimum"),
+        GroupedInt(8, 128, "symmetric"),
+        "two_step",
+        chunk_values=1048576,
+        chunks_in_flight=2,
+        codec_launch="fused",
+        source="spec string",
+    )
+    assert scheme("ring:bf16@chunk=8").chunks_in_flight == 1
+    assert "," not in entry.name  # compare --schemes a,b splits at commas
+
+
+@pytest.mark.parametrize(
+    ("given_name", "message"),
+    [
+        ("flash-int", "unknown scheme 'flash-int'; did you mean flash-int8, flash-int6, flash-int5"),
+        ("", "unknown scheme ''"),
+        ("flash-int4+", "unknown scheme ''"),
+        ("zzz", "two_step:int4-g32-min/int8-g128-sym"),
+        ("none+iso", "'none' has no all-reduce left"),
+        ("spd-10+none", "'none' has no all-reduce left"),
+        ("iso-int8+iso", "'iso-int8' splits the sequence already"),
+        ("iso+iso-40", "splits the sequence twice"),
+        ("spd-1+spd-2", "drops sync points twice"),
+        ("flash-int4+mxfp4", "names two codec schemes, 'flash-int4' and 'mxfp4'"),
+        ("spd-101", "spd-N needs N from 0 to 100: 'spd-101'"),
+        ("spd-", "did you mean spd-50"),
+        ("iso-100", "iso-N needs N above 0 and below 100: 'iso-100'"),
+        ("star:int4", "unknown collective 'star' in 'star:int4'; allowed: auto, ring"),
+        ("two_step:int9", "codec spec 'int9': bits must lie in 2..8: bits=9"),
+        ("two_step:int4-q", "unknown option 'q'"),
+        ("two_step:int4-g32-g64", "group is given twice: 'g64'"),
+        ("two_step:", "unknown codec spec ''"),
+        ("two_step:int4/", "unknown codec spec ''"),
+        ("two_step:mx", "unknown codec spec 'mx'"),
+        ("two_step:bf16-g32", "unknown codec spec 'bf16-g32'"),
+        ("two_step:int4@chunks=4", "option 'chunks=4' in"),
+        ("nvls:int4", "nvls carries raw values only"),
+        ("all_gather:int4/int8", "one phase"),
+    ],
+)
+def test_refusals_name_the_value_and_what_is_allowed(given_name: str, message: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        scheme(given_name)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_codec_defaults() -> None:
+    assert parse_codec("int4") == GroupedInt(4) == parse_codec("int4-g128-zp-bf16")
+    assert parse_codec("mx-e2m1") == MX("e2m1") and parse_codec("hybrid4") == OutlierHybrid()

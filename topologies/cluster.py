@@ -1,0 +1,295 @@
+"""A cluster: a directed graph of GPUs, switches, host bridges and NICs, with routes between ranks.
+
+Bandwidths here are rates of the wire (datasheet or measured for one hop). What a protocol loses on top of
+them, and the software latency of a step, belong to the fabric's profile.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from itertools import pairwise
+from typing import Final, Literal, get_args
+
+import networkx as nx
+
+SWITCH: Final = -1
+"""Pseudo rank of the reducing switch in `Cluster.route`; the same number as `reference.schedule.SWITCH`."""
+
+NodeKind = Literal["gpu", "switch", "host_bridge", "nic"]
+NODE_KINDS: Final[tuple[str, ...]] = get_args(NodeKind)
+
+
+def _positive(what: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{what} must be a positive finite number: {value}")
+
+
+class DisconnectedError(ValueError):
+    """A GPU (or the reducing switch), `node`, that cannot reach or be reached by every other."""
+
+    def __init__(self, node: str, message: str) -> None:
+        super().__init__(message)
+        self.node = node
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One GPU model. Peaks are dense (no sparsity), by element format: `bf16`, and `fp8`, `int8` where known.
+
+    `sources` has one entry per number, `"kind: where"`, kind being datasheet, measured or assumed.
+    """
+
+    name: str
+    peak_flops_per_s: Mapping[str, float]
+    memory_bytes: float
+    memory_bandwidth_bytes_per_s: float
+    sm_count: int
+    l2_bytes: float | None
+    sources: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One direction of a wire from node `source` to node `target`.
+
+    All flows on the link share `bandwidth_bytes_per_s`; one flow never exceeds `flow_cap_bytes_per_s`.
+    `pools` names capacities shared with other links: a flow loads a pool once for each link of its route that
+    names it.
+    """
+
+    source: str
+    target: str
+    bandwidth_bytes_per_s: float
+    latency_s: float
+    flow_cap_bytes_per_s: float | None = None
+    pools: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        what = f"{self.source}->{self.target}"
+        _positive(f"bandwidth_bytes_per_s of link {what}", self.bandwidth_bytes_per_s)
+        _positive(f"latency_s of link {what}", self.latency_s)
+        if self.flow_cap_bytes_per_s is not None:
+            _positive(f"flow_cap_bytes_per_s of link {what}", self.flow_cap_bytes_per_s)
+        if self.source == self.target:
+            raise ValueError(f"a link must join two nodes: source={self.source}, target={self.target}")
+        if len(set(self.pools)) != len(self.pools):
+            raise ValueError(f"link {what} names a pool twice: pools={self.pools}")
+
+    @property
+    def name(self) -> str:
+        """`source->target`, what `Cluster.with_link_scaled` matches its pattern against."""
+        return f"{self.source}->{self.target}"
+
+    @property
+    def flow_limit_bytes_per_s(self) -> float:
+        """The most one flow can reach on this link alone (pools aside)."""
+        cap = self.flow_cap_bytes_per_s
+        return self.bandwidth_bytes_per_s if cap is None else min(cap, self.bandwidth_bytes_per_s)
+
+
+def build_graph(kinds: Mapping[str, str], links: Iterable[Link]) -> nx.DiGraph[str]:
+    """A frozen graph of the nodes (name -> kind) and links.
+
+    ValueError for a kind or an end of a link that is unknown, or a link given twice.
+    """
+    graph: nx.DiGraph[str] = nx.DiGraph()
+    for node, kind in kinds.items():
+        if kind not in NODE_KINDS:
+            raise ValueError(f"kind of node {node} must be one of {', '.join(NODE_KINDS)}: {kind}")
+        graph.add_node(node, kind=kind)
+    for link in links:
+        for end in (link.source, link.target):
+            if end not in kinds:
+                raise ValueError(f"link {link.name} ends at a node that is not listed: {end}")
+        if graph.has_edge(link.source, link.target):
+            raise ValueError(f"link {link.name} is given twice")
+        graph.add_edge(link.source, link.target, link=link)
+    return nx.freeze(graph)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, eq=False)
+class Cluster:
+    """GPUs in rank order on a graph. Compared and hashed by identity; every what-if returns a new one.
+
+    Graph nodes carry `kind` (gpu, switch, host_bridge, nic), edges carry `link` (a `Link`). `gpus[r]` is rank
+    r's node. `islands` groups ranks that are close to each other (a NUMA domain, a node). `pools` are
+    capacities in bytes/s shared by several links. `reducing_switch` is the switch that can sum (NVLink
+    SHARP), if any. `fabric` names the profile with the fabric's protocol costs. ValueError where these
+    disagree; `DisconnectedError` when a GPU cannot reach another.
+    """
+
+    name: str
+    title: str
+    gpu: Gpu
+    fabric: str
+    gpus: tuple[str, ...]
+    graph: nx.DiGraph[str]
+    pools: Mapping[str, float]
+    reducing_switch: str | None
+    islands: tuple[tuple[int, ...], ...]
+    sources: Mapping[str, str] = field(default_factory=dict)
+    assumptions: tuple[str, ...] = ()
+    _paths: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict, init=False, repr=False)
+    _routes: dict[tuple[int, int], tuple[Link, ...]] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.gpus:
+            raise ValueError(f"a cluster needs at least one GPU: {self.name} has none")
+        if len(set(self.gpus)) != len(self.gpus):
+            raise ValueError(f"each GPU is one rank: gpus={self.gpus}")
+        for node in self.gpus:
+            if node not in self.graph or self.graph.nodes[node]["kind"] != "gpu":
+                raise ValueError(f"rank {self.gpus.index(node)} must be a node of kind gpu: {node}")
+        if sorted(rank for island in self.islands for rank in island) != list(range(len(self.gpus))):
+            raise ValueError(
+                f"islands must hold every rank once: islands={self.islands}, ranks={len(self.gpus)}"
+            )
+        if not all(self.islands):
+            raise ValueError(f"an island must hold a GPU: islands={self.islands}")
+        for pool, capacity in self.pools.items():
+            _positive(f"capacity of pool {pool}", capacity)
+        for link in self.links:
+            for pool in link.pools:
+                if pool not in self.pools:
+                    raise ValueError(f"link {link.name} names a pool that is not given: {pool}")
+        switch = self.reducing_switch
+        if switch is not None and self.graph.nodes.get(switch, {}).get("kind") != "switch":
+            raise ValueError(f"reducing_switch must be a node of kind switch: {switch}")
+        self._check_connected()
+
+    def _check_connected(self) -> None:
+        ends = self.gpus if self.reducing_switch is None else (*self.gpus, self.reducing_switch)
+        broken = [(a, b) for a in ends for b in ends if b not in self._paths_from(a)]
+        if broken:
+            # The end most broken pairs share is the one that hangs loose.
+            loose = max(ends, key=lambda node: sum(node in pair for pair in broken))
+            a, b = next(pair for pair in broken if loose in pair)
+            rule = f"{loose} is disconnected: no route {a}->{b} (GPUs forward no traffic)"
+            raise DisconnectedError(loose, rule)
+
+    @property
+    def links(self) -> tuple[Link, ...]:
+        """Every link, sorted by source, then target."""
+        edges = ((u, v, data["link"]) for u, v, data in self.graph.edges(data=True))
+        return tuple(link for _, _, link in sorted(edges, key=lambda edge: (edge[0], edge[1])))
+
+    def link(self, source: str, target: str) -> Link:
+        """The link between two nodes; ValueError when there is none."""
+        if not self.graph.has_edge(source, target):
+            raise ValueError(f"no link {source}->{target} in {self.name}")
+        found: Link = self.graph.edges[source, target]["link"]
+        return found
+
+    def _paths_from(self, source: str) -> dict[str, tuple[str, ...]]:
+        """The path to every node that can be reached, `source` included.
+
+        The network is entered only where there is no way without it: traffic inside a machine does not leave
+        it, however few the hops outside.
+        """
+        found = self._paths.get(source)
+        if found is None:
+            found = self._search(source, through_nics=True) | self._search(source, through_nics=False)
+            self._paths[source] = found
+        return found
+
+    def _search(self, source: str, through_nics: bool) -> dict[str, tuple[str, ...]]:
+        """Breadth first over sorted neighbours: of the shortest paths, the lexicographically smallest.
+
+        GPUs end paths: hardware does not forward through them.
+        """
+        kind = self.graph.nodes(data="kind")
+        paths: dict[str, tuple[str, ...]] = {source: (source,)}
+        queue = [source]
+        for node in queue:
+            ends_here = kind[node] == "gpu" or (kind[node] == "nic" and not through_nics)
+            if node == source or not ends_here:
+                for target in sorted(self.graph.adj[node]):
+                    if target not in paths:
+                        paths[target] = (*paths[node], target)
+                        queue.append(target)
+        return paths
+
+    def _node(self, rank: int) -> str:
+        if rank == SWITCH:
+            if self.reducing_switch is None:
+                raise ValueError(f"{self.name} has no reducing switch: rank {SWITCH} cannot be routed")
+            return self.reducing_switch
+        if not 0 <= rank < len(self.gpus):
+            raise ValueError(f"rank must be 0..{len(self.gpus) - 1} in {self.name}: {rank}")
+        return self.gpus[rank]
+
+    def route(self, source: int, destination: int) -> tuple[Link, ...]:
+        """The links a flow between two ranks takes: fewest hops, then lexicographic by node; () to itself.
+
+        GPUs forward nothing, and NICs are used only where there is no way without them. `SWITCH` (-1) stands
+        for the reducing switch. ValueError for a rank that does not exist.
+        """
+        key = (source, destination)
+        found = self._routes.get(key)
+        if found is None:
+            path = self._paths_from(self._node(source))[self._node(destination)]
+            found = self._routes[key] = tuple(self.link(a, b) for a, b in pairwise(path))
+        return found
+
+    def reorder(self, ranks: Sequence[int]) -> Cluster:
+        """The cluster whose rank i is the old rank `ranks[i]`; ranks not named go, the graph stays whole."""
+        if not ranks:
+            raise ValueError("a cluster needs at least one GPU: ranks is empty")
+        for rank in ranks:
+            if not 0 <= rank < len(self.gpus):
+                raise ValueError(f"rank must be 0..{len(self.gpus) - 1} in {self.name}: {rank}")
+        new_rank = {old: new for new, old in enumerate(ranks)}
+        islands = (
+            tuple(sorted(new_rank[rank] for rank in island if rank in new_rank)) for island in self.islands
+        )
+        return replace(
+            self,
+            gpus=tuple(self.gpus[rank] for rank in ranks),
+            islands=tuple(sorted(island for island in islands if island)),
+        )
+
+    def take(self, n: int) -> Cluster:
+        """The first `n` GPUs on the whole graph, islands cut to them; ValueError unless 1 <= n <= GPUs."""
+        if not 1 <= n <= len(self.gpus):
+            raise ValueError(f"n must be 1..{len(self.gpus)}, the GPUs of {self.name}: {n}")
+        return self if n == len(self.gpus) else self.reorder(range(n))
+
+    def with_link_scaled(self, pattern: str, factor: float) -> Cluster:
+        """What-if: the links (and pools) matching `pattern` at `factor` times their rate.
+
+        `pattern` is a shell pattern (fnmatch) on `source->target` and on `pool:NAME`: `gpu0->*` slows what
+        GPU 0 sends, `pool:*` every pool, `*` everything. A link's flow cap scales with it. A pool on the link
+        does not scale unless matched, so a faster link may leave its pool in charge. ValueError if nothing
+        matches.
+        """
+        _positive("factor", factor)
+        links: list[Link] = []
+        matched = False
+        for link in self.links:
+            if fnmatchcase(link.name, pattern):
+                matched = True
+                cap = link.flow_cap_bytes_per_s
+                link = replace(
+                    link,
+                    bandwidth_bytes_per_s=link.bandwidth_bytes_per_s * factor,
+                    flow_cap_bytes_per_s=None if cap is None else cap * factor,
+                )
+            links.append(link)
+        pools = dict(self.pools)
+        for pool in pools:
+            if fnmatchcase(f"pool:{pool}", pattern):
+                matched = True
+                pools[pool] *= factor
+        if not matched:
+            examples = ", ".join(link.name for link in self.links[:3])
+            raise ValueError(f"no link or pool of {self.name} matches {pattern!r}; links are like {examples}")
+        kinds = {node: str(kind) for node, kind in self.graph.nodes(data="kind")}
+        return replace(
+            self,
+            graph=build_graph(kinds, links),
+            pools=pools,
+            assumptions=(*self.assumptions, f"what-if: {pattern} at {factor:g} times its bandwidth"),
+        )

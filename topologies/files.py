@@ -1,0 +1,187 @@
+"""Reads one machine or GPU file; a refusal names file, line and rule."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from .cluster import Cluster, DisconnectedError, Gpu
+from .generators import Fabric
+from .lines import KeyPath, line_of, locate
+from .load import FileError, gpu_names, load_gpu, unknown
+from .schema import TOPOLOGIES, Explicit, GpuFile, MachineFile, MisplacedError, MultiNode, OneNode
+from .units import Table
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pragma: no cover
+    import tomli as tomllib
+
+_Model = TypeVar("_Model", bound=Table)
+
+
+class _Document:
+    """A parsed file with the line of each key."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            line = path.read_bytes()[: error.start].count(b"\n") + 1
+            raise FileError(path, line, "not UTF-8 text") from None
+        try:
+            self.data: dict[str, Any] = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            message = str(error)
+            place = re.search(r" ?\((?:at line (\d+), column \d+|at end of document)\)", message)
+            line = int(place[1]) if place and place[1] else text.rstrip().count("\n") + 1
+            rule = message.replace(place[0], "") if place else message
+            raise FileError(path, line, f"malformed TOML: {rule}") from None
+        self.lines = locate(text)
+
+    def refuse(self, key: KeyPath, rule: str) -> FileError:
+        dotted = ".".join(str(part) for part in key)
+        return FileError(self.path, line_of(self.lines, key), f"{dotted}: {rule}" if dotted else rule)
+
+    def check(self, model: type[_Model], data: Mapping[str, Any], at: KeyPath = ()) -> _Model:
+        """`data`, the table at `at`, as `model`; refuses with the file's first error, missing keys last."""
+        try:
+            return model.model_validate(data)
+        except ValidationError as refused:
+            errors = refused.errors(include_url=False)
+        # A misspelt key makes another one missing: the misspelling is what the user wants to hear of.
+        refusals = [(error["type"] == "missing", self._refusal(model, at, dict(error))) for error in errors]
+        raise min(refusals, key=lambda each: (each[0], each[1].line))[1]
+
+    def _refusal(self, model: type[Table], at: KeyPath, error: dict[str, Any]) -> FileError:
+        loc: KeyPath = tuple(part for part in error["loc"] if part != "[key]")
+        kind, given, message = error["type"], error["input"], error["msg"]
+        if kind == "extra_forbidden":
+            allowed = _keys(model, loc[:-1])
+            near = get_close_matches(str(loc[-1]), allowed, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"allowed: {', '.join(allowed)}"
+            return self.refuse((*at, *loc), f"unknown key; {hint}")
+        if kind == "missing":
+            return self.refuse((*at, *loc), "missing key")
+        if kind in ("model_type", "model_attributes_type") and loc:
+            keys = ", ".join(_keys(model, loc))
+            return self.refuse((*at, *loc), f"must be a table with {keys}; given {given!r}")
+        if kind == "value_error":
+            return self.refuse((*at, *loc), message.removeprefix("Value error, "))
+        if kind in ("greater_than", "finite_number"):
+            return self.refuse((*at, *loc), f"must be a positive finite number; given {given!r}")
+        return self.refuse((*at, *loc), f"{message}; given {given!r}")
+
+
+def _keys(model: type[BaseModel], loc: KeyPath) -> list[str]:
+    """The keys allowed in the table at `loc` of `model`."""
+    table: Any = model
+    for part in loc:
+        if isinstance(part, str) and part in getattr(table, "model_fields", {}):
+            table = _table_in(table.model_fields[part].annotation)
+    return list(getattr(table, "model_fields", {}))
+
+
+def _table_in(annotation: Any) -> Any:
+    """The `Table` inside an annotation such as `list[NodeTable]` or `WireTable | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _table_in(part)) is not None), None)
+
+
+def _quantities(data: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted key and source of every number of a checked file."""
+    for key, value in data.items():
+        items = enumerate(value) if isinstance(value, list) else [(None, value)]
+        for index, item in items:
+            if isinstance(item, dict):
+                name = f"{at}{key}" if index is None else f"{at}{key}.{index}"
+                if isinstance(item.get("source"), str) and "unit" in item:
+                    yield name, item["source"]
+                else:
+                    yield from _quantities(item, f"{name}.")
+
+
+def read_gpu(path: Path) -> Gpu:
+    """The GPU of a TOML file; `FileError` when it breaks a rule."""
+    document = _Document(path)
+    file = document.check(GpuFile, document.data)
+    return Gpu(
+        name=file.name,
+        peak_flops_per_s={precision: peak.si for precision, peak in file.peak.items()},
+        memory_bytes=file.memory.si,
+        memory_bandwidth_bytes_per_s=file.memory_bandwidth.si,
+        sm_count=int(file.sm_count.si),
+        l2_bytes=None if file.l2 is None else file.l2.si,
+        sources=dict(_quantities(document.data)),
+    )
+
+
+def read_cluster(path: Path) -> Cluster:
+    """The cluster of a TOML file; `FileError` when it breaks a rule."""
+    document = _Document(path)
+    file = document.check(MachineFile, document.data)
+    gpu = _gpu_of(document, file.gpu)
+    fabric, topology = _topology(document, file.topology, ("topology",))
+    try:
+        return fabric.cluster(
+            name=file.name,
+            title=file.title,
+            gpu=gpu,
+            fabric=file.fabric,
+            sources=dict(_quantities(document.data)),
+            assumptions=(f"peer-to-peer: {file.peer_to_peer}", *file.assumptions),
+        )
+    except DisconnectedError as error:
+        at: KeyPath = ("topology",)
+        if isinstance(topology, Explicit):
+            names = [node.name for node in topology.nodes]
+            at = ("topology", "nodes", names.index(error.node), "name")
+        raise document.refuse(at, str(error)) from None
+    except ValueError as error:
+        raise document.refuse(("topology",), str(error)) from None
+
+
+def _gpu_of(document: _Document, gpu: str) -> Gpu:
+    """A catalog GPU, or the one in a TOML file named relative to the machine's file."""
+    if not gpu.endswith(".toml"):
+        if gpu not in gpu_names():
+            raise document.refuse(("gpu",), unknown("gpu", gpu, gpu_names()))
+        return load_gpu(gpu)
+    path = document.path.parent / gpu
+    if not path.is_file():
+        raise document.refuse(("gpu",), f"no such file: {path}")
+    return read_gpu(path)
+
+
+def _topology(document: _Document, data: Mapping[str, Any], at: KeyPath) -> tuple[Fabric, Table]:
+    """The table at `at` built by the generator its `kind` names."""
+    kinds = tuple(TOPOLOGIES)
+    if "kind" not in data:
+        raise document.refuse((*at, "kind"), f"missing key (allowed: {', '.join(kinds)})")
+    kind = data["kind"]
+    model = TOPOLOGIES.get(kind) if isinstance(kind, str) else None
+    if model is None:
+        near = get_close_matches(str(kind), kinds, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise document.refuse((*at, "kind"), f"unknown kind {kind!r}{hint} (allowed: {', '.join(kinds)})")
+    topology: OneNode | MultiNode = document.check(model, data, at)
+    if isinstance(topology, MultiNode):
+        node, inner = _topology(document, topology.node, (*at, "node"))
+        if isinstance(inner, MultiNode):
+            raise document.refuse((*at, "node", "kind"), "a node is one machine, not several")
+    try:
+        if isinstance(topology, MultiNode):
+            return topology.build_around(node), topology
+        return topology.build(), topology
+    except MisplacedError as error:
+        raise document.refuse((*at, *error.path), str(error)) from None
+    except ValueError as error:
+        raise document.refuse(at, str(error)) from None
