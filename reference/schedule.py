@@ -16,7 +16,7 @@ What the words mean to whoever executes a schedule (on tensors or in time):
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -29,6 +29,7 @@ SWITCH = -1  # the reducing switch, as a pseudo rank
 Primitive = Literal["ring", "tree", "nvls", "reduce_scatter", "all_gather", "all_to_all", "none"]
 Op = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all"]
 Islands = tuple[tuple[int, ...], ...]
+_Owned = list[tuple[int, "Interval"]]  # who holds which part, empty parts left out
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +191,7 @@ def _lane_steps(scheme: Scheme, ranks: int, interval: Interval, islands: Islands
     raise ValueError(f"collective {scheme.collective} cannot do op {op}; try two_step")
 
 
-def _owned(chunks: Sequence[Interval]) -> list[tuple[int, Interval]]:
+def _owned(chunks: Sequence[Interval]) -> _Owned:
     return [(rank, chunk) for rank, chunk in enumerate(chunks) if len(chunk)]
 
 
@@ -216,13 +217,11 @@ def _two_step(chunks: Sequence[Interval], reduce: Codec, gather: Codec) -> tuple
     )
 
 
-def _fan_out(
-    owned: Iterable[tuple[int, Interval]], everyone: Sequence[int], codec: Codec
-) -> tuple[Transfer, ...]:
+def _fan_out(owned: _Owned, everyone: Sequence[int], codec: Codec) -> tuple[Transfer, ...]:
     return tuple(Transfer(j, i, chunk, codec) for j, chunk in owned for i in everyone if i != j)
 
 
-def _decode_all(owned: Iterable[tuple[int, Interval]], everyone: Sequence[int], codec: Codec) -> Step:
+def _decode_all(owned: _Owned, everyone: Sequence[int], codec: Codec) -> Step:
     work = [Work(i, "decode", chunk, codec, (j,)) for j, chunk in owned for i in everyone]
     return Step("none", tuple(work), ())
 
@@ -231,10 +230,8 @@ def _direct(chunks: Sequence[Interval], reduce: Codec, gather: Codec, op: Op) ->
     everyone, owned = tuple(range(len(chunks))), _owned(chunks)
     if op == "all_gather":
         encode = tuple(Work(j, "encode", chunk, gather, ()) for j, chunk in owned)
-        return (
-            Step("all_gather", encode, _fan_out(owned, everyone, gather)),
-            _decode_all(owned, everyone, gather),
-        )
+        spread = Step("all_gather", encode, _fan_out(owned, everyone, gather))
+        return (spread, _decode_all(owned, everyone, gather))
     if op == "reduce_scatter":
         last = tuple(Work(j, "reduce", chunk, reduce, everyone) for j, chunk in owned)
         return (_exchange(chunks, reduce, "reduce_scatter"), Step("none", last, ()))
@@ -244,15 +241,10 @@ def _direct(chunks: Sequence[Interval], reduce: Codec, gather: Codec, op: Op) ->
 
 def _gather_partials(interval: Interval, ranks: int, codec: Codec) -> tuple[Step, ...]:
     everyone = tuple(range(ranks))
-    whole = [(rank, interval) for rank in everyone]
-    return (
-        Step(
-            "all_gather",
-            tuple(Work(rank, "encode", interval, codec, ()) for rank in everyone),
-            _fan_out(whole, everyone, codec),
-        ),
-        Step("none", tuple(Work(rank, "reduce", interval, codec, everyone) for rank in everyone), ()),
-    )
+    encode = tuple(Work(rank, "encode", interval, codec, ()) for rank in everyone)
+    reduce = tuple(Work(rank, "reduce", interval, codec, everyone) for rank in everyone)
+    sends = _fan_out([(rank, interval) for rank in everyone], everyone, codec)
+    return (Step("all_gather", encode, sends), Step("none", reduce, ()))
 
 
 def _ring(
@@ -331,16 +323,10 @@ def _nvls(
     steps: list[Step] = []
     work: list[Work] = []
     if scatters:
-        steps.append(
-            Step(
-                "nvls",
-                tuple(Work(i, "encode", chunk, reduce, ()) for i in everyone for _, chunk in owned),
-                (
-                    *(Transfer(i, SWITCH, chunk, reduce) for i in everyone for _, chunk in owned),
-                    *(Transfer(SWITCH, j, chunk, reduce) for j, chunk in owned),
-                ),
-            )
-        )
+        encode = tuple(Work(i, "encode", chunk, reduce, ()) for i in everyone for _, chunk in owned)
+        inward = [Transfer(i, SWITCH, chunk, reduce) for i in everyone for _, chunk in owned]
+        outward = [Transfer(SWITCH, j, chunk, reduce) for j, chunk in owned]
+        steps.append(Step("nvls", encode, (*inward, *outward)))
     for j, chunk in owned:
         if scatters:
             work.append(Work(j, "reduce", chunk, reduce, (SWITCH,)))

@@ -52,7 +52,7 @@ class Exchanger:
         key = (op, numel, scheme)
         if key not in self._timed:
             if scheme.collective == "auto":
-                self._timed[key] = self._fastest(op, numel, scheme)
+                self._timed[key] = self._fastest(op, numel)
             else:
                 self._timed[key] = self.attach(op, numel, scheme, self._library(op, scheme))
         return self._timed[key]
@@ -92,15 +92,15 @@ class Exchanger:
                     return baseline.library
         return self.cost.fabric.libraries[scheme.codec_launch]
 
-    def _fastest(self, op: CollectiveOp, numel: int, scheme: Scheme) -> TimedSchedule:
-        candidates = []
-        for baseline in self.cost.fabric.baseline.get(op, ()):
-            if baseline.collective == "nvls" and self.cluster.reducing_switch is None:
-                continue
-            plain = uncompressed(baseline, numel, self.ranks)
-            candidates.append(self.attach(op, numel, plain, baseline.library))
-        if not candidates:
-            raise ValueError(f"fabric {self.cost.fabric.name} has no baseline algorithm for {op} on cluster {self.cluster.name}")
+    def _fastest(self, op: CollectiveOp, numel: int) -> TimedSchedule:
+        """What an engine would choose; where nobody timed this op on the fabric, a direct exchange."""
+        fabric = self.cost.fabric
+        choices = fabric.baseline.get(op) or (Baseline(fabric.libraries["separate"], "two_step"),)
+        candidates = [
+            self.attach(op, numel, uncompressed(choice, numel, self.ranks), choice.library)
+            for choice in choices
+            if choice.collective != "nvls" or self.cluster.reducing_switch is not None
+        ]
         measured = [timed for timed in candidates if not timed.notes]  # a stand-in never beats what was measured
         return min(measured or candidates, key=lambda timed: self.alone(timed).seconds)
 

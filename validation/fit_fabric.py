@@ -127,7 +127,7 @@ class Fit:
         w, s = wire_of(self.series), self.series
         found = []
         for primitive, sent in w.sent_per_byte.items():
-            knots = tuple((_round(b * sent), _round(e)) for b, e in zip(self.knot_bytes, self.knot_efficiency, strict=True))
+            knots = _rounded_knots(self.knot_bytes * sent, self.knot_efficiency)
             launch, hop = _round(self.launch_s), _round(self.hop_s)
             found.append(Protocol(s.library, s.op, primitive, s.ranks, launch, hop, knots, s.channels, source))
         return found
@@ -135,6 +135,16 @@ class Fit:
 
 def _round(value: float) -> float:
     return float(f"{value:.5g}")
+
+
+def _rounded_knots(nbytes: Floats, efficiency: Floats) -> tuple[tuple[float, float], ...]:
+    """Knots to five digits, with bytes / efficiency still rising: more bytes are never faster."""
+    knots: list[tuple[float, float]] = []
+    for b, e in zip(map(_round, nbytes), map(_round, efficiency), strict=True):
+        if knots and b / e < knots[-1][0] / knots[-1][1]:
+            e = b * knots[-1][1] / knots[-1][0]
+        knots.append((b, e))
+    return tuple(knots)
 
 
 def fit(group: Sequence[Series]) -> list[Fit]:

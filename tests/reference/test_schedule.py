@@ -361,14 +361,13 @@ def test_two_step_spells_out_its_steps() -> None:
 
 
 def test_chunks_are_rounded_up_to_whole_groups_for_every_rank() -> None:
-    chunked = scheme("two_step:int4-g32-min/int8-g128-sym@chunk=1000x3")
+    chunked = scheme("two_step:int4-g32-min/int8-g128-sym@chunk=1100x3")
     schedule = build(chunked, 4, 5000)
-    assert [lane.interval for lane in schedule.lanes] == [  # lcm(32, 128) x 4 ranks = 512, 1000 -> 1024
-        Interval(0, 1024),
-        Interval(1024, 2048),
-        Interval(2048, 3072),
-        Interval(3072, 4096),
-        Interval(4096, 5000),
+    assert [lane.interval for lane in schedule.lanes] == [  # lcm(32, 128) x 4 ranks = 512, 1100 -> 1536
+        Interval(0, 1536),
+        Interval(1536, 3072),
+        Interval(3072, 4608),
+        Interval(4608, 5000),
     ]
     assert schedule.chunks_in_flight == 3
     assert len(build(chunked, 4, 5000, op="reduce_scatter").lanes) == 1

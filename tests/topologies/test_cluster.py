@@ -77,7 +77,7 @@ CROSSING = [(rank, (rank + 4) % 8) for rank in range(8)]
 ISLANDS = ring(range(4)) + ring(range(4, 8))
 
 
-# flashinfer-ai/flashinfer#4870, comment of 2026-09-08: GB/s one way per GPU. A ring is as fast as its slowest hop.
+# flashinfer-ai/flashinfer#4870, comment of 2026-09-08: GB/s one way per GPU. A ring is as fast as its slowest.
 @pytest.mark.parametrize(
     ("machine", "pairs", "published"),
     [
@@ -291,10 +291,9 @@ def test_parts_that_disagree_are_refused(change: dict[str, object], message: str
 @pytest.mark.parametrize("number", [0.0, -1.0, math.nan, math.inf])
 def test_a_link_refuses_numbers_that_are_not_positive(number: float) -> None:
     for position in range(3):
-        numbers = [1.0, 1.0, 1.0]
-        numbers[position] = number
+        bandwidth, latency, cap = (number if position == at else 1.0 for at in range(3))
         with pytest.raises(ValueError, match=f"of link a->b must be a positive finite number: {number}"):
-            Link("a", "b", *numbers)
+            Link("a", "b", bandwidth, latency, cap)
 
 
 def test_graphs_refuse_what_does_not_fit() -> None:

@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from typing import Literal
 
 import networkx as nx
 import pytest
@@ -82,7 +83,9 @@ def many_nodes(draw: st.DrawFn) -> Fabric:
             gpus_per_nic=per_nic,
             oversubscription=share,
         )
-    cross = draw(st.sampled_from(["node", "spine"])) if node.crossbar else "spine"
+    cross: Literal["node", "spine"] = "spine"
+    if node.crossbar and draw(st.booleans()):
+        cross = "node"
     return rail_optimised(
         node,
         nodes,
@@ -213,7 +216,8 @@ def test_rail_optimised_counts(node: Fabric, nodes: int, data: st.DataObject) ->
     gpus = len(node.gpus)
     per_nic = data.draw(st.sampled_from([n for n in range(1, gpus + 1) if gpus % n == 0]))
     rails = gpus // per_nic
-    for cross in ("node", "spine") if node.crossbar else ("spine",):
+    kinds: tuple[Literal["node", "spine"], ...] = ("node", "spine")
+    for cross in kinds if node.crossbar else kinds[1:]:
         fabric = rail_optimised(
             node, nodes, nic_link=NIC, network_link=NETWORK, gpus_per_nic=per_nic, cross_rail=cross
         )

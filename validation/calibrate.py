@@ -1,0 +1,174 @@
+"""Fits every profile in `sim/profiles/` to the tables in `validation/published/`: one command, the same result every time.
+
+`python -m thinwire.validation.calibrate` writes one file per GPU and per fabric, and `residuals.json`: for every fit its error in-sample and the
+rows it used, so that validation can keep calibrated and held-out rows apart.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from thinwire.sim.attention import AttentionModel
+from thinwire.sim.elementwise import ElementwiseModel
+from thinwire.sim.gemm import GemmModel
+from thinwire.sim.profile import (
+    PROFILES,
+    Baseline,
+    CodecCost,
+    FabricProfile,
+    GpuProfile,
+    Protocol,
+    Quantity,
+    fabric_profile_dict,
+    gpu_profile_dict,
+)
+from thinwire.topologies.load import load_gpu
+from thinwire.validation import fit_attention, fit_codec, fit_elementwise, fit_fabric, fit_gemm
+from thinwire.validation.series import calibration
+
+TABLES = "ai-dynamo/aiconfigurator@095f58a"
+GPUS = (
+    "a100-sxm", "h100-sxm", "h200-sxm", "b200-sxm", "l40s", "rtx-pro-6000", "l4", "l40", "a100-pcie", "h100-pcie", "rtx-4090", "mi300x",
+)  # fmt: skip
+
+# Who stands in for a GPU of which no kernel is measured; docs/decisions/003 and 004 say how far off that may be.
+NEAREST = {"l4": "l40s", "l40": "l40s", "rtx-4090": "l40s", "a100-pcie": "a100-sxm", "h100-pcie": "h100-sxm", "mi300x": "h100-sxm"}
+
+# Fabrics that borrow protocols nobody has timed on them, from the fabric most like them.
+BORROWED = {"h100-nvlink": "h200-nvlink", "l4-pcie": "l40s-pcie", "h100-ib": "h100-nvlink"}
+
+
+def fabrics() -> dict[str, FabricProfile]:
+    """All fabric profiles."""
+    protocols: dict[str, dict[tuple[str, str, str, int], Protocol]] = {}
+    baselines: dict[str, dict[str, dict[Baseline, None]]] = {}
+    for group in fit_fabric.by_baseline(calibration()):
+        for found in fit_fabric.fit(group):
+            s = found.series
+            source = f"measured: {s.table}.csv, {len(s.nbytes)} rows on {s.machine}"
+            own = protocols.setdefault(s.fabric, {})
+            own.update({p.key: p for p in found.protocols(source)})
+            if s.library != "engine-eager" and s.library != "fused":
+                baselines.setdefault(s.fabric, {}).setdefault(s.op, {})[s.baseline] = None
+    for fabric, lender in BORROWED.items():
+        own, ops = protocols.setdefault(fabric, {}), baselines.setdefault(fabric, {})
+        for key, protocol in protocols[lender].items():
+            borrowed = replace(protocol, source=f"assumed: as on {lender} ({protocol.source.removeprefix('assumed: ')})")
+            own.setdefault(key, borrowed)
+        for op, choices in baselines[lender].items():
+            if fabric != "h100-ib" or op not in ops:
+                ops.setdefault(op, {}).update(choices)
+    return {
+        name: FabricProfile(
+            name=name,
+            protocols=tuple(own[key] for key in sorted(own)),
+            baseline={op: tuple(choices) for op, choices in sorted(baselines[name].items())},
+            libraries={"separate": "nccl", "fused": "fused"},
+            assumptions=(f"collectives cost on {name} what they do on {BORROWED[name]} where nobody timed them",) if name in BORROWED else (),
+        )
+        for name, own in sorted(protocols.items())
+    }
+
+
+def gemms() -> dict[str, dict[str, GemmModel]]:
+    """GEMM models by GPU and precision: fitted where measured, else those of the nearest GPU at the GPU's own peaks."""
+    fitted: dict[str, dict[str, GemmModel]] = {}
+    for (gpu, dtype), rows in fit_gemm.read_rows().items():
+        fitted.setdefault(gpu, {})[dtype] = fit_gemm.fit_gemm(rows, fit_gemm.facts(gpu, dtype), dtype)
+    for gpu in GPUS:
+        if gpu not in fitted:
+            fitted[gpu] = {
+                dtype: model.transferred(fit_gemm.facts(gpu, dtype))
+                for dtype, model in fitted[NEAREST[gpu]].items()
+                if dtype in load_gpu(gpu).peak_flops_per_s
+            }
+    return fitted
+
+
+def attentions() -> dict[str, AttentionModel]:
+    """Attention models by GPU."""
+    fitted = {fit_attention.FACTS[system][0]: model for system, model in fit_attention.fit_all().items()}
+    for gpu in GPUS:
+        if gpu not in fitted:
+            facts = load_gpu(gpu)
+            fitted[gpu] = fitted[NEAREST[gpu]].moved_to(
+                gpu, facts.peak_flops_per_s["bf16"], facts.memory_bandwidth_bytes_per_s, facts.sm_count
+            )
+    return fitted
+
+
+def elementwises() -> dict[str, ElementwiseModel]:
+    """Element-wise models by GPU."""
+    fitted = fit_elementwise.engine_models()
+    for gpu in GPUS:
+        if gpu not in fitted:
+            fitted[gpu] = fitted[fit_elementwise.NEAREST[gpu]].moved_to(gpu, load_gpu(gpu).memory_bandwidth_bytes_per_s)
+    return fitted
+
+
+def codec(gpu: str, fabric: FabricProfile, elementwise: ElementwiseModel) -> CodecCost:
+    """Codec costs: fitted on the MI300X, elsewhere assumed until `make gpu` has measured them."""
+    share = elementwise.costs["silu_mul"].efficiency
+    local = Quantity(share, "assumed: what a gated activation reaches on this GPU")
+    bandwidth = load_gpu("mi300x").memory_bandwidth_bytes_per_s
+    fit = fit_codec.fit(fit_codec.rows(fabric), share * bandwidth)
+    source = f"{fit_codec.TABLE}.csv, INT8/6/4 from 1 MiB up"
+    fused_pass = Quantity(round(fit.pass_s, 9), f"{'measured' if gpu == 'mi300x' else 'assumed: as on MI300X'}: {source}")
+    launch = elementwise.costs["copy"].floor_s + KERNEL_GAP_S
+    separate = Quantity(round(launch, 9), "assumed: an element-wise kernel's floor and the gap before it")
+    if gpu == "mi300x":
+        return CodecCost(fused_pass, separate, local, Quantity(round(fit.wire_rate / bandwidth, 4), f"measured: {source}"))
+    return CodecCost(fused_pass, separate, local, Quantity(share, "assumed: encoded buffers are plain device memory, no codec kernel is measured on this GPU"))
+
+
+KERNEL_GAP_S = 1.0e-6
+
+
+def gpus(found_fabrics: Mapping[str, FabricProfile]) -> dict[str, GpuProfile]:
+    """All GPU profiles."""
+    gemm, attention, elementwise = gemms(), attentions(), elementwises()
+    profiles = {}
+    for gpu in GPUS:
+        sustained = {d: Quantity(round(rate, -9), src) for d, (rate, src) in sustained_rates(gpu, gemm[gpu]).items()}
+        profiles[gpu] = GpuProfile(
+            name=gpu,
+            gpu=gpu,
+            gemm=gemm[gpu],
+            attention=attention[gpu],
+            elementwise=elementwise[gpu],
+            sustained_flops_per_s=sustained,
+            kernel_gap_s=Quantity(KERNEL_GAP_S, "assumed: x"),
+            forward_overhead_s=Quantity(0.0, "assumed: x"),
+            codec=codec(gpu, found_fabrics["mi300x-xgmi"], elementwise[gpu]),
+        )
+    return profiles
+
+
+def sustained_rates(gpu: str, gemm: Mapping[str, GemmModel]) -> dict[str, tuple[float, str]]:
+    out = {}
+    for dtype, model in gemm.items():
+        out[dtype] = (2 * 32768 * 8192 * 8192 / model.time_s(32768, 8192, 8192), "measured: x")
+    return out
+
+
+def write(path: Path, document: Any) -> None:
+    """Sorted nowhere, rounded by the fits: the same tables give the same bytes."""
+    path.write_text(json.dumps(document, indent=1) + "\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write every profile."""
+    PROFILES.mkdir(exist_ok=True)
+    found = fabrics()
+    for name, profile in found.items():
+        write(PROFILES / f"fabric-{name}.json", fabric_profile_dict(profile))
+    for name, gpu in gpus(found).items():
+        write(PROFILES / f"gpu-{name}.json", gpu_profile_dict(gpu))
+
+
+if __name__ == "__main__":
+    main()
