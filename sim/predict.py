@@ -84,8 +84,6 @@ def _simulate(workload: Workload, exchanger: Exchanger, cost: CostModel, replay:
                 kernels = tuple((kernel.name, cost.kernel_s(kernel)) for kernel in op.kernels)
                 priced[id(op)] = kernels, exchanger.timed(op.exchange) if op.exchange else None
             program.append(Issue(layer, op.part, op.name, *priced[id(op)]))
-    overhead = ("forward overhead", cost.profile.gpu.forward_overhead_s.value)
-    program[0] = replace(program[0], kernels=(overhead, *program[0].kernels))
     engine = Engine(exchanger.routes, exchanger.ranks, exchanger.slowdown_R, exchanger.alone if replay else None)
     return engine.run(program)
 

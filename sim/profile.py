@@ -61,7 +61,6 @@ class GpuProfile:
     elementwise: ElementwiseModel
     sustained_flops_per_s: Mapping[str, Quantity]  # what power allows over a whole prefill, by precision
     kernel_gap_s: Quantity  # idle time between two kernels of an eagerly launched layer
-    forward_overhead_s: Quantity  # once a forward pass: input preparation, sampling
     codec: CodecCost
     assumptions: tuple[str, ...] = ()
 
@@ -148,6 +147,7 @@ class FabricProfile:
         best: Protocol | None = None
         best_rank: tuple[float, ...] = ()
         order = (primitive, *STAND_INS.get(primitive, ()))
+        chosen_from = {choice.library for choices in self.baseline.values() for choice in choices}
         for p in self.protocols:
             if p.primitive not in order:
                 continue
@@ -155,6 +155,7 @@ class FabricProfile:
                 float(order.index(p.primitive)),
                 float(p.library != library),
                 float(p.op != op),
+                float(p.library not in chosen_from),
                 abs(log(p.ranks / ranks)),
                 float(p.ranks),
             )
@@ -196,7 +197,6 @@ class _GpuFile:
     elementwise: dict[str, Any]
     sustained_flops_per_s: dict[str, Quantity]
     kernel_gap_s: Quantity
-    forward_overhead_s: Quantity
     codec: CodecCost
     assumptions: tuple[str, ...] = ()
 
@@ -212,7 +212,6 @@ def gpu_profile(data: Mapping[str, Any]) -> GpuProfile:
         elementwise=ElementwiseModel.from_dict(file.elementwise),
         sustained_flops_per_s=file.sustained_flops_per_s,
         kernel_gap_s=file.kernel_gap_s,
-        forward_overhead_s=file.forward_overhead_s,
         codec=file.codec,
         assumptions=file.assumptions,
     )
@@ -225,7 +224,6 @@ def gpu_profile_dict(profile: GpuProfile) -> dict[str, Any]:
         "gpu": profile.gpu,
         "sustained_flops_per_s": {p: asdict(q) for p, q in profile.sustained_flops_per_s.items()},
         "kernel_gap_s": asdict(profile.kernel_gap_s),
-        "forward_overhead_s": asdict(profile.forward_overhead_s),
         "codec": asdict(profile.codec),
         "assumptions": list(profile.assumptions),
         "elementwise": profile.elementwise.to_dict(),

@@ -91,8 +91,6 @@ def assumptions(prompt: Prompt, scheme: Scheme, cost: CostModel, exchanger: Exch
         f"({gpu.sustained_flops_per_s[precision].source})",
         f"{gpu.kernel_gap_s.value * 1e6:.1f} us between kernels ({gpu.kernel_gap_s.source})",
     ]
-    if gpu.forward_overhead_s.value:
-        sentences.append(f"{gpu.forward_overhead_s.value * 1e3:.2f} ms once a forward pass ({gpu.forward_overhead_s.source})")
     if not (scheme.reduce.is_raw and scheme.gather.is_raw):
         codec = gpu.codec
         each = codec.fused_pass_s if scheme.codec_launch == "fused" else codec.separate_pass_s

@@ -27,7 +27,7 @@ from thinwire.sim.profile import (
     gpu_profile_dict,
 )
 from thinwire.topologies.load import load_gpu
-from thinwire.validation import fit_attention, fit_codec, fit_elementwise, fit_fabric, fit_gemm
+from thinwire.validation import fit_attention, fit_codec, fit_elementwise, fit_engine, fit_fabric, fit_gemm
 from thinwire.validation.series import calibration
 
 TABLES = "ai-dynamo/aiconfigurator@095f58a"
@@ -118,14 +118,10 @@ def codec(gpu: str, fabric: FabricProfile, elementwise: ElementwiseModel) -> Cod
     fit = fit_codec.fit(fit_codec.rows(fabric), share * bandwidth)
     source = f"{fit_codec.TABLE}.csv, INT8/6/4 from 1 MiB up"
     fused_pass = Quantity(round(fit.pass_s, 9), f"{'measured' if gpu == 'mi300x' else 'assumed: as on MI300X'}: {source}")
-    launch = elementwise.costs["copy"].floor_s + KERNEL_GAP_S
-    separate = Quantity(round(launch, 9), "assumed: an element-wise kernel's floor and the gap before it")
+    separate = Quantity(elementwise.costs["copy"].floor_s, "assumed: an element-wise kernel's floor")
     if gpu == "mi300x":
         return CodecCost(fused_pass, separate, local, Quantity(round(fit.wire_rate / bandwidth, 4), f"measured: {source}"))
     return CodecCost(fused_pass, separate, local, Quantity(share, "assumed: encoded buffers are plain device memory, no codec kernel is measured on this GPU"))
-
-
-KERNEL_GAP_S = 1.0e-6
 
 
 def gpus(found_fabrics: Mapping[str, FabricProfile]) -> dict[str, GpuProfile]:
@@ -133,26 +129,18 @@ def gpus(found_fabrics: Mapping[str, FabricProfile]) -> dict[str, GpuProfile]:
     gemm, attention, elementwise = gemms(), attentions(), elementwises()
     profiles = {}
     for gpu in GPUS:
-        sustained = {d: Quantity(round(rate, -9), src) for d, (rate, src) in sustained_rates(gpu, gemm[gpu]).items()}
         profiles[gpu] = GpuProfile(
             name=gpu,
             gpu=gpu,
             gemm=gemm[gpu],
             attention=attention[gpu],
             elementwise=elementwise[gpu],
-            sustained_flops_per_s=sustained,
-            kernel_gap_s=Quantity(KERNEL_GAP_S, "assumed: x"),
-            forward_overhead_s=Quantity(0.0, "assumed: x"),
+            sustained_flops_per_s={precision: fit_engine.longest_products(model) for precision, model in gemm[gpu].items()},
+            kernel_gap_s=fit_engine.NO_GAP,
             codec=codec(gpu, found_fabrics["mi300x-xgmi"], elementwise[gpu]),
+            assumptions=(f"no kernel is measured on {gpu}: efficiencies are those of {NEAREST[gpu]} at this GPU's peaks",) if gpu in NEAREST else (),
         )
-    return profiles
-
-
-def sustained_rates(gpu: str, gemm: Mapping[str, GemmModel]) -> dict[str, tuple[float, str]]:
-    out = {}
-    for dtype, model in gemm.items():
-        out[dtype] = (2 * 32768 * 8192 * 8192 / model.time_s(32768, 8192, 8192), "measured: x")
-    return out
+    return fit_engine.with_engine(profiles, found_fabrics)
 
 
 def write(path: Path, document: Any) -> None:

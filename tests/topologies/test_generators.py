@@ -146,6 +146,16 @@ def test_names_and_the_order_of_links_do_not_matter(fabric: Fabric, random_: ran
             ]
 
 
+@given(fabrics)
+def test_no_route_loads_a_pool_twice(fabric: Fabric) -> None:
+    """Pools sit where a flow meets them once, so counting per flow and counting per link agree."""
+    machine = cluster(fabric)
+    for a in range(len(machine.gpus)):
+        for b in range(len(machine.gpus)):
+            loads = [pool for link in machine.route(a, b) for pool in link.pools]
+            assert len(loads) == len(set(loads))
+
+
 @given(st.integers(1, 40), st.booleans())
 def test_switched_node_counts(gpus: int, reduces: bool) -> None:
     fabric = switched_node(gpus, PORT, reduces=reduces)
