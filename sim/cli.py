@@ -174,9 +174,10 @@ def clusters(as_json: Json = False) -> None:
 def cluster_show(file: Annotated[str, typer.Argument(help="TOML file, or a catalog name.")], as_json: Json = False) -> None:
     """Check a machine and draw it."""
     from thinwire.sim import api
+    from thinwire.topologies.draw import describe
 
     found = api.group(file)
-    _print(found.to_dict(), as_json, lambda: _tables().cluster(found))
+    _print(describe(found), as_json, lambda: _tables().cluster(found))
 
 
 def _factors(option: str, given: Sequence[str] | None) -> dict[str, float]:

@@ -14,7 +14,7 @@ import simpy
 from numpy.typing import NDArray
 
 from thinwire.reference.schedule import SWITCH, Op, Schedule, Step, Work
-from thinwire.sim.network import Batch, Floats, Ints, Network, Routes
+from thinwire.sim.network import Batch, Floats, Ints, Network, Routes, groups
 from thinwire.sim.profile import FabricProfile, Protocol
 
 
@@ -23,14 +23,19 @@ class TimedStep:
     """A step as arrays: F transfers between R ranks."""
 
     pairs_F: Ints
-    source_F: Ints
-    destination_F: Ints
-    owner_F: Ints  # the rank that starts the transfer: the source, or the destination of what a switch sends
+    ends_F2: Ints  # source and destination; the switch counts as rank R
     nbytes_F: Floats
     work_bytes_F: Floats
     latency_s: float
     codec_s_R: Floats
     incident_R: Ints  # transfers the rank takes part in
+    started_by: tuple[Ints, ...]  # the transfers each rank starts: those it sends, and those it has the switch send to it
+
+    def flows_of(self, ranks: Ints) -> Ints:
+        """The transfers that some ranks start."""
+        if len(ranks) == len(self.started_by):
+            return np.arange(len(self.pairs_F))
+        return np.concatenate([self.started_by[rank] for rank in ranks])
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -71,8 +76,7 @@ def time_schedule(
     sent, codec = np.zeros(schedule.ranks), np.zeros(schedule.ranks)
     for lane_steps in lanes:
         for s in lane_steps:
-            from_rank = s.source_F != SWITCH
-            sent += np.bincount(s.source_F[from_rank], s.nbytes_F[from_rank], minlength=schedule.ranks)
+            sent += np.bincount(s.ends_F2[:, 0], s.nbytes_F, minlength=schedule.ranks + 1)[:-1]
             codec += s.codec_s_R
     return TimedSchedule(schedule.ranks, tuple(lanes), schedule.chunks_in_flight, sent, codec, tuple(notes))
 
@@ -115,20 +119,19 @@ def _time_step(
     efficiency = protocol.efficiency(bytes_per_rank) if protocol and moving else 1.0
     source = np.array([t.source for t in moving], dtype=np.int64)
     destination = np.array([t.destination for t in moving], dtype=np.int64)
+    ends = np.column_stack([source, destination])
+    ends[ends == SWITCH] = ranks
+    owner = np.where(source == SWITCH, destination, source)
     nbytes = np.array([t.nbytes for t in moving], dtype=float)
-    incident = np.zeros(ranks + 1, dtype=np.int64)  # the last entry is the switch
-    np.add.at(incident, source, 1)
-    np.add.at(incident, destination, 1)
     return TimedStep(
         pairs_F=np.array([routes.pair(t.source, t.destination, channels) for t in moving], dtype=np.int64),
-        source_F=source,
-        destination_F=destination,
-        owner_F=np.where(source == SWITCH, destination, source),
+        ends_F2=ends,
         nbytes_F=nbytes,
         work_bytes_F=nbytes / efficiency,
         latency_s=latency_s,
         codec_s_R=codec_s(step.work, ranks),
-        incident_R=incident[:-1],
+        incident_R=np.bincount(ends.ravel(), minlength=ranks + 1)[:ranks],
+        started_by=tuple(np.flatnonzero(owner == rank) for rank in range(ranks)),
     )
 
 
@@ -191,8 +194,9 @@ class CollectiveRun:
         oldest = lane - self.timed.chunks_in_flight
         if oldest >= 0:
             free &= self._lanes[oldest].done_R[ranks] == len(self.timed.lanes[oldest])
-        for number in np.unique(done[free]):
-            self._enter(lane, int(number), ranks[free & (done == number)])
+        going = ranks[free]
+        for number, together in groups(done[free]):
+            self._enter(lane, int(number), going[together])
 
     def _enter(self, lane: int, number: int, ranks: Ints) -> None:
         step, now = self.timed.lanes[lane][number], self.env.now
@@ -200,14 +204,13 @@ class CollectiveRun:
         ready = np.maximum(self._codec_free_s[ranks], now) + step.codec_s_R[ranks] * self.slowdown_R[ranks]
         self._codec_free_s[ranks] = ready
         launch = ready + np.where(step.incident_R[ranks] > 0, step.latency_s, 0.0)
-        for moment in np.unique(launch):
-            self._after(float(moment - now), partial(self._launch, lane, number, ranks[launch == moment]))
+        for moment, together in groups(launch):
+            self._after(float(moment - now), partial(self._launch, lane, number, ranks[together]))
 
     def _launch(self, lane: int, number: int, ranks: Ints) -> None:
         step, state = self.timed.lanes[lane][number], self._lanes[lane]
         state.sent[number][ranks] = True
-        everyone = len(ranks) == self.timed.ranks
-        flows = np.arange(len(step.owner_F)) if everyone else np.flatnonzero(np.isin(step.owner_F, ranks))
+        flows = step.flows_of(ranks)
         if len(flows):
             arrived = partial(self._arrive, lane, number, flows)
             self.network.start(Batch(step.pairs_F[flows], step.nbytes_F[flows], step.work_bytes_F[flows], arrived))
@@ -217,10 +220,8 @@ class CollectiveRun:
 
     def _arrive(self, lane: int, number: int, flows: Ints, indices: Ints) -> None:
         step, state = self.timed.lanes[lane][number], self._lanes[lane]
-        ends = np.concatenate([step.source_F[flows[indices]], step.destination_F[flows[indices]]])
-        ends = ends[ends != SWITCH]
+        arrived_R = np.bincount(step.ends_F2[flows[indices]].ravel(), minlength=self.timed.ranks + 1)[:-1]
         pending = state.pending[number]
-        arrived_R = np.bincount(ends, minlength=self.timed.ranks)
         pending -= arrived_R
         through = np.flatnonzero((arrived_R > 0) & (pending == 0) & state.sent[number])
         if len(through):
@@ -231,8 +232,10 @@ class CollectiveRun:
         last = number + 1 == len(self.timed.lanes[lane])
         if last:
             self._lanes_left[ranks] -= 1
-        self._go_on(lane, ranks)
-        self._go_on(lane + 1, ranks)
+        else:
+            self._go_on(lane, ranks)
+        if lane + 1 < len(self._lanes):
+            self._go_on(lane + 1, ranks)
         if last:
             self._go_on(lane + self.timed.chunks_in_flight, ranks)
             done = ranks[self._lanes_left[ranks] == 0]

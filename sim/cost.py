@@ -36,7 +36,7 @@ class CostModel:
         return _kernel_alone_s(costs, kernel) + costs.kernel_gap_s.value
 
     def codec_s(self, work: Iterable[Work], ranks: int, fused: bool) -> NDArray[np.float64]:
-        """Codec time of each rank in one step, (R,).
+        """Codec time of each rank in one step, (R,). Kernels that are not fused into the collective's leave a gap as all others do.
 
         Raw values need no codec; what an uncompressed collective's reduction costs is part of its protocol's efficiency.
         """
@@ -45,7 +45,8 @@ class CostModel:
         bandwidth = self.gpu.memory_bandwidth_bytes_per_s
         local_s = moved.local_bytes_R / (bandwidth * codec.local_share.value)
         wire_s = moved.wire_bytes_R / (bandwidth * codec.wire_share.value)
-        return local_s + wire_s + moved.passes_R * (codec.fused_pass_s if fused else codec.separate_pass_s).value
+        pass_s = codec.fused_pass_s.value if fused else codec.separate_pass_s.value + self.profile.gpu.kernel_gap_s.value
+        return local_s + wire_s + moved.passes_R * pass_s
 
 
 def _kernel_alone_s(costs: GpuProfile, kernel: Kernel) -> float:

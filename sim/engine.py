@@ -12,7 +12,7 @@ import numpy as np
 import simpy
 
 from thinwire.sim.collective import CollectiveRun, CollectiveTime, TimedSchedule
-from thinwire.sim.network import Floats, Ints, Network, Routes
+from thinwire.sim.network import Floats, Ints, Network, Routes, groups
 from thinwire.sim.timeline import Span
 
 
@@ -140,8 +140,7 @@ class Engine:
         for link, nbytes in known.link_bytes.items():
             self._replayed[link] = self._replayed.get(link, 0.0) + nbytes
         self._peak = max(self._peak, known.peak_utilisation)
-        for moment in np.unique(known.finish_s_R):
-            ranks = np.flatnonzero(known.finish_s_R == moment)
+        for moment, ranks in groups(known.finish_s_R):
             self.env.timeout(float(moment)).callbacks.append(lambda _event, ranks=ranks: finish(ranks))  # type: ignore[misc]
 
 

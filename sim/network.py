@@ -9,8 +9,10 @@ Two sizes travel with a flow: `nbytes`, what a byte counter on the link would sh
 link's time it takes (nbytes / protocol efficiency). Capacity is shared by work; conservation is checked on bytes.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import simpy
@@ -161,9 +163,8 @@ class Network:
         self._since = 0.0
         self._version = 0
         self._resolve_planned = False
-        resources = len(routes.capacities)
-        self._bytes: Floats = np.zeros(resources)
-        self._peak: Floats = np.zeros(resources)
+        self._pair_bytes: Floats = np.zeros(len(routes.table))
+        self._peak: Floats = np.zeros(len(routes.capacities))
 
     @property
     def busy(self) -> bool:
@@ -175,29 +176,26 @@ class Network:
         self._advance()
         self._batches.append(batch)
         count = len(batch.pairs)
-        self._owner = np.append(self._owner, np.full(count, len(self._batches) - 1))
-        self._index = np.append(self._index, np.arange(count))
-        self._pair = np.append(self._pair, batch.pairs)
-        self._left = np.append(self._left, batch.work_bytes)
-        self._rate = np.append(self._rate, np.zeros(count))
-        self._account(batch)
+        self._owner = np.concatenate([self._owner, np.full(count, len(self._batches) - 1)])
+        self._index = np.concatenate([self._index, np.arange(count)])
+        self._pair = np.concatenate([self._pair, batch.pairs])
+        self._left = np.concatenate([self._left, batch.work_bytes])
+        self._rate = np.concatenate([self._rate, np.zeros(count)])
+        self._pair_bytes += np.bincount(batch.pairs, batch.nbytes, minlength=len(self._pair_bytes))
         if not self._resolve_planned:
             self._resolve_planned = True
             self._after(0.0, self._resolve)
 
     def link_bytes(self) -> Mapping[tuple[str, str], float]:
         """Bytes that crossed each directed link so far, whole batches counted when they start."""
-        links = self.routes.links
-        return {(link.source, link.target): float(b) for link, b in zip(links, self._bytes, strict=False)}
+        table, links = self.routes.table, self.routes.links
+        weights = np.repeat(self._pair_bytes[:, None], table.shape[1], axis=1)
+        crossed = np.bincount(table.ravel(), weights.ravel(), minlength=len(self.routes.capacities))
+        return {(link.source, link.target): float(b) for link, b in zip(links, crossed, strict=False)}
 
     def peak_utilisation(self) -> float:
         """Highest share of any resource's capacity in use at one time."""
         return float(np.max(self._peak[:-1] / self.routes.capacities[:-1], initial=0.0))
-
-    def _account(self, batch: Batch) -> None:
-        table = self.routes.table[batch.pairs]
-        weights = np.repeat(batch.nbytes[:, None], table.shape[1], axis=1)
-        self._bytes += np.bincount(table.ravel(), weights.ravel(), minlength=len(self._bytes))
 
     def _after(self, delay_s: float, action: Callable[[], None]) -> None:
         self._env.timeout(delay_s).callbacks.append(lambda _event: action())
@@ -239,10 +237,18 @@ class Network:
         self._owner, self._index, self._pair = self._owner[keep], self._index[keep], self._pair[keep]
         self._left, self._rate = self._left[keep], self._rate[keep]
         latency = self.routes.latency_s[pair]
-        for number in np.unique(owner):
+        for number, mine in groups(owner):
             batch = self._batches[number]
-            mine = owner == number
-            for delay in np.unique(latency[mine]):
-                arrived = index[mine & (latency == delay)]
-                self._after(float(delay), lambda batch=batch, arrived=arrived: batch.on_arrival(arrived))  # type: ignore[misc]
+            for delay, together in groups(latency[mine]):
+                arrived = index[mine[together]]
+                self._after(float(delay), partial(batch.on_arrival, arrived))
         self._resolve()
+
+
+def groups(values: NDArray[Any]) -> Iterator[tuple[Any, Ints]]:
+    """Each distinct value, in rising order, with the indices where it stands."""
+    if len(values) and (values == values[0]).all():  # nearly always, and far quicker than sorting
+        yield values[0], np.arange(len(values))
+        return
+    for value in np.unique(values):
+        yield value, np.flatnonzero(values == value)

@@ -1,5 +1,6 @@
 """Tables for people, with rich. Numbers only; every fact they show comes from a prediction or a catalog."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,8 +10,10 @@ from rich.table import Table
 from thinwire.sim.api import Comparison
 from thinwire.sim.report import Prediction
 from thinwire.topologies.cluster import Cluster
+from thinwire.topologies.draw import draw
 
-console = Console(highlight=False)
+# Piped output has no width: wide enough for the widest table, so that names are not cut.
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 
 
 def _heading(p: Prediction) -> str:
@@ -70,7 +73,7 @@ def comparison(c: Comparison) -> None:
     console.print(_heading(c.baseline))
     table = Table(box=None, pad_edge=False)
     for column in ("scheme", "TTFT ms", "speed-up", "compute", "codec", "communication", "exposed", "bits a value", "MB a GPU"):
-        table.add_column(column, justify="left" if column == "scheme" else "right")
+        table.add_column(column, justify="left" if column == "scheme" else "right", no_wrap=True)
     for row in c.rows:
         b = row.breakdown
         times = (b.compute_s, b.codec_s, b.communication_s, b.exposed_communication_s)
@@ -104,4 +107,4 @@ def catalog(kind: str, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def cluster(c: Cluster) -> None:
     """A machine as a tree of links."""
-    console.print(c.draw(), markup=False)
+    console.print(draw(c), markup=False)

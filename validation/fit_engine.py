@@ -33,8 +33,7 @@ def longest_products(model: GemmModel) -> Quantity:
     """The rate of the longest-running products: what power allows for a tenth of a second at least."""
     m, n, k = LONGEST
     rate = 2.0 * m * n * k / model.time_s(m, n, k)
-    kind = "measured" if model.source.startswith("measured") else "assumed"
-    return Quantity(round(rate, -9), f"{kind}: the longest-running products of gemm.csv; whole prefills are slower on the H100 ({model.source})")
+    return Quantity(round(rate, -9), model.source)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +176,18 @@ def with_engine(gpus: Mapping[str, GpuProfile], fabrics: Mapping[str, FabricProf
     h100 = fitted["h100-sxm"]
     ceilings = {p: Quantity(q.value, f"assumed: as on h100-sxm ({q.source})") for p, q in h100.sustained_flops_per_s.items()}
     found["h200-sxm"] = replace(found["h200-sxm"], sustained_flops_per_s=ceilings)  # the same chip at the same 700 W
+    ratios = [
+        fitted[name].sustained_flops_per_s["bf16"].value / gpus[name].sustained_flops_per_s["bf16"].value for name in fitted
+    ]
+    share = round(float(np.mean(ratios)), 2)
+    seen = ", ".join(f"{name} {ratio:.2f}" for name, ratio in zip(fitted, ratios, strict=True))
+    for name, gpu in gpus.items():
+        if name not in fitted and name != "h200-sxm":
+            derated = {
+                p: Quantity(round(share * q.value, -9), f"assumed: {share:g} of the longest-running products of gemm.csv, as prefills show ({seen})")
+                for p, q in gpu.sustained_flops_per_s.items()
+            }
+            found[name] = replace(gpu, sustained_flops_per_s=derated)
     mean_gap = round(float(np.mean([gpu.kernel_gap_s.value for gpu in fitted.values()])), 9)
     carried = Quantity(mean_gap, f"assumed: mean of what prefills show on {' and '.join(fitted)}")
     return {name: gpu if name in fitted else replace(gpu, kernel_gap_s=carried) for name, gpu in found.items()}
