@@ -57,7 +57,8 @@ def predict(
         folded: False simulates every layer and every collective event by event.
 
     Raises:
-        ValueError: an unknown name, a shape that does not divide, a model that does not fit; the message says what is allowed.
+        ValueError: an unknown name, a shape that does not divide, a model that does not fit; the message says what is
+        allowed.
     """
     gpus = group(cluster, tp, scaled_links)
     return main_path.predict(
@@ -111,7 +112,12 @@ def compare(
 
 
 # nccl-tests' bus bandwidth is the algorithm's times this (doc/PERFORMANCE.md of NVIDIA/nccl-tests); n ranks.
-_BUS_FACTOR: Mapping[CollectiveOp, int] = {"all_reduce": 2, "all_gather": 1, "reduce_scatter": 1, "all_to_all": 1}
+_BUS_FACTOR: Mapping[CollectiveOp, int] = {
+    "all_reduce": 2,
+    "all_gather": 1,
+    "reduce_scatter": 1,
+    "all_to_all": 1,
+}
 
 
 def collective(
@@ -157,7 +163,8 @@ def collective(
 
 def names(kind: str) -> tuple[str, ...]:
     """Catalog names of `models`, `clusters` or `schemes`."""
-    return {"models": model_names, "clusters": cluster_names, "schemes": lambda: tuple(catalog_schemes())}[kind]()
+    found = {"models": model_names(), "clusters": cluster_names(), "schemes": tuple(catalog_schemes())}
+    return found[kind]
 
 
 def catalog(kind: str) -> list[dict[str, Any]]:
@@ -182,7 +189,8 @@ def _model_row(m: ModelConfig) -> dict[str, Any]:
 def _cluster_row(c: Cluster) -> dict[str, Any]:
     return {
         "name": c.name, "title": c.title, "gpus": len(c.gpus), "gpu": c.gpu.name, "memory_gb": c.gpu.memory_bytes / 1e9,
-        "islands": [len(island) for island in c.islands], "fabric": c.fabric, "sources": sorted(set(c.sources.values())),
+        "islands": [len(island) for island in c.islands], "fabric": c.fabric,
+        "sources": sorted(set(c.sources.values())),
     }  # fmt: skip
 
 

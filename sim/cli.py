@@ -1,7 +1,7 @@
 """The command line. Names and options here are a contract (scripts rely on them): CHANGELOG.md records every change.
 
-With --json, one JSON document goes to standard output and nothing else; warnings go to standard error. Bad input ends with status 2 and
-one line on standard error.
+With --json, one JSON document goes to standard output and nothing else; warnings go to standard error. Bad input ends
+with status 2 and one line on standard error.
 """
 
 import json
@@ -13,7 +13,11 @@ from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Time to first token when the wire between GPUs carries fewer bits.")
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Time to first token when the wire between GPUs carries fewer bits.",
+)
 cluster_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Check and draw a machine file.")
 app.add_typer(cluster_app, name="cluster")
 
@@ -52,9 +56,17 @@ def _names(kind: str) -> Any:
     return complete
 
 
-Model = Annotated[str, typer.Option(help="Catalog name or path of a Hugging Face config.json.", autocompletion=_names("models"))]
-ClusterName = Annotated[str, typer.Option(help="Catalog name or path of a TOML file.", autocompletion=_names("clusters"))]
-SchemeName = Annotated[str, typer.Option(help="Catalog name, combination (flash-int4+spd-50) or spec.", autocompletion=_names("schemes"))]
+Model = Annotated[
+    str,
+    typer.Option(help="Catalog name or path of a Hugging Face config.json.", autocompletion=_names("models")),
+]
+ClusterName = Annotated[
+    str, typer.Option(help="Catalog name or path of a TOML file.", autocompletion=_names("clusters"))
+]
+SchemeName = Annotated[
+    str,
+    typer.Option(help="Catalog name, combination (flash-int4+spd-50) or spec.", autocompletion=_names("schemes")),
+]
 Tp = Annotated[int | None, typer.Option(help="TP degree: the first N GPUs. All of them when left out.")]
 Batch = Annotated[int, typer.Option(help="Sequences prefilled together.")]
 InputTokens = Annotated[int, typer.Option(help="Tokens of each sequence.")]
@@ -63,9 +75,14 @@ ProfileOption = Annotated[str | None, typer.Option(help="JSON file with a gpu an
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 ScaleLink = Annotated[
     list[str] | None,
-    typer.Option(help="What-if: PATTERN=FACTOR on the bandwidth of the links source->target (or pool:NAME) that match; may be repeated."),
+    typer.Option(
+        help="What-if: PATTERN=FACTOR on the rate of links source->target (or pool:NAME) that match; repeatable."
+    ),
 ]
-SlowRank = Annotated[list[str] | None, typer.Option(help="What-if: RANK=FACTOR on the time of a straggler's kernels; may be repeated.")]
+SlowRank = Annotated[
+    list[str] | None,
+    typer.Option(help="What-if: RANK=FACTOR on the time of a straggler's kernels; may be repeated."),
+]
 
 
 @app.command()
@@ -85,7 +102,8 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """TTFT of one prompt."""
-    from thinwire.sim import api, trace as tracing
+    from thinwire.sim import api
+    from thinwire.sim import trace as tracing
 
     links, ranks = _factors("--scale-link", scale_link), _factors("--slow-rank", slow_rank)
     found = api.predict(
@@ -105,7 +123,9 @@ def predict(
 def compare(
     model: Model,
     cluster: ClusterName,
-    schemes: Annotated[str | None, typer.Option(help="Comma-separated schemes; the whole catalog when left out.")] = None,
+    schemes: Annotated[
+        str | None, typer.Option(help="Comma-separated schemes; the whole catalog when left out.")
+    ] = None,
     tp: Tp = None,
     batch: Batch = 1,
     input_tokens: InputTokens = 1024,
@@ -141,7 +161,9 @@ def collective(
     """Time of one collective."""
     from thinwire.sim import api
 
-    found = api.collective(cluster, scheme, nbytes, tp, op.value, profile, scaled_links=_factors("--scale-link", scale_link))
+    found = api.collective(
+        cluster, scheme, nbytes, tp, op.value, profile, scaled_links=_factors("--scale-link", scale_link)
+    )
     _print(found, as_json, lambda: _tables().collective(found))
 
 
@@ -171,7 +193,9 @@ def clusters(as_json: Json = False) -> None:
 
 
 @cluster_app.command("show")
-def cluster_show(file: Annotated[str, typer.Argument(help="TOML file, or a catalog name.")], as_json: Json = False) -> None:
+def cluster_show(
+    file: Annotated[str, typer.Argument(help="TOML file, or a catalog name.")], as_json: Json = False
+) -> None:
     """Check a machine and draw it."""
     from thinwire.sim import api
     from thinwire.topologies.draw import describe

@@ -29,7 +29,9 @@ class TimedStep:
     latency_s: float
     codec_s_R: Floats
     incident_R: Ints  # transfers the rank takes part in
-    started_by: tuple[Ints, ...]  # the transfers each rank starts: those it sends, and those it has the switch send to it
+    started_by: tuple[
+        Ints, ...
+    ]  # the transfers each rank starts: those it sends, and those it has the switch send to it
 
     def flows_of(self, ranks: Ints) -> Ints:
         """The transfers that some ranks start."""
@@ -82,7 +84,9 @@ def time_schedule(
 
 
 def _streamed(steps: tuple[Step, ...]) -> tuple[Step, ...]:
-    """A reducing switch sums and multicasts values as they pass, so both directions of every port work at once: one step in time."""
+    """A reducing switch sums and multicasts values as they pass, so both directions of every port work at once: one
+    step in time.
+    """
     through_switch = [step for step in steps if step.primitive == "nvls"]
     if not through_switch:
         return steps
@@ -147,8 +151,8 @@ class _LaneState:
 class CollectiveRun:
     """One execution. `on_done(ranks)` is called when those ranks hold the result.
 
-    Lanes pass through the steps in order, as calls on one stream do: a rank enters a step of a lane when the lane before has left it, and
-    a lane at all when no more than `chunks_in_flight` are under way.
+    Lanes pass through the steps in order, as calls on one stream do: a rank enters a step of a lane when the lane
+    before has left it, and a lane at all when no more than `chunks_in_flight` are under way.
     """
 
     env: simpy.Environment
@@ -279,6 +283,10 @@ def run_alone(timed: TimedSchedule, routes: Routes, slowdown_R: Floats | None = 
     CollectiveRun(env, network, timed, slowdown, done).start()
     env.run()
     return CollectiveTime(
-        finish, timed.codec_s_R * slowdown, timed.wire_bytes_R, network.link_bytes(), network.peak_utilisation(), timed.notes
+        finish,
+        timed.codec_s_R * slowdown,
+        timed.wire_bytes_R,
+        network.link_bytes(),
+        network.peak_utilisation(),
+        timed.notes,
     )
-

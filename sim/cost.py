@@ -1,10 +1,11 @@
 """Seconds of every kernel: the profile asked by name and shape, nothing else.
 
-A compute kernel costs what its model says (GEMM, attention, element-wise), at least what power allows over a whole prefill, and the gap
-the engine leaves before the next launch. A codec kernel is bound by memory: it costs the bytes it reads and writes.
+A compute kernel costs what its model says (GEMM, attention, element-wise), at least what power allows over a whole
+prefill, and the gap the engine leaves before the next launch. A codec kernel is bound by memory: it costs the bytes it
+reads and writes.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +29,7 @@ class CostModel:
 
     @property
     def fabric(self) -> FabricProfile:
+        """The fabric's half of the profile."""
         return self.profile.fabric
 
     def kernel_s(self, kernel: Kernel) -> float:
@@ -36,16 +38,20 @@ class CostModel:
         return _kernel_alone_s(costs, kernel) + costs.kernel_gap_s.value
 
     def codec_s(self, work: Iterable[Work], ranks: int, fused: bool) -> NDArray[np.float64]:
-        """Codec time of each rank in one step, (R,). Kernels that are not fused into the collective's leave a gap as all others do.
+        """Codec time of each rank in one step, (R,). Kernels that are not fused into the collective's leave a gap as
+        all others do.
 
-        Raw values need no codec; what an uncompressed collective's reduction costs is part of its protocol's efficiency.
+        Raw values need no codec; what an uncompressed collective's reduction costs is part of its protocol's
+        efficiency.
         """
         codec = self.profile.gpu.codec
         moved = codec_traffic(work, ranks)
         bandwidth = self.gpu.memory_bandwidth_bytes_per_s
         local_s = moved.local_bytes_R / (bandwidth * codec.local_share.value)
         wire_s = moved.wire_bytes_R / (bandwidth * codec.wire_share.value)
-        pass_s = codec.fused_pass_s.value if fused else codec.separate_pass_s.value + self.profile.gpu.kernel_gap_s.value
+        pass_s = (
+            codec.fused_pass_s.value if fused else codec.separate_pass_s.value + self.profile.gpu.kernel_gap_s.value
+        )
         return local_s + wire_s + moved.passes_R * pass_s
 
 
@@ -56,7 +62,13 @@ def _kernel_alone_s(costs: GpuProfile, kernel: Kernel) -> float:
             return max(costs.gemm[precision].time_s(m, n, k), sustained_s)
         case Attend():
             return costs.attention.time_s(
-                kernel.batch, kernel.query_tokens, kernel.key_tokens, kernel.heads, kernel.kv_heads, kernel.head_dim, kernel.window
+                kernel.batch,
+                kernel.query_tokens,
+                kernel.key_tokens,
+                kernel.heads,
+                kernel.kv_heads,
+                kernel.head_dim,
+                kernel.window,
             )
         case Elementwise(op=op, tokens=tokens, width=width):
             return costs.elementwise.time_s(op, elementwise_bytes(op, tokens, width))
@@ -64,7 +76,9 @@ def _kernel_alone_s(costs: GpuProfile, kernel: Kernel) -> float:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class CodecTraffic:
-    """What the codec kernels of one step read and write on each rank, (R,): the tensor itself, encoded buffers, and in how many passes."""
+    """What the codec kernels of one step read and write on each rank, (R,): the tensor itself, encoded buffers, and
+    in how many passes.
+    """
 
     local_bytes_R: NDArray[np.float64]
     wire_bytes_R: NDArray[np.float64]
@@ -72,9 +86,13 @@ class CodecTraffic:
 
 
 def codec_traffic(work: Iterable[Work], ranks: int) -> CodecTraffic:
-    """Count a step's work. A reduce and the encode of the sum that follows it are one pass: the sum stays in registers."""
+    """Count a step's work. A reduce and the encode of the sum that follows it are one pass: the sum stays in
+    registers.
+    """
     local, wire = np.zeros(ranks), np.zeros(ranks)
-    passes: dict[str, NDArray[np.bool_]] = {kind: np.zeros(ranks, dtype=bool) for kind in ("encode", "reduce", "decode")}
+    passes: dict[str, NDArray[np.bool_]] = {
+        kind: np.zeros(ranks, dtype=bool) for kind in ("encode", "reduce", "decode")
+    }
     reduced: set[tuple[int, int, int]] = set()
     for w in work:
         values = len(w.interval)
@@ -90,4 +108,4 @@ def codec_traffic(work: Iterable[Work], ranks: int) -> CodecTraffic:
             passes[w.kind][w.rank] = True
         if w.kind == "reduce":
             reduced.add(where)
-    return CodecTraffic(local, wire, sum(passes.values(), np.zeros(ranks, dtype=np.int64)))
+    return CodecTraffic(local, wire, np.sum(list(passes.values()), axis=0, dtype=np.int64))

@@ -1,7 +1,7 @@
 """The discrete-event engine: one compute and one communication stream per rank, rendezvous at collectives.
 
-Each rank issues the same ops in the same order, as a CUDA program does. An op starts when its stream is free and the op before
-it in its part of the sequence has ended on that rank; an exchange starts when the last rank has arrived.
+Each rank issues the same ops in the same order, as a CUDA program does. An op starts when its stream is free and the op
+before it in its part of the sequence has ended on that rank; an exchange starts when the last rank has arrived.
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -110,7 +110,19 @@ class Engine:
                 start = self.env.now
                 yield self.env.timeout(sum([seconds for _, seconds in kernels]))
                 self._recorded.append(
-                    (i, Span(rank, "compute", issue.name, issue.layer, issue.part, start, self.env.now, kernels=kernels))
+                    (
+                        i,
+                        Span(
+                            rank,
+                            "compute",
+                            issue.name,
+                            issue.layer,
+                            issue.part,
+                            start,
+                            self.env.now,
+                            kernels=kernels,
+                        ),
+                    )
                 )
             ended[i].succeed()
 

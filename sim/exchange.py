@@ -1,7 +1,7 @@
 """From what a workload asks to be exchanged to a timed schedule: the algorithm, the library, the cost.
 
-`auto` takes, size by size, the fastest of the algorithms the fabric's engines and libraries would choose from; every other scheme says
-itself which collective it uses.
+`auto` takes, size by size, the fastest of the algorithms the fabric's engines and libraries would choose from; every
+other scheme says itself which collective it uses.
 """
 
 from collections.abc import Mapping
@@ -14,6 +14,7 @@ import numpy as np
 from thinwire.reference.schedule import Op as CollectiveOp
 from thinwire.reference.schedule import build
 from thinwire.reference.scheme import Collective, Raw, Scheme
+from thinwire.sim.analytic import closed_form
 from thinwire.sim.collective import CollectiveTime, TimedSchedule, run_alone, time_schedule
 from thinwire.sim.cost import CostModel
 from thinwire.sim.network import Floats, Routes
@@ -37,10 +38,12 @@ class Exchanger:
 
     @property
     def ranks(self) -> int:
+        """Size of the group."""
         return len(self.cluster.gpus)
 
     @cached_property
     def routes(self) -> Routes:
+        """The cluster's routes, as arrays shared by all of the group's exchanges."""
         return Routes(self.cluster)
 
     def timed(self, exchange: Exchange) -> TimedSchedule:
@@ -60,7 +63,8 @@ class Exchanger:
     def alone(self, timed: TimedSchedule) -> CollectiveTime:
         """What it takes on an idle network."""
         if timed not in self._alone:
-            self._alone[timed] = run_alone(timed, self.routes, self.slowdown_R)
+            closed = closed_form(timed, self.routes, self.slowdown_R)
+            self._alone[timed] = closed or run_alone(timed, self.routes, self.slowdown_R)
         return self._alone[timed]
 
     def attach(self, op: CollectiveOp, numel: int, scheme: Scheme, library: str) -> TimedSchedule:
@@ -85,7 +89,9 @@ class Exchanger:
         return said
 
     def _library(self, op: CollectiveOp, scheme: Scheme) -> str:
-        """The baseline's library where the scheme runs one of its algorithms uncompressed, else the one that carries encoded bytes."""
+        """The baseline's library where the scheme runs one of its algorithms uncompressed, else the one that carries
+        encoded bytes.
+        """
         if scheme.reduce.is_raw and scheme.gather.is_raw:
             for baseline in self.cost.fabric.baseline.get(op, ()):
                 if baseline.collective == scheme.collective:
@@ -109,11 +115,20 @@ def uncompressed(baseline: Baseline, numel: int, ranks: int) -> Scheme:
     """The scheme a baseline's algorithm is, for messages of `numel` values."""
     pieces = min(baseline.chunks, max(1, numel // ranks))
     chunk_values = -(-numel // pieces) if pieces > 1 else None
-    return Scheme("bf16", Raw(), Raw(), cast(Collective, baseline.collective), chunk_values=chunk_values, chunks_in_flight=pieces)
+    return Scheme(
+        "bf16",
+        Raw(),
+        Raw(),
+        cast(Collective, baseline.collective),
+        chunk_values=chunk_values,
+        chunks_in_flight=pieces,
+    )
 
 
 def slowdown(ranks: int, slow_ranks: Mapping[int, float]) -> Floats:
-    """(R,) factor on each rank's kernels; ValueError for a rank that does not exist or a factor that is not positive."""
+    """(R,) factor on each rank's kernels; ValueError for a rank that does not exist or a factor that is not
+    positive.
+    """
     factors = np.ones(ranks)
     for rank, factor in slow_ranks.items():
         if not 0 <= rank < ranks:
@@ -122,4 +137,3 @@ def slowdown(ranks: int, slow_ranks: Mapping[int, float]) -> Floats:
             raise ValueError(f"a slow-down factor must be positive: rank {rank}={factor}")
         factors[rank] = factor
     return factors
-

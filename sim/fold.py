@@ -1,8 +1,8 @@
 """Layer folding: identical layers are simulated until they repeat exactly, the rest is arithmetic.
 
-A run of layers is a pattern (one layer; two where windows alternate, as in Gemma 2) that recurs. A few repeats are simulated. If every
-rank's streams end each of the last repeats one constant period after the one before, all later repeats do the same, since the
-engine's future depends on the present alone; otherwise nothing is folded.
+A run of layers is a pattern (one layer; two where windows alternate, as in Gemma 2) that recurs. A few repeats are
+simulated. If every rank's streams end each of the last repeats one constant period after the one before, all later
+repeats do the same, since the engine's future depends on the present alone; otherwise nothing is folded.
 """
 
 from collections.abc import Sequence
@@ -32,14 +32,18 @@ class Run:
 
 
 def find_runs(layers: Sequence[Layer]) -> list[Run]:
-    """Cut the layers into runs of a recurring pattern, longest cover first, left to right. Layers are compared by identity."""
+    """Cut the layers into runs of a recurring pattern, longest cover first, left to right. Layers are compared by
+    identity.
+    """
     runs, at, simulated = [], 0, 0
     ids = [id(layer) for layer in layers]
     while at < len(ids):
         best, repeats = 1, 1
         for pattern in range(1, LONGEST_PATTERN + 1):
             n = 1
-            while ids[at + n * pattern : at + (n + 1) * pattern] == ids[at : at + pattern] and at + (n + 1) * pattern <= len(ids):
+            while ids[at + n * pattern : at + (n + 1) * pattern] == ids[at : at + pattern] and at + (
+                n + 1
+            ) * pattern <= len(ids):
                 n += 1
             if n > 1 and n * pattern > best * repeats:
                 best, repeats = pattern, n
@@ -52,7 +56,8 @@ def find_runs(layers: Sequence[Layer]) -> list[Run]:
 
 def kept_layers(layers: Sequence[Layer], runs: Sequence[Run]) -> list[Layer]:
     """The layers to simulate."""
-    kept, at = [], 0
+    kept: list[Layer] = []
+    at = 0
     for run in runs:
         kept += layers[at : at + run.pattern * run.kept]
         at += run.pattern * run.repeats

@@ -23,7 +23,8 @@ from thinwire.topologies.cluster import Cluster, Link
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-# Flows that would end within this share of the time to the next completion end together: equal flows differ by rounding only.
+# Flows that would end within this share of the time to the next completion end together: equal flows differ by rounding
+# only.
 SIMULTANEOUS = 1e-9
 
 
@@ -80,7 +81,8 @@ class Routes:
     def pair(self, source: int, destination: int, channels: int = 1) -> int:
         """Row of the pair in `table`, `latency_s` and `cap`.
 
-        A library that runs `channels` connections side by side between two ranks gets so many times a link's per-flow cap.
+        A library that runs `channels` connections side by side between two ranks gets so many times a link's per-flow
+        cap.
         """
         key = (source, destination, channels)
         found = self._pairs.get(key)
@@ -130,11 +132,20 @@ class Routes:
         n = len(counts)
         return max_min_rates(self.table[:n], counts, self.cap[:n], self.capacities)
 
-    def load(self, counts: Ints, rates: Floats) -> Floats:
-        """Bytes/s of work on every resource."""
-        n = len(counts)
-        weights = np.repeat((counts * rates)[:, None], self.table.shape[1], axis=1)
-        return np.bincount(self.table[:n].ravel(), weights.ravel(), minlength=len(self.capacities))
+    def over(self, per_pair: Floats) -> Floats:
+        """What lies on every resource when `per_pair[p]` lies on pair p's whole route."""
+        table = self.table[: len(per_pair)]
+        weights = np.repeat(per_pair[:, None], table.shape[1], axis=1)
+        return np.bincount(table.ravel(), weights.ravel(), minlength=len(self.capacities)).astype(np.float64)
+
+    def link_bytes(self, pair_bytes: Floats) -> Mapping[tuple[str, str], float]:
+        """Bytes on each directed link when pair p carries `pair_bytes[p]`."""
+        crossed = self.over(pair_bytes)
+        return {(link.source, link.target): float(b) for link, b in zip(self.links, crossed, strict=False)}
+
+    def utilisation(self, load: Floats) -> float:
+        """Highest share of any resource's capacity, the load being bytes/s on each."""
+        return float(np.max(load[:-1] / self.capacities[:-1], initial=0.0))
 
 
 @dataclass(eq=False, slots=True)
@@ -188,14 +199,11 @@ class Network:
 
     def link_bytes(self) -> Mapping[tuple[str, str], float]:
         """Bytes that crossed each directed link so far, whole batches counted when they start."""
-        table, links = self.routes.table, self.routes.links
-        weights = np.repeat(self._pair_bytes[:, None], table.shape[1], axis=1)
-        crossed = np.bincount(table.ravel(), weights.ravel(), minlength=len(self.routes.capacities))
-        return {(link.source, link.target): float(b) for link, b in zip(links, crossed, strict=False)}
+        return self.routes.link_bytes(self._pair_bytes)
 
     def peak_utilisation(self) -> float:
         """Highest share of any resource's capacity in use at one time."""
-        return float(np.max(self._peak[:-1] / self.routes.capacities[:-1], initial=0.0))
+        return self.routes.utilisation(self._peak)
 
     def _after(self, delay_s: float, action: Callable[[], None]) -> None:
         self._env.timeout(delay_s).callbacks.append(lambda _event: action())
@@ -218,7 +226,7 @@ class Network:
         key = counts.tobytes()
         if key not in self._remembered:
             rates = self.routes.rates(counts)
-            self._remembered[key] = rates, self.routes.load(counts, rates)
+            self._remembered[key] = rates, self.routes.over(counts * rates)
         rates, load = self._remembered[key]
         np.maximum(self._peak, load, out=self._peak)
         self._rate = rates[self._pair]

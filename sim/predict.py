@@ -1,4 +1,6 @@
-"""The main path: a model, a cluster, a scheme and a prompt in; a prediction out. Pure: no files, no globals, no clock."""
+"""The main path: a model, a cluster, a scheme and a prompt in; a prediction out. Pure: no files, no globals, no
+clock.
+"""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -38,8 +40,8 @@ def predict(
 ) -> Prediction:
     """Time to first token of one prompt on all GPUs of `cluster`, tensor-parallel.
 
-    folded: simulate identical layers until they repeat exactly, and each distinct collective once. The unfolded run gives the same
-    result to 1e-9, event by event.
+    folded: simulate identical layers until they repeat exactly, and each distinct collective once. The unfolded run
+        gives the same result to 1e-9, event by event.
 
     Raises:
         ValueError: a model that does not divide over the GPUs or does not fit them, a prompt that cannot be split.
@@ -96,7 +98,8 @@ def check_memory(model: ModelConfig, cluster: Cluster, prompt: Prompt) -> None:
         terms = " + ".join(f"{name} {nbytes / 1e9:.1f}" for name, nbytes in need.items())
         raise ValueError(
             f"{model.name} ({prompt.weights}, batch={prompt.batch}, input_tokens={prompt.input_tokens}) does not fit "
-            f"{len(cluster.gpus)} x {cluster.gpu.name}: {terms} = {total / 1e9:.1f} GB a GPU, memory {cluster.gpu.memory_bytes / 1e9:.1f} GB"
+            f"{len(cluster.gpus)} x {cluster.gpu.name}: {terms} = {total / 1e9:.1f} GB a GPU, "
+            f"memory {cluster.gpu.memory_bytes / 1e9:.1f} GB"
         )
 
 

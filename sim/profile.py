@@ -1,8 +1,8 @@
 """Profiles: the only place where seconds come from.
 
 A GPU profile holds what one GPU's kernels cost; a fabric profile what a collective library makes of a fabric's links.
-Both are JSON files in `sim/profiles/` (`gpu-<name>.json`, `fabric-<name>.json`), written by `make calibrate` from the tables in
-`validation/published/`; the user's own (`--profile FILE`) may replace either. Every number names its source.
+Both are JSON files in `sim/profiles/` (`gpu-<name>.json`, `fabric-<name>.json`), written by `make calibrate` from the
+tables in `validation/published/`; the user's own (`--profile FILE`) may replace either. Every number names its source.
 """
 
 import json
@@ -20,7 +20,7 @@ from pydantic.dataclasses import dataclass as checked
 from thinwire.sim.attention import AttentionModel
 from thinwire.sim.elementwise import ElementwiseModel
 from thinwire.sim.gemm import GemmModel
-from thinwire.topologies.cluster import Cluster, Gpu
+from thinwire.topologies.cluster import Cluster
 
 PROFILES = Path(__file__).parent / "profiles"
 
@@ -69,9 +69,10 @@ class GpuProfile:
 class Protocol:
     """What one library makes of one primitive at one rank count.
 
-    A call costs `launch_s` once and `hop_s` each step, plus its bytes at `efficiency(bytes_per_rank)` of the rate the network would
-    give; `bytes_per_rank` is what one rank sends in the whole call. Efficiency is interpolated on log-log axes and
-    constant outside the knots; bytes / efficiency rises from knot to knot (checked), so more bytes are never faster.
+    A call costs `launch_s` once and `hop_s` each step, plus its bytes at `efficiency(bytes_per_rank)` of the rate the
+    network would give; `bytes_per_rank` is what one rank sends in the whole call. Efficiency is interpolated on log-log
+    axes and constant outside the knots; bytes / efficiency rises from knot to knot (checked), so more bytes are never
+    faster.
     """
 
     library: str
@@ -94,10 +95,13 @@ class Protocol:
             raise ValueError(f"protocol {self.key}: bytes and efficiencies must be positive: {self.knots}")
         for (low, slow), (high, fast) in pairwise(self.knots):
             if not (high > low and high / fast >= low / slow * (1 - 1e-9)):
-                raise ValueError(f"protocol {self.key}: bytes/efficiency must rise, knots {(low, slow)} and {(high, fast)}")
+                raise ValueError(
+                    f"protocol {self.key}: bytes/efficiency must rise, knots {(low, slow)} and {(high, fast)}"
+                )
 
     @property
     def key(self) -> tuple[str, str, str, int]:
+        """What the entry is looked up by."""
         return self.library, self.op, self.primitive, self.ranks
 
     def efficiency(self, bytes_per_rank: float) -> float:
@@ -125,7 +129,9 @@ STAND_INS: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """One way a library or engine carries an uncompressed op; `chunks` pieces of the message are pipelined through its steps."""
+    """One way a library or engine carries an uncompressed op; `chunks` pieces of the message are pipelined through
+    its steps.
+    """
 
     library: str
     collective: str
@@ -162,12 +168,19 @@ class FabricProfile:
             if best is None or rank < best_rank:
                 best, best_rank = p, rank
         if best is None:
-            raise ValueError(f"fabric {self.name} has no protocol for {primitive}; it has {sorted({p.primitive for p in self.protocols})}")
-        if best.key == (library, op, primitive, ranks) or (best.primitive, best.library, best.ranks) == (primitive, library, ranks):
+            raise ValueError(
+                f"fabric {self.name} has no protocol for {primitive}; "
+                f"it has {', '.join(sorted({p.primitive for p in self.protocols}))}"
+            )
+        if best.key == (library, op, primitive, ranks) or (best.primitive, best.library, best.ranks) == (
+            primitive,
+            library,
+            ranks,
+        ):
             return best, ""
         return best, (
-            f"{self.name}: no measurement of {primitive} by {library} on {ranks} ranks; its software latency and efficiency are "
-            f"those of {best.primitive} by {best.library} on {best.ranks} ranks"
+            f"{self.name}: no measurement of {primitive} by {library} on {ranks} ranks; its software latency and "
+            f"efficiency are those of {best.primitive} by {best.library} on {best.ranks} ranks"
         )
 
 
@@ -180,6 +193,7 @@ class Profile:
 
     @property
     def name(self) -> str:
+        """Both names, for people."""
         return f"gpu-{self.gpu.name} + fabric-{self.fabric.name}"
 
 
@@ -234,7 +248,8 @@ def gpu_profile_dict(profile: GpuProfile) -> dict[str, Any]:
 
 def fabric_profile(data: Mapping[str, Any]) -> FabricProfile:
     """A fabric profile from the contents of its file. Raises ValueError naming what is wrong."""
-    return _validated(TypeAdapter(FabricProfile), data)
+    found: FabricProfile = _validated(TypeAdapter(FabricProfile), data)
+    return found
 
 
 def fabric_profile_dict(profile: FabricProfile) -> dict[str, Any]:
@@ -248,11 +263,15 @@ def _validated(adapter: TypeAdapter[Any], data: Mapping[str, Any]) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise ValueError(f"profile {data.get('name', '?')}: {where}: {first['msg']} (given {first['input']!r:.80})") from None
+        raise ValueError(
+            f"profile {data.get('name', '?')}: {where}: {first['msg']} (given {first['input']!r:.80})"
+        ) from None
 
 
 def load_profile(cluster: Cluster, path: str | None = None) -> Profile:
-    """The shipped profile of the cluster's GPU and fabric; `path`, a JSON file with a `gpu` and/or a `fabric` profile, replaces either."""
+    """The shipped profile of the cluster's GPU and fabric; `path`, a JSON file with a `gpu` and/or a `fabric`
+    profile, replaces either.
+    """
     given: Mapping[str, Any] = {}
     if path is not None:
         try:

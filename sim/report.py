@@ -82,25 +82,30 @@ class Prediction:
 
 def assumptions(prompt: Prompt, scheme: Scheme, cost: CostModel, exchanger: Exchanger) -> tuple[str, ...]:
     """Every sentence a prediction rests on: its own, then the machine's, then the profile's."""
-    gpu = cost.profile.gpu
-    precision = prompt.weights
+    gpu, precision = cost.profile.gpu, prompt.weights
+    ceiling, gap, codec = gpu.sustained_flops_per_s[precision], gpu.kernel_gap_s, gpu.codec
     sentences = [
-        "tensor parallelism as in Megatron-LM: every rank does the same work; embeddings are replicated and only the last token's logits are computed",
-        f"one prefill of all {prompt.batch * prompt.input_tokens} tokens, nothing else on the GPUs; the first token's sampling and detokenising are not counted",
-        f"GEMMs never faster than {gpu.sustained_flops_per_s[precision].value / 1e12:.0f} TFLOP/s in {precision} over a whole prefill "
-        f"({gpu.sustained_flops_per_s[precision].source})",
-        f"{gpu.kernel_gap_s.value * 1e6:.1f} us between kernels ({gpu.kernel_gap_s.source})",
+        "tensor parallelism as in Megatron-LM: every rank does the same work; embeddings are replicated and only the "
+        "last token's logits are computed",
+        f"one prefill of all {prompt.batch * prompt.input_tokens} tokens, nothing else on the GPUs; sampling and "
+        "detokenising the first token are not counted",
+        f"GEMMs never faster than {ceiling.value / 1e12:.0f} TFLOP/s in {precision} over a whole prefill "
+        f"({ceiling.source})",
+        f"{gap.value * 1e6:.1f} us between kernels ({gap.source})",
     ]
     if not (scheme.reduce.is_raw and scheme.gather.is_raw):
-        codec = gpu.codec
-        each = codec.fused_pass_s if scheme.codec_launch == "fused" else codec.separate_pass_s
+        fused = scheme.codec_launch == "fused"
+        each = codec.fused_pass_s if fused else codec.separate_pass_s
+        kind = "fused into the collective's" if fused else "launched on their own"
         sentences.append(
-            f"codec kernels take {each.value * 1e6:.1f} us a pass ({each.source}) and move values at {codec.local_share.value:.0%} of the memory "
-            f"bandwidth ({codec.local_share.source}), encoded buffers at {codec.wire_share.value:.0%} ({codec.wire_share.source})"
+            f"codec kernels, {kind}, take {each.value * 1e6:.1f} us a pass ({each.source}); they move values at "
+            f"{codec.local_share.value:.0%} of the memory bandwidth ({codec.local_share.source}) and encoded buffers "
+            f"at {codec.wire_share.value:.0%} ({codec.wire_share.source})"
         )
     if scheme.drop_attention_percent:
         sentences.append(
-            f"sync-point drop takes the last {scheme.drop_attention_percent:g} % of the blocks; what it costs in accuracy is not part of this number"
+            f"sync-point drop takes the last {scheme.drop_attention_percent:g} % of the blocks; what it costs in "
+            "accuracy is not part of this number"
         )
     if scheme.sequence_split is not None:
         sentences.append("computation and communication overlap without slowing each other")

@@ -45,20 +45,29 @@ def prediction(p: Prediction, explain: bool) -> None:
     console.print(table)
     traffic = p.traffic
     console.print(
-        f"{traffic.all_reduce_count} all-reduces, {traffic.all_reduce_bytes_per_gpu / 1e6:.1f} MB on the wire a GPU, {_bits(p)} bits a value"
+        f"{traffic.all_reduce_count} all-reduces, {traffic.all_reduce_bytes_per_gpu / 1e6:.1f} MB on the wire a GPU, "
+        f"{_bits(p)} bits a value"
     )
     if explain:
         _explain(p)
 
 
 def _explain(p: Prediction) -> None:
-    table = Table("on the rank that ends last", "ms", "%", title="Where the milliseconds go", title_justify="left", box=None)
+    table = Table(
+        "on the rank that ends last",
+        "ms",
+        "%",
+        title="Where the milliseconds go",
+        title_justify="left",
+        box=None,
+    )
     for name, seconds in p.timeline.by_name().items():
         table.add_row(name, f"{seconds * 1e3:.3f}", f"{seconds / p.ttft_s:.1%}")
     console.print(table)
     path = p.timeline.critical_path()
-    on_wire = sum(s.seconds for s in path if s.stream == "communication")
-    console.print(f"critical path: {len(path)} spans, {sum(s.seconds for s in path) * 1e3:.2f} ms, {on_wire * 1e3:.2f} ms of it exchanges")
+    total_ms = sum(s.seconds for s in path) * 1e3
+    exchanges_ms = sum(s.seconds for s in path if s.stream == "communication") * 1e3
+    console.print(f"critical path: {len(path)} spans, {total_ms:.2f} ms, {exchanges_ms:.2f} ms of it exchanges")
     _assumptions(p.assumptions)
 
 
@@ -72,7 +81,17 @@ def comparison(c: Comparison) -> None:
     """Schemes, fastest first."""
     console.print(_heading(c.baseline))
     table = Table(box=None, pad_edge=False)
-    for column in ("scheme", "TTFT ms", "speed-up", "compute", "codec", "communication", "exposed", "bits a value", "MB a GPU"):
+    for column in (
+        "scheme",
+        "TTFT ms",
+        "speed-up",
+        "compute",
+        "codec",
+        "communication",
+        "exposed",
+        "bits a value",
+        "MB a GPU",
+    ):
         table.add_column(column, justify="left" if column == "scheme" else "right", no_wrap=True)
     for row in c.rows:
         b = row.breakdown
@@ -87,7 +106,10 @@ def comparison(c: Comparison) -> None:
 
 def collective(row: Mapping[str, Any]) -> None:
     """One collective."""
-    console.print(f"{row['op']} of {row['bytes']} bytes on {row['tp']} GPUs of {row['cluster']}: [bold]{row['time_us']:.2f} us[/bold]")
+    console.print(
+        f"{row['op']} of {row['bytes']} bytes on {row['tp']} GPUs of {row['cluster']}: "
+        f"[bold]{row['time_us']:.2f} us[/bold]"
+    )
     if row["algbw_gb_per_s"] is not None:
         console.print(f"algbw {row['algbw_gb_per_s']:.2f} GB/s, busbw {row['busbw_gb_per_s']:.2f} GB/s")
     console.print(f"{row['wire_bytes_per_gpu']} bytes on the wire a GPU, codec {row['codec_us']:.2f} us")

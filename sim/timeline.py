@@ -1,7 +1,7 @@
 """What happened when: spans on two streams per rank, and what follows from them.
 
-A folded run simulates a few of many identical layers; `Timeline.spans` unrolls the rest by shifting a repeat that was seen
-to recur exactly, so a reader never notices which way a prediction was made.
+A folded run simulates a few of many identical layers; `Timeline.spans` unrolls the rest by shifting a repeat that was
+seen to recur exactly, so a reader never notices which way a prediction was made.
 """
 
 from collections.abc import Iterable, Iterator
@@ -28,6 +28,7 @@ class Span:
 
     @property
     def seconds(self) -> float:
+        """From start to end."""
         return self.end_s - self.start_s
 
 
@@ -44,8 +45,9 @@ class Fold:
 class Breakdown:
     """Seconds on the rank that ends last. ttft = compute + exposed_communication.
 
-    compute: its compute stream at work. codec, communication: encoding and decoding, and moving and waiting for bytes, whether or not
-    something else ran meanwhile. exposed_communication: its compute stream idle, held up by a collective.
+    compute: its compute stream at work. codec, communication: encoding and decoding, and moving and waiting for bytes,
+        whether or not something else ran meanwhile. exposed_communication: its compute stream idle, held up by a
+        collective.
     """
 
     compute_s: float

@@ -16,13 +16,14 @@ def trace_events(timeline: Timeline) -> list[dict[str, Any]]:
     for rank in sorted({span.rank for span in timeline.simulated}):
         events.append({"ph": "M", "name": "process_name", "pid": rank, "tid": 0, "args": {"name": f"rank {rank}"}})
         events += [
-            {"ph": "M", "name": "thread_name", "pid": rank, "tid": tid, "args": {"name": stream}} for stream, tid in threads.items()
+            {"ph": "M", "name": "thread_name", "pid": rank, "tid": tid, "args": {"name": stream}}
+            for stream, tid in threads.items()
         ]
     for span in timeline.spans():
         where = {"ph": "X", "pid": span.rank, "tid": threads[span.stream]}
-        args = {"layer": span.layer, "part": span.part}
+        args: dict[str, float] = {"layer": span.layer, "part": span.part}
         if span.stream == "communication":
-            args |= {"codec_us": span.codec_s * _US, "waited_us": span.waited_s * _US}  # type: ignore[assignment]
+            args |= {"codec_us": span.codec_s * _US, "waited_us": span.waited_s * _US}
         events.append({**where, "name": span.name, "ts": span.start_s * _US, "dur": span.seconds * _US, "args": args})
         at = span.start_s
         for name, seconds in span.kernels:

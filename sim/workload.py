@@ -1,9 +1,9 @@
 """What one rank does for one prompt: kernels with their shapes, and the collectives between them.
 
 No seconds here: shapes only. Every rank of a tensor-parallel group does the same work, so one list serves all. Ops are
-issued in order on two streams, as CUDA streams are: an op starts when its stream is free and the op before it in the same part
-of the sequence has ended on its rank. The split follows Megatron-LM (arXiv 1909.08053, section 3): attention and MLP are column- then
-row-parallel, so each block ends in an all-reduce of (tokens x hidden) partial sums.
+issued in order on two streams, as CUDA streams are: an op starts when its stream is free and the op before it in the
+same part of the sequence has ended on its rank. The split follows Megatron-LM (arXiv 1909.08053, section 3): attention
+and MLP are column- then row-parallel, so each block ends in an all-reduce of (tokens x hidden) partial sums.
 """
 
 from collections.abc import Iterator
@@ -90,6 +90,7 @@ class Op:
 
     @property
     def stream(self) -> Stream:
+        """Where it is issued."""
         return "compute" if self.exchange is None else "communication"
 
 
@@ -103,6 +104,7 @@ class Workload:
 
     @property
     def all_reduce_count(self) -> int:
+        """All-reduces of the whole forward pass."""
         return sum(op.exchange is not None and op.exchange.op == "all_reduce" for layer in self.layers for op in layer)
 
 
@@ -122,7 +124,10 @@ class Shard:
             if size % tp:
                 raise ValueError(f"tp must divide {name} of {model.name}: tp={tp}, {name}={size}")
         if model.num_kv_heads % tp and tp % model.num_kv_heads:
-            raise ValueError(f"tp must divide, or be a multiple of, num_kv_heads of {model.name}: tp={tp}, num_kv_heads={model.num_kv_heads}")
+            raise ValueError(
+                f"tp must divide, or be a multiple of, num_kv_heads of {model.name}: "
+                f"tp={tp}, num_kv_heads={model.num_kv_heads}"
+            )
         return cls(
             heads=model.num_heads // tp,
             kv_heads=max(1, model.num_kv_heads // tp),
@@ -177,7 +182,11 @@ def build(model: ModelConfig, scheme: Scheme, prompt: Prompt, tp: int) -> Worklo
     last = len(sequence_parts) - 1
     tokens = prompt.batch * prompt.input_tokens
     opening = [
-        Op("embedding", i, (Elementwise("embedding", "embedding", prompt.batch * part.queries, model.hidden_size),))
+        Op(
+            "embedding",
+            i,
+            (Elementwise("embedding", "embedding", prompt.batch * part.queries, model.hidden_size),),
+        )
         for i, part in enumerate(sequence_parts)
     ]
     head = (
@@ -186,7 +195,9 @@ def build(model: ModelConfig, scheme: Scheme, prompt: Prompt, tp: int) -> Worklo
     )
     closing = [Op("logits", last, head)]
     if tp > 1:
-        closing.append(Op("gather logits", last, exchange=Exchange("all_gather", prompt.batch * model.vocab_size, None)))
+        closing.append(
+            Op("gather logits", last, exchange=Exchange("all_gather", prompt.batch * model.vocab_size, None))
+        )
     return Workload(tuple(opening), tuple(layers), tuple(closing))
 
 
@@ -245,7 +256,9 @@ def _norms(model: ModelConfig, tokens: int) -> tuple[Kernel, ...]:
 
 
 def memory_bytes(model: ModelConfig, prompt: Prompt, tp: int) -> dict[str, float]:
-    """What one GPU must hold: weights, the prompt's KV cache, and the widest activations of a layer (all bf16 but the weights)."""
+    """What one GPU must hold: weights, the prompt's KV cache, and the widest activations of a layer (all bf16 but
+    the weights).
+    """
     shard = Shard.of(model, tp)
     tokens = prompt.batch * prompt.input_tokens
     widest = 2 * model.hidden_size + 3 * shard.intermediate  # residual, block input, gate, up and their product

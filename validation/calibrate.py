@@ -1,7 +1,8 @@
-"""Fits every profile in `sim/profiles/` to the tables in `validation/published/`: one command, the same result every time.
+"""Fits every profile in `sim/profiles/` to the tables in `validation/published/`: one command, the same result every
+time.
 
-`python -m thinwire.validation.calibrate` writes one file per GPU and per fabric, and `residuals.json`: for every fit its error in-sample and the
-rows it used, so that validation can keep calibrated and held-out rows apart.
+`python -m thinwire.validation.calibrate` writes one file per GPU and per fabric, and `residuals.json`: for every fit
+its error in-sample and the rows it used, so that validation can keep calibrated and held-out rows apart.
 """
 
 import json
@@ -9,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from thinwire.sim.attention import AttentionModel
 from thinwire.sim.elementwise import ElementwiseModel
@@ -32,11 +31,19 @@ from thinwire.validation.series import calibration
 
 TABLES = "ai-dynamo/aiconfigurator@095f58a"
 GPUS = (
-    "a100-sxm", "h100-sxm", "h200-sxm", "b200-sxm", "l40s", "rtx-pro-6000", "l4", "l40", "a100-pcie", "h100-pcie", "rtx-4090", "mi300x",
+    "a100-sxm", "h100-sxm", "h200-sxm", "b200-sxm", "l40s", "rtx-pro-6000",
+    "l4", "l40", "a100-pcie", "h100-pcie", "rtx-4090", "mi300x",
 )  # fmt: skip
 
 # Who stands in for a GPU of which no kernel is measured; docs/decisions/003 and 004 say how far off that may be.
-NEAREST = {"l4": "l40s", "l40": "l40s", "rtx-4090": "l40s", "a100-pcie": "a100-sxm", "h100-pcie": "h100-sxm", "mi300x": "h100-sxm"}
+NEAREST = {
+    "l4": "l40s",
+    "l40": "l40s",
+    "rtx-4090": "l40s",
+    "a100-pcie": "a100-sxm",
+    "h100-pcie": "h100-sxm",
+    "mi300x": "h100-sxm",
+}
 
 # Fabrics that borrow protocols nobody has timed on them, from the fabric most like them.
 BORROWED = {"h100-nvlink": "h200-nvlink", "l4-pcie": "l40s-pcie", "h100-ib": "h100-nvlink"}
@@ -57,7 +64,9 @@ def fabrics() -> dict[str, FabricProfile]:
     for fabric, lender in BORROWED.items():
         own, ops = protocols.setdefault(fabric, {}), baselines.setdefault(fabric, {})
         for key, protocol in protocols[lender].items():
-            borrowed = replace(protocol, source=f"assumed: as on {lender} ({protocol.source.removeprefix('assumed: ')})")
+            borrowed = replace(
+                protocol, source=f"assumed: as on {lender} ({protocol.source.removeprefix('assumed: ')})"
+            )
             own.setdefault(key, borrowed)
         for op, choices in baselines[lender].items():
             if fabric != "h100-ib" or op not in ops:
@@ -68,7 +77,9 @@ def fabrics() -> dict[str, FabricProfile]:
             protocols=tuple(own[key] for key in sorted(own)),
             baseline={op: tuple(choices) for op, choices in sorted(baselines[name].items())},
             libraries={"separate": "nccl", "fused": "fused"},
-            assumptions=(f"collectives cost on {name} what they do on {BORROWED[name]} where nobody timed them",) if name in BORROWED else (),
+            assumptions=(f"collectives cost on {name} what they do on {BORROWED[name]} where nobody timed them",)
+            if name in BORROWED
+            else (),
         )
         for name, own in sorted(protocols.items())
     }
@@ -117,11 +128,20 @@ def codec(gpu: str, fabric: FabricProfile, elementwise: ElementwiseModel) -> Cod
     bandwidth = load_gpu("mi300x").memory_bandwidth_bytes_per_s
     fit = fit_codec.fit(fit_codec.rows(fabric), share * bandwidth)
     source = f"{fit_codec.TABLE}.csv, INT8/6/4 from 1 MiB up"
-    fused_pass = Quantity(round(fit.pass_s, 9), f"{'measured' if gpu == 'mi300x' else 'assumed: as on MI300X'}: {source}")
+    fused_pass = Quantity(
+        round(fit.pass_s, 9), f"{'measured' if gpu == 'mi300x' else 'assumed: as on MI300X'}: {source}"
+    )
     separate = Quantity(elementwise.costs["copy"].floor_s, "assumed: an element-wise kernel's floor")
     if gpu == "mi300x":
-        return CodecCost(fused_pass, separate, local, Quantity(round(fit.wire_rate / bandwidth, 4), f"measured: {source}"))
-    return CodecCost(fused_pass, separate, local, Quantity(share, "assumed: encoded buffers are plain device memory, no codec kernel is measured on this GPU"))
+        return CodecCost(
+            fused_pass, separate, local, Quantity(round(fit.wire_rate / bandwidth, 4), f"measured: {source}")
+        )
+    return CodecCost(
+        fused_pass,
+        separate,
+        local,
+        Quantity(share, "assumed: encoded buffers are plain device memory, no codec kernel is measured on this GPU"),
+    )
 
 
 def gpus(found_fabrics: Mapping[str, FabricProfile]) -> dict[str, GpuProfile]:
@@ -135,10 +155,16 @@ def gpus(found_fabrics: Mapping[str, FabricProfile]) -> dict[str, GpuProfile]:
             gemm=gemm[gpu],
             attention=attention[gpu],
             elementwise=elementwise[gpu],
-            sustained_flops_per_s={precision: fit_engine.longest_products(model) for precision, model in gemm[gpu].items()},
+            sustained_flops_per_s={
+                precision: fit_engine.longest_products(model) for precision, model in gemm[gpu].items()
+            },
             kernel_gap_s=fit_engine.NO_GAP,
             codec=codec(gpu, found_fabrics["mi300x-xgmi"], elementwise[gpu]),
-            assumptions=(f"no kernel is measured on {gpu}: efficiencies are those of {NEAREST[gpu]} at this GPU's peaks",) if gpu in NEAREST else (),
+            assumptions=(
+                f"no kernel is measured on {gpu}: efficiencies are those of {NEAREST[gpu]} at this GPU's peaks",
+            )
+            if gpu in NEAREST
+            else (),
         )
     return fit_engine.with_engine(profiles, found_fabrics)
 

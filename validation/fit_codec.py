@@ -60,9 +60,14 @@ def rows(fabric: FabricProfile, formats: Iterable[str] = FITTED) -> list[Row]:
     for ranks in (4, 8):
         cluster = load_cluster(MACHINE).take(ranks)
         routes = Routes(cluster)
-        rccl = {r["message_bytes"]: float(r["latency_us"]) * 1e-6 for _, r in select(TABLE, num_gpus=ranks, implementation="RCCL")}
+        rccl = {
+            r["message_bytes"]: float(r["latency_us"]) * 1e-6
+            for _, r in select(TABLE, num_gpus=ranks, implementation="RCCL")
+        }
         for wire_format in formats:
-            for number, row in select(TABLE, num_gpus=ranks, implementation="QuickReduce two-shot", wire_format=wire_format):
+            for number, row in select(
+                TABLE, num_gpus=ranks, implementation="QuickReduce two-shot", wire_format=wire_format
+            ):
                 nbytes = int(row["message_bytes"])
                 if nbytes < SMALLEST_BYTES:
                     continue
@@ -92,7 +97,10 @@ class CodecFit:
     def seconds(self, found: Sequence[Row]) -> Floats:
         """Predicted time of each row."""
         return np.array(
-            [r.wire_s + r.passes * self.pass_s + r.local_bytes / self.local_rate + r.wire_bytes / self.wire_rate for r in found]
+            [
+                r.wire_s + r.passes * self.pass_s + r.local_bytes / self.local_rate + r.wire_bytes / self.wire_rate
+                for r in found
+            ]
         )
 
 

@@ -1,9 +1,10 @@
 """Fits what single kernels cannot show: the rate that power allows over a whole prefill, and the gap between kernels.
 
-Kernel benchmarks run for microseconds on a cool GPU; a prefill runs GEMM after GEMM at the power limit. Summed kernel times come to
-70-85 % of published prefills of Llama-3.3-70B (published/README.md). Two quantities explain the rest, and both are
-fitted to whole forward passes with no all-reduce to confuse them: a ceiling on GEMM throughput (long prompts), and
-idle time between kernels that an engine launches one by one (short ones). Least mean absolute relative error on a grid.
+Kernel benchmarks run for microseconds on a cool GPU; a prefill runs GEMM after GEMM at the power limit. Summed kernel
+times come to 70-85 % of published prefills of Llama-3.3-70B (published/README.md). Two quantities explain the rest, and
+both are fitted to whole forward passes with no all-reduce to confuse them: a ceiling on GEMM throughput (long prompts),
+and idle time between kernels that an engine launches one by one (short ones). Least mean absolute relative error on a
+grid.
 """
 
 from collections.abc import Mapping, Sequence
@@ -60,7 +61,8 @@ def trtllm() -> list[Prefill]:
     table = "ttft_trtllm_batch1"
     return [
         Prefill(
-            table, number, _TRTLLM_MODELS[row["model"]], _TRTLLM_MACHINES[row["gpu"]], int(row["tp"]), int(row["input_tokens"]),
+            table, number, _TRTLLM_MODELS[row["model"]], _TRTLLM_MACHINES[row["gpu"]],
+            int(row["tp"]), int(row["input_tokens"]),
             "fp8" if row["weight_activation_precision"] == "fp8" else "bf16", "bf16", float(row["ttft_ms"]) * 1e-3,
         )
         for number, row in enumerate(rows(table))
@@ -73,7 +75,17 @@ def tokenweave(column: str) -> list[Prefill]:
     table = "tokenweave_prefill_8xh100"
     schemes = {"no_ar": "none", "baseline_multimem": "bf16"}
     return [
-        Prefill(table, number, "llama-3-70b", "8xh100-nvlink", 8, int(row["prompt_len"]), "bf16", schemes[column], float(row[column]) * 1e-3)
+        Prefill(
+            table,
+            number,
+            "llama-3-70b",
+            "8xh100-nvlink",
+            8,
+            int(row["prompt_len"]),
+            "bf16",
+            schemes[column],
+            float(row[column]) * 1e-3,
+        )
         for number, row in enumerate(rows(table))
     ]
 
@@ -163,7 +175,9 @@ def fits(gpus: Mapping[str, GpuProfile], fabrics: Mapping[str, FabricProfile]) -
     fp8 = [p for p in trtllm() if p.weights == "fp8"]
     bf16 = [p for p in trtllm() if p.weights == "bf16"]
     return {
-        "h100-sxm": EngineFit.of([grid(tokenweave("no_ar"), h100, fabrics["h100-nvlink"]), grid(fp8, h100, fabrics["h100-nvlink"])]),
+        "h100-sxm": EngineFit.of(
+            [grid(tokenweave("no_ar"), h100, fabrics["h100-nvlink"]), grid(fp8, h100, fabrics["h100-nvlink"])]
+        ),
         "a100-sxm": EngineFit.of([grid(bf16, a100, fabrics["a100-nvlink"])]),
     }
 
@@ -174,17 +188,23 @@ def with_engine(gpus: Mapping[str, GpuProfile], fabrics: Mapping[str, FabricProf
     fitted = {name: fit.applied(found[name]) for name, fit in fits(gpus, fabrics).items()}
     found |= fitted
     h100 = fitted["h100-sxm"]
-    ceilings = {p: Quantity(q.value, f"assumed: as on h100-sxm ({q.source})") for p, q in h100.sustained_flops_per_s.items()}
+    ceilings = {
+        p: Quantity(q.value, f"assumed: as on h100-sxm ({q.source})") for p, q in h100.sustained_flops_per_s.items()
+    }
     found["h200-sxm"] = replace(found["h200-sxm"], sustained_flops_per_s=ceilings)  # the same chip at the same 700 W
     ratios = [
-        fitted[name].sustained_flops_per_s["bf16"].value / gpus[name].sustained_flops_per_s["bf16"].value for name in fitted
+        fitted[name].sustained_flops_per_s["bf16"].value / gpus[name].sustained_flops_per_s["bf16"].value
+        for name in fitted
     ]
     share = round(float(np.mean(ratios)), 2)
     seen = ", ".join(f"{name} {ratio:.2f}" for name, ratio in zip(fitted, ratios, strict=True))
     for name, gpu in gpus.items():
         if name not in fitted and name != "h200-sxm":
             derated = {
-                p: Quantity(round(share * q.value, -9), f"assumed: {share:g} of the longest-running products of gemm.csv, as prefills show ({seen})")
+                p: Quantity(
+                    round(share * q.value, -9),
+                    f"assumed: {share:g} of the longest-running products of gemm.csv, as prefills show ({seen})",
+                )
                 for p, q in gpu.sustained_flops_per_s.items()
             }
             found[name] = replace(gpu, sustained_flops_per_s=derated)

@@ -4,29 +4,27 @@ One series is one library, op and rank count on one machine, timed over many siz
 
     T(bytes) = launch + steps * hop + wire latency + wire(bytes) / efficiency(bytes)
 
-where `steps`, the wire latency and `wire` (the time at full efficiency) come from the same schedule and network the simulator runs, on
-the machine's own topology. What a halved link then changes is the wire alone. launch and hop are told apart by
-comparing rank counts; efficiency takes up the rest and is kept at as few sizes as reproduce the series within
-TOLERANCE.
+where `steps`, the wire latency and `wire` (the time at full efficiency) come from the same schedule and network the
+simulator runs, on the machine's own topology. What a halved link then changes is the wire alone. launch and hop are
+told apart by comparing rank counts; efficiency takes up the rest and is kept at as few sizes as reproduce the series
+within TOLERANCE.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from itertools import pairwise
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression, nnls
 
 from thinwire.reference.schedule import Op, build
-from thinwire.reference.scheme import Collective, Raw, Scheme
+from thinwire.reference.scheme import Collective
 from thinwire.sim.collective import bytes_per_rank, run_alone, time_schedule
-from thinwire.sim.network import Routes
 from thinwire.sim.exchange import uncompressed
+from thinwire.sim.network import Routes
 from thinwire.sim.profile import Baseline, FabricProfile, Protocol
 from thinwire.topologies.load import load_cluster
-from thinwire.validation.published_tables import select
 
 Floats = NDArray[np.float64]
 
@@ -54,6 +52,7 @@ class Series:
 
     @property
     def baseline(self) -> Baseline:
+        """How the simulator carries it."""
         return Baseline(self.library, self.collective, self.chunks)
 
     def without(self, index: int) -> "Series":
@@ -74,16 +73,20 @@ class Wire:
     sent_per_byte: dict[str, float]  # bytes a rank sends in each primitive of one piece, per byte of message
 
 
-@lru_cache(maxsize=None)
+@cache
 def wire(machine: str, baseline: Baseline, op: Op, ranks: int, channels: int) -> Wire:
-    """Run the schedule with perfect software at two sizes, and once with a second of software a step to count those in a row."""
+    """Run the schedule with perfect software at two sizes, and once with a second of software a step to count those
+    in a row.
+    """
     cluster = load_cluster(machine).take(ranks)
     routes = Routes(cluster)
 
     def run(numel: int, hop_s: float) -> tuple[float, Mapping[str, float]]:
         schedule = build(uncompressed(baseline, numel, ranks), ranks, numel, cluster.islands, op)
         sent = {p: nbytes for p, nbytes in bytes_per_rank(schedule.lanes[0].steps, ranks).items() if nbytes}
-        perfect = tuple(Protocol("perfect", op, p, ranks, 0.0, hop_s, ((1.0, 1.0),), channels, "assumed: perfect") for p in sent)
+        perfect = tuple(
+            Protocol("perfect", op, p, ranks, 0.0, hop_s, ((1.0, 1.0),), channels, "assumed: perfect") for p in sent
+        )
         fabric = FabricProfile("perfect", perfect, {}, {})
         timed = time_schedule(schedule, "perfect", op, fabric, lambda _work, count: np.zeros(count), routes)
         return run_alone(timed, routes).seconds, sent
@@ -164,12 +167,14 @@ def _smooth(series: Series) -> Floats:
 
 
 def _floor(series: Series) -> float:
-    """Software time of one call: what is left at no bytes, and never so much that some size would need more than the whole wire."""
+    """Software time of one call: what is left at no bytes, and never so much that some size would need more than the
+    whole wire.
+    """
     w, smooth = wire_of(series), _smooth(series)
     slope = (smooth[1] - smooth[0]) / (series.nbytes[1] - series.nbytes[0])
     at_no_bytes = min(FLOOR_SHARE * smooth[0], smooth[0] - slope * series.nbytes[0])
     beside_wire = float((smooth - w.seconds_per_byte * series.nbytes).min())
-    return max(0.0, min(at_no_bytes, beside_wire) - w.latency_s)
+    return max(0.0, float(min(at_no_bytes, beside_wire)) - w.latency_s)
 
 
 def _fit_one(series: Series, launch_s: float, floor_s: float) -> Fit:

@@ -10,11 +10,12 @@ from thinwire.validation.fit_fabric import Series
 from thinwire.validation.published_tables import Row, select
 
 # NCCL runs at least two channels side by side on PCIe rings (NCCL_MIN_NCHANNELS and its logs: "2 coll channels"), so a
-# cap on one flow does not hold for a whole hop: on the 8x L40S host NCCL's ring of 8 is as fast as one memcpy flow allows
-# although it loses a fifth of the link inside one island, where no cap acts.
+# cap on one flow does not hold for a whole hop: on the 8x L40S host NCCL's ring of 8 is as fast as one memcpy flow
+# allows although it loses a fifth of the link inside one island, where no cap acts.
 PCIE_CHANNELS = 2
 
-# Across nodes NCCL pipelines a message through its stages inside one call; eight pieces come within 1/8 of a perfect pipeline.
+# Across nodes NCCL pipelines a message through its stages inside one call; eight pieces come within 1/8 of a perfect
+# pipeline.
 NODE_CHUNKS = 8
 
 NCCL_MACHINES = {
@@ -42,9 +43,9 @@ FABRICS = {
 def algorithm(machine: str, library: str, op: Op, ranks: int) -> Collective:
     """The algorithm whose traffic the library's is modelled as.
 
-    In-switch reduction where the switch has it and more than two ranks take part; direct exchange between ranks where each pair has
-    its own path (the engines' own kernels and all of NVLink for all-gather and reduce-scatter, xGMI); by island across nodes, where every NIC carries its
-    GPU's share; rings elsewhere.
+    In-switch reduction where the switch has it and more than two ranks take part; direct exchange between ranks where
+    each pair has its own path (the engines' own kernels and all of NVLink for all-gather and reduce-scatter, xGMI); by
+    island across nodes, where every NIC carries its GPU's share; rings elsewhere.
     """
     if op == "all_to_all" or machine == "8xmi300x-xgmi":
         return "two_step"
@@ -58,7 +59,13 @@ def algorithm(machine: str, library: str, op: Op, ranks: int) -> Collective:
 
 
 def _series(
-    machine: str, library: str, op: Op, ranks: int, table: str, found: list[tuple[int, float, float]], collective: Collective | None = None
+    machine: str,
+    library: str,
+    op: Op,
+    ranks: int,
+    table: str,
+    found: list[tuple[int, float, float]],
+    collective: Collective | None = None,
 ) -> Series:
     found.sort(key=lambda row: row[1])
     return Series(
@@ -82,10 +89,13 @@ def _us(row: Row) -> float:
 
 
 def nccl(dtype: str = "half") -> Iterator[Series]:
-    """nccl-tests, eager, out of place (ai-dynamo/aiconfigurator). `half` calibrates; `int8` moves the same bytes and is held out."""
+    """nccl-tests, eager, out of place (ai-dynamo/aiconfigurator). `half` calibrates; `int8` moves the same bytes and
+    is held out.
+    """
     table = "nccl_collectives"
     ops: dict[str, Op] = {
-        "all_reduce": "all_reduce", "all_gather": "all_gather", "reduce_scatter": "reduce_scatter", "alltoall": "all_to_all",
+        "all_reduce": "all_reduce", "all_gather": "all_gather",
+        "reduce_scatter": "reduce_scatter", "alltoall": "all_to_all",
     }  # fmt: skip
     for system, machine in NCCL_MACHINES.items():
         for op_name, op in ops.items():
@@ -109,7 +119,9 @@ def engines() -> Iterator[Series]:
 
 
 def tokenweave() -> Iterator[Series]:
-    """8x H100: torch's (NCCL) and multimem all-reduce, multimem reduce-scatter and all-gather, bf16 at hidden 8192 (microsoft/tokenweave)."""
+    """8x H100: torch's (NCCL) and multimem all-reduce, multimem reduce-scatter and all-gather, bf16 at hidden 8192
+    (microsoft/tokenweave).
+    """
     table = "tokenweave_kernels_8xh100"
     columns: dict[str, tuple[str, Op]] = {
         "torch_all_reduce_us": ("nccl", "all_reduce"),
