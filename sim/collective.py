@@ -37,6 +37,8 @@ class TimedStep:
         """The transfers that some ranks start."""
         if len(ranks) == len(self.started_by):
             return np.arange(len(self.pairs_F))
+        if len(ranks) == 1:
+            return self.started_by[ranks[0]]
         return np.concatenate([self.started_by[rank] for rank in ranks])
 
 

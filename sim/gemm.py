@@ -4,7 +4,7 @@ A product C[m, n] = A[m, k] B[k, n] is cut into tiles; `sm_count` tiles run at a
 not full takes as long as a full one. The roofline is
 
     time = launch + quantise + pad + softmax(compute, memory)
-    compute = min over tile shapes of  waves x (wave_s + time of one tile at that tile shape's efficiency)
+    compute = min over tile shapes and splits of k of  waves x (wave_s + time of one tile at that tile shape's efficiency) + split_s
     memory  = bytes of A, B and C / (bandwidth x efficiency)
 
 with a few numbers per GPU and dtype. It is exactly non-decreasing in m, in n and in k. What the library really does (which tile it picks when, split
@@ -29,6 +29,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 TILES = ((64, 64), (64, 128), (128, 128), (128, 256), (256, 128), (256, 256))  # rows of m x columns of n
+SPLITS = (2, 4, 8)  # parts that k may be cut into when there are fewer tiles than SMs
 WAVE_TILES = ((64, 128), (128, 128), (128, 256), (256, 128))  # the tiles whose last wave the correction looks at
 SOFTNESS = 8  # exponent of the soft maximum of compute and memory: at a tie 9 % above either
 PADDED_ROWS = 4  # block-scaled fp8 on Hopper wants m in multiples of 4 (vllm-project/vllm#23280, #43706, #30717) ...
@@ -65,6 +66,7 @@ class Roofline:
         wave_s: start and end of one wave of tiles (pipeline fill, epilogue).
         bandwidth_efficiency: share of the memory bandwidth that a memory-bound product reaches.
         tile_efficiencies: share of the peak that full waves of each of `TILES` reach; 0 for a tile that is not used.
+        split_s: cost of adding up the parts when k is split; None where the library does not split (fp8 in vLLM).
         quantise_passes: fp8 only. Time of quantising A on the fly, in passes over 3 m k bytes (read bf16, write fp8)
             at the full bandwidth.
         pad_launch_s, pad_passes: fp8 on Hopper only, m above 256 and not a multiple of 4. Copying A and C to and from
@@ -75,6 +77,7 @@ class Roofline:
     wave_s: float
     bandwidth_efficiency: float
     tile_efficiencies: Tiles
+    split_s: float | None = None
     quantise_passes: float = 0.0
     pad_launch_s: float = 0.0
     pad_passes: float = 0.0
@@ -84,8 +87,8 @@ class Roofline:
             raise ValueError(f"one efficiency per tile shape, one of them positive: {self.tile_efficiencies}, tiles {TILES}")
         if min(self.launch_s, self.wave_s, *self.tile_efficiencies, self.quantise_passes) < 0 or not self.bandwidth_efficiency > 0:
             raise ValueError(f"times and efficiencies must not be negative, the bandwidth's must be positive: {self}")
-        if min(self.pad_launch_s, self.pad_passes) < 0:
-            raise ValueError(f"padding must not be negative: pad_launch_s={self.pad_launch_s}, pad_passes={self.pad_passes}")
+        if min(self.pad_launch_s, self.pad_passes, self.split_s or 0.0) < 0:
+            raise ValueError(f"padding and splitting must not cost less than nothing: {self}")
 
     @property
     def padded(self) -> bool:
@@ -99,9 +102,12 @@ class Roofline:
         compute = np.full(np.broadcast(m, n, k).shape, np.inf)
         for (rows, columns), efficiency in zip(TILES, self.tile_efficiencies, strict=True):
             if efficiency > 0:
-                waves = np.ceil(np.ceil(m / rows) * np.ceil(n / columns) / gpu.sm_count)
+                tiles = np.ceil(m / rows) * np.ceil(n / columns)
                 tile_s = 2 * rows * columns * k / (per_sm * efficiency)
-                compute = np.minimum(compute, waves * (self.wave_s + tile_s))
+                compute = np.minimum(compute, np.ceil(tiles / gpu.sm_count) * (self.wave_s + tile_s))
+                for parts in SPLITS if self.split_s is not None else ():
+                    waves = np.ceil(parts * tiles / gpu.sm_count)
+                    compute = np.minimum(compute, waves * (self.wave_s + tile_s / parts) + self.split_s)
         moved_bytes = operand_bytes * (m * k + n * k) + OUTPUT_BYTES * m * n
         memory = moved_bytes / (bandwidth * self.bandwidth_efficiency)
         larger = np.maximum(compute, memory)
@@ -120,8 +126,10 @@ class Roofline:
         compute = math.inf
         for (rows, columns), efficiency in zip(TILES, self.tile_efficiencies, strict=True):
             if efficiency > 0:
-                waves = -(-(-(-m // rows) * -(-n // columns)) // sms)
-                compute = min(compute, waves * (self.wave_s + rows * columns * flops_s / efficiency))
+                tiles, tile_s = -(-m // rows) * -(-n // columns), rows * columns * flops_s / efficiency
+                compute = min(compute, -(-tiles // sms) * (self.wave_s + tile_s))
+                for parts in SPLITS if self.split_s is not None else ():
+                    compute = min(compute, -(-parts * tiles // sms) * (self.wave_s + tile_s / parts) + self.split_s)
         memory = (operand_bytes * (m + n) * k + OUTPUT_BYTES * m * n) / (bandwidth * self.bandwidth_efficiency)
         larger = max(compute, memory)
         time = larger * (1 + (min(compute, memory) / larger) ** SOFTNESS) ** (1 / SOFTNESS) + self.launch_s
@@ -394,6 +402,7 @@ def _ladder_builder(
             m = np.array(rows, dtype=np.float64)
             width, depth = np.float64(n) + 0 * m, np.float64(k) + 0 * m
             here = features(gpu, base.padded, m, width, depth)
+            np.clip(here[:, 1:3], grid[:, 1:3].min(axis=0), grid[:, 1:3].max(axis=0), out=here[:, 1:3])
             add = covariance(here, grid, correction.lengths) @ weights
             log_base = np.log(base.times_s(gpu, dtype, m, width, depth))
             built.append(Ladder.build(rows, log_base.tolist(), add.tolist()))
@@ -413,6 +422,6 @@ def _scaled(base: Roofline, matmul_efficiency: float) -> Roofline:
 
 # Medians over the measured GPUs (validation/fit_gemm.py --defaults prints them).
 DEFAULT: dict[str, Roofline] = {
-    "bf16": Roofline(2e-6, 1e-6, 0.75, (0.7, 0.7, 0.7, 0.7, 0.7, 0.7)),
-    "fp8": Roofline(3e-6, 2e-6, 0.6, (0.5, 0.5, 0.6, 0.6, 0.6, 0.5), 1.0),
+    "bf16": Roofline(2e-6, 1e-6, 0.75, (0.7, 0.7, 0.7, 0.7, 0.7, 0.7), 3e-6),
+    "fp8": Roofline(3e-6, 2e-6, 0.6, (0.5, 0.5, 0.6, 0.6, 0.6, 0.5), None, 1.0),
 }

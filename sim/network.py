@@ -255,7 +255,7 @@ class Network:
 
 def groups(values: NDArray[Any]) -> Iterator[tuple[Any, Ints]]:
     """Each distinct value, in rising order, with the indices where it stands."""
-    if len(values) and (values == values[0]).all():  # nearly always, and far quicker than sorting
+    if len(values) == 1 or (len(values) and (values == values[0]).all()):  # nearly always, and quicker than sorting
         yield values[0], np.arange(len(values))
         return
     for value in np.unique(values):

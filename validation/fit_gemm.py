@@ -17,24 +17,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
+from scipy.linalg import lapack
 from scipy.optimize import least_squares
 
 from thinwire.sim.gemm import (
-    FEATURES,
     TILES,
     Correction,
     Floats,
     GemmModel,
     GpuFacts,
-    Ladder,
     Roofline,
     covariance,
     features,
-    knots,
 )
 
-Ints = npt.NDArray[np.int64]
 PUBLISHED = Path(__file__).parent / "published" / "gemm.csv"
 SYSTEMS: Mapping[str, str] = {  # the csv's system: our GPU (topologies/gpus/*.toml)
     "a100_sxm": "a100-sxm",
@@ -50,7 +46,7 @@ DTYPES: Mapping[str, str] = {"bfloat16": "bf16", "fp8": "fp8"}
 # share of the tile, padding, then the four wave features.
 LENGTHS = (1.5, 1.5, 4.0, 3.0, 1.5, 1.0, 1.0, 1.0, 1.0, 1.0)
 NOISE = 0.06  # variance of a row's own error, in units of the variance of the correction
-OUTLIER = 0.5  # a row whose left-out error exceeds this many robust standard deviations counts proportionally less
+OUTLIER = 1.0  # a row whose left-out error exceeds this many robust standard deviations counts proportionally less
 REWEIGHTINGS = 2
 ROBUST_SCALE = 0.05  # of the roofline's fit: residuals beyond 5 % count linearly
 PAD_THRESHOLD = 0.05  # rows just above a multiple of 256 slower than their neighbours by more than this: m is padded
@@ -64,16 +60,6 @@ class Row:
     n: int
     k: int
     time_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Residuals:
-    """log(measured / predicted), row by row: in-sample, without the row, without its (n, k)."""
-
-    rows: tuple[Row, ...]
-    in_sample: Floats
-    row_out: Floats
-    shape_out: Floats
 
 
 def read_rows(path: Path = PUBLISHED) -> dict[tuple[str, str], list[Row]]:
@@ -116,20 +102,22 @@ def fit_roofline(rows: Sequence[Row], gpu: GpuFacts, dtype: str) -> Roofline:
     """The roofline's numbers by robust least squares on log(time), from two fixed starts, the better of the two."""
     m, n, k, log_time = columns(rows)
     padded, quantised = is_padded(rows), dtype == "fp8"
-    # log of: launch and wave in us, bandwidth efficiency, tiles, then quantise passes, then padding in us and passes
+    # log of: launch and wave in us, bandwidth efficiency, tiles; split in us or quantise passes; padding in us and passes
     low, high = [-0.7, -4.0, -2.0] + [-4.0] * len(TILES), [3.0, 3.0, 0.3] + [0.3] * len(TILES)
     start = [1.0, 0.0, -0.2] + [-0.5] * len(TILES)
     if quantised:
         low, high, start = [*low, -7.0], [*high, 3.0], [*start, -1.0]
+    else:
+        low, high, start = [*low, -3.0], [*high, 4.0], [*start, 1.0]
     if padded:
         low, high, start = [*low, -5.0, -7.0], [*high, 4.0, 3.0], [*start, 0.0, -1.0]
 
     def roofline(logs: Floats) -> Roofline:
         values = [float(value) for value in np.exp(logs)]
         tiles, rest = tuple(values[3 : 3 + len(TILES)]), values[3 + len(TILES) :]
-        passes = rest[0] if quantised else 0.0
+        split_s, passes = (None, rest[0]) if quantised else (rest[0] * 1e-6, 0.0)
         pad_us, pad_passes = rest[-2:] if padded else (0.0, 0.0)
-        return Roofline(values[0] * 1e-6, values[1] * 1e-6, values[2], tiles, passes, pad_us * 1e-6, pad_passes)
+        return Roofline(values[0] * 1e-6, values[1] * 1e-6, values[2], tiles, split_s, passes, pad_us * 1e-6, pad_passes)
 
     def residuals(logs: Floats) -> Floats:
         return np.asarray(np.log(roofline(logs).times_s(gpu, dtype, m, n, k)) - log_time)
@@ -148,97 +136,84 @@ def fit_roofline(rows: Sequence[Row], gpu: GpuFacts, dtype: str) -> Roofline:
         _rounded(fitted.wave_s),
         _rounded(fitted.bandwidth_efficiency),
         tuple(_rounded(value) for value in fitted.tile_efficiencies),
+        None if fitted.split_s is None else _rounded(fitted.split_s),
         _rounded(fitted.quantise_passes),
         _rounded(fitted.pad_launch_s),
         _rounded(fitted.pad_passes),
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Kriging:
-    """The correction's linear algebra: inverse covariance of the rows, their weights, and who is of which shape."""
+def kriging_weights(places: Floats, residual: Floats) -> Floats:
+    """Weights that reproduce the residuals up to noise; the noise of a row grows with its own left-out error.
 
-    inverse: Floats
-    weights: Floats
-    shape_of: Ints
-
-    @classmethod
-    def solve(cls, places: Floats, residual: Floats, shape_of: Ints) -> "Kriging":
-        """Weights that reproduce the residuals up to noise; the noise of a row grows with its own left-out error."""
-        plain = covariance(places, places, LENGTHS)
-        noise = np.full(len(residual), NOISE)
-        for round_ in range(REWEIGHTINGS + 1):
-            inverse = np.linalg.inv(plain + np.diag(noise))
-            weights = inverse @ residual
-            left_out = np.abs(weights / np.diag(inverse))
+    Args:
+        places: features, one row each. residual: log(measured / roofline).
+    """
+    plain = covariance(places, places, LENGTHS)
+    noise = np.full(len(residual), NOISE)
+    for round_ in range(REWEIGHTINGS + 1):
+        factor, _ = lapack.dpotrf(plain + np.diag(noise), lower=1)
+        inverse, _ = lapack.dpotri(factor, lower=1)
+        inverse = np.tril(inverse) + np.tril(inverse, -1).T
+        weights = inverse @ residual
+        left_out = np.abs(weights / np.diag(inverse))  # a row's error when the others alone predict it
+        if round_ < REWEIGHTINGS:
             scale = max(1.4826 * float(np.median(left_out)), 1e-6)
-            if round_ < REWEIGHTINGS:
-                noise = NOISE * np.maximum(1.0, left_out / (OUTLIER * scale))
-        return cls(inverse, weights, shape_of)
-
-    def without(self, members: Ints) -> Floats:
-        """The weights when the rows `members` are left out (theirs are 0)."""
-        block = self.inverse[np.ix_(members, members)]
-        return np.asarray(self.weights - self.inverse[:, members] @ np.linalg.solve(block, self.weights[members]))
-
-
-def _solve(rows: Sequence[Row], gpu: GpuFacts, dtype: str, base: Roofline) -> Kriging:
-    m, n, k, log_time = columns(rows)
-    residual = log_time - np.log(base.times_s(gpu, dtype, m, n, k))
-    shapes = {shape: index for index, shape in enumerate(sorted({(row.n, row.k) for row in rows}))}
-    shape_of = np.array([shapes[row.n, row.k] for row in rows])
-    return Kriging.solve(features(gpu, base.padded, m, n, k), residual, shape_of)
+            noise = NOISE * np.maximum(1.0, left_out / (OUTLIER * scale))
+    return np.asarray(weights, dtype=np.float64)
 
 
 def fit_gemm(rows: Sequence[Row], gpu: GpuFacts, dtype: str = "bf16", source: str | None = None) -> GemmModel:
     """The model of one GPU and dtype from its rows."""
     base = fit_roofline(rows, gpu, dtype)
-    weights = _solve(rows, gpu, dtype, base).weights
-    grid_m = sorted({row.m for row in rows})
-    shapes = sorted({(row.n, row.k) for row in rows})
+    m, n, k, log_time = columns(rows)
+    residual = log_time - np.log(base.times_s(gpu, dtype, m, n, k))
+    weights = kriging_weights(features(gpu, base.padded, m, n, k), residual)
+    grid_m, shapes = sorted({row.m for row in rows}), sorted({(row.n, row.k) for row in rows})
     table = {(row.m, row.n, row.k): round(float(weight), 4) for row, weight in zip(rows, weights, strict=True)}
     correction = Correction(
         m=tuple(grid_m),
         shapes=tuple(shapes),
-        weights=tuple(tuple(table.get((m, n, k), 0.0) for m in grid_m) for n, k in shapes),
+        weights=tuple(tuple(table.get((rows_m, width, depth), 0.0) for rows_m in grid_m) for width, depth in shapes),
         lengths=LENGTHS,
     )
     text = source or f"measured: ai-dynamo/aiconfigurator@095f58a, {len(rows)} rows"
     return GemmModel(gpu, dtype, base, correction, text)
 
 
-def leave_one_out(rows: Sequence[Row], gpu: GpuFacts, dtype: str = "bf16", model: GemmModel | None = None) -> Residuals:
-    """Residuals in-sample, without each row and without each (n, k).
+def residuals(model: GemmModel, rows: Iterable[Row]) -> Floats:
+    """log(measured / predicted) of each row."""
+    return np.array([np.log(row.time_s / model.time_s(row.m, row.n, row.k)) for row in rows])
 
-    A left-out prediction runs the whole path of the model (correction at the knots, order in m, interpolation) with
-    the row's or the shape's weights exactly removed. For a row, the roofline's numbers and the noise stay as fitted to all (`strict`
-    refits them too, on a sample); for a shape everything is fitted again without it.
+
+def row_folds(rows: Sequence[Row], every: int = 1) -> list[list[Row]]:
+    """Rows to leave out together: from each (n, k) one, at an m that moves on by 7 places from shape to shape.
+
+    As many folds as there are m, so that each row is left out once; `every` takes only each so-manieth fold.
     """
-    fitted = model or fit_gemm(rows, gpu, dtype)
-    base, times = fitted.base, columns(rows)[3]
-    in_sample = times - np.log([fitted.time_s(row.m, row.n, row.k) for row in rows])
-    kriging = _solve(rows, gpu, dtype, base)
-    m, n, k, _ = columns(rows)
-    places = features(gpu, base.padded, m, n, k)
-    row_out, shape_out = np.empty(len(rows)), np.empty(len(rows))
-    for shape in range(int(kriging.shape_of.max()) + 1):
-        members = np.flatnonzero(kriging.shape_of == shape)
-        width, depth = rows[members[0]].n, rows[members[0]].k
-        for ladder_m in knots(sorted({row.m for row in rows}), base.padded):
-            axis = np.array(ladder_m, dtype=np.float64)
-            over = features(gpu, base.padded, axis, np.float64(width) + 0 * axis, np.float64(depth) + 0 * axis)
-            seen = covariance(over, places, LENGTHS)
-            log_base = np.log(base.times_s(gpu, dtype, axis, np.float64(width) + 0 * axis, np.float64(depth) + 0 * axis))
-            for member in members:
-                if rows[member].m in ladder_m:
-                    ladder = Ladder.build(ladder_m, log_base.tolist(), (seen @ kriging.without(np.array([member]))).tolist())
-                    at = ladder_m.index(rows[member].m)
-                    row_out[member] = times[member] - ladder.log_time[at]
-        rest = [row for index, row in enumerate(rows) if kriging.shape_of[index] != shape]
-        unseen = fit_gemm(rest, gpu, dtype)
-        for member in members:
-            shape_out[member] = times[member] - np.log(unseen.time_s(rows[member].m, width, depth))
-    return Residuals(tuple(rows), in_sample, row_out, shape_out)
+    grid_m, shapes = sorted({row.m for row in rows}), sorted({(row.n, row.k) for row in rows})
+    folds: list[list[Row]] = [[] for _ in grid_m]
+    for row in rows:
+        folds[(grid_m.index(row.m) + 7 * shapes.index((row.n, row.k))) % len(grid_m)].append(row)
+    return folds[::every]
+
+
+def shape_folds(rows: Sequence[Row], every: int = 1) -> list[list[Row]]:
+    """Rows to leave out together: all m of one (n, k)."""
+    folds: dict[tuple[int, int], list[Row]] = {}
+    for row in rows:
+        folds.setdefault((row.n, row.k), []).append(row)
+    return [folds[shape] for shape in sorted(folds)][::every]
+
+
+def leave_one_out(rows: Sequence[Row], gpu: GpuFacts, dtype: str, folds: Iterable[Sequence[Row]]) -> dict[Row, float]:
+    """log(measured / predicted) of every row of the folds, predicted by a model fitted, in full, without its fold."""
+    errors: dict[Row, float] = {}
+    for fold in folds:
+        left_out = set(fold)
+        model = fit_gemm([row for row in rows if row not in left_out], gpu, dtype)
+        errors.update(zip(fold, residuals(model, fold).tolist(), strict=True))
+    return errors
 
 
 @dataclass(frozen=True, slots=True)
