@@ -47,7 +47,7 @@ def predict(
         ValueError: a model that does not divide over the GPUs or does not fit them, a prompt that cannot be split.
     """
     tp = len(cluster.gpus)
-    check_memory(model, cluster, prompt)
+    check_machine(model, cluster, prompt, profile)
     workload = build(model, scheme, prompt, tp)
     cost = CostModel(profile, cluster.gpu)
     exchanger = Exchanger(cluster, cost, slowdown(tp, what_if.slow_ranks))
@@ -90,8 +90,11 @@ def _simulate(workload: Workload, exchanger: Exchanger, cost: CostModel, replay:
     return engine.run(program)
 
 
-def check_memory(model: ModelConfig, cluster: Cluster, prompt: Prompt) -> None:
-    """Refuse a prompt that does not fit, with the arithmetic."""
+def check_machine(model: ModelConfig, cluster: Cluster, prompt: Prompt, profile: Profile) -> None:
+    """Refuse a precision the GPU lacks, and a prompt that does not fit, with the arithmetic."""
+    if prompt.weights not in profile.gpu.gemm:
+        known = ", ".join(sorted(profile.gpu.gemm))
+        raise ValueError(f"{cluster.gpu.name} has no {prompt.weights} GEMMs: weights={prompt.weights}, it has {known}")
     need = memory_bytes(model, prompt, len(cluster.gpus))
     total = sum(need.values())
     if total > cluster.gpu.memory_bytes:

@@ -120,17 +120,10 @@ class Shard:
     @classmethod
     def of(cls, model: ModelConfig, tp: int) -> "Shard":
         """Raises ValueError where the model does not divide over `tp` ranks."""
-        for name, size in (("num_heads", model.num_heads), ("intermediate_size", model.intermediate_size)):
-            if size % tp:
-                raise ValueError(f"tp must divide {name} of {model.name}: tp={tp}, {name}={size}")
-        if model.num_kv_heads % tp and tp % model.num_kv_heads:
-            raise ValueError(
-                f"tp must divide, or be a multiple of, num_kv_heads of {model.name}: "
-                f"tp={tp}, num_kv_heads={model.num_kv_heads}"
-            )
+        model.check_tp(tp)
         return cls(
             heads=model.num_heads // tp,
-            kv_heads=max(1, model.num_kv_heads // tp),
+            kv_heads=model.kv_heads_per_gpu(tp),
             intermediate=model.intermediate_size // tp,
             vocabulary=-(-model.vocab_size // tp),
         )
@@ -161,8 +154,6 @@ def build(model: ModelConfig, scheme: Scheme, prompt: Prompt, tp: int) -> Worklo
     Raises:
         ValueError: where the model does not divide over tp, or the sequence cannot be split.
     """
-    if tp < 1:
-        raise ValueError(f"tp must be at least 1: tp={tp}")
     shard = Shard.of(model, tp)
     sequence_parts = parts(prompt, scheme.sequence_split)
     kept = scheme.kept_attention(model.num_layers)
