@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq -c constrain
 MANIFESTS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench calibrate validate clean
+.PHONY: help demo test check bench calibrate validate picture clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -38,6 +38,9 @@ calibrate: $(VENV)/.core ## fit sim/profiles/ to the measurements in validation/
 
 validate: $(VENV)/.core ## hold predictions against published measurements
 	$(BIN)/python -m thinwire.validation.compare $(ARGS)
+
+picture: $(VENV)/.dev ## draw the README's picture from today's predictions
+	$(BIN)/python docs/picture.py
 
 clean: ## remove the virtual environment, builds and caches
 	rm -rf $(VENV) build dist src/thinwire.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

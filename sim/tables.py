@@ -117,14 +117,20 @@ def collective(row: Mapping[str, Any]) -> None:
 
 
 def catalog(kind: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """A catalog; long sources go last."""
-    columns = [c for c in rows[0] if c not in ("sources", "source", "bits_per_value")]
+    """A catalog; sources go last, one a line."""
     last = "sources" if kind == "clusters" else "source"
+    columns = [c for c in rows[0] if c not in (last, "bits_per_value")]
     table = Table(*columns, last, box=None, pad_edge=False)
     for row in rows:
-        source = row[last] if isinstance(row[last], str) else "; ".join(row[last])
-        table.add_row(*(f"{row[c]:,}" if isinstance(row[c], int) else str(row[c]) for c in columns), source)
+        source = row[last] if isinstance(row[last], str) else "\n".join(row[last])
+        table.add_row(*(_cell(row[c]) for c in columns), source)
     console.print(table)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.1f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def cluster(c: Cluster) -> None:
