@@ -1,4 +1,6 @@
-"""Draws docs/ttft.svg, the README's picture, from predictions: `make picture`. The same predictions give the same bytes."""
+"""Draws docs/ttft.svg, the README's picture, from predictions: `make picture`. The same predictions give the same
+bytes.
+"""
 
 from pathlib import Path
 

@@ -38,8 +38,8 @@ class TimedStep:
         if len(ranks) == len(self.started_by):
             return np.arange(len(self.pairs_F))
         if len(ranks) == 1:
-            return self.started_by[ranks[0]]
-        return np.concatenate([self.started_by[rank] for rank in ranks])
+            return self.started_by[int(ranks[0])]
+        return np.concatenate([self.started_by[rank] for rank in ranks]).astype(np.int64, copy=False)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -53,6 +53,8 @@ class TimedSchedule:
     codec_s_R: Floats  # codec kernels of each rank in all
     notes: tuple[str, ...] = ()
 
+
+MANY_HOPS = ("ring", "tree", "nvls")  # one call of a library runs all of a lane's steps; a direct exchange is a call
 
 CodecSeconds = Callable[[Iterable[Work], int], Floats]  # (a step's work, ranks) -> codec seconds of each rank, (R,)
 
@@ -71,7 +73,8 @@ def time_schedule(
             if step.transfers:
                 protocol, note = fabric.protocol(library, op, step.primitive, schedule.ranks)
                 latency_s = protocol.hop_s + (0.0 if step.primitive in launched else protocol.launch_s)
-                launched.add(step.primitive)
+                if step.primitive in MANY_HOPS:
+                    launched.add(step.primitive)
             if note:
                 notes[note] = None
             size = per_rank.get(step.primitive, 0.0)

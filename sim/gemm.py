@@ -402,7 +402,7 @@ def _ladder_builder(
             m = np.array(rows, dtype=np.float64)
             width, depth = np.float64(n) + 0 * m, np.float64(k) + 0 * m
             here = features(gpu, base.padded, m, width, depth)
-            np.clip(here[:, 1:3], grid[:, 1:3].min(axis=0), grid[:, 1:3].max(axis=0), out=here[:, 1:3])
+            here = np.clip(here, grid.min(axis=0), grid.max(axis=0))  # beyond what was measured the edge's correction holds
             add = covariance(here, grid, correction.lengths) @ weights
             log_base = np.log(base.times_s(gpu, dtype, m, width, depth))
             built.append(Ladder.build(rows, log_base.tolist(), add.tolist()))

@@ -1,0 +1,107 @@
+"""Compressed all-reduce: `all_reduce(x, scheme, group)` on tensors, every rank ending with the same bits.
+
+The schedule is the one the simulator times (`reference.schedule`), run by a `Group`. Partial sums are added in fp32 and in rank order; what a
+rank keeps of its own is what its peers decode. The result has the input's dtype and shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from .calibration import Calibration
+from .catalog import scheme as find_scheme
+from .execute import Coding, check_codec
+from .group import Group, LocalGroup, TorchGroup
+from .schedule import Islands, build
+from .scheme import Raw, Scheme
+
+RAW_FORMATS = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
+
+
+def uncompressed(dtype: torch.dtype) -> Scheme:
+    """What a message below the size gate, and the baseline `bf16`, fall back to: a ring in the tensor's own dtype."""
+    return Scheme(f"{RAW_FORMATS[dtype]} ring", Raw(RAW_FORMATS[dtype]), Raw(RAW_FORMATS[dtype]), "ring")
+
+
+def executable(scheme: Scheme, nbytes: int, gate_bytes: int, dtype: torch.dtype) -> Scheme:
+    """The scheme a message really runs: `auto` is a ring here, and messages below the gate are not compressed."""
+    if scheme.collective == "auto":
+        return replace(scheme, collective="ring")
+    if nbytes < gate_bytes and scheme.collective != "none":
+        return uncompressed(dtype)
+    return scheme
+
+
+def all_reduce(
+    x: Tensor,
+    scheme: Scheme | str,
+    group: TorchGroup | dist.ProcessGroup | None = None,
+    *,
+    backend: str = "torch",
+    calibration: Calibration | None = None,
+    gate_bytes: int = 0,
+    islands: Islands | None = None,
+) -> Tensor:
+    """Sum of every rank's `x`, compressed on the wire; the same bits on every rank.
+
+    Args:
+        x: this rank's partial sum, bf16, fp16 or fp32, any shape whose last dimension is the features.
+        scheme: name, spec or value. Sync-point drop and sequence overlap are the model's business and ignored here.
+        group: a TorchGroup, a process group, or None for the default one.
+        backend: who runs the codecs, "torch" or "triton".
+        calibration: features and scales of a static outlier hybrid.
+        gate_bytes: messages of fewer bytes go uncompressed (`thinwire.sim.api.size_gate` reads it off a profile).
+        islands: ranks that sit close together, for `hierarchical`.
+
+    Raises:
+        ValueError: a dtype or scheme that cannot run. RuntimeError: a peer is gone.
+    """
+    found = group if isinstance(group, TorchGroup) else TorchGroup(group)
+    return _reduce(found, [x], scheme, backend, calibration, gate_bytes, islands)[0]
+
+
+def all_reduce_local(
+    partials: Sequence[Tensor],
+    scheme: Scheme | str,
+    *,
+    group: LocalGroup | None = None,
+    backend: str = "torch",
+    calibration: Calibration | None = None,
+    gate_bytes: int = 0,
+    islands: Islands | None = None,
+) -> list[Tensor]:
+    """The same with all ranks in this process: every rank's partial sum in, every rank's result out."""
+    if len({(tuple(p.shape), p.dtype) for p in partials}) != 1:
+        raise ValueError(f"partial sums must agree in shape and dtype: {[(tuple(p.shape), p.dtype) for p in partials]}")
+    found = group if group is not None else LocalGroup(len(partials))
+    return _reduce(found, partials, scheme, backend, calibration, gate_bytes, islands)
+
+
+def _reduce(
+    group: Group,
+    partials: Sequence[Tensor],
+    scheme: Scheme | str,
+    backend: str,
+    calibration: Calibration | None,
+    gate_bytes: int,
+    islands: Islands | None,
+) -> list[Tensor]:
+    x = partials[0]
+    if x.dtype not in RAW_FORMATS:
+        raise ValueError(f"all_reduce takes {', '.join(map(str, RAW_FORMATS))}: dtype={x.dtype}")
+    asked = find_scheme(scheme) if isinstance(scheme, str) else scheme
+    chosen = executable(asked, x.numel() * x.element_size(), gate_bytes, x.dtype)
+    check_codec(chosen.reduce, chosen.collective)
+    schedule = _schedule(chosen, group.size, x.numel(), islands)
+    values = [p.detach().reshape(-1).to(torch.float32, copy=True) for p in partials]
+    results = group.run(schedule, values, Coding(backend, calibration))
+    return [value.to(x.dtype).reshape(x.shape) for value in results]
+
+
+_schedule = lru_cache(maxsize=64)(build)

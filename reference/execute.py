@@ -1,0 +1,121 @@
+"""One rank's part in a schedule, on tensors: what it encodes, sends, receives, decodes and adds.
+
+The rules are those of `reference.schedule`'s docstring. Nothing here knows how bytes travel (`reference.group` does), so the same code
+runs all ranks in one process or each in its own. Shapes: N values of the flat tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .calibration import Calibration
+from .quantize import decode_flat, encode_flat
+from .schedule import Interval, Step, Transfer, Work
+from .scheme import Codec, OutlierHybrid
+
+Copies = dict[tuple[int, int, int], Tensor]  # (start, stop, source) -> wire copy
+
+
+@dataclass(frozen=True, slots=True)
+class Coding:
+    """How buffers are made: the backend, and the calibration a static hybrid needs."""
+
+    backend: str = "torch"
+    calibration: Calibration | None = None
+
+    def encode(self, values_N: Tensor, codec: Codec, rank: int | None, start: int) -> Tensor:
+        """The wire copy of values that stand at `start` of the whole tensor; rank None marks a sum."""
+        return encode_flat(values_N, codec, self.backend, calibration=self.calibration, rank=rank, start=start)
+
+    def decode(self, buffer: Tensor, numel: int, codec: Codec, rank: int | None, start: int) -> Tensor:
+        """fp32 values of a wire copy."""
+        return decode_flat(buffer, numel, codec, self.backend, calibration=self.calibration, rank=rank, start=start)
+
+
+@dataclass(eq=False, slots=True)
+class RankState:
+    """What one rank holds while a schedule runs: the current value of the tensor in fp32, and wire copies."""
+
+    rank: int
+    value_N: Tensor
+    coding: Coding
+    _copies: Copies = field(default_factory=dict)
+    _latest: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+    _summed: set[tuple[int, int]] = field(default_factory=set)
+
+    def do(self, step: Step) -> None:
+        """This rank's work of a step, in the order listed."""
+        for work in step.work:
+            if work.rank == self.rank:
+                self._do(work)
+
+    def outgoing(self, step: Step) -> dict[int, Tensor]:
+        """One buffer for each peer: the copies it is sent in this step, back to back."""
+        parts: dict[int, list[Tensor]] = {}
+        for t in step.transfers:
+            if t.source == self.rank:
+                parts.setdefault(t.destination, []).append(self._latest[_key(t.interval)])
+        return {peer: buffers[0] if len(buffers) == 1 else torch.cat(buffers) for peer, buffers in parts.items()}
+
+    def take(self, step: Step, received: Mapping[int, Tensor]) -> None:
+        """File what came from each peer in this step, one buffer a peer."""
+        offsets = dict.fromkeys(received, 0)
+        for t in incoming(step, self.rank):
+            if t.source in received:
+                start = offsets[t.source]
+                offsets[t.source] += t.nbytes
+                self.file(t, received[t.source][start : offsets[t.source]])
+
+    def file(self, transfer: Transfer, buffer: Tensor) -> None:
+        """File one received copy under its sender."""
+        key = _key(transfer.interval)
+        self._copies[(*key, transfer.source)] = buffer
+        self._latest[key] = buffer
+
+    def _do(self, work: Work) -> None:
+        key = _key(work.interval)
+        part_N = self.value_N[work.interval.start : work.interval.stop]
+        if work.kind == "encode":
+            rank = None if key in self._summed else self.rank
+            copy = self.coding.encode(part_N, work.codec, rank, work.interval.start)
+            self._copies[(*key, self.rank)] = self._latest[key] = copy
+        elif work.kind == "reduce":
+            total_N = self._partial(work, work.sources[0])
+            for source in work.sources[1:]:
+                total_N = total_N + self._partial(work, source)
+            part_N.copy_(total_N)
+            self._summed.add(key)
+        else:
+            copy = self._copies[(*key, work.sources[0])]
+            part_N.copy_(self.coding.decode(copy, len(work.interval), work.codec, None, work.interval.start))
+
+    def _partial(self, work: Work, source: int) -> Tensor:
+        """A source's partial sum: its wire copy decoded, or this rank's own value where it made no copy of it."""
+        copy = self._copies.get((*_key(work.interval), source))
+        if copy is None:
+            if source != self.rank:
+                raise RuntimeError(f"rank {self.rank} has no copy of {work.interval} from rank {source}")
+            return self.value_N[work.interval.start : work.interval.stop]
+        return self.coding.decode(copy, len(work.interval), work.codec, source, work.interval.start)
+
+
+def incoming(step: Step, rank: int) -> list[Transfer]:
+    """The transfers of a step addressed to a rank, in the step's order."""
+    return [t for t in step.transfers if t.destination == rank]
+
+
+def check_codec(codec: Codec, collective: str) -> None:
+    """A static hybrid's scales are calibrated for partial sums and for the whole sum, so nothing between may be encoded."""
+    if isinstance(codec, OutlierHybrid) and codec.scale == "static" and collective not in ("all_gather", "two_step", "none"):
+        raise ValueError(
+            f"a static hybrid has no scales for the partial sums that collective {collective} encodes; "
+            "use all_gather or two_step, or a dynamic hybrid"
+        )
+
+
+def _key(interval: Interval) -> tuple[int, int]:
+    return interval.start, interval.stop

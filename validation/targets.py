@@ -1,0 +1,198 @@
+"""What validation talks about: published figures beside predicted ones, and the limits they are held to.
+
+A `Point` is one published row with its prediction, an `Entry` the points of one claim with its limits, a `Section` the
+entries of one target of the issue. Nothing here knows where the figures come from: targets_kernels.py and
+targets_fabric.py do; compare.py prints them.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+DIGITS = 5  # of an error, in the JSON twin: a thousandth of a per cent
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One published figure beside thinwire's, in one unit (seconds, bytes/s or a ratio)."""
+
+    group: str  # machine, or GPU
+    regime: str  # by size
+    label: str  # the row, for people
+    measured: float
+    predicted: float
+    detail: str = ""  # where the prediction comes from
+
+    def __post_init__(self) -> None:
+        if not (self.measured > 0 and self.predicted > 0 and np.isfinite(self.measured + self.predicted)):
+            raise ValueError(
+                f"figures must be positive and finite: {self.group}, {self.label}: "
+                f"measured={self.measured}, predicted={self.predicted}"
+            )
+
+    @property
+    def error(self) -> float:
+        """Predicted over measured, less one."""
+        return self.predicted / self.measured - 1
+
+    @property
+    def sign_right(self) -> bool:
+        """Of ratios: are both above, or both not above, one?"""
+        return (self.predicted > 1) == (self.measured > 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Absolute relative errors of some points, and their signed median."""
+
+    rows: int
+    median: float
+    percentile_90: float
+    worst: float
+    bias: float
+
+    @classmethod
+    def of(cls, points: Iterable[Point]) -> "Summary":
+        """ValueError without a point."""
+        signed = np.array([point.error for point in points])
+        if not len(signed):
+            raise ValueError("no points to summarise")
+        size = np.abs(signed)
+        return cls(
+            len(signed),
+            float(np.median(size)),
+            float(np.quantile(size, 0.9)),
+            float(size.max()),
+            float(np.median(signed)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Most a statistic may be (least, for `signs_right`: the share of ratios on the right side of one); None: no limit."""
+
+    median: float | None = None
+    percentile_90: float | None = None
+    worst: float | None = None
+    signs_right: float | None = None
+
+    def __bool__(self) -> bool:
+        return any(value is not None for value in asdict(self).values())
+
+    def __str__(self) -> str:
+        said = [
+            f"{sign} {value:.0%} {name}"
+            for name, sign, value in (
+                ("median", "<=", self.median),
+                ("90th percentile", "<=", self.percentile_90),
+                ("each row", "<=", self.worst),
+                ("of the signs right", ">=", self.signs_right),
+            )
+            if value is not None
+        ]
+        return ", ".join(said) or "none"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One claim: points predicted one way, and what the issue asks of them.
+
+    key: stable name, by which `--check` finds the same claim in an older report. how: in-sample, or what was left out.
+    gated: the issue asks for it; else the limits, if any, are a yardstick only.
+    """
+
+    key: str
+    what: str
+    how: str
+    points: tuple[Point, ...]
+    limits: Limits = Limits()
+    gated: bool = True
+
+    @property
+    def summary(self) -> Summary:
+        """Of all points."""
+        return Summary.of(self.points)
+
+    @property
+    def signs_right(self) -> float | None:
+        """Share of the points whose sign is right, where that is asked for."""
+        if self.limits.signs_right is None:
+            return None
+        return sum(point.sign_right for point in self.points) / len(self.points)
+
+    @property
+    def holds(self) -> bool:
+        """Is every limit kept?"""
+        found, limits, signs = self.summary, self.limits, self.signs_right
+        kept = [
+            limits.median is None or found.median <= limits.median,
+            limits.percentile_90 is None or found.percentile_90 <= limits.percentile_90,
+            limits.worst is None or found.worst <= limits.worst,
+            limits.signs_right is None or (signs is not None and signs >= limits.signs_right),
+        ]
+        return all(kept)
+
+    @property
+    def verdict(self) -> str:
+        """met or missed; beside the issue, within or outside the same limits; reported where there is none."""
+        if not self.limits:
+            return "reported"
+        words = ("met", "missed") if self.gated else ("within", "outside")
+        return words[0] if self.holds else words[1]
+
+    def by(self, part: Callable[[Point], str]) -> list[tuple[str, Summary]]:
+        """Summaries of the points by group or regime, in order of appearance."""
+        parts: dict[str, list[Point]] = {}
+        for point in self.points:
+            parts.setdefault(part(point), []).append(point)
+        return [(name, Summary.of(points)) for name, points in parts.items()]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, rounded, for the JSON twin of the report."""
+        found = {name: value if name == "rows" else round(value, DIGITS) for name, value in asdict(self.summary).items()}
+        signs = {} if self.signs_right is None else {"signs_right": round(self.signs_right, DIGITS)}
+        limits = {name: value for name, value in asdict(self.limits).items() if value is not None}
+        return {
+            "key": self.key, "what": self.what, "how": self.how, **found, **signs,
+            "limits": limits, "gated": self.gated, "verdict": self.verdict,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Section:
+    """One target: what it says, how the figures came about, its claims, and the rows left out with the reason."""
+
+    key: str
+    title: str
+    asked: str  # by the issue; empty: not asked for
+    prose: tuple[str, ...]
+    entries: tuple[Entry, ...]
+    left_out: tuple[str, ...] = field(default=())
+
+    def gated(self) -> list[Entry]:
+        """The claims that the issue asks for."""
+        return [entry for entry in self.entries if entry.gated and entry.limits]
+
+    def worst(self, count: int = 10) -> list[tuple[Entry, Point]]:
+        """The worst rows, each once, with the claim in which it is worst. Ratios repeat times, and are passed over."""
+        found: dict[tuple[str, str], tuple[Entry, Point]] = {}
+        for entry in self.entries:
+            for point in entry.points if entry.limits.signs_right is None else ():
+                where = point.group, point.label
+                if where not in found or abs(point.error) > abs(found[where][1].error):
+                    found[where] = entry, point
+        ranked = sorted(found.values(), key=lambda one: (-abs(one[1].error), one[1].group, one[1].label))
+        return ranked[:count]
+
+
+def pooled(entries: Sequence[Entry]) -> list[tuple[str, list[Entry], Summary]]:
+    """Claims predicted the same way together: (how, the claims, summary of all their points). Ratios stay apart."""
+    by_how: dict[tuple[str, bool], list[Entry]] = {}
+    for entry in entries:
+        by_how.setdefault((entry.how, entry.limits.signs_right is not None), []).append(entry)
+    return [
+        (how, same, Summary.of(point for entry in same for point in entry.points))
+        for (how, _), same in by_how.items()
+    ]
