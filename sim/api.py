@@ -11,7 +11,7 @@ from thinwire.reference.schedule import Op as CollectiveOp
 from thinwire.reference.scheme import Scheme
 from thinwire.sim import predict as main_path
 from thinwire.sim.cost import CostModel
-from thinwire.sim.exchange import Exchanger, slowdown
+from thinwire.sim.exchange import UNCOMPRESSED, Exchanger, slowdown
 from thinwire.sim.predict import WhatIf
 from thinwire.sim.profile import Profile, load_profile
 from thinwire.sim.report import Prediction
@@ -159,6 +159,28 @@ def collective(
         "profile": costs.name,
         "assumptions": exchanger.sentences(),
     }
+
+
+def size_gate(
+    cluster: str | Cluster, scheme: str | Scheme, tp: int | None = None, profile: str | Profile | None = None
+) -> int:
+    """The message size in bytes of bf16 from which on a scheme is no slower than the baseline, to a power of two.
+
+    Smaller messages are better sent uncompressed: `reference.allreduce.all_reduce(..., gate_bytes=...)` does that.
+    Returns 2**31 where the scheme is slower at every size up to 2**30.
+    """
+    gpus = group(cluster, tp)
+    costs = profile if isinstance(profile, Profile) else load_profile(gpus, profile)
+    found = find_scheme(scheme) if isinstance(scheme, str) else scheme
+    exchanger = Exchanger(gpus, CostModel(costs, gpus.gpu), slowdown(len(gpus.gpus), {}))
+    gate = 2**31
+    for power in range(30, 9, -1):
+        numel = 2**power // 2
+        taken, plain = (exchanger.alone(exchanger.time("all_reduce", numel, s)) for s in (found, UNCOMPRESSED))
+        if taken.seconds > plain.seconds:
+            break
+        gate = 2**power
+    return gate
 
 
 def names(kind: str) -> tuple[str, ...]:

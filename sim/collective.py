@@ -182,7 +182,7 @@ class CollectiveRun:
             )
             for steps in self.timed.lanes
         ]
-        self._codec_free_s = np.full(ranks, self.env.now)
+        self._codec_free_s = np.full(ranks, self.env.now, dtype=float)
         lengths = [len(steps) for steps in self.timed.lanes]
         self._lanes_left = np.full(ranks, sum(length > 0 for length in lengths))
         if not any(lengths):

@@ -232,16 +232,17 @@ class Network:
         self._rate = rates[self._pair]
         to_go = self._left / self._rate
         soonest = max(0.0, float(to_go.min()))
-        ends = to_go <= soonest * (1 + SIMULTANEOUS)
+        ends = np.flatnonzero(to_go <= soonest * (1 + SIMULTANEOUS))
         version = self._version
         self._after(soonest, lambda: self._complete(ends, version))
 
-    def _complete(self, ends: NDArray[np.bool_], version: int) -> None:
+    def _complete(self, ends: Ints, version: int) -> None:
         if version != self._version:
             return  # the set of flows changed since: a later plan holds
         self._advance()
         owner, index, pair = self._owner[ends], self._index[ends], self._pair[ends]
-        keep = ~ends
+        keep = np.ones(len(self._left), dtype=bool)  # flows that start at this very instant stand after those planned
+        keep[ends] = False
         self._owner, self._index, self._pair = self._owner[keep], self._index[keep], self._pair[keep]
         self._left, self._rate = self._left[keep], self._rate[keep]
         latency = self.routes.latency_s[pair]

@@ -27,6 +27,7 @@ from thinwire.sim.profile import (
 )
 from thinwire.topologies.load import load_gpu
 from thinwire.validation import fit_attention, fit_codec, fit_elementwise, fit_engine, fit_fabric, fit_gemm
+from thinwire.validation.gpus import NEAREST_KERNELS, NEAREST_MEMORY
 from thinwire.validation.series import calibration
 
 TABLES = "ai-dynamo/aiconfigurator@095f58a"
@@ -34,16 +35,6 @@ GPUS = (
     "a100-sxm", "h100-sxm", "h200-sxm", "b200-sxm", "l40s", "rtx-pro-6000",
     "l4", "l40", "a100-pcie", "h100-pcie", "rtx-4090", "mi300x",
 )  # fmt: skip
-
-# Who stands in for a GPU of which no kernel is measured; docs/decisions/003 and 004 say how far off that may be.
-NEAREST = {
-    "l4": "l40s",
-    "l40": "l40s",
-    "rtx-4090": "l40s",
-    "a100-pcie": "a100-sxm",
-    "h100-pcie": "h100-sxm",
-    "mi300x": "h100-sxm",
-}
 
 # Fabrics that borrow protocols nobody has timed on them, from the fabric most like them.
 BORROWED = {"h100-nvlink": "h200-nvlink", "l4-pcie": "l40s-pcie", "h100-ib": "h100-nvlink"}
@@ -94,7 +85,7 @@ def gemms() -> dict[str, dict[str, GemmModel]]:
         if gpu not in fitted:
             fitted[gpu] = {
                 dtype: model.transferred(fit_gemm.facts(gpu, dtype))
-                for dtype, model in fitted[NEAREST[gpu]].items()
+                for dtype, model in fitted[NEAREST_KERNELS[gpu]].items()
                 if dtype in load_gpu(gpu).peak_flops_per_s
             }
     return fitted
@@ -106,7 +97,7 @@ def attentions() -> dict[str, AttentionModel]:
     for gpu in GPUS:
         if gpu not in fitted:
             facts = load_gpu(gpu)
-            fitted[gpu] = fitted[NEAREST[gpu]].moved_to(
+            fitted[gpu] = fitted[NEAREST_KERNELS[gpu]].moved_to(
                 gpu, facts.peak_flops_per_s["bf16"], facts.memory_bandwidth_bytes_per_s, facts.sm_count
             )
     return fitted
@@ -117,7 +108,7 @@ def elementwises() -> dict[str, ElementwiseModel]:
     fitted = fit_elementwise.engine_models()
     for gpu in GPUS:
         if gpu not in fitted:
-            fitted[gpu] = fitted[fit_elementwise.NEAREST[gpu]].moved_to(gpu, load_gpu(gpu).memory_bandwidth_bytes_per_s)
+            fitted[gpu] = fitted[NEAREST_MEMORY[gpu]].moved_to(gpu, load_gpu(gpu).memory_bandwidth_bytes_per_s)
     return fitted
 
 
@@ -161,9 +152,9 @@ def gpus(found_fabrics: Mapping[str, FabricProfile]) -> dict[str, GpuProfile]:
             kernel_gap_s=fit_engine.NO_GAP,
             codec=codec(gpu, found_fabrics["mi300x-xgmi"], elementwise[gpu]),
             assumptions=(
-                f"no kernel is measured on {gpu}: efficiencies are those of {NEAREST[gpu]} at this GPU's peaks",
+                f"no kernel is measured on {gpu}: efficiencies are those of {NEAREST_KERNELS[gpu]} at this GPU's peaks",
             )
-            if gpu in NEAREST
+            if gpu in NEAREST_KERNELS
             else (),
         )
     return fit_engine.with_engine(profiles, found_fabrics)

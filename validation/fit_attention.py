@@ -33,36 +33,23 @@ from thinwire.sim.attention import (
     TILE_ROWS,
     AttentionModel,
 )
+from thinwire.topologies.load import load_gpu
+from thinwire.validation.gpus import SYSTEMS
+from thinwire.validation.published_tables import PUBLISHED
 
 Floats = npt.NDArray[np.float64]
-PUBLISHED = Path(__file__).parent / "published"
 HEAD_DIM = 128
 
-FACTS: Mapping[str, tuple[str, float, float, int]] = {
-    # system in the csv: (our name, dense bf16 flops/s, bytes/s, SMs). Peaks and bandwidths:
-    # published/gpu_specs.csv; SMs too, but for B200, where they are from a device query in pytorch/ao#4002
-    # (148 SMs).
-    "a100_sxm": ("a100-sxm", 312.0e12, 2039e9, 108),
-    "b200_sxm": ("b200-sxm", 2250.0e12, 8000e9, 148),
-    "h100_sxm": ("h100-sxm", 989.0e12, 3350e9, 132),
-    "h200_sxm": ("h200-sxm", 989.0e12, 4800e9, 132),
-    "l40s": ("l40s", 362.0e12, 864e9, 142),
-    "rtx_pro_6000_server": ("rtx-pro-6000", 467.8e12, 1792e9, 188),
-}
 
-NEAREST: Mapping[str, str] = {
-    # GPU without rows: measured GPU whose efficiencies it takes (same architecture, or the same kernel
-    # family)
-    "l4": "l40s",
-    "l40": "l40s",
-    "rtx-4090": "l40s",
-    "a10": "l40s",
-    "a40": "l40s",
-    "a100-pcie": "a100_sxm",
-    "h100-pcie": "h100_sxm",
-    "h800-sxm": "h100_sxm",
-    "h20-sxm": "h100_sxm",
-    "mi300x": "h100_sxm",
+def _facts(gpu: str) -> tuple[str, float, float, int]:
+    found = load_gpu(gpu)
+    return gpu, found.peak_flops_per_s["bf16"], found.memory_bandwidth_bytes_per_s, found.sm_count
+
+
+FACTS: Mapping[str, tuple[str, float, float, int]] = {
+    # system in the csv: (our name, dense bf16 flops/s, bytes/s, SMs)
+    system: _facts(gpu)
+    for system, gpu in SYSTEMS.items()
 }
 
 NAMES = (
@@ -103,9 +90,7 @@ class Rows:
 
     def only(self, keep: npt.NDArray[np.bool_]) -> Rows:
         """The rows where `keep` [R] is true."""
-        return Rows(
-            self.batch[keep], self.length[keep], self.heads[keep], self.kv_heads[keep], self.time_s[keep]
-        )
+        return Rows(self.batch[keep], self.length[keep], self.heads[keep], self.kv_heads[keep], self.time_s[keep])
 
 
 def read_rows(path: Path = PUBLISHED / "attention_prefill_bf16.csv") -> dict[str, Rows]:
@@ -213,9 +198,7 @@ def fit_physical(rows: Rows, facts: tuple[float, float, int], start: Floats = ST
     return np.asarray(found.x, dtype=np.float64)
 
 
-def fit_correction(
-    rows: Rows, facts: tuple[float, float, int], log_values: Floats, form: Floats
-) -> tuple[int, ...]:
+def fit_correction(rows: Rows, facts: tuple[float, float, int], log_values: Floats, form: Floats) -> tuple[int, ...]:
     """The table in thousandths of ln: penalised least squares, reweighted so that outliers count less."""
     floor, kernel, _ = parts(log_values, rows, *facts)
     whole = floor + kernel
@@ -224,9 +207,7 @@ def fit_correction(
     weight = np.ones(len(rows))
     table: Floats = np.zeros(CORRECTIONS)
     for _ in range(3):
-        table = np.asarray(
-            np.linalg.solve(slope.T @ (slope * weight[:, None]) + form, slope.T @ (weight * residual))
-        )
+        table = np.asarray(np.linalg.solve(slope.T @ (slope * weight[:, None]) + form, slope.T @ (weight * residual)))
         weight = 1 / np.sqrt(1 + ((residual - slope @ table) / 0.06) ** 2)
     return tuple(int(v) for v in np.clip(np.rint(1000 * table), -CORRECTION_LIMIT, CORRECTION_LIMIT))
 
@@ -261,8 +242,7 @@ def fit(
     facts = (peak_flops_per_s, memory_bandwidth_bytes_per_s, sm_count)
     log_values = fit_physical(rows, facts, start)
     source = source or (
-        f"measured: ai-dynamo/aiconfigurator@095f58a, attention_prefill_bf16.csv, {len(rows)} rows, "
-        f"head_dim {HEAD_DIM}"
+        f"measured: ai-dynamo/aiconfigurator@095f58a, attention_prefill_bf16.csv, {len(rows)} rows, head_dim {HEAD_DIM}"
     )
     return build(gpu, facts, log_values, fit_correction(rows, facts, log_values, penalty()), source)
 
@@ -277,10 +257,7 @@ def predict(model: AttentionModel, rows: Rows) -> Floats:
     """Seconds [R], by the model itself."""
     columns = (rows.batch, rows.length, rows.heads, rows.kv_heads)
     return np.array(
-        [
-            model.time_s(int(b), int(n), int(n), int(h), int(kv), HEAD_DIM)
-            for b, n, h, kv in zip(*columns, strict=True)
-        ]
+        [model.time_s(int(b), int(n), int(n), int(h), int(kv), HEAD_DIM) for b, n, h, kv in zip(*columns, strict=True)]
     )
 
 
@@ -312,9 +289,7 @@ def left_out(rows: Rows, facts: tuple[float, float, int], kind: str) -> Floats:
     for mask in folds(rows, kind):
         rest = rows.only(~mask)
         log_values = fit_physical(rest, facts, start)
-        model = build(
-            "left out", facts, log_values, fit_correction(rest, facts, log_values, form), "left out"
-        )
+        model = build("left out", facts, log_values, fit_correction(rest, facts, log_values, form), "left out")
         out[mask] = errors(model, rows.only(mask))
     return out
 
@@ -339,9 +314,7 @@ def transfer(models: Mapping[str, AttentionModel], rows: Mapping[str, Rows]) -> 
 
 def main(argv: list[str] | None = None) -> None:
     """Print the tables of docs/decisions/004-attention-and-elementwise.md."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="leave out the one-row-out column")
     parser.add_argument("--transfer", action="store_true", help="every GPU with every other's efficiencies")
     options = parser.parse_args(argv)

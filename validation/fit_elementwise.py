@@ -22,25 +22,22 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import lsq_linear
 
+from thinwire.reference.config import load_model
 from thinwire.sim.elementwise import OPS, ElementwiseModel, OpCost, elementwise_bytes
+from thinwire.topologies.load import load_gpu
+from thinwire.validation.published_tables import PUBLISHED
 
 Floats = npt.NDArray[np.float64]
-PUBLISHED = Path(__file__).parent / "published"
-
-BANDWIDTH_BYTES_PER_S: Mapping[str, float] = {
-    "a100-sxm": 2039e9,  # published/gpu_specs.csv
-    "h100-sxm": 3350e9,  # published/gpu_specs.csv
-    "a40": 696e9,  # NVIDIA A40 datasheet (48 GB GDDR6); vidur's third GPU, not in gpu_specs.csv
-}
 VIDUR_GPUS = {"a100": "a100-sxm", "h100": "h100-sxm", "a40": "a40"}
+BANDWIDTH_BYTES_PER_S: Mapping[str, float] = {
+    gpu: load_gpu(gpu).memory_bandwidth_bytes_per_s for gpu in VIDUR_GPUS.values()
+}
 
-LAYERS: Mapping[str, tuple[int, int, int, int]] = {
-    # model: hidden size, heads, kv heads, intermediate size (head_dim 128); public config.json,
-    # published/models.csv
-    "Llama-2-7b-hf": (4096, 32, 32, 11008),
-    "Llama-2-70b-hf": (8192, 64, 8, 28672),
-    "Meta-Llama-3-8B": (4096, 32, 8, 14336),
-    "Meta-Llama-3-70B": (8192, 64, 8, 28672),
+MODELS: Mapping[str, str] = {
+    "Llama-2-7b-hf": "llama-2-7b",
+    "Llama-2-70b-hf": "llama-2-70b",
+    "Meta-Llama-3-8B": "llama-3-8b",
+    "Meta-Llama-3-70B": "llama-3-70b",
 }
 COLUMNS: Mapping[str, tuple[str, ...]] = {
     # operator: vidur's columns of it
@@ -57,23 +54,6 @@ rows."""
 SILU_SHARE = 0.80
 """Vectorised silu_and_mul, share of an H100's 3.35 TB/s: 2.63-2.70 TB/s from 128 tokens per expert up (NVIDIA
 H100 80GB HBM3, silu_mul with fp8 output, vllm-project/vllm#23265)."""
-
-NEAREST: Mapping[str, str] = {
-    # GPU without rows: measured GPU whose shares of the bandwidth it takes, by kind of memory
-    "a100-pcie": "a100-sxm",
-    "h100-pcie": "h100-sxm",
-    "h200-sxm": "h100-sxm",
-    "h800-sxm": "h100-sxm",
-    "h20-sxm": "h100-sxm",
-    "b200-sxm": "h100-sxm",
-    "mi300x": "h100-sxm",
-    "a10": "a40",
-    "l4": "a40",
-    "l40": "a40",
-    "l40s": "a40",
-    "rtx-4090": "a40",
-    "rtx-pro-6000": "a40",
-}
 
 
 @dataclass(frozen=True)
@@ -102,12 +82,13 @@ def read_vidur(path: Path = PUBLISHED / "dense_ops_by_tp.csv") -> dict[tuple[str
     shapes: dict[tuple[str, str], int] = {}
     with path.open(newline="") as stream:
         for row in csv.DictReader(stream):
-            hidden, heads, kv_heads, intermediate = LAYERS[row["model"]]
+            layer = load_model(MODELS[row["model"]])
             tp, tokens = int(row["tp"]), int(row["num_tokens"])
-            width = {"rope": (heads + kv_heads) * 128 // tp, "silu_mul": intermediate // tp}
+            rotated = (layer.num_heads + layer.num_kv_heads) * layer.head_dim
+            width = {"rope": rotated // tp, "silu_mul": layer.intermediate_size // tp}
             shape = shapes.setdefault((row["model"], row["tp"]), len(shapes))
             for op, columns in COLUMNS.items():
-                moved = elementwise_bytes(op, tokens, width.get(op, hidden))
+                moved = elementwise_bytes(op, tokens, width.get(op, layer.hidden_size))
                 found.setdefault((VIDUR_GPUS[row["gpu"]], op), []).extend(
                     (moved, float(row[column]) * 1e-6, shape) for column in columns
                 )
@@ -137,9 +118,7 @@ def _line(sample: Sample, bandwidth_bytes_per_s: float) -> tuple[float, float]:
     """Floor in seconds and share of the bandwidth (at most 1) of the weighted least-squares line."""
     sigma = np.hypot(ROUNDING_S, RELATIVE * sample.time_s)
     # unknowns in microseconds and in multiples of the ideal time, so that both are of order one
-    matrix = (
-        np.stack([np.full_like(sigma, 1e-6), sample.moved_bytes / bandwidth_bytes_per_s], 1) / sigma[:, None]
-    )
+    matrix = np.stack([np.full_like(sigma, 1e-6), sample.moved_bytes / bandwidth_bytes_per_s], 1) / sigma[:, None]
     found = lsq_linear(matrix, sample.time_s / sigma, bounds=([0.0, 1.0], [np.inf, np.inf]), tol=1e-12)
     floor_us, slowdown = (float(v) for v in found.x)
     return floor_us * 1e-6, 1.0 / slowdown
@@ -159,9 +138,7 @@ def fit(sample: Sample, bandwidth_bytes_per_s: float) -> Fit:
         out = sample.shape == shape
         rest = Sample(sample.moved_bytes[~out], sample.time_s[~out], sample.shape[~out])
         left_out[out] = error(_line(rest, bandwidth_bytes_per_s), out)
-    return Fit(
-        *line, float(np.median(error(line, everything))), float(np.median(left_out)), len(sample.time_s)
-    )
+    return Fit(*line, float(np.median(error(line, everything))), float(np.median(left_out)), len(sample.time_s))
 
 
 def achieved(sample: Sample, bandwidth_bytes_per_s: float) -> float:
@@ -173,7 +150,7 @@ def achieved(sample: Sample, bandwidth_bytes_per_s: float) -> float:
 
 def engine_models() -> dict[str, ElementwiseModel]:
     """Costs of a present engine's kernels on the three GPUs vidur measured; other GPUs: `.moved_to` by
-    NEAREST."""
+    gpus.NEAREST_MEMORY."""
     vidur = read_vidur()
     fused = fit(read_tokenweave(), BANDWIDTH_BYTES_PER_S["h100-sxm"])
     models = {}
@@ -188,9 +165,7 @@ def engine_models() -> dict[str, ElementwiseModel]:
         bound = "" if here else f", bounded by vidur's add here, {stream:.2f}"
         old = "microsoft/vidur@7d47513 dense_ops_by_tp.csv"
 
-        def vidur_cost(
-            op: str, fits: dict[str, Fit] = fits, stream: float = stream, old: str = old
-        ) -> OpCost:
+        def vidur_cost(op: str, fits: dict[str, Fit] = fits, stream: float = stream, old: str = old) -> OpCost:
             found = fits[op]
             return _cost(found.floor_s, min(found.efficiency, stream), f"measured: {old}, {found.rows} rows")
 

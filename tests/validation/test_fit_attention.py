@@ -11,6 +11,7 @@ from thinwire.sim.attention import CORRECTIONS
 from thinwire.sim.elementwise import OPS, elementwise_bytes
 from thinwire.validation import fit_attention as attention
 from thinwire.validation import fit_elementwise as elementwise
+from thinwire.validation.gpus import NEAREST_KERNELS, NEAREST_MEMORY, SYSTEMS
 
 
 @cache
@@ -77,7 +78,7 @@ def test_efficiencies_carry_over_to_the_nearest_gpu() -> None:
     for target, donor in nearest.items():
         moved = models[donor].moved_to(*attention.FACTS[target])
         assert np.median(attention.errors(moved, rows()[target])) < 0.12, (target, donor)
-    assert set(attention.NEAREST.values()) <= set(attention.FACTS)
+    assert set(NEAREST_KERNELS.values()) <= set(SYSTEMS.values())
 
 
 def test_fit_is_deterministic() -> None:
@@ -117,4 +118,4 @@ def test_every_engine_cost_has_a_source_and_no_kernel_beats_a_stream() -> None:
             assert model.costs[op].efficiency <= stream, (gpu, op)
             moved = elementwise_bytes(op, 4096, 8192)
             assert moved / model.time_s(op, moved) < model.memory_bandwidth_bytes_per_s
-    assert set(elementwise.NEAREST.values()) <= set(elementwise.BANDWIDTH_BYTES_PER_S)
+    assert set(NEAREST_MEMORY.values()) <= set(elementwise.BANDWIDTH_BYTES_PER_S)

@@ -1,0 +1,45 @@
+"""Real process groups for tests: cases, their tensors, and a launcher of gloo ranks on this machine."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from thinwire.reference.calibration import Calibration
+
+FEATURES = 64
+WORKER = Path(__file__).with_name("gloo_worker.py")
+
+
+def partial(case: dict[str, Any], rank: int) -> Tensor:
+    """Rank's partial sum of a case: normal values with some outliers, rows of FEATURES where that divides."""
+    generator = torch.Generator().manual_seed(1000 * case.get("seed", 0) + rank)
+    values = torch.randn(case["numel"], generator=generator)
+    values[::97] *= 20
+    shape = (-1, FEATURES) if case["numel"] % FEATURES == 0 and case["numel"] else (-1,)
+    return values.reshape(shape).to(getattr(torch, case.get("dtype", "bfloat16")))
+
+
+def digest(x: Tensor) -> str:
+    """Hash of a tensor's bits."""
+    return hashlib.sha256(x.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
+
+
+def run(folder: Path, ranks: int, cases: Sequence[dict[str, Any]], timeout_s: float = 60.0) -> list[list[dict[str, Any]]]:
+    """Results of every rank, [rank][case]; [] for a rank that died."""
+    (folder / "job.json").write_text(json.dumps({"ranks": ranks, "timeout_s": timeout_s, "cases": list(cases)}))
+    processes = [subprocess.Popen([sys.executable, str(WORKER), str(folder), str(rank)]) for rank in range(ranks)]
+    try:
+        for process in processes:
+            process.wait(timeout=600)
+    finally:
+        for process in processes:
+            process.kill()
+    files = [folder / f"rank{rank}.json" for rank in range(ranks)]
+    return [json.loads(file.read_text()) if file.exists() else [] for file in files]
