@@ -15,8 +15,9 @@ Spec strings, for schemes that have no name:
         intB[-gGROUP][-sym|-min|-zp][-sr][-hSIZE][-fp16|-fp32|-e8m0]
                 B = 2..8 bits; g128, zp (integer zero point) and bf16 metadata where left out;
                 sr = spike reserving, hSIZE = Hadamard blocks
-        mx-ELEMENT[-bBLOCK][-hSIZE][-bf16|-fp16|-fp32]
-                ELEMENT = e2m1 e2m3 e3m2 e4m3 e5m2 int8; b32 and an e8m0 scale where left out
+        mx-ELEMENT[-bBLOCK][-hSIZE][-bf16|-fp16|-fp32][-rceil|-ceil|-even]
+                ELEMENT = e2m1 e2m3 e3m2 e4m3 e5m2 int8; b32 and an e8m0 scale where left out;
+                rceil, ceil, even = other ways to choose an e8m0 scale than the specification's floor
         hybridB[-kKEEP][-dyn[-gGROUP]]
                 one value in KEEP stays bf16; k64 and static scales where left out
     OPTION      chunk=VALUES[xIN_FLIGHT]: pipelined chunks of VALUES values, IN_FLIGHT (1) at a time
@@ -45,6 +46,7 @@ from .scheme import (
     GroupedInt,
     OutlierHybrid,
     Raw,
+    ScaleMode,
     Scheme,
 )
 
@@ -110,7 +112,7 @@ _GRAMMAR = (
 )
 _CODECS = (
     "bf16, fp16, fp32; intB[-gGROUP][-sym|-min|-zp][-sr][-hSIZE][-fp16|-fp32|-e8m0]; "
-    "mx-ELEMENT[-bBLOCK][-hSIZE][-bf16|-fp16|-fp32]; hybridB[-kKEEP][-dyn[-gGROUP]]"
+    "mx-ELEMENT[-bBLOCK][-hSIZE][-bf16|-fp16|-fp32][-rceil|-ceil|-even]; hybridB[-kKEEP][-dyn[-gGROUP]]"
 )
 
 
@@ -239,10 +241,12 @@ def parse_codec(spec: str) -> Codec:
         if match := re.fullmatch(r"int(\d+)", head):
             return _parse_int(int(match[1]), options)
         if head == "mx" and options:
+            modes: dict[str, ScaleMode] = {word: word for word in get_args(ScaleMode)}
             patterns = {"block": r"b(\d+)", "rotation": r"h(\d+)", "scale": "|".join(SCALE_FORMATS)}
-            words = _words(options[1:], patterns)
+            words = _words(options[1:], {**patterns, "mode": "|".join(modes)})
             rotation = int(words["rotation"]) if "rotation" in words else None
-            return MX(options[0], int(words.get("block", 32)), words.get("scale", "e8m0"), rotation)
+            mode = modes[words.get("mode", "floor")]
+            return MX(options[0], int(words.get("block", 32)), words.get("scale", "e8m0"), rotation, mode)
         if match := re.fullmatch(r"hybrid(\d+)", head):
             words = _words(options, {"keep": r"k(\d+)", "dyn": "dyn", "group": r"g(\d+)"})
             keep = int(words.get("keep", 64))

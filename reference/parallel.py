@@ -7,14 +7,12 @@ replaces the all-reduce after each named row-parallel linear by a compressed one
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.distributed_c10d import _resolve_process_group
-from torch.distributed.tensor import DTensor, Partial, Replicate
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_module
 from torch.distributed.tensor.parallel import RowwiseParallel
 from torch.distributed.tensor.placement_types import Placement
 
@@ -58,19 +56,38 @@ class CompressedRowwiseParallel(RowwiseParallel):
         self.backend = backend
 
     def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
-        scheme, gate_bytes, backend = self.scheme, self.gate_bytes, self.backend
+        """Shard the weight, and compute on the shards themselves.
 
-        def prepare_output(
-            output_layouts: tuple[Placement, ...], use_local_output: bool, _module: nn.Module, outputs: Any, mesh: DeviceMesh
-        ) -> Any:
-            if isinstance(outputs, DTensor) and outputs.placements == (Partial(),):
-                name = mesh.get_group().group_name
-                summed = all_reduce_op(outputs.to_local(), scheme, name, gate_bytes, backend)
-                outputs = DTensor.from_local(summed, mesh, (Replicate(),), run_check=False)
-            return outputs.to_local() if use_local_output else outputs
+        DTensor may decide to gather a sharded operand instead of giving a partial sum (it does for a linear under
+        inference_mode), and then nothing would be compressed; on local tensors there is nothing to decide.
+        """
+        if not isinstance(module, nn.Linear):
+            raise NotImplementedError(f"CompressedRowwiseParallel takes nn.Linear: given {type(module).__name__}")
+        distribute_module(module, device_mesh, self._partition_linear_fn)
+        name = group_name(device_mesh.get_group())
 
-        self._prepare_output_fn = prepare_output  # type: ignore[method-assign]
-        return super()._apply(module, device_mesh)
+        def forward(x: Tensor) -> Tensor:
+            weight, bias = _local(module.weight), module.bias
+            summed: Tensor = all_reduce_op(
+                nn.functional.linear(self._shard(x, device_mesh), weight), self.scheme, name, self.gate_bytes, self.backend
+            )
+            y = summed if bias is None else summed + _local(bias)
+            return y if self.use_local_output else DTensor.from_local(y, device_mesh, (Replicate(),), run_check=False)
+
+        module.forward = forward  # type: ignore[method-assign]
+        return module
+
+    def _shard(self, x: Tensor, device_mesh: DeviceMesh) -> Tensor:
+        """This rank's share of the input's features."""
+        if not isinstance(x, DTensor):
+            if self.input_layouts == (Shard(-1),):
+                return x
+            x = DTensor.from_local(x, device_mesh, self.input_layouts, run_check=False)
+        return _local(x.redistribute(placements=(Shard(-1),)))
+
+
+def _local(x: Tensor) -> Tensor:
+    return x.to_local() if isinstance(x, DTensor) else x
 
 
 def group_name(process_group: dist.ProcessGroup) -> str:

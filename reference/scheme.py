@@ -25,6 +25,7 @@ GRID_WORDS: dict[Grid, str] = {"symmetric": "sym", "minimum": "min", "zero_point
 RAW_FORMATS = ("bf16", "fp16", "fp32")
 MX_ELEMENTS = ("e2m1", "e2m3", "e3m2", "e4m3", "e5m2", "int8")
 SCALE_FORMATS = ("bf16", "fp16", "fp32", "e8m0")
+ScaleMode = Literal["floor", "rceil", "ceil", "even"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,16 +230,22 @@ class MX(Codec):
     otherwise.
 
     element: e2m1 e2m3 e3m2 e4m3 e5m2 int8, stored in bit planes like any other code (6 bits = 4 + 2).
+    mode: how an e8m0 scale is chosen; `floor` is the specification's way, what the others do stands in
+    docs/decisions/006-numerics.md. No mode changes a byte count.
     """
 
     element: str
     block: int = 32
     scale: str = "e8m0"
     rotation: int | None = None
+    mode: ScaleMode = "floor"
 
     def __post_init__(self) -> None:
         _one_of("element", self.element, MX_ELEMENTS)
         _one_of("scale", self.scale, SCALE_FORMATS)
+        _one_of("mode", self.mode, get_args(ScaleMode))
+        if self.mode != "floor" and self.scale != "e8m0":
+            raise ValueError(f"only an e8m0 scale has a mode: mode={self.mode!r}, scale={self.scale!r}")
         _check_group("block", self.block)
         _check_rotation(self.rotation)
 
@@ -254,10 +261,11 @@ class MX(Codec):
 
     @property
     def spec(self) -> str:
-        """`mx-e2m1-b32`, then `-h64` and a scale format other than e8m0 where they apply."""
+        """`mx-e2m1-b32`, then `-h64`, a scale format other than e8m0 and a mode other than floor."""
         parts = ["mx", self.element, f"b{self.block}"]
         parts += [f"h{self.rotation}"] if self.rotation else []
         parts += [self.scale] if self.scale != "e8m0" else []
+        parts += [self.mode] if self.mode != "floor" else []
         return "-".join(parts)
 
     @property

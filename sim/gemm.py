@@ -1,19 +1,19 @@
 """What one matrix product costs on one GPU: a roofline that knows tiles and waves, corrected by measurements.
 
-A product C[m, n] = A[m, k] B[k, n] is cut into tiles; `sm_count` tiles run at a time, a wave, and a last wave that is
-not full takes as long as a full one. The roofline is
+C[m, n] = A[m, k] B[k, n] is cut into tiles; `sm_count` tiles run at a time, a wave, and a last wave that is not full
+takes as long as a full one. The roofline is
 
-    time = launch + quantise + pad + softmax(compute, memory)
-    compute = min over tile shapes and splits of k of  waves x (wave_s + time of one tile at that tile shape's efficiency) + split_s
+    time    = launch + soft maximum of compute and memory (+ quantising A in fp8, + padding m to a multiple of 4)
+    compute = least over tile shapes and splits of k of: waves x (wave_s + a tile at that shape's efficiency) + split_s
     memory  = bytes of A, B and C / (bandwidth x efficiency)
 
-with a few numbers per GPU and dtype. It is exactly non-decreasing in m, in n and in k. What the library really does (which tile it picks when, split
-k, caches, clocks) is what is left: log(measured / roofline), a correction of the efficiency, is interpolated between the
-measured products by kriging (Gaussian-process regression) over log m, log n, log k, the place of m in its tile and how
-full the last wave is. `validation/fit_gemm.py` fits both. docs/decisions/003-gemm-model.md says why and how well.
+with a few numbers per GPU and dtype. It never decreases in m, n or k. What a library really does (which tile it picks
+when, caches, clocks) is in the rest: log(measured / roofline), a correction of the efficiency, is interpolated between
+the measured products by kriging (Gaussian-process regression) over log m, log n, log k, the place of m in its tile and
+how full the last waves are. `validation/fit_gemm.py` fits both; docs/decisions/003-gemm-model.md says why and how well.
 
-The promise: `time_s` never decreases in m (of the same alignment class, see `GemmModel`). In n and k it follows
-the roofline, which never decreases, times a correction, which may: by how much is measured in the decision record.
+The promise: `time_s` never decreases in m (within an alignment class, see `GemmModel`). In n and k the roofline never
+decreases but the correction may: the decision record says by how much it does, and the tests hold it to that.
 """
 
 import math
@@ -29,7 +29,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 TILES = ((64, 64), (64, 128), (128, 128), (128, 256), (256, 128), (256, 256))  # rows of m x columns of n
-SPLITS = (2, 4, 8)  # parts that k may be cut into when there are fewer tiles than SMs
+SPLITS = (2, 4, 8)  # parts that k may be cut into, to fill the SMs
 WAVE_TILES = ((64, 128), (128, 128), (128, 256), (256, 128))  # the tiles whose last wave the correction looks at
 SOFTNESS = 8  # exponent of the soft maximum of compute and memory: at a tie 9 % above either
 PADDED_ROWS = 4  # block-scaled fp8 on Hopper wants m in multiples of 4 (vllm-project/vllm#23280, #43706, #30717) ...
@@ -83,17 +83,28 @@ class Roofline:
     pad_passes: float = 0.0
 
     def __post_init__(self) -> None:
-        if len(self.tile_efficiencies) != len(TILES) or not max(self.tile_efficiencies) > 0:
-            raise ValueError(f"one efficiency per tile shape, one of them positive: {self.tile_efficiencies}, tiles {TILES}")
-        if min(self.launch_s, self.wave_s, *self.tile_efficiencies, self.quantise_passes) < 0 or not self.bandwidth_efficiency > 0:
-            raise ValueError(f"times and efficiencies must not be negative, the bandwidth's must be positive: {self}")
-        if min(self.pad_launch_s, self.pad_passes, self.split_s or 0.0) < 0:
-            raise ValueError(f"padding and splitting must not cost less than nothing: {self}")
+        if len(self.tile_efficiencies) != len(TILES):
+            raise ValueError(f"{len(TILES)} tile efficiencies, one for each of {TILES}: {self.tile_efficiencies}")
+        positive = (self.bandwidth_efficiency, max(self.tile_efficiencies))
+        others = (
+            self.launch_s,
+            self.wave_s,
+            self.split_s or 0.0,
+            self.quantise_passes,
+            self.pad_launch_s,
+            self.pad_passes,
+        )
+        if min(positive) <= 0 or min(*others, *self.tile_efficiencies) < 0:
+            raise ValueError(f"times and passes must not be negative, efficiencies must be positive: {self}")
 
     @property
     def padded(self) -> bool:
         """Does an m that is not a multiple of 4 cost extra?"""
         return self.pad_launch_s > 0 or self.pad_passes > 0
+
+    @property
+    def _splits(self) -> tuple[int, ...]:
+        return () if self.split_s is None else SPLITS
 
     def times_s(self, gpu: GpuFacts, dtype: str, m: Floats, n: Floats, k: Floats) -> Floats:
         """Roofline time of many products (arrays of one shape, or that broadcast to one)."""
@@ -105,9 +116,9 @@ class Roofline:
                 tiles = np.ceil(m / rows) * np.ceil(n / columns)
                 tile_s = 2 * rows * columns * k / (per_sm * efficiency)
                 compute = np.minimum(compute, np.ceil(tiles / gpu.sm_count) * (self.wave_s + tile_s))
-                for parts in SPLITS if self.split_s is not None else ():
+                for parts in self._splits:
                     waves = np.ceil(parts * tiles / gpu.sm_count)
-                    compute = np.minimum(compute, waves * (self.wave_s + tile_s / parts) + self.split_s)
+                    compute = np.minimum(compute, waves * (self.wave_s + tile_s / parts) + (self.split_s or 0.0))
         moved_bytes = operand_bytes * (m * k + n * k) + OUTPUT_BYTES * m * n
         memory = moved_bytes / (bandwidth * self.bandwidth_efficiency)
         larger = np.maximum(compute, memory)
@@ -122,17 +133,17 @@ class Roofline:
     def time_s(self, gpu: GpuFacts, dtype: str, m: int, n: int, k: int) -> float:
         """The same for one product, without numpy: a few microseconds."""
         operand_bytes, bandwidth, sms = OPERAND_BYTES[dtype], gpu.memory_bandwidth_bytes_per_s, gpu.sm_count
-        flops_s = 2 * k * sms / gpu.peak_flops_per_s
+        flops_s, split_s = 2 * k * sms / gpu.peak_flops_per_s, self.split_s or 0.0
         compute = math.inf
         for (rows, columns), efficiency in zip(TILES, self.tile_efficiencies, strict=True):
             if efficiency > 0:
                 tiles, tile_s = -(-m // rows) * -(-n // columns), rows * columns * flops_s / efficiency
                 compute = min(compute, -(-tiles // sms) * (self.wave_s + tile_s))
-                for parts in SPLITS if self.split_s is not None else ():
-                    compute = min(compute, -(-parts * tiles // sms) * (self.wave_s + tile_s / parts) + self.split_s)
+                for parts in self._splits:
+                    compute = min(compute, -(-parts * tiles // sms) * (self.wave_s + tile_s / parts) + split_s)
         memory = (operand_bytes * (m + n) * k + OUTPUT_BYTES * m * n) / (bandwidth * self.bandwidth_efficiency)
         larger = max(compute, memory)
-        time = larger * (1 + (min(compute, memory) / larger) ** SOFTNESS) ** (1 / SOFTNESS) + self.launch_s
+        time: float = larger * (1 + (min(compute, memory) / larger) ** SOFTNESS) ** (1 / SOFTNESS) + self.launch_s
         time += self.quantise_passes * (2 + operand_bytes) * m * k / bandwidth
         if m > PADDED_ABOVE and m % PADDED_ROWS:
             copied = 2 * operand_bytes * m * k + 2 * OUTPUT_BYTES * m * n
@@ -158,7 +169,8 @@ class Correction:
 
     def __post_init__(self) -> None:
         if len(self.weights) != len(self.shapes) or any(len(row) != len(self.m) for row in self.weights):
-            raise ValueError(f"weights must be {len(self.shapes)} shapes x {len(self.m)} m: {[len(row) for row in self.weights]}")
+            given = [len(row) for row in self.weights]
+            raise ValueError(f"weights must be {len(self.shapes)} rows (shapes) of {len(self.m)} (m): rows of {given}")
         if list(self.m) != sorted(set(self.m)) or not self.m or self.m[0] < 1:
             raise ValueError(f"m must be positive and strictly ascending: {self.m}")
         if len(self.lengths) != FEATURES or not min(self.lengths) > 0:
@@ -167,7 +179,7 @@ class Correction:
 
 def unaligned(m: Floats) -> Floats:
     """1 where m pays for padding on a GPU that pads, 0 elsewhere."""
-    return ((m > PADDED_ABOVE) & (m % PADDED_ROWS != 0)).astype(np.float64)
+    return np.where((m > PADDED_ABOVE) & (m % PADDED_ROWS != 0), 1.0, 0.0)
 
 
 FEATURES = 6 + len(WAVE_TILES)
@@ -176,9 +188,8 @@ FEATURES = 6 + len(WAVE_TILES)
 def features(gpu: GpuFacts, padded: bool, m: Floats, n: Floats, k: Floats) -> Floats:
     """Where a product lies for the correction: one row of `FEATURES` numbers each.
 
-    log m, log n, log k; how many of 64, 128, 256 m exceeds (kernels are chosen by such bands); the share of its
-    256-row tile that m fills; whether m pays for padding; and for each of `WAVE_TILES` the log of (time of its waves / time
-    if the last were full).
+    log m, log n, log k; how many of 64, 128, 256 m exceeds (kernels are chosen by such bands); the share of its 256-row
+    tile that m fills; whether m pays for padding; for each of `WAVE_TILES` log(room in its waves / tiles).
     """
     m, n, k = (np.asarray(axis, dtype=np.float64) for axis in np.broadcast_arrays(m, n, k))
     columns = [np.log(m), np.log(n), np.log(k), 1.0 * (m > 64) + (m > 128) + (m > 256), ((m - 1) % 256 + 1) / 256]
@@ -190,7 +201,7 @@ def features(gpu: GpuFacts, padded: bool, m: Floats, n: Floats, k: Floats) -> Fl
 
 
 def covariance(a: Floats, b: Floats, lengths: Sequence[float]) -> Floats:
-    """exp(-sum of |difference| / length) between each row of `a` and each of `b`: products of Ornstein-Uhlenbeck kernels."""
+    """exp(-sum over features of |difference| / length) between each row of `a` and each of `b`."""
     distance = np.zeros((len(a), len(b)))
     for column, length in enumerate(lengths):
         distance += np.abs(a[:, column, None] / length - b[None, :, column] / length)
@@ -246,7 +257,7 @@ class Ladder:
 
 
 def knots(m: Sequence[int], padded: bool) -> tuple[tuple[int, ...], ...]:
-    """The m at which a ladder evaluates the correction: one tuple, or two (multiples of 4; the others) if m is padded."""
+    """The m at which ladders evaluate the correction: one tuple; if m is padded two, multiples of 4 and the others."""
     if not padded:
         return (tuple(m),)
     aligned = tuple(value for value in m if value % PADDED_ROWS == 0)
@@ -301,7 +312,9 @@ class GemmModel:
 
     def _evaluator(self) -> Callable[[int, int, int], float]:
         gpu, dtype, base = self.gpu, self.dtype, self.base
-        ladders = lru_cache(maxsize=1 << 10)(_ladder_builder(gpu, dtype, base, self.correction)) if self.correction else None
+        ladders = None
+        if self.correction is not None:
+            ladders = lru_cache(maxsize=1 << 10)(_ladder_builder(gpu, dtype, base, self.correction))
 
         def time_s(m: int, n: int, k: int) -> float:
             if min(m, n, k) < 1:
@@ -335,13 +348,18 @@ class GemmModel:
         gpu = GpuFacts(name, peak_flops_per_s, memory_bandwidth_bytes_per_s, sm_count)
         if dtype not in DEFAULT:
             raise ValueError(f"dtype must be one of {', '.join(DEFAULT)}: {dtype!r}")
-        base, source = DEFAULT[dtype], "assumed: median roofline of the measured GPUs, docs/decisions/003-gemm-model.md"
+        base = DEFAULT[dtype]
+        source = "assumed: roofline pooled over the measured GPUs, docs/decisions/003-gemm-model.md"
         if matmul_efficiency is not None:
             base, source = _scaled(base, matmul_efficiency), f"{source}; matmul efficiency {matmul_efficiency:g}"
         return cls(gpu, dtype, base, None, source)
 
     def transferred(self, gpu: GpuFacts, matmul_efficiency: float | None = None) -> "GemmModel":
-        """This model's efficiencies and correction on another GPU of its kind (same architecture, other clocks or SMs)."""
+        """This model's efficiencies and correction on another GPU of the same architecture.
+
+        Args:
+            gpu: the other GPU. matmul_efficiency: as in `roofline`.
+        """
         base = self.base if matmul_efficiency is None else _scaled(self.base, matmul_efficiency)
         source = f"assumed: as {self.gpu.name}, at this GPU's peaks" + (
             "" if matmul_efficiency is None else f"; matmul efficiency {matmul_efficiency:g}"
@@ -371,7 +389,9 @@ class GemmModel:
     def from_dict(cls, table: Mapping[str, Any]) -> "GemmModel":
         """The model of `to_dict`; ValueError if it was written for another form of the model."""
         if table.get("form") != FORM:
-            raise ValueError(f"a GEMM table of form {table.get('form')!r}, this version reads form {FORM}: run `make calibrate`")
+            raise ValueError(
+                f"GEMM table of form {table.get('form')!r}; this version reads form {FORM}: calibrate again"
+            )
         base = Roofline(**{**table["base"], "tile_efficiencies": tuple(table["base"]["tile_efficiencies"])})
         found = table["correction"]
         correction = found and Correction(
@@ -402,7 +422,7 @@ def _ladder_builder(
             m = np.array(rows, dtype=np.float64)
             width, depth = np.float64(n) + 0 * m, np.float64(k) + 0 * m
             here = features(gpu, base.padded, m, width, depth)
-            here = np.clip(here, grid.min(axis=0), grid.max(axis=0))  # beyond what was measured the edge's correction holds
+            here = np.clip(here, grid.min(axis=0), grid.max(axis=0))  # beyond the measured, the edge's correction holds
             add = covariance(here, grid, correction.lengths) @ weights
             log_base = np.log(base.times_s(gpu, dtype, m, width, depth))
             built.append(Ladder.build(rows, log_base.tolist(), add.tolist()))
@@ -420,8 +440,9 @@ def _scaled(base: Roofline, matmul_efficiency: float) -> Roofline:
     )
 
 
-# Medians over the measured GPUs (validation/fit_gemm.py --defaults prints them).
+# One roofline fitted to the rows of all measured GPUs together: `python -m thinwire.validation.fit_gemm --transfer`
+# prints them. A tile of small efficiency is one that the fit never chooses.
 DEFAULT: dict[str, Roofline] = {
-    "bf16": Roofline(2e-6, 1e-6, 0.75, (0.7, 0.7, 0.7, 0.7, 0.7, 0.7), 3e-6),
-    "fp8": Roofline(3e-6, 2e-6, 0.6, (0.5, 0.5, 0.6, 0.6, 0.6, 0.5), None, 1.0),
+    "bf16": Roofline(2.246e-6, 4.095e-8, 0.7638, (0.1408, 0.6433, 0.297, 0.7975, 0.7928, 0.7688), 3.135e-6),
+    "fp8": Roofline(5.132e-6, 3.167e-6, 0.7994, (1.0, 0.5857, 0.7649, 0.2873, 0.6932, 0.258), None, 2.418),
 }

@@ -110,7 +110,7 @@ def assumptions(prompt: Prompt, scheme: Scheme, cost: CostModel, exchanger: Exch
     if scheme.sequence_split is not None:
         sentences.append("computation and communication overlap without slowing each other")
     if precision == "fp8":
-        sentences.append("fp8 GEMMs: quantising the activations is fused into the kernels before them")
+        sentences.append("fp8 GEMMs include quantising the activations, as the tables they are fitted to appear to")
     sentences += exchanger.sentences()
     sentences += exchanger.cluster.assumptions
     sentences += cost.fabric.assumptions

@@ -4,11 +4,14 @@ A folded run simulates a few of many identical layers; `Timeline.spans` unrolls 
 seen to recur exactly, so a reader never notices which way a prediction was made.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
 Kind = Literal["compute", "codec", "communication"]
+
+SAME_TIME = 1e-12  # of the whole: an end and the start it causes may differ by rounding once repeats are shifted
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,13 +127,13 @@ class Timeline:
         A collective starts with its last rank, so the chain moves to the rank that arrived last.
         """
         spans = sorted(self.spans(), key=lambda s: (s.end_s, s.start_s, s.rank))
-        ends: dict[float, list[Span]] = {}
-        for span in spans:
-            ends.setdefault(round(span.end_s, 12), []).append(span)
-        path = [min((s for s in spans if s.end_s == spans[-1].end_s), key=lambda s: s.rank)]
+        ends = [span.end_s for span in spans]
+        slack_s = SAME_TIME * ends[-1]
+        path = [min((s for s in spans if s.end_s == ends[-1]), key=lambda s: s.rank)]
         while path[-1].start_s > 0:
             now = path[-1]
-            before = [s for s in ends.get(round(now.start_s, 12), []) if s is not now and s.start_s < now.start_s]
+            nearby = spans[bisect_left(ends, now.start_s - slack_s) : bisect_right(ends, now.start_s + slack_s)]
+            before = [s for s in nearby if s.start_s < now.start_s]
             same = [s for s in before if s.rank == now.rank] if now.waited_s == 0 else before
             if not (same or before):
                 break

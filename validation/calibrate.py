@@ -28,6 +28,7 @@ from thinwire.sim.profile import (
 from thinwire.topologies.load import load_gpu
 from thinwire.validation import fit_attention, fit_codec, fit_elementwise, fit_engine, fit_fabric, fit_gemm
 from thinwire.validation.gpus import NEAREST_KERNELS, NEAREST_MEMORY
+from thinwire.validation.published_tables import select
 from thinwire.validation.series import calibration
 
 TABLES = "ai-dynamo/aiconfigurator@095f58a"
@@ -35,6 +36,14 @@ GPUS = (
     "a100-sxm", "h100-sxm", "h200-sxm", "b200-sxm", "l40s", "rtx-pro-6000",
     "l4", "l40", "a100-pcie", "h100-pcie", "rtx-4090", "mi300x",
 )  # fmt: skip
+
+# A GPU of an architecture that no GEMM table has: another architecture's correction does not carry over (docs/decisions/
+# 003), so the pooled roofline is scaled to the published matmul ceiling in bf16, and fp8 to the same share of its peak.
+MATMUL_CEILING_TFLOPS = {
+    "mi300x": float(
+        next(r for _, r in select("max_achievable_matmul_tflops", gpu="MI300X", dtype="bf16"))["measured_max_tflops"]
+    )
+}
 
 # Fabrics that borrow protocols nobody has timed on them, from the fabric most like them.
 BORROWED = {"h100-nvlink": "h200-nvlink", "l4-pcie": "l40s-pcie", "h100-ib": "h100-nvlink"}
@@ -82,7 +91,21 @@ def gemms() -> dict[str, dict[str, GemmModel]]:
     for (gpu, dtype), rows in fit_gemm.read_rows().items():
         fitted.setdefault(gpu, {})[dtype] = fit_gemm.fit_gemm(rows, fit_gemm.facts(gpu, dtype), dtype)
     for gpu in GPUS:
-        if gpu not in fitted:
+        if gpu in MATMUL_CEILING_TFLOPS:
+            facts = {dtype: fit_gemm.facts(gpu, dtype) for dtype in ("bf16", "fp8")}
+            share = round(MATMUL_CEILING_TFLOPS[gpu] * 1e12 / facts["bf16"].peak_flops_per_s, 3)
+            fitted[gpu] = {
+                dtype: GemmModel.roofline(
+                    f.peak_flops_per_s,
+                    f.memory_bandwidth_bytes_per_s,
+                    f.sm_count,
+                    dtype,
+                    name=gpu,
+                    matmul_efficiency=share,
+                )
+                for dtype, f in facts.items()
+            }
+        elif gpu not in fitted:
             fitted[gpu] = {
                 dtype: model.transferred(fit_gemm.facts(gpu, dtype))
                 for dtype, model in fitted[NEAREST_KERNELS[gpu]].items()

@@ -1,7 +1,7 @@
 """Fit `thinwire.sim.gemm.GemmModel` to the published rows, and say how good it is.
 
-    python -m thinwire.validation.fit_gemm               # in-sample, one row left out, one (n, k) left out
-    python -m thinwire.validation.fit_gemm --strict      # the left-out rows again with everything refitted (minutes)
+    python -m thinwire.validation.fit_gemm               # in-sample, rows left out, (n, k) left out (ten minutes)
+    python -m thinwire.validation.fit_gemm --every 9     # the same on each ninth fold (a minute)
     python -m thinwire.validation.fit_gemm --transfer    # each GPU from the others; the default roofline
     python -m thinwire.validation.fit_gemm --outside     # extrapolation, hull of the models' shapes, order in n and k
 
@@ -12,8 +12,8 @@ that grows for rows their neighbours contradict. Deterministic: fixed starts, fi
 
 import argparse
 import csv
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +52,7 @@ ROBUST_SCALE = 0.05  # of the roofline's fit: residuals beyond 5 % count linearl
 PAD_THRESHOLD = 0.05  # rows just above a multiple of 256 slower than their neighbours by more than this: m is padded
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Row:
     """One measured product."""
 
@@ -98,49 +98,53 @@ def is_padded(rows: Sequence[Row]) -> bool:
     return bool(excess) and float(np.median(excess)) > PAD_THRESHOLD
 
 
-def fit_roofline(rows: Sequence[Row], gpu: GpuFacts, dtype: str) -> Roofline:
-    """The roofline's numbers by robust least squares on log(time), from two fixed starts, the better of the two."""
-    m, n, k, log_time = columns(rows)
-    padded, quantised = is_padded(rows), dtype == "fp8"
-    # log of: launch and wave in us, bandwidth efficiency, tiles; split in us or quantise passes; padding in us and passes
-    low, high = [-0.7, -4.0, -2.0] + [-4.0] * len(TILES), [3.0, 3.0, 0.3] + [0.3] * len(TILES)
-    start = [1.0, 0.0, -0.2] + [-0.5] * len(TILES)
-    if quantised:
-        low, high, start = [*low, -7.0], [*high, 3.0], [*start, -1.0]
-    else:
-        low, high, start = [*low, -3.0], [*high, 4.0], [*start, 1.0]
-    if padded:
-        low, high, start = [*low, -5.0, -7.0], [*high, 4.0, 3.0], [*start, 0.0, -1.0]
+def fit_roofline(tables: Sequence[tuple[Sequence[Row], GpuFacts]], dtype: str) -> Roofline:
+    """The roofline's numbers by robust least squares on log(time), from two fixed starts, the better of the two.
 
-    def roofline(logs: Floats) -> Roofline:
-        values = [float(value) for value in np.exp(logs)]
-        tiles, rest = tuple(values[3 : 3 + len(TILES)]), values[3 + len(TILES) :]
-        split_s, passes = (None, rest[0]) if quantised else (rest[0] * 1e-6, 0.0)
+    Several tables (GPUs) give one roofline for all: what a GPU without measurements gets.
+    """
+    places = [(gpu, *columns(rows)) for rows, gpu in tables]
+    padded, split = all(is_padded(rows) for rows, _ in tables), dtype != "fp8"
+    limits = [  # of the logarithms: lowest, highest, start
+        (-0.7, 3.0, 1.0),  # launch, us
+        (-4.0, 3.0, 0.0),  # wave, us
+        (-2.0, 0.0, -0.2),  # bandwidth efficiency
+        *[(-4.0, 0.0, -0.5)] * len(TILES),  # tile efficiencies
+        (-3.0, 4.0, 1.0) if split else (-7.0, 3.0, -1.0),  # split, us, or quantise passes
+        *([(-5.0, 4.0, 0.0), (-7.0, 3.0, -1.0)] if padded else []),  # padding: us, passes
+    ]
+    low, high, start = (list(column) for column in zip(*limits, strict=True))
+
+    def roofline(logs: Floats, digits: int = 16) -> Roofline:
+        def rounded(value: float) -> float:
+            return float(f"{value:.{digits}g}")
+
+        launch_us, wave_us, bandwidth, *rest = (float(value) for value in np.exp(logs))
+        tiles, own = tuple(map(rounded, rest[: len(TILES)])), rest[len(TILES)]
         pad_us, pad_passes = rest[-2:] if padded else (0.0, 0.0)
-        return Roofline(values[0] * 1e-6, values[1] * 1e-6, values[2], tiles, split_s, passes, pad_us * 1e-6, pad_passes)
+        return Roofline(
+            launch_s=rounded(launch_us * 1e-6),
+            wave_s=rounded(wave_us * 1e-6),
+            bandwidth_efficiency=rounded(bandwidth),
+            tile_efficiencies=tiles,
+            split_s=rounded(own * 1e-6) if split else None,
+            quantise_passes=0.0 if split else rounded(own),
+            pad_launch_s=rounded(pad_us * 1e-6),
+            pad_passes=rounded(pad_passes),
+        )
 
-    def residuals(logs: Floats) -> Floats:
-        return np.asarray(np.log(roofline(logs).times_s(gpu, dtype, m, n, k)) - log_time)
+    def misfit(logs: Floats) -> Floats:
+        tried = roofline(logs)
+        return np.concatenate([np.log(tried.times_s(gpu, dtype, m, n, k)) - time for gpu, m, n, k, time in places])
 
-    best = None
+    fits = []
     for spread in (np.zeros(len(TILES)), np.linspace(-0.6, 0.1, len(TILES))):
         first = np.array(start)
         first[3 : 3 + len(TILES)] += spread
-        found = least_squares(residuals, first, loss="soft_l1", f_scale=ROBUST_SCALE, bounds=(low, high), max_nfev=200)
-        if best is None or found.cost < best.cost:
-            best = found
-    assert best is not None
-    fitted = roofline(best.x)
-    return Roofline(
-        _rounded(fitted.launch_s),
-        _rounded(fitted.wave_s),
-        _rounded(fitted.bandwidth_efficiency),
-        tuple(_rounded(value) for value in fitted.tile_efficiencies),
-        None if fitted.split_s is None else _rounded(fitted.split_s),
-        _rounded(fitted.quantise_passes),
-        _rounded(fitted.pad_launch_s),
-        _rounded(fitted.pad_passes),
-    )
+        fits.append(
+            least_squares(misfit, first, loss="soft_l1", f_scale=ROBUST_SCALE, bounds=(low, high), max_nfev=200)
+        )
+    return roofline(min(fits, key=lambda fit: float(fit.cost)).x, digits=4)
 
 
 def kriging_weights(places: Floats, residual: Floats) -> Floats:
@@ -165,7 +169,7 @@ def kriging_weights(places: Floats, residual: Floats) -> Floats:
 
 def fit_gemm(rows: Sequence[Row], gpu: GpuFacts, dtype: str = "bf16", source: str | None = None) -> GemmModel:
     """The model of one GPU and dtype from its rows."""
-    base = fit_roofline(rows, gpu, dtype)
+    base = fit_roofline([(rows, gpu)], dtype)
     m, n, k, log_time = columns(rows)
     residual = log_time - np.log(base.times_s(gpu, dtype, m, n, k))
     weights = kriging_weights(features(gpu, base.padded, m, n, k), residual)
@@ -236,5 +240,112 @@ class Summary:
         return f"{self.median:6.2%} {self.percentile_90:7.1%} {self.worst:7.0%} {self.bias:+7.2%}"
 
 
-def _rounded(value: float) -> float:
-    return float(f"{value:.4g}")
+HELD_OUT: Mapping[str, Callable[[Row], bool]] = {  # extrapolation: fit without these rows, predict them
+    "m >= 8192": lambda row: row.m >= 8192,
+    "m <= 96": lambda row: row.m <= 96,
+    "n >= 10240": lambda row: row.n >= 10240,
+    "n >= 8192": lambda row: row.n >= 8192,
+    "n <= 1536": lambda row: row.n <= 1536,
+    "k >= 7168": lambda row: row.k >= 7168,
+    "k <= 1024": lambda row: row.k <= 1024,
+}
+LAYERS: Mapping[str, tuple[int, int, int, int]] = {  # hidden, ffn, query width, key + value width (models.csv)
+    "llama-3-70b": (8192, 28672, 8192, 2048),
+    "llama-2-13b": (5120, 13824, 5120, 10240),
+    "qwen2.5-72b": (8192, 29568, 8192, 2048),
+    "gemma-2-27b": (4608, 36864, 4096, 4096),
+}
+
+
+def report_accuracy(every: int) -> None:
+    """Prints, per GPU and dtype: median, 90th percentile, worst and signed median; in-sample, row out, (n, k) out."""
+    print(f"{'':22}{'in-sample':>32}{'row left out':>32}{'(n, k) left out':>32}")
+    for (gpu, dtype), rows in read_rows().items():
+        known = facts(gpu, dtype)
+        cells = [Summary.of(residuals(fit_gemm(rows, known, dtype), rows))]
+        for folds in (row_folds(rows, every), shape_folds(rows, every)):
+            cells.append(Summary.of(np.array(list(leave_one_out(rows, known, dtype, folds).values()))))
+        print(f"{gpu + ' ' + dtype:22}" + "".join(f"{cell!s:>32}" for cell in cells), flush=True)
+
+
+def report_transfer() -> None:
+    """Prints what a GPU's rows are off by when the others predict them, and the pooled roofline."""
+    tables = read_rows()
+    models = {key: fit_gemm(rows, facts(*key), key[1]) for key, rows in tables.items()}
+    for (gpu, dtype), rows in tables.items():
+        known = facts(gpu, dtype)
+        others = [other for other, its in tables if its == dtype and other != gpu]
+        pooled = fit_roofline([(tables[other, dtype], facts(other, dtype)) for other in others], dtype)
+        print(f"{gpu} {dtype}")
+        print(f"    pooled roofline   {Summary.of(residuals(GemmModel(known, dtype, pooled, None, 'assumed:'), rows))}")
+        for other in others:
+            moved = models[other, dtype].transferred(known)
+            bare = Summary.of(residuals(replace(moved, correction=None), rows))
+            print(f"    as {other:14} {bare}   with its correction {Summary.of(residuals(moved, rows))}", flush=True)
+    for dtype in DTYPES.values():
+        measured = [(rows, facts(gpu, its)) for (gpu, its), rows in tables.items() if its == dtype]
+        print(f"pooled {dtype}: {fit_roofline(measured, dtype)}", flush=True)
+
+
+def report_outside() -> None:
+    """Prints extrapolation errors, how far the models' shapes lie outside the measured ones, and order in n and k."""
+    tables = read_rows()
+    for name, held_out in HELD_OUT.items():
+        cells = []
+        for key, rows in tables.items():
+            model = fit_gemm([row for row in rows if not held_out(row)], facts(*key), key[1])
+            cells.append(Summary.of(residuals(model, [row for row in rows if held_out(row)])))
+        print(f"{name:12} medians " + " ".join(f"{cell.median:6.1%}" for cell in cells), flush=True)
+    shapes = sorted({(row.n, row.k) for row in next(iter(tables.values()))})
+    for name, (hidden, ffn, query, key_value) in LAYERS.items():
+        for ranks in (1, 2, 4, 8):
+            layer = {
+                "qkv": ((query + key_value) // ranks, hidden),
+                "o": (hidden, query // ranks),
+                "gate_up": (2 * ffn // ranks, hidden),
+                "down": (hidden, ffn // ranks),
+            }
+            far = [f"{part} {n}x{k} {distance(n, k, shapes)}" for part, (n, k) in layer.items()]
+            print(f"{name} TP{ranks}: " + "; ".join(far))
+    for key, rows in tables.items():
+        model = fit_gemm(rows, facts(*key), key[1])
+        in_n, in_k = order(model, "n"), order(model, "k")
+        print(f"{' '.join(key):22} lowest ratio of times as n grows {in_n:.3f}, as k grows {in_k:.3f}", flush=True)
+
+
+def distance(n: int, k: int, shapes: Sequence[tuple[int, int]]) -> str:
+    """How far from the nearest measured (n, k), as factors; `in` if measured."""
+    near = min(shapes, key=lambda shape: abs(np.log(n / shape[0])) + abs(np.log(k / shape[1])))
+    return "in" if near == (n, k) else f"n x{n / near[0]:.2f} k x{k / near[1]:.2f}"
+
+
+def order(model: GemmModel, axis: str, thin: int = 1) -> float:
+    """The lowest ratio of time at a larger n (or k) to time at a smaller one, on a grid well beyond the measured."""
+    wide = [64 * round(value / 64) for value in np.geomspace(256, 131072, 73)]
+    deep = [64 * round(value / 64) for value in np.geomspace(256, 32768, 50)]
+    rows = (64, 128, 200, 512, 777, 1024, 2048, 4096, 8192, 32768)
+    if axis == "n":
+        lines = [[[model.time_s(m, n, k) for m in rows] for n in wide[::thin]] for k in deep[:: 3 * thin]]
+    else:
+        lines = [[[model.time_s(m, n, k) for m in rows] for k in deep[::thin]] for n in wide[:: 5 * thin]]
+    times = np.array(lines)
+    return float((times / np.maximum.accumulate(times, axis=1)).min())
+
+
+def main() -> None:
+    """Command line: see the module's docstring."""
+    parser = argparse.ArgumentParser(description="fit the GEMM model to the published rows and say how good it is")
+    parser.add_argument("--every", type=int, default=1, help="leave out only each so-manieth fold")
+    parser.add_argument("--transfer", action="store_true", help="predict each GPU from the others")
+    parser.add_argument("--outside", action="store_true", help="extrapolation, models' shapes, order in n and k")
+    chosen = parser.parse_args()
+    if chosen.transfer:
+        report_transfer()
+    elif chosen.outside:
+        report_outside()
+    else:
+        report_accuracy(chosen.every)
+
+
+if __name__ == "__main__":
+    main()

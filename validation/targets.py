@@ -6,8 +6,8 @@ targets_fabric.py do; compare.py prints them.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 
@@ -71,7 +71,7 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Most a statistic may be (least, for `signs_right`: the share of ratios on the right side of one); None: no limit."""
+    """Most a statistic may be (for `signs_right`, the share of ratios on the right side of one, least); None: none."""
 
     median: float | None = None
     percentile_90: float | None = None
@@ -83,16 +83,16 @@ class Limits:
 
     def __str__(self) -> str:
         said = [
-            f"{sign} {value:.0%} {name}"
+            f"{name} {sign} {value:.0%}"
             for name, sign, value in (
                 ("median", "<=", self.median),
-                ("90th percentile", "<=", self.percentile_90),
-                ("each row", "<=", self.worst),
-                ("of the signs right", ">=", self.signs_right),
+                ("90th", "<=", self.percentile_90),
+                ("worst", "<=", self.worst),
+                ("signs right", ">=", self.signs_right),
             )
             if value is not None
         ]
-        return ", ".join(said) or "none"
+        return ", ".join(said)
 
 
 @dataclass(frozen=True)
@@ -142,16 +142,11 @@ class Entry:
         words = ("met", "missed") if self.gated else ("within", "outside")
         return words[0] if self.holds else words[1]
 
-    def by(self, part: Callable[[Point], str]) -> list[tuple[str, Summary]]:
-        """Summaries of the points by group or regime, in order of appearance."""
-        parts: dict[str, list[Point]] = {}
-        for point in self.points:
-            parts.setdefault(part(point), []).append(point)
-        return [(name, Summary.of(points)) for name, points in parts.items()]
-
     def to_dict(self) -> dict[str, Any]:
         """Plain values, rounded, for the JSON twin of the report."""
-        found = {name: value if name == "rows" else round(value, DIGITS) for name, value in asdict(self.summary).items()}
+        found = {
+            name: value if name == "rows" else round(value, DIGITS) for name, value in asdict(self.summary).items()
+        }
         signs = {} if self.signs_right is None else {"signs_right": round(self.signs_right, DIGITS)}
         limits = {name: value for name, value in asdict(self.limits).items() if value is not None}
         return {
@@ -162,37 +157,58 @@ class Entry:
 
 @dataclass(frozen=True)
 class Section:
-    """One target: what it says, how the figures came about, its claims, and the rows left out with the reason."""
+    """One target: what it says, how the figures came about, its claims, and the rows left out with the reason.
+
+    asked: by the issue; empty where it does not. prose: paragraphs, parted by empty lines.
+    """
 
     key: str
     title: str
-    asked: str  # by the issue; empty: not asked for
-    prose: tuple[str, ...]
+    asked: str
+    prose: str
     entries: tuple[Entry, ...]
-    left_out: tuple[str, ...] = field(default=())
+    left_out: tuple[str, ...] = ()
+    unit: Literal["seconds", "bytes/s"] = "seconds"
 
-    def gated(self) -> list[Entry]:
+    def paragraphs(self) -> list[str]:
+        """The prose, one line a paragraph."""
+        return [" ".join(part.split()) for part in self.prose.split("\n\n")]
+
+    @property
+    def asked_for(self) -> list[Entry]:
         """The claims that the issue asks for."""
         return [entry for entry in self.entries if entry.gated and entry.limits]
 
-    def worst(self, count: int = 10) -> list[tuple[Entry, Point]]:
-        """The worst rows, each once, with the claim in which it is worst. Ratios repeat times, and are passed over."""
-        found: dict[tuple[str, str], tuple[Entry, Point]] = {}
-        for entry in self.entries:
-            for point in entry.points if entry.limits.signs_right is None else ():
-                where = point.group, point.label
-                if where not in found or abs(point.error) > abs(found[where][1].error):
-                    found[where] = entry, point
-        ranked = sorted(found.values(), key=lambda one: (-abs(one[1].error), one[1].group, one[1].label))
-        return ranked[:count]
+    @property
+    def beside(self) -> list[Entry]:
+        """The others."""
+        return [entry for entry in self.entries if not (entry.gated and entry.limits)]
 
 
-def pooled(entries: Sequence[Entry]) -> list[tuple[str, list[Entry], Summary]]:
-    """Claims predicted the same way together: (how, the claims, summary of all their points). Ratios stay apart."""
-    by_how: dict[tuple[str, bool], list[Entry]] = {}
+def worst(entries: Iterable[Entry], count: int) -> list[tuple[Entry, Point]]:
+    """The worst rows, each once, with the claim in which it is worst. Ratios repeat times, and are passed over."""
+    found: dict[tuple[str, str], tuple[Entry, Point]] = {}
     for entry in entries:
-        by_how.setdefault((entry.how, entry.limits.signs_right is not None), []).append(entry)
-    return [
-        (how, same, Summary.of(point for entry in same for point in entry.points))
-        for (how, _), same in by_how.items()
-    ]
+        for point in entry.points if entry.limits.signs_right is None else ():
+            where = point.group, point.label
+            if where not in found or abs(point.error) > abs(found[where][1].error):
+                found[where] = entry, point
+    return sorted(found.values(), key=lambda one: (-abs(one[1].error), one[1].group, one[1].label))[:count]
+
+
+def pooled(entries: Iterable[Entry]) -> list[tuple[str, list[Entry]]]:
+    """Claims predicted the same way and held to the same limits: (how, the claims)."""
+    same: dict[tuple[str, Limits], list[Entry]] = {}
+    for entry in entries:
+        same.setdefault((entry.how, entry.limits), []).append(entry)
+    return [(how, found) for (how, _), found in same.items()]
+
+
+def broken_down(entries: Sequence[Entry], part: Callable[[Point], str]) -> list[tuple[str, str, str, Summary]]:
+    """(what, how, part, summary) of each claim's points by group or regime; claims about one group are pooled first."""
+    points: dict[tuple[str, str, str], list[Point]] = {}
+    for entry in entries:
+        what = entry.what if len({point.group for point in entry.points}) > 1 else "all"
+        for point in entry.points:
+            points.setdefault((what, entry.how, part(point)), []).append(point)
+    return [(*where, Summary.of(found)) for where, found in points.items()]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from thinwire.reference.catalog import scheme
 from thinwire.reference.config import load_model
+from thinwire.sim.attention import AttentionModel
 from thinwire.sim.gemm import GemmModel
 from thinwire.sim.predict import predict
 from thinwire.sim.profile import GpuProfile, Profile, load_profile
@@ -72,23 +73,20 @@ def gemm(full: bool = False) -> Section:
         ):
             points = [_gemm_point(shipped, gpu, dtype, row, log) for row, log in logs.items()]
             entries.append(Entry(f"gemm.{gpu}.{dtype}.{key}", f"{gpu} {dtype}", how, tuple(points), GEMM_LIMITS))
-    every = {key: len(fit_gemm.row_folds(rows)) for key, rows in tables.items()}
-    shapes = {key: len(fit_gemm.shape_folds(rows)) for key, rows in tables.items()}
-    sampled = (
-        "All rows and all shapes are left out in turn."
-        if full
-        else f"Left out here: every {ROW_FOLDS}th of the {max(every.values())} folds of rows, every {SHAPE_FOLDS}th of the "
-        f"{max(shapes.values())} shapes; `--full` leaves out all of them."
-    )
+    sampled = "All are left out in turn."
+    if not full:
+        sampled = f"Here, every {ROW_FOLDS}th fold of rows and every {SHAPE_FOLDS}th shape; `--full` leaves out all."
     return Section(
         "gemm",
         "GEMM",
         "<= 4 % median, in-sample and left out",
-        (
-            "Rows: gemm.csv, the projections of Llama 2 and 3 at TP 1 to 8, m from 64 to 32,768. In-sample: the shipped profile.",
-            "Left out: the whole model, roofline and correction, is fitted again without the fold. A fold of rows takes one m from "
-            f"each (n, k); a fold of shapes takes all m of one. {sampled}",
-        ),
+        f"""
+        Rows: gemm.csv, the projections of Llama 2 and 3 at TP 1 to 8, m from 64 to 32,768. In-sample: the shipped
+        profile.
+
+        Left out: the whole model, roofline and correction, is fitted again without the fold. A fold of rows takes
+        one m from each (n, k), a fold of shapes all m of one. {sampled}
+        """,
         tuple(entries),
     )
 
@@ -117,7 +115,7 @@ def attention(full: bool = False) -> Section:
         shipped = profile(MEASURED[gpu]).gpu.attention
         kinds = FULL_KINDS if full else QUICK_KINDS
         found = [("in-sample", "in-sample", fit_attention.predict(shipped, rows))]
-        found += [(kind, KIND[kind], _attention_left_out(system, rows, kind)) for kind in kinds]
+        found += [(kind, KIND[kind], attention_left_out(system, rows, kind)) for kind in kinds]
         for key, how, predicted in found:
             points = _attention_points(gpu, rows, shipped, predicted)
             entries.append(Entry(f"attention.{gpu}.{key}", gpu, how, points, ATTENTION_LIMITS))
@@ -125,16 +123,17 @@ def attention(full: bool = False) -> Section:
         "attention",
         "Prefill attention",
         "<= 6 % median, in-sample and left out",
-        (
-            "Rows: attention_prefill_bf16.csv, causal, head_dim 128. In-sample: the shipped profile.",
-            "Left out: fitted again, both steps, without all rows of one (heads, kv heads) or of one sequence length"
-            + ("; and without each row." if full else "; `--full` also leaves out each row (minutes)."),
-        ),
+        f"""
+        Rows: attention_prefill_bf16.csv, causal, head_dim 128. In-sample: the shipped profile.
+
+        Left out: fitted again, both steps, without all rows of one (heads, kv heads) or of one sequence length;
+        {"and without each row alone." if full else "with `--full` also without each row alone."}
+        """,
         tuple(entries),
     )
 
 
-def _attention_left_out(system: str, rows: fit_attention.Rows, kind: str) -> Floats:
+def attention_left_out(system: str, rows: fit_attention.Rows, kind: str) -> Floats:
     """Seconds of each row, by a model fitted without its fold. Refits without one row start from the fit to all."""
     facts = fit_attention.FACTS[system]
     start = fit_attention.fit_physical(rows, facts[1:]) if kind == "row" else fit_attention.START
@@ -146,7 +145,7 @@ def _attention_left_out(system: str, rows: fit_attention.Rows, kind: str) -> Flo
 
 
 def _attention_points(
-    gpu: str, rows: fit_attention.Rows, shipped: fit_attention.AttentionModel, predicted: Floats
+    gpu: str, rows: fit_attention.Rows, shipped: AttentionModel, predicted: Floats
 ) -> tuple[Point, ...]:
     logs = np.log([getattr(shipped, name) for name in fit_attention.NAMES])
     facts = shipped.peak_flops_per_s, shipped.memory_bandwidth_bytes_per_s, shipped.sm_count
@@ -189,7 +188,7 @@ def _prefill_point(prefill: Prefill, error: float | None = None) -> Point:
         f"{prefill.model} {prefill.weights} TP{prefill.tp} {prefill.scheme}, {prefill.input_tokens} tokens",
         prefill.seconds,
         found.ttft_s if error is None else prefill.seconds * (1 + error),
-        f"compute {b.compute_s * 1e3:.1f} ms, exposed communication {b.exposed_communication_s * 1e3:.1f} ms; {largest}",
+        f"compute {b.compute_s * 1e3:.1f} ms, exposed communication {b.exposed_communication_s * 1e3:.1f}; {largest}",
     )
 
 
@@ -222,21 +221,34 @@ def tokenweave() -> Section:
     outside = [i for i in range(len(silent)) if i not in inside]
     none, bf16 = "no_ar against `none`", "served against `bf16`"
     entries = [
-        Entry("prefill.no_ar.in-sample", none, "in-sample", tuple(_prefill_point(silent[i]) for i in inside), PREFILL_LIMITS),
+        Entry(
+            "prefill.no_ar.in-sample",
+            none,
+            "in-sample",
+            tuple(_prefill_point(silent[i]) for i in inside),
+            PREFILL_LIMITS,
+        ),
         Entry("prefill.no_ar.row", none, "one row out", _left_out("h100-sxm", silent, inside), PREFILL_LIMITS),
-        Entry("prefill.served.held-out", bf16, "held out", tuple(_prefill_point(served[i]) for i in inside), PREFILL_LIMITS),
+        Entry(
+            "prefill.served.held-out",
+            bf16,
+            "held out",
+            tuple(_prefill_point(served[i]) for i in inside),
+            PREFILL_LIMITS,
+        ),
         Entry("prefill.no_ar.64k", f"{none}, 64k", "one row out", _left_out("h100-sxm", silent, outside)),
         Entry("prefill.served.64k", f"{bf16}, 64k", "held out", tuple(_prefill_point(served[i]) for i in outside)),
     ]
     return Section(
         "prefill",
-        "Llama-3.3-70B prefill, TP8 on 8x H100",
-        "<= 5 % median, <= 10 % worst from 1k to 32k tokens",
-        (
-            "Rows: tokenweave_prefill_8xh100.csv. The ceiling on GEMM throughput and the gap between kernels are fitted to the `no_ar` "
-            "column together with the TensorRT-LLM rows on H100; left out: fitted again without the row.",
-            "The served column calibrated nothing. Its all-reduces are timed by kernel benchmarks of the same repository.",
-        ),
+        "Llama-3.3-70B prefill",
+        "TP8 on 8x H100, <= 5 % median, <= 10 % worst from 1k to 32k tokens",
+        """
+        Rows: tokenweave_prefill_8xh100.csv. The ceiling on GEMM throughput and the gap between kernels are fitted
+        to the `no_ar` column together with the TensorRT-LLM rows on H100; left out: fitted again without the row.
+
+        The served column calibrated nothing; its all-reduces are timed by kernel benchmarks of the same repository.
+        """,
         tuple(entries),
     )
 
@@ -256,15 +268,15 @@ def trtllm() -> Section:
         entries.append(Entry(f"trtllm.{gpu}.row", gpu, "one row out", left_out, TRTLLM_LIMITS))
     return Section(
         "trtllm",
-        "TensorRT-LLM batch 1, A100 and H100",
-        "<= 10 % median",
-        (
-            "Rows: ttft_trtllm_batch1.csv, first-token latency in the engine, TP 1 to 8. The ceiling and the gap of each GPU are fitted "
-            "to them (on H100 together with tokenweave's `no_ar`); left out: fitted again without the row.",
-        ),
+        "TensorRT-LLM batch 1",
+        "on A100 and H100, <= 10 % median",
+        """
+        Rows: ttft_trtllm_batch1.csv, first-token latency in the engine, TP 1 to 8. The ceiling and the gap of each
+        GPU are fitted to them (on H100 together with tokenweave's `no_ar`); left out: fitted again without the row.
+        """,
         tuple(entries),
         (
-            "Falcon 180B (3 rows): parallel attention and MLP, multi-query heads in one fused projection, no gate. "
-            "thinwire reads gated dense decoders of the Llama kind only, and refuses its config.json.",
+            "Falcon 180B (3 rows): another architecture, attention and an MLP without a gate side by side. "
+            "thinwire reads gated decoders of the Llama kind and refuses its config.json.",
         ),
     )

@@ -26,6 +26,18 @@ def partial(case: dict[str, Any], rank: int) -> Tensor:
     return values.reshape(shape).to(getattr(torch, case.get("dtype", "bfloat16")))
 
 
+def calibrated(case: dict[str, Any], ranks: int) -> Calibration | None:
+    """What a static hybrid needs: the reach of each feature in the very tensors of the case."""
+    if "hybrid" not in case["scheme"]:
+        return None
+    rows = max(1, -(-case["numel"] // FEATURES))
+    padded = torch.zeros(ranks, rows * FEATURES)
+    for rank in range(ranks):
+        padded[rank, : case["numel"]] = partial(case, rank).reshape(-1).float()
+    by_feature = padded.reshape(ranks, rows, FEATURES)
+    return Calibration(by_feature.abs().amax(1), by_feature.sum(0).abs().amax(0))
+
+
 def digest(x: Tensor) -> str:
     """Hash of a tensor's bits."""
     return hashlib.sha256(x.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()

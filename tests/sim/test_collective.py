@@ -9,13 +9,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import simpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thinwire.reference.schedule import Interval, Lane, Op, Primitive, Schedule, Step, Transfer, Work, build
 from thinwire.reference.scheme import Codec, Collective, GroupedInt, Raw, Scheme
-from thinwire.sim.collective import CodecSeconds, CollectiveTime, bytes_per_rank, run_alone
-from thinwire.sim.network import Floats, Routes
+from thinwire.sim.collective import CodecSeconds, CollectiveRun, CollectiveTime, bytes_per_rank, run_alone
+from thinwire.sim.network import Floats, Ints, Network, Routes
 from thinwire.sim.profile import FabricProfile
 
 from .helpers import (
@@ -208,8 +209,24 @@ def test_a_straggler_delays_everyone_by_its_codec_kernels(slow: int, factor: flo
     slowest = max(factor, 1.0)
     before, last = 2 * KIND_S["encode"] + KIND_S["reduce"], KIND_S["decode"]
     assert close(found.seconds, wires + slowest * before + slowest * last)
+    kernels = [(before + last) * slowdown[r] for r in range(n)]
+    assert all_close(found.codec_s_R.tolist(), kernels)
     others = [found.finish_s_R[r] for r in range(n) if r != slow]
     assert all_close(others, [wires + slowest * before + last] * (n - 1))
+
+
+@pytest.mark.parametrize("factor", [1.0, 500.0])
+def test_a_rank_that_only_receives_leaves_a_step_after_its_own_kernels_too(factor: float) -> None:
+    interval = Interval(0, 1280)
+    work = (Work(0, "encode", interval, INT4, ()), Work(1, "encode", interval, INT4, ()))
+    steps = (Step("ring", work, (Transfer(0, 1, interval, INT4),)), Step("none", work[1:], ()))
+    routes = Routes(switched(2))
+    timed = attach(Schedule("made up", 2, 1280, (Lane(interval, steps),), 1), routes, codec_s=seconds_by_kind)
+    found = run_alone(timed, routes, np.array([1.0, factor]))
+    known, encode = protocol("ring"), KIND_S["encode"]
+    arrives = encode + overhead("ring") + wire("ring", INT4.wire_bytes(1280))
+    ready = factor * encode + known.launch_s + known.hop_s
+    assert all_close(found.finish_s_R.tolist(), [arrives, max(arrives, ready) + factor * encode])
 
 
 def chain(steps: int, lanes: int, in_flight: int, values: int = 50_000) -> Schedule:
@@ -297,18 +314,44 @@ def _by_values(work: Iterable[Work], ranks: int) -> Floats:
     return found
 
 
-@pytest.mark.parametrize("in_flight", [1, 4])
-def test_kernels_of_one_rank_run_one_after_the_other(in_flight: int) -> None:
+def test_kernels_of_one_rank_run_one_after_the_other() -> None:
+    """Lane 0's second step and lane 1's first may both run, but a rank has one codec stream: no two at a time."""
     lanes = []
-    for lane in range(4):
+    for lane in range(2):
         interval = Interval(lane * 128, (lane + 1) * 128)
         work = tuple(Work(rank, "encode", interval, INT4, ()) for rank in range(2))
-        lanes.append(Lane(interval, (Step("none", work, ()),)))
-    schedule = Schedule("made up", 2, 512, tuple(lanes), in_flight)
+        lanes.append(Lane(interval, (Step("none", work, ()), Step("none", work, ()), Step("none", work, ()))))
     routes = Routes(switched(2))
-    timed = attach(schedule, routes, codec_s=seconds_by_kind)
-    assert all_close(run_alone(timed, routes).finish_s_R.tolist(), [4 * KIND_S["encode"]] * 2)
-    assert timed.codec_s_R.tolist() == pytest.approx([4 * KIND_S["encode"]] * 2)
+    timed = attach(Schedule("made up", 2, 256, tuple(lanes), 2), routes, codec_s=seconds_by_kind)
+    assert all_close(run_alone(timed, routes).finish_s_R.tolist(), [6 * KIND_S["encode"]] * 2)
+    assert timed.codec_s_R.tolist() == pytest.approx([6 * KIND_S["encode"]] * 2)
+
+
+@given(
+    st.sampled_from(("ring", "two_step", "all_gather", "hierarchical")),
+    st.integers(2, 6),
+    st.integers(1, 5000),
+    st.integers(1, 8),
+    st.integers(1, 4),
+    st.floats(1e-6, 10),
+)
+@settings(max_examples=40)
+def test_how_long_a_run_takes_does_not_depend_on_when_it_starts(
+    collective: Collective, n: int, numel: int, lanes: int, in_flight: int, start_s: float
+) -> None:
+    chosen = scheme(collective, INT4, chunk_values=max(1, 50 * numel // lanes), chunks_in_flight=in_flight)
+    routes = Routes(switched(n))
+    timed = attach(build(chosen, n, 50 * numel), routes, codec_s=seconds_by_kind)
+    env, slowdown = simpy.Environment(), np.linspace(1, 1.3, n)
+    finish = np.zeros(n)
+
+    def done(ranks: Ints) -> None:
+        finish[ranks] = env.now
+
+    collective_run = CollectiveRun(env, Network(env, routes), timed, slowdown, done)
+    env.timeout(start_s).callbacks.append(lambda _event: collective_run.start())
+    env.run()
+    np.testing.assert_allclose(finish - start_s, run_alone(timed, routes, slowdown).finish_s_R, rtol=0, atol=1e-13)
 
 
 def test_lanes_in_flight_share_the_links() -> None:

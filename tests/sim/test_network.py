@@ -180,6 +180,13 @@ def test_a_late_flow_slows_the_one_under_way_from_then_on() -> None:
     assert close(ends[0], 4 + ROUTE_LATENCY_S)
 
 
+def test_a_flow_may_start_at_the_instant_another_ends() -> None:
+    flows = [(0.0, 0, 1, SECOND), (0.0, 0, 2, SECOND), (2.0, 0, 1, SECOND), (2.0, 3, 1, SECOND), (4.0, 0, 1, SECOND)]
+    ends, network = carry(switched(4), flows)
+    assert all(close(end, at + ROUTE_LATENCY_S) for end, at in zip(ends, (2, 2, 4, 4, 5), strict=True))
+    assert network.link_bytes()["gpu0", "nvswitch"] == 4 * SECOND
+
+
 def test_directions_of_a_port_are_apart() -> None:
     ends, _ = carry(switched(2), [(0.0, 0, 1, SECOND), (0.0, 1, 0, SECOND)])
     assert all(close(end, 1 + ROUTE_LATENCY_S) for end in ends)

@@ -1,9 +1,10 @@
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from thinwire.sim.gemm import TILES, GemmModel, GpuFacts, Roofline
+from thinwire.sim.gemm import DEFAULT, GemmModel, GpuFacts, Roofline
 from thinwire.validation.fit_gemm import (
     Row,
     Summary,
@@ -43,7 +44,7 @@ def test_the_published_table_is_whole() -> None:
 
 @pytest.mark.parametrize(("base", "dtype"), [(TRUE, "bf16"), (TRUE_FP8, "fp8")])
 def test_the_roofline_s_numbers_are_recovered(base: Roofline, dtype: str) -> None:
-    """From times without noise. Tiles that another one beats everywhere leave no trace, so the best two are compared."""
+    """From times without noise. A tile that another one beats everywhere leaves no trace: the best is compared."""
     found = fit_roofline([(synthetic(base, dtype), GPU)], dtype)
     assert found.launch_s == pytest.approx(base.launch_s, rel=0.05)
     assert found.bandwidth_efficiency == pytest.approx(base.bandwidth_efficiency, rel=0.02)
@@ -54,19 +55,24 @@ def test_the_roofline_s_numbers_are_recovered(base: Roofline, dtype: str) -> Non
     rows = synthetic(base, dtype)
     off = Summary.of(residuals(GemmModel(GPU, dtype, found, None, ""), rows))
     assert off.median < 0.01
-    unseen = [Row(m, n, k, base.time_s(GPU, dtype, m, n, k)) for m in (777, 3000, 20_000) for n, k in ((14336, 8192), (5120, 1024))]
+    unseen = [
+        Row(m, n, k, base.time_s(GPU, dtype, m, n, k))
+        for m in (777, 3000, 20_000)
+        for n, k in ((14336, 8192), (5120, 1024))
+    ]
     assert Summary.of(residuals(GemmModel(GPU, dtype, found, None, ""), unseen)).worst < 0.05
 
 
 def test_a_smooth_efficiency_is_learnt_and_generalises() -> None:
-    """A slowdown of up to 30 % that grows with n and falls with k: unseen shapes and rows come out within 3 %."""
+    """A slowdown of up to 30 % that grows with n and falls with k: rows and shapes left out come out within 2 %."""
     rows = []
     for row in synthetic(TRUE):
         slower = 0.3 * np.log(row.n / 768) / np.log(8192 / 768) - 0.1 * np.log(row.k / 512) / np.log(16)
         rows.append(replace(row, time_s=row.time_s * float(np.exp(slower))))
-    for folds in (row_folds(rows, 5), shape_folds(rows, 4)):
+    inner = [fold for fold in shape_folds(rows) if (fold[0].n, fold[0].k) in {(2048, 4096), (4096, 2048), (6144, 4096)}]
+    for folds in (row_folds(rows, 5), inner):
         errors = leave_one_out(rows, GPU, "bf16", folds)
-        assert Summary.of(np.array(list(errors.values()))).median < 0.03
+        assert Summary.of(np.array(list(errors.values()))).median < 0.02
 
 
 def test_one_wrong_row_does_not_spread() -> None:
@@ -102,21 +108,21 @@ def test_accuracy_on_measured_rows() -> None:
     inside = Summary.of(residuals(model, rows))
     assert inside.median < 0.02
     assert abs(inside.bias) < 0.005
-    row_out = Summary.of(np.array(list(leave_one_out(rows, gpu, "bf16", row_folds(rows, 9)).values())))
+    row_out = Summary.of(np.array(list(leave_one_out(rows, gpu, "bf16", row_folds(rows, 18)).values())))
     assert row_out.median < 0.04
     assert row_out.percentile_90 < 0.12
     assert abs(row_out.bias) < 0.02
-    shape_out = Summary.of(np.array(list(leave_one_out(rows, gpu, "bf16", shape_folds(rows, 7)).values())))
+    shape_out = Summary.of(np.array(list(leave_one_out(rows, gpu, "bf16", shape_folds(rows, 9)).values())))
     assert shape_out.median < 0.05
 
 
 def test_order_and_sanity_of_a_fitted_model() -> None:
     rows, gpu = PUBLISHED["rtx-pro-6000", "bf16"], facts("rtx-pro-6000", "bf16")
     model = fit_gemm(rows, gpu)
-    assert order(model, "n") > 0.8
-    assert order(model, "k") > 0.97
+    assert order(model, "n", thin=3) > 0.8
+    assert order(model, "k", thin=3) > 0.97
     over_m = [model.time_s(m, 5000, 3000) for m in range(1, 40_000, 7)]
-    assert all(later >= earlier * (1 - 1e-12) for earlier, later in zip(over_m, over_m[1:], strict=False))
+    assert all(later >= earlier * (1 - 1e-12) for earlier, later in pairwise(over_m))
     assert 0.7 < model.efficiency(1_000_000, 57344, 8192) < 1
     head_s = model.time_s(1, 128256 // 8, 8192)  # LM head of Llama 3 at TP8, one token: its weights at memory speed
     assert 0.5 < 2 * 128256 // 8 * 8192 / gpu.memory_bandwidth_bytes_per_s / head_s < 1
@@ -134,14 +140,12 @@ def test_summary() -> None:
     assert summary.bias == pytest.approx(0.0, abs=1e-12)
 
 
-def test_tiles_are_what_the_defaults_were_fitted_for() -> None:
+def test_the_default_roofline_is_the_pooled_one() -> None:
     """DEFAULT in sim/gemm.py is a fit: after a change of the roofline run --transfer and paste what it prints."""
-    from thinwire.sim.gemm import DEFAULT
-
-    tables = [(rows, facts(*key)) for key, rows in PUBLISHED.items() if key[1] == "bf16"]
-    rows = [row for its, _ in tables for row in its[::7]]
-    assert len(TILES) == 6
-    for its, gpu in tables:
-        off = Summary.of(residuals(GemmModel(gpu, "bf16", DEFAULT["bf16"], None, ""), its))
-        assert off.median < 0.17, gpu.name
-    assert rows
+    for key, rows in PUBLISHED.items():
+        if key[1] == "bf16":
+            gpu = facts(*key)
+            own = GemmModel(gpu, "bf16", fit_roofline([(rows, gpu)], "bf16"), None, "")
+            pooled = GemmModel(gpu, "bf16", DEFAULT["bf16"], None, "")
+            assert Summary.of(residuals(pooled, rows)).median < 0.15, key
+            assert Summary.of(residuals(own, rows)).median < 0.075, key

@@ -1,0 +1,164 @@
+"""Tensors into wire buffers and back: `encode` and `decode`, for every codec and every backend.
+
+What a buffer holds, to the byte, is docs/decisions/001-wire-formats.md; what every number is rounded to, and
+what becomes of zero, huge, infinite and NaN groups, is docs/decisions/006-numerics.md. Nothing here depends on
+the backend: all of them give the same bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .backend import backend as find_backend
+from .calibration import Calibration
+from .layout import section_views
+from .scheme import Codec, OutlierHybrid
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Packed:
+    """An encoded tensor: one contiguous uint8 buffer and what is needed to read it.
+
+    shape, dtype: of the tensor that was encoded. The buffer has exactly `codec.wire_bytes(numel)` bytes;
+    ValueError otherwise.
+    """
+
+    buffer: Tensor
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    codec: Codec
+
+    def __post_init__(self) -> None:
+        _check_buffer(self.buffer, self.numel, self.codec)
+
+    @property
+    def numel(self) -> int:
+        """Values encoded."""
+        return torch.Size(self.shape).numel()
+
+    def sections(self) -> dict[str, Tensor]:
+        """Each section's bytes by name, in order: uint8 views of the buffer, padding left out."""
+        return section_views(self.buffer, self.codec, self.numel)
+
+
+def encode(
+    x: Tensor,
+    codec: Codec,
+    backend: str = "torch",
+    *,
+    calibration: Calibration | None = None,
+    rank: int | None = None,
+    start: int = 0,
+) -> Packed:
+    """`x` in `codec`'s wire format. Any shape, its last dimension the features; fp32, bf16 or fp16.
+
+    A static hybrid alone needs the rest: its calibration, the rank whose partial sum `x` is (None: the sum over
+    ranks) and the position of x's first value in the whole flat tensor.
+    Raises ValueError for other types, or for a calibration that is missing or does not fit.
+    """
+    # A flat part of a tensor has no feature dimension of its own.
+    if calibration is not None and x.dim() > 1 and x.numel() and x.shape[-1] != calibration.features:
+        raise ValueError(f"the calibration has {calibration.features} features, x {x.shape[-1]}: shape={list(x.shape)}")
+    buffer = encode_flat(x.reshape(-1), codec, backend, calibration=calibration, rank=rank, start=start)
+    return Packed(buffer, tuple(x.shape), x.dtype, codec)
+
+
+def decode(
+    packed: Packed,
+    backend: str = "torch",
+    *,
+    calibration: Calibration | None = None,
+    rank: int | None = None,
+    start: int = 0,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """The tensor that `packed` holds, of its shape; `dtype` None = the type that was encoded.
+
+    calibration, rank and start as they were given to `encode`. Raises ValueError as `encode` does.
+    """
+    flat = decode_flat(
+        packed.buffer,
+        packed.numel,
+        packed.codec,
+        backend,
+        calibration=calibration,
+        rank=rank,
+        start=start,
+        dtype=packed.dtype if dtype is None else dtype,
+    )
+    return flat.view(packed.shape)
+
+
+def encode_flat(
+    values_N: Tensor,
+    codec: Codec,
+    backend: str = "torch",
+    *,
+    calibration: Calibration | None = None,
+    rank: int | None = None,
+    start: int = 0,
+) -> Tensor:
+    """The wire buffer of a flat tensor [N] of any stride: uint8 [codec.wire_bytes(N)]. See `encode`."""
+    if values_N.dim() != 1:
+        raise ValueError(f"values must be flat: shape={list(values_N.shape)}")
+    _check_float("values", values_N.dtype)
+    _check_static(codec, calibration, rank, start)
+    found = find_backend(backend)
+    values_N = values_N.detach().contiguous()
+    if not values_N.numel():
+        return values_N.new_empty(0, dtype=torch.uint8)
+    return found.encode_flat(values_N, codec, calibration=calibration, rank=rank, start=start)
+
+
+def decode_flat(
+    buffer: Tensor,
+    numel: int,
+    codec: Codec,
+    backend: str = "torch",
+    *,
+    calibration: Calibration | None = None,
+    rank: int | None = None,
+    start: int = 0,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """The `numel` values of a wire buffer, as `dtype` [numel]. See `decode`.
+
+    Raises ValueError for a buffer that is not contiguous uint8 of `codec.wire_bytes(numel)` bytes.
+    """
+    _check_buffer(buffer, numel, codec)
+    _check_float("dtype", dtype)
+    _check_static(codec, calibration, rank, start)
+    found = find_backend(backend)
+    if not numel:
+        return buffer.new_empty(0, dtype=dtype)
+    return found.decode_flat(buffer, numel, codec, calibration=calibration, rank=rank, start=start, dtype=dtype)
+
+
+def _check_float(what: str, dtype: torch.dtype) -> None:
+    if dtype not in FLOATS:
+        raise ValueError(f"{what} must be one of {', '.join(map(str, FLOATS))}: given {dtype}")
+
+
+def _check_static(codec: Codec, calibration: Calibration | None, rank: int | None, start: int) -> None:
+    if start < 0:
+        raise ValueError(f"start must not be negative: start={start}")
+    if not isinstance(codec, OutlierHybrid) or codec.scale != "static":
+        return
+    if calibration is None:
+        raise ValueError(f"codec {codec.spec} has static scales and needs a calibration: calibration=None")
+    if rank is not None and not 0 <= rank < calibration.ranks:
+        raise ValueError(f"rank must lie in 0..{calibration.ranks - 1}, or be None for the sum: rank={rank}")
+
+
+def _check_buffer(buffer: Tensor, numel: int, codec: Codec) -> None:
+    expected = codec.wire_bytes(numel)
+    if buffer.dtype != torch.uint8 or buffer.dim() != 1 or not buffer.is_contiguous() or buffer.numel() != expected:
+        raise ValueError(
+            f"a buffer of {numel} values in {codec.spec} is contiguous uint8 [{expected}]: "
+            f"given {buffer.dtype} {list(buffer.shape)}"
+        )

@@ -1,0 +1,154 @@
+"""Compressed all-reduce over a LocalGroup: same bits everywhere, right sums, bytes as the schedule says."""
+
+import pytest
+import torch
+from .gloo import FEATURES, calibrated, digest, partial
+from hypothesis import given
+from hypothesis import strategies as st
+
+from thinwire.reference import error
+from thinwire.reference.allreduce import all_reduce_local, executable
+from thinwire.reference.catalog import scheme, schemes
+from thinwire.reference.group import LocalGroup
+from thinwire.reference.schedule import build
+from thinwire.reference.scheme import Raw, Scheme
+
+torch.set_num_threads(1)
+RUNNABLE = [name for name in schemes() if name != "none"]
+
+
+def case(name: str, numel: int, dtype: str = "bfloat16", seed: int = 0) -> dict[str, object]:
+    return {"scheme": name, "numel": numel, "dtype": dtype, "seed": seed}
+
+
+def reduced(name: str, ranks: int, numel: int, dtype: str = "bfloat16", seed: int = 0) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    given_case = case(name, numel, dtype, seed)
+    partials = [partial(given_case, rank) for rank in range(ranks)]
+    return partials, all_reduce_local(partials, name, calibration=calibrated(given_case, ranks))
+
+
+@pytest.mark.parametrize("name", RUNNABLE)
+@pytest.mark.parametrize("ranks", [2, 3, 5, 8])
+def test_every_rank_ends_with_the_same_bits(name: str, ranks: int) -> None:
+    for numel in (1, 63, 64 * FEATURES, 64 * FEATURES + 17):
+        _, results = reduced(name, ranks, numel)
+        assert len({digest(r) for r in results}) == 1
+
+
+@pytest.mark.parametrize("name", ["bf16", "bf16-ring"])
+@pytest.mark.parametrize("ranks", [1, 2, 4, 7])
+def test_uncompressed_sum_is_the_sum(name: str, ranks: int) -> None:
+    """bf16 partials, fp32 sums: each ring hop rounds a partial sum to bf16 once, so the error is at most one bf16 rounding a hop."""
+    partials, results = reduced(name, ranks, 1024)
+    exact = torch.stack([p.double() for p in partials]).sum(0)
+    magnitude = torch.stack([p.double().abs() for p in partials]).sum(0)
+    assert ((results[0].double() - exact).abs() <= ranks * 2.0**-8 * magnitude + 1e-30).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_dtype_and_shape_stay(dtype: str) -> None:
+    partials, results = reduced("flash-int8", 4, 4 * FEATURES, dtype)
+    assert results[0].dtype == partials[0].dtype
+    assert results[0].shape == partials[0].shape
+
+
+def test_none_leaves_the_partials_alone() -> None:
+    partials, results = reduced("none", 3, 256)
+    for before, after in zip(partials, results, strict=True):
+        assert torch.equal(before, after)
+
+
+def test_inputs_are_not_written() -> None:
+    partials = [partial(case("flash-int4", 512), rank) for rank in range(4)]
+    kept = [p.clone() for p in partials]
+    all_reduce_local(partials, "flash-int4")
+    assert all(torch.equal(a, b) for a, b in zip(partials, kept, strict=True))
+
+
+@pytest.mark.parametrize("name", ["flash-int8", "flash-int4", "mxfp4", "mxint8", "flash2-int2-sr", "hybrid-4.2", "quickreduce-int6"])
+def test_one_rank_needs_no_wire(name: str) -> None:
+    partials, results = reduced(name, 1, 300)
+    assert torch.equal(results[0], partials[0])
+
+
+@given(
+    st.sampled_from([n for n in RUNNABLE if not n.startswith("hybrid") and scheme(n).collective in ("two_step", "all_gather")]),
+    st.integers(2, 6),
+    st.integers(1, 700),
+    st.integers(0, 50),
+)
+def test_error_stays_within_the_sum_of_its_parts(name: str, ranks: int, numel: int, seed: int) -> None:
+    """Each partial may be off by its codec's bound, the re-encoded sum by the bound of what it then is."""
+    partials, results = reduced(name, ranks, numel, "float32", seed)
+    found = scheme(name)
+    exact = torch.stack([p.reshape(-1).double() for p in partials]).sum(0)
+    first = sum(error.bound(p.reshape(-1), found.reduce).double() for p in partials)
+    allowed = first
+    if found.collective == "two_step":
+        largest = (exact.abs() + first).float()
+        allowed = first + error.bound(signed_like(largest, exact), found.gather, slack=first.float()).double()
+    got = results[0].reshape(-1).double()
+    assert ((got - exact).abs() <= allowed * (1 + 1e-5) + 1e-6).all()
+
+
+def signed_like(magnitude: torch.Tensor, sign: torch.Tensor) -> torch.Tensor:
+    return torch.copysign(magnitude, sign.float())
+
+
+@pytest.mark.parametrize("islands", [((0, 1, 2, 3), (4, 5, 6, 7)), ((0, 2, 4), (1, 3, 5, 6, 7)), ((0,), (1, 2, 3, 4, 5, 6, 7))])
+def test_hierarchical_on_any_islands(islands: tuple[tuple[int, ...], ...]) -> None:
+    partials = [partial(case("flash2-int4-hier", 4096, seed=3), rank) for rank in range(8)]
+    results = all_reduce_local(partials, "two_step:int8", islands=islands)
+    layered = all_reduce_local(partials, "hierarchical:int8", islands=islands)
+    assert len({digest(r) for r in layered}) == 1
+    exact = torch.stack([p.double() for p in partials]).sum(0)
+    assert error.snr_db(exact, layered[0].double()) > error.snr_db(exact, results[0].double()) - 6
+
+
+def test_nvls_sums_in_the_switch() -> None:
+    nvls = Scheme("nvls", Raw(), Raw(), "nvls")
+    partials = [partial(case("bf16", 512), rank) for rank in range(4)]
+    group = LocalGroup(4)
+    results = all_reduce_local(partials, nvls, group=group)
+    exact = torch.stack([p.double() for p in partials]).sum(0)
+    assert len({digest(r) for r in results}) == 1
+    assert error.snr_db(exact, results[0].double()) > 40
+    assert sum(group.sent_bytes.values()) == sum(build(nvls, 4, 512).sent_bytes().values())
+
+
+@pytest.mark.parametrize("chunk", [128, 1000, 4096])
+@pytest.mark.parametrize("in_flight", [1, 3])
+def test_chunks_change_the_order_of_work_not_the_sum(chunk: int, in_flight: int) -> None:
+    """Groups never straddle chunks, so two-step gives the same bits however the tensor is cut."""
+    partials = [partial(case("flash-int8", 10_000), rank) for rank in range(4)]
+    whole = all_reduce_local(partials, "two_step:int8-g128-zp")[0]
+    cut = all_reduce_local(partials, f"two_step:int8-g128-zp@chunk={chunk}x{in_flight}")[0]
+    assert torch.equal(whole, cut)
+
+
+def test_size_gate_sends_small_messages_uncompressed() -> None:
+    partials = [partial(case("flash-int4", 256), rank) for rank in range(2)]
+    gated = all_reduce_local(partials, "flash-int4", gate_bytes=513)[0]
+    assert torch.equal(gated, all_reduce_local(partials, "bf16-ring")[0])
+    assert not torch.equal(gated, all_reduce_local(partials, "flash-int4", gate_bytes=512)[0])
+
+
+def test_auto_is_a_ring_here() -> None:
+    assert executable(scheme("bf16"), 10, 0, torch.bfloat16).collective == "ring"
+
+
+@pytest.mark.parametrize(
+    ("partials", "said"),
+    [
+        ([torch.zeros(4, dtype=torch.int32)] * 2, "all_reduce takes"),
+        ([torch.zeros(4), torch.zeros(5)], "must agree in shape"),
+    ],
+)
+def test_bad_input_is_named(partials: list[torch.Tensor], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        all_reduce_local(partials, "flash-int4")
+
+
+def test_static_hybrid_needs_scales_for_what_it_encodes() -> None:
+    with pytest.raises(ValueError, match="static hybrid"):
+        all_reduce_local([torch.ones(128)] * 4, "ring:hybrid4-k64")

@@ -1,0 +1,253 @@
+"""What one rank does: shapes that add up to the model, exchanges where the scheme keeps them, memory."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from thinwire.reference.catalog import scheme
+from thinwire.reference.config import ModelConfig, load_model, model_names
+from thinwire.sim.attention import scored_pairs
+from thinwire.sim.workload import (
+    Attend,
+    Elementwise,
+    Gemm,
+    Kernel,
+    Op,
+    Prompt,
+    Workload,
+    build,
+    memory_bytes,
+    parts,
+)
+
+from .helpers import small
+
+BF16 = scheme("bf16")
+DEGREES = (1, 2, 4, 8)
+
+
+def kernels(ops: tuple[Op, ...]) -> list[Kernel]:
+    return [kernel for op in ops for kernel in op.kernels]
+
+
+def everything(workload: Workload) -> tuple[Op, ...]:
+    return (*workload.before, *(op for layer in workload.layers for op in layer), *workload.after)
+
+
+def flops(kernel: Kernel) -> int:
+    return 2 * kernel.m * kernel.n * kernel.k if isinstance(kernel, Gemm) else 0
+
+
+def divides(model: ModelConfig, tp: int) -> bool:
+    try:
+        model.check_tp(tp)
+    except ValueError:
+        return False
+    return True
+
+
+SHARDINGS = [(name, tp) for name in model_names() for tp in range(1, 9) if divides(load_model(name), tp)]
+
+
+@pytest.mark.parametrize(("name", "tp"), SHARDINGS)
+@pytest.mark.parametrize("split", ["", "+iso-30"])
+def test_gemms_add_up_to_two_operations_a_weight_and_token(name: str, tp: int, split: str) -> None:
+    model, prompt = load_model(name), Prompt(3, 700)
+    workload = build(model, scheme(f"flash-int4{split}"), prompt, tp)
+    per_rank = sum(flops(k) for layer in workload.layers for k in kernels(layer))
+    embeddings = model.vocab_size * model.hidden_size * (1 if model.tied_embeddings else 2)
+    norms = (4 if model.post_norms else 2) * model.hidden_size * model.num_layers + model.hidden_size
+    heads = model.num_heads + 2 * model.num_kv_heads
+    biases = model.num_layers * heads * model.head_dim if model.qkv_bias else 0
+    weights = model.parameters - embeddings - norms - biases
+    copies = max(1, tp // model.num_kv_heads)  # of each key-value head
+    replicated = (copies - 1) * 2 * model.num_kv_heads * model.head_dim * model.hidden_size * model.num_layers
+    assert tp * per_rank == 2 * (weights + replicated) * prompt.batch * prompt.input_tokens
+    (head,) = (k for k in kernels(workload.after) if isinstance(k, Gemm))
+    assert (head.m, head.k, head.precision) == (prompt.batch, model.hidden_size, "bf16")
+    assert model.vocab_size <= tp * head.n < model.vocab_size + tp
+
+
+def test_the_catalog_has_models_for_every_degree() -> None:
+    assert {tp for _, tp in SHARDINGS} >= set(DEGREES)
+    assert len(SHARDINGS) >= 4 * len(model_names()) - 1
+
+
+@pytest.mark.parametrize("tp", DEGREES)
+@pytest.mark.parametrize("weights", ["bf16", "fp8"])
+def test_shapes_of_a_layer(tp: int, weights: str) -> None:
+    """Llama-3-70B: hidden 8192, 64 heads and 8 key-value heads of 128, MLP 28672."""
+    workload = build(load_model("llama-3-70b"), BF16, Prompt(2, 100, weights), tp)  # type: ignore[arg-type]
+    gemms = {k.name: (k.m, k.n, k.k, k.precision) for k in kernels(workload.layers[0]) if isinstance(k, Gemm)}
+    assert gemms == {
+        "qkv": (200, 10240 // tp, 8192, weights),
+        "o": (200, 8192, 8192 // tp, weights),
+        "gate_up": (200, 57344 // tp, 8192, weights),
+        "down": (200, 8192, 28672 // tp, weights),
+    }
+    (attend,) = (k for k in kernels(workload.layers[0]) if isinstance(k, Attend))
+    assert attend == Attend("attention", 2, 100, 100, 64 // tp, 8 // tp, 128, None)
+    small_ones = [(k.op, k.tokens, k.width) for k in kernels(workload.layers[0]) if isinstance(k, Elementwise)]
+    assert small_ones == [
+        ("add_rms_norm", 200, 8192),
+        ("rope", 200, 72 * 128 // tp),
+        ("add_rms_norm", 200, 8192),
+        ("silu_mul", 200, 28672 // tp),
+    ]
+
+
+def test_key_value_heads_are_replicated_when_there_are_more_ranks() -> None:
+    model = replace(load_model("llama-3-8b"), num_kv_heads=2)
+    for tp, kv_heads in ((1, 2), (2, 1), (8, 1)):
+        workload = build(model, BF16, Prompt(1, 10), tp)
+        (attend,) = (k for k in kernels(workload.layers[0]) if isinstance(k, Attend))
+        assert (attend.heads, attend.kv_heads) == (32 // tp, kv_heads)
+        (qkv,) = (k for k in kernels(workload.layers[0]) if k.name == "qkv" and isinstance(k, Gemm))
+        assert qkv.n == (32 // tp + 2 * kv_heads) * 128
+
+
+def test_gemma_alternates_windows_and_normalises_twice() -> None:
+    workload = build(small("gemma-2-27b", 4), BF16, Prompt(1, 9000), 2)
+    windows = [k.window for layer in workload.layers for k in kernels(layer) if isinstance(k, Attend)]
+    assert windows == [4096, None, 4096, None]
+    names = [k.op for k in kernels(workload.layers[0]) if isinstance(k, Elementwise)]
+    assert names == ["rms_norm", "add_rms_norm", "rope", "rms_norm", "add_rms_norm", "gelu_mul"]
+
+
+# --- exchanges ---
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "tp", "count"),
+    [
+        ("llama-3-70b", "bf16", 8, 160),
+        ("llama-3-70b", "flash-int4", 8, 160),
+        ("llama-3-70b", "flash-int4+spd-50", 8, 120),
+        ("llama-3-70b", "spd-100", 4, 80),
+        ("llama-3-70b", "spd-0", 4, 160),
+        ("llama-3-70b", "iso", 8, 320),
+        ("llama-3-70b", "spd-25+iso", 8, 280),
+        ("llama-3-70b", "none", 8, 0),
+        ("llama-3-70b", "bf16", 1, 0),
+        ("llama-2-7b", "spd-37", 2, 32 + 32 - 12),
+    ],
+)
+def test_how_many_all_reduces(model: str, name: str, tp: int, count: int) -> None:
+    workload = build(load_model(model), scheme(name), Prompt(1, 64), tp)
+    assert workload.all_reduce_count == count
+    assert len(workload.layers) == load_model(model).num_layers
+
+
+@given(st.integers(1, 90), st.floats(0, 100))
+def test_dropped_sync_points_leave_no_exchange(layers: int, percent: float) -> None:
+    chosen = replace(BF16, drop_attention_percent=percent)
+    workload = build(small("llama-3-70b", layers), chosen, Prompt(1, 64), 8)
+    kept = chosen.kept_attention(layers)
+    assert workload.all_reduce_count == layers + sum(kept)
+    for layer, keep in zip(workload.layers, kept, strict=True):
+        names = ["attention", "all-reduce after attention", "mlp"] if keep else ["attention+mlp"]
+        assert [op.name for op in layer] == [*names, "all-reduce after mlp"]
+    whole = build(small("llama-3-70b", layers), BF16, Prompt(1, 64), 8)
+    assert [kernels(layer) for layer in workload.layers] == [kernels(layer) for layer in whole.layers]
+
+
+def test_what_is_exchanged() -> None:
+    chosen = scheme("flash-int4")
+    workload = build(load_model("llama-3-8b"), chosen, Prompt(3, 50), 4)
+    exchanges = [op.exchange for op in workload.layers[5] if op.exchange]
+    assert [(e.op, e.numel, e.scheme) for e in exchanges] == [("all_reduce", 3 * 50 * 4096, chosen)] * 2
+    (logits,) = (op.exchange for op in workload.after if op.exchange)
+    assert (logits.op, logits.numel, logits.scheme) == ("all_gather", 3 * 128256, None)
+    assert all(op.exchange is None for op in workload.before)
+
+
+def test_streams_follow_from_what_an_op_does() -> None:
+    for op in everything(build(load_model("llama-3-8b"), BF16, Prompt(1, 8), 2)):
+        assert op.stream == ("communication" if op.exchange else "compute")
+        assert bool(op.kernels) != bool(op.exchange)
+
+
+def test_equal_layers_are_one_object() -> None:
+    """Folding compares layers by identity."""
+    layers = build(small("gemma-2-27b", 8), scheme("spd-50"), Prompt(1, 64), 4).layers
+    assert [[a is b for b in layers].count(True) for a in layers] == [2] * 8
+
+
+# --- split sequences ---
+
+
+@pytest.mark.parametrize(("split", "first"), [(0.5, 50), (0.3, 30), (0.999, 100), (0.004, 0)])
+def test_split(split: float, first: int) -> None:
+    if not 0 < first < 100:
+        with pytest.raises(ValueError, match=rf"sequence_split={split}, input_tokens=100"):
+            parts(Prompt(1, 100), split)
+        return
+    assert [(p.queries, p.keys) for p in parts(Prompt(1, 100), split)] == [(first, first), (100 - first, 100)]
+
+
+def test_a_split_keeps_the_work_and_the_causal_order() -> None:
+    model, prompt = load_model("llama-3-8b"), Prompt(2, 1001)
+    whole, split = (build(model, scheme(name), prompt, 4) for name in ("bf16", "iso-37"))
+    pairs = [
+        sum(scored_pairs(k.query_tokens, k.key_tokens, k.window) for k in kernels(w.layers[0]) if isinstance(k, Attend))
+        for w in (whole, split)
+    ]
+    assert pairs[0] == pairs[1]
+    assert [k.tokens for k in kernels(split.before) if isinstance(k, Elementwise)] == [2 * 370, 2 * 631]
+    names = [(op.name, op.part) for op in split.layers[0]]
+    blocks = [
+        (name, part)
+        for block in ("attention", "mlp")
+        for part in (0, 1)
+        for name in (block, f"all-reduce after {block}")
+    ]
+    assert names == blocks
+    assert sum(op.exchange.numel for op in split.layers[0] if op.exchange) == 2 * 2002 * 4096
+
+
+def test_a_single_token_cannot_be_split() -> None:
+    with pytest.raises(ValueError, match=r"leaves a half empty: sequence_split=0\.5, input_tokens=1$"):
+        build(load_model("llama-3-8b"), scheme("iso"), Prompt(4, 1), 2)
+
+
+# --- refusals and memory ---
+
+
+@pytest.mark.parametrize("field", ["batch", "input_tokens"])
+@pytest.mark.parametrize("value", [0, -3])
+def test_an_empty_prompt_is_refused(field: str, value: int) -> None:
+    with pytest.raises(ValueError, match=f"^{field} must be at least 1: {field}={value}$"):
+        Prompt(**{"batch": 1, "input_tokens": 1, field: value})  # type: ignore[arg-type]
+
+
+def test_unknown_weights_are_refused() -> None:
+    with pytest.raises(ValueError, match="weights must be bf16 or fp8: weights='int4'"):
+        Prompt(1, 1, "int4")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "tp"), [("llama-3-8b", 3), ("llama-2-13b", 16), ("llama-3-8b", 0), ("qwen2.5-72b", 5)]
+)
+def test_a_degree_that_does_not_divide_is_refused(name: str, tp: int) -> None:
+    with pytest.raises(ValueError, match=rf"tp must .*: tp={tp}"):
+        build(load_model(name), BF16, Prompt(1, 8), tp)
+
+
+def test_a_degree_beside_the_key_value_heads_is_refused() -> None:
+    model = replace(load_model("llama-3-8b"), num_heads=24, num_kv_heads=8, intermediate_size=12288)
+    with pytest.raises(ValueError, match="tp=12, key-value heads=8"):
+        build(model, BF16, Prompt(1, 8), 12)
+
+
+@pytest.mark.parametrize("tp", DEGREES)
+@pytest.mark.parametrize(("weights", "bits"), [("bf16", 16), ("fp8", 8)])
+def test_memory_is_weights_cache_and_activations(tp: int, weights: str, bits: int) -> None:
+    model = load_model("llama-3-70b")
+    need = memory_bytes(model, Prompt(4, 1000, weights), tp)  # type: ignore[arg-type]
+    assert need == {
+        "weights": model.weight_bytes(tp, bits),
+        "kv_cache": 4000 * 80 * 2 * (8 // tp) * 128 * 2,
+        "activations": 4000 * 2 * (2 * 8192 + 3 * 28672 // tp),
+    }

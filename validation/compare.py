@@ -1,0 +1,253 @@
+"""`make validate`: predictions beside published measurements, for every target of the issue.
+
+    python -m thinwire.validation.compare                 # print, and write reports/validation.md and .json
+    python -m thinwire.validation.compare --full          # leave out every row and every shape (half an hour)
+    python -m thinwire.validation.compare --check         # write nothing; exit 1 if a target that was met no longer is
+    python -m thinwire.validation.compare --only links --only sglang    # some sections, printed only
+
+The same tables and profiles give the same bytes. Nothing is tuned to a row; what is missed is printed as missed.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from thinwire.validation import targets_fabric as fabric
+from thinwire.validation import targets_hosts as hosts
+from thinwire.validation import targets_kernels as kernels
+from thinwire.validation.targets import Entry, Point, Section, Summary, broken_down, pooled, worst
+
+REPORTS = Path(__file__).parent / "reports"
+SECTIONS: Mapping[str, Callable[[bool], Section]] = {
+    "gemm": kernels.gemm,
+    "attention": kernels.attention,
+    "prefill": lambda _full: kernels.tokenweave(),
+    "trtllm": lambda _full: kernels.trtllm(),
+    "all_reduce": lambda _full: fabric.all_reduce(),
+    "links": lambda _full: hosts.link_rates(),
+    "sglang": lambda _full: hosts.sglang(),
+    "quickreduce": lambda _full: hosts.quickreduce(),
+    "misc": lambda _full: fabric.misc(),
+}
+FIGURES = ("rows", "median", "90th", "worst", "bias")
+WORST = 10
+BREAKDOWN = "breakdown by the shipped profile"
+
+Cells = Sequence[str]
+
+
+# --- words ---
+
+
+def figures(summary: Summary) -> list[str]:
+    """A summary's cells."""
+    s = summary
+    return [f"{s.rows:,}", f"{s.median:.1%}", f"{s.percentile_90:.1%}", f"{s.worst:.1%}", f"{s.bias:+.1%}"]
+
+
+def verdict(entries: Sequence[Entry]) -> str:
+    """Of claims that the issue asks for: met, or missed and which."""
+    missed = [entry for entry in entries if not entry.holds]
+    if missed:
+        return f"missed by {len(missed)} of {len(entries)}: {'; '.join(map(miss, missed))}"
+    return "met" if len(entries) == 1 else f"met by all {len(entries)}"
+
+
+def miss(entry: Entry) -> str:
+    """A claim that is missed, with the figures."""
+    s, limits = entry.summary, entry.limits
+    found = [
+        f"{name} {value:.2%}"
+        for name, value, limit in (
+            ("median", s.median, limits.median),
+            ("90th percentile", s.percentile_90, limits.percentile_90),
+            ("worst", s.worst, limits.worst),
+        )
+        if limit is not None and value > limit
+    ]
+    if entry.signs_right is not None and limits.signs_right is not None and entry.signs_right < limits.signs_right:
+        found.append(f"signs right {entry.signs_right:.1%}")
+    return f"{entry.what} {', '.join(found)}"
+
+
+def limited(entry: Entry) -> str:
+    """What the claim is held to, and where signs count, how many are right."""
+    said = str(entry.limits)
+    return said if entry.signs_right is None else f"{said}: {entry.signs_right:.1%}"
+
+
+def quantity(value: float, unit: str) -> str:
+    """Seconds or bytes/s for people."""
+    if unit == "bytes/s":
+        return f"{value / 1e9:.2f} GB/s"
+    return f"{value * 1e3:,.2f} ms" if value >= 1e-3 else f"{value * 1e6:,.1f} us"
+
+
+# --- the report ---
+
+
+def markdown(sections: Sequence[Section], full: bool) -> str:
+    """validation.md."""
+    lines = [
+        "# thinwire against published measurements",
+        "",
+        f"Written by `python -m thinwire.validation.compare{' --full' if full else ''}` from "
+        "`validation/published/` and `sim/profiles/`. Errors are predicted over measured, less one: median, 90th "
+        "percentile and worst of their size; bias is the signed median.",
+        "",
+        "- in-sample: the shipped profiles, fitted to these rows among others.",
+        "- ... out: fitted again without the row, or without all rows alike, and then held against it.",
+        "- held out: no fit ever used the row.",
+        "- within, outside: a limit of the issue where the issue does not ask for it.",
+        "",
+        "## Targets",
+        "",
+    ]
+    lines += table(("target", "predicted", *FIGURES, "limit", "verdict"), overviews(sections))
+    for section in sections:
+        lines += ["", f"## {section.title}", ""]
+        if section.asked:
+            lines += [f"Asked for: {section.asked}.", ""]
+        lines += [line for said in section.paragraphs() for line in (said, "")]
+        lines += table(("claim", "predicted", *FIGURES, "limit", "verdict"), map(claim, section.entries))
+        for title, part in (("By machine", _group), ("By size", _regime)):
+            found = broken_down(section.entries, part)
+            if len(found) > len(section.entries):
+                lines += ["", f"### {title}", ""]
+                rows = ([what, how, name, *figures(summary)] for what, how, name, summary in found)
+                lines += table(("claim", "predicted", title.lower().removeprefix("by "), *FIGURES), rows)
+        for title, entries in (("Worst rows", section.asked_for), ("Worst rows not asked for", section.beside)):
+            if entries:
+                lines += ["", f"### {title}", ""]
+                lines += table(("row", "predicted", "measured", "thinwire", "error", BREAKDOWN), bad(entries, section))
+        if section.left_out:
+            lines += ["", "### Rows left out", "", *(f"- {said}" for said in section.left_out)]
+    return "\n".join(lines) + "\n"
+
+
+def _group(point: Point) -> str:
+    return point.group
+
+
+def _regime(point: Point) -> str:
+    return point.regime
+
+
+def overviews(sections: Sequence[Section]) -> list[Cells]:
+    """Rows of the table of targets: what is asked for, pooled by how it is predicted."""
+    rows: list[Cells] = []
+    for section in sections:
+        for how, entries in pooled(section.asked_for):
+            what = section.title if len(entries) > 1 else f"{section.title}: {entries[0].what}"
+            points = [point for entry in entries for point in entry.points]
+            rows.append([what, how, *figures(Summary.of(points)), str(entries[0].limits), verdict(entries)])
+    return rows
+
+
+def claim(entry: Entry) -> Cells:
+    """A row of a section's table of claims."""
+    return [entry.what, entry.how, *figures(entry.summary), limited(entry), entry.verdict]
+
+
+def bad(entries: Iterable[Entry], section: Section) -> Iterable[Cells]:
+    """The worst rows of some claims, with where the prediction comes from."""
+    for entry, point in worst(entries, WORST):
+        seen, told = quantity(point.measured, section.unit), quantity(point.predicted, section.unit)
+        yield [point.label, entry.how, seen, told, f"{point.error:+.1%}", point.detail]
+
+
+def table(header: Cells, rows: Iterable[Cells]) -> list[str]:
+    """A Markdown table; figures to the right."""
+    figure = {*FIGURES, "measured", "thinwire", "error"}
+    marks = ["---:" if name in figure else "---" for name in header]
+    return [_row(header), _row(marks), *map(_row, rows)]
+
+
+def _row(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def document(sections: Sequence[Section], full: bool) -> dict[str, Any]:
+    """validation.json: the claims of the report for programs."""
+    return {"full": full, "entries": [{"section": s.key, **entry.to_dict()} for s in sections for entry in s.entries]}
+
+
+def show(sections: Sequence[Section], console: Console) -> None:
+    """Print the targets, then each section's claims."""
+    tables = [("thinwire against published measurements", "target", overviews(sections))]
+    tables += [(section.title, "claim", [claim(entry) for entry in section.entries]) for section in sections]
+    for title, first, rows in tables:
+        shown = Table(first, "predicted", title=title)
+        for name in FIGURES:
+            shown.add_column(name, justify="right")
+        shown.add_column("limit")
+        shown.add_column("verdict")
+        for *cells, word in rows:
+            shown.add_row(*cells, coloured(word))
+        console.print(shown)
+
+
+def coloured(word: str) -> str:
+    """For the terminal."""
+    colour = "green" if word.startswith("met") else "red" if word.startswith("missed") else "dim"
+    return f"[{colour}]{word}[/]"
+
+
+# --- the check ---
+
+
+def lost(document_now: Mapping[str, Any], document_then: Mapping[str, Any]) -> list[str]:
+    """Claims that were met then and are not now, with the figures. Claims not made in this run are passed over."""
+    now = {entry["key"]: entry for entry in document_now["entries"]}
+    found = []
+    for entry in document_then["entries"]:
+        key = entry["key"]
+        if entry["verdict"] == "met" and key in now and now[key]["verdict"] != "met":
+            names = ("median", "percentile_90", "worst", "signs_right")
+            then = {name: entry[name] for name in names if name in entry["limits"]}
+            here = {name: now[key][name] for name in then}
+            limits = entry["limits"]
+            found.append(
+                f"{key}: the report says met with {then}, now {now[key]['verdict']} with {here}, limits {limits}"
+            )
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0, or 1 if `--check` finds a target lost."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--full", action="store_true", help="leave out every row and every shape, one after another")
+    parser.add_argument("--check", action="store_true", help="compare with the report instead of writing it")
+    parser.add_argument("--only", action="append", choices=tuple(SECTIONS), help="this section only; may be repeated")
+    parser.add_argument("--reports", type=Path, default=REPORTS, help="folder of the report")
+    options = parser.parse_args(arguments)
+    chosen = [key for key in SECTIONS if not options.only or key in options.only]
+    sections = [SECTIONS[key](options.full) for key in chosen]
+    console = Console()
+    show(sections, console)
+    found = document(sections, options.full)
+    twin = options.reports / "validation.json"
+    if options.check:
+        if not twin.exists():
+            parser.error(f"no report to check against: {twin}; run without --check first")
+        complaints = lost(found, json.loads(twin.read_text("utf-8")))
+        for said in complaints:
+            console.print(f"[red]{said}[/]")
+        console.print("no target was lost" if not complaints else f"{len(complaints)} targets lost")
+        return int(bool(complaints))
+    if not options.only:
+        options.reports.mkdir(exist_ok=True)
+        (options.reports / "validation.md").write_text(markdown(sections, options.full), "utf-8")
+        twin.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+        console.print(f"written: {options.reports / 'validation.md'} and its twin {twin.name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
