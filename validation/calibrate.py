@@ -6,6 +6,7 @@ its error in-sample and the rows it used, so that validation can keep calibrated
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -184,8 +185,9 @@ def gpus(found_fabrics: Mapping[str, FabricProfile]) -> dict[str, GpuProfile]:
 
 
 def write(path: Path, document: Any) -> None:
-    """Sorted nowhere, rounded by the fits: the same tables give the same bytes."""
-    path.write_text(json.dumps(document, indent=1) + "\n")
+    """Indented, lists of numbers on one line: a profile that changes shows it in a diff that people can read."""
+    text = json.dumps(document, indent=1)
+    path.write_text(re.sub(r"\[\s+([^\[\]{}]+?)\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text) + "\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
