@@ -3,7 +3,8 @@
     pip install 'thinwire[reference]' transformers
     python examples/hf_llama.py --scheme flash-int4
 
-The model is tiny and its weights random: the point is the one line that applies a scheme. On GPUs start it with torchrun and NCCL.
+The model is tiny and its weights random: the point is the one line that applies a scheme. On GPUs start it with
+torchrun and NCCL.
 """
 
 import argparse
@@ -25,7 +26,12 @@ def tiny_llama() -> torch.nn.Module:
 
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=512, hidden_size=256, intermediate_size=512, num_hidden_layers=2, num_attention_heads=8, num_key_value_heads=4
+        vocab_size=512,
+        hidden_size=256,
+        intermediate_size=512,
+        num_hidden_layers=2,
+        num_attention_heads=8,
+        num_key_value_heads=4,
     )
     return LlamaForCausalLM(config).to(torch.bfloat16).eval()
 
@@ -52,7 +58,9 @@ def worker(rank: int, ranks: int, store: str, scheme: str) -> None:
     with torch.inference_mode():
         whole = tiny_llama()(tokens).logits.float()
         plain = parallelize_module(tiny_llama(), mesh, plan(RowwiseParallel()))(tokens).logits.float()
-        compressed = parallelize_module(tiny_llama(), mesh, plan(CompressedRowwiseParallel(scheme)))(tokens).logits.float()
+        compressed = parallelize_module(tiny_llama(), mesh, plan(CompressedRowwiseParallel(scheme)))(
+            tokens
+        ).logits.float()
     if rank == 0:
         for name, logits in (("plain all-reduce", plain), (scheme, compressed)):
             error = float((logits - whole).norm() / whole.norm())

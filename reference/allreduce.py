@@ -1,7 +1,7 @@
 """Compressed all-reduce: `all_reduce(x, scheme, group)` on tensors, every rank ending with the same bits.
 
-The schedule is the one the simulator times (`reference.schedule`), run by a `Group`. Partial sums are added in fp32 and in rank order; what a
-rank keeps of its own is what its peers decode. The result has the input's dtype and shape.
+The schedule is the one the simulator times (`reference.schedule`), run by a `Group`. Partial sums are added in fp32 and
+in rank order; what a rank keeps of its own is what its peers decode. The result has the input's dtype and shape.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One rank's part in a schedule, on tensors: what it encodes, sends, receives, decodes and adds.
 
-The rules are those of `reference.schedule`'s docstring. Nothing here knows how bytes travel (`reference.group` does), so the same code
-runs all ranks in one process or each in its own. Shapes: N values of the flat tensor.
+The rules are those of `reference.schedule`'s docstring. Nothing here knows how bytes travel (`reference.group` does),
+so the same code runs all ranks in one process or each in its own. Shapes: N values of the flat tensor.
 """
 
 from __future__ import annotations
@@ -109,8 +109,14 @@ def incoming(step: Step, rank: int) -> list[Transfer]:
 
 
 def check_codec(codec: Codec, collective: str) -> None:
-    """A static hybrid's scales are calibrated for partial sums and for the whole sum, so nothing between may be encoded."""
-    if isinstance(codec, OutlierHybrid) and codec.scale == "static" and collective not in ("all_gather", "two_step", "none"):
+    """A static hybrid's scales are calibrated for partial sums and for the whole sum, so nothing between may be
+    encoded.
+    """
+    if (
+        isinstance(codec, OutlierHybrid)
+        and codec.scale == "static"
+        and collective not in ("all_gather", "two_step", "none")
+    ):
         raise ValueError(
             f"a static hybrid has no scales for the partial sums that collective {collective} encodes; "
             "use all_gather or two_step, or a dynamic hybrid"

@@ -1,7 +1,8 @@
 """Where a schedule's bytes travel: all ranks in one process, or one process a rank over torch.distributed.
 
-Both run the same `RankState`s through the same steps: one wire buffer for each step and peer, receives posted before the step's work, bytes counted
-for each peer. A group outlives its collectives; its counters add up until `reset_counters`.
+Both run the same `RankState`s through the same steps: one wire buffer for each step and peer, receives posted before
+the step's work, bytes counted for each peer. A group outlives its collectives; its counters add up until
+`reset_counters`.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ class LocalGroup(Group):
     def run(self, schedule: Schedule, values: Sequence[Tensor], coding: Coding) -> list[Tensor]:
         """`values` of all ranks, in rank order."""
         if len(values) != self._size or schedule.ranks != self._size:
-            raise ValueError(f"a LocalGroup of {self._size} ranks was given {len(values)} tensors for {schedule.ranks} ranks")
+            raise ValueError(
+                f"a LocalGroup of {self._size} ranks was given {len(values)} tensors for {schedule.ranks} ranks"
+            )
         states = [RankState(rank, value, coding) for rank, value in enumerate(values)]
         for lane in schedule.lanes:
             for step in lane.steps:
@@ -118,7 +121,8 @@ class _Pending:
 class TorchGroup(Group):
     """One rank of a torch.distributed process group (gloo on CPUs, NCCL on GPUs).
 
-    None takes the default group. A peer that is gone gives a RuntimeError naming it, at the latest after the process group's timeout.
+    None takes the default group. A peer that is gone gives a RuntimeError naming it, at the latest after the process
+    group's timeout.
     """
 
     def __init__(self, process_group: dist.ProcessGroup | None = None) -> None:
@@ -126,7 +130,9 @@ class TorchGroup(Group):
             raise RuntimeError("torch.distributed is not initialised: call init_process_group first")
         self._group = process_group if process_group is not None else dist.group.WORLD
         self._peers = dist.get_process_group_ranks(self._group)
-        self._early = dist.get_backend(self._group) != "nccl"  # NCCL runs in stream order: a receive before its send would wait for ever
+        self._early = (
+            dist.get_backend(self._group) != "nccl"
+        )  # NCCL runs in stream order: a receive before its send would wait for ever
         self.rank = dist.get_rank(self._group)
         self.sent_bytes = Counter()
 
@@ -138,8 +144,16 @@ class TorchGroup(Group):
     def run(self, schedule: Schedule, values: Sequence[Tensor], coding: Coding) -> list[Tensor]:
         """`values` of this rank alone."""
         if len(values) != 1 or schedule.ranks != self.size:
-            raise ValueError(f"rank {self.rank} of a TorchGroup of {self.size} was given {len(values)} tensors for {schedule.ranks} ranks")
-        if any(SWITCH in (t.source, t.destination) for lane in schedule.lanes for step in lane.steps for t in step.transfers):
+            raise ValueError(
+                f"rank {self.rank} of a TorchGroup of {self.size} was given {len(values)} tensors "
+                f"for {schedule.ranks} ranks"
+            )
+        if any(
+            SWITCH in (t.source, t.destination)
+            for lane in schedule.lanes
+            for step in lane.steps
+            for t in step.transfers
+        ):
             raise ValueError(f"collective {schedule.collective} needs a switch that sums; a TorchGroup has none")
         state = RankState(self.rank, values[0], coding)
         waiting = [self._lane(state, schedule, number) for number in range(len(schedule.lanes))]

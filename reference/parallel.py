@@ -2,7 +2,8 @@
 
     parallelize_module(model, mesh, {"layers.*.mlp.down_proj": CompressedRowwiseParallel("flash-int4")})
 
-replaces the all-reduce after each named row-parallel linear by a compressed one. Inference only: no gradient is defined.
+replaces the all-reduce after each named row-parallel linear by a compressed one. Inference only: no gradient is
+defined.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.distributed_c10d import _resolve_process_group
+from torch.distributed.distributed_c10d import _resolve_process_group  # type: ignore[attr-defined]
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_module
 from torch.distributed.tensor.parallel import RowwiseParallel
 from torch.distributed.tensor.placement_types import Placement
@@ -23,7 +24,8 @@ from .catalog import scheme as find_scheme
 @torch.library.custom_op("thinwire::all_reduce", mutates_args=())
 def all_reduce_op(x: Tensor, scheme: str, group_name: str, gate_bytes: int = 0, backend: str = "torch") -> Tensor:
     """`reference.allreduce.all_reduce` as an operator: the scheme by name, the process group by its registered name."""
-    return all_reduce(x, scheme, _resolve_process_group(group_name), gate_bytes=gate_bytes, backend=backend)
+    process_group = _resolve_process_group(group_name)  # type: ignore[arg-type]
+    return all_reduce(x, scheme, process_group, gate_bytes=gate_bytes, backend=backend)
 
 
 @all_reduce_op.register_fake
@@ -69,12 +71,16 @@ class CompressedRowwiseParallel(RowwiseParallel):
         def forward(x: Tensor) -> Tensor:
             weight, bias = _local(module.weight), module.bias
             summed: Tensor = all_reduce_op(
-                nn.functional.linear(self._shard(x, device_mesh), weight), self.scheme, name, self.gate_bytes, self.backend
+                nn.functional.linear(self._shard(x, device_mesh), weight),
+                self.scheme,
+                name,
+                self.gate_bytes,
+                self.backend,
             )
             y = summed if bias is None else summed + _local(bias)
             return y if self.use_local_output else DTensor.from_local(y, device_mesh, (Replicate(),), run_check=False)
 
-        module.forward = forward  # type: ignore[method-assign]
+        module.forward = forward  # type: ignore[method-assign, assignment]
         return module
 
     def _shard(self, x: Tensor, device_mesh: DeviceMesh) -> Tensor:

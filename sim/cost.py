@@ -38,21 +38,21 @@ class CostModel:
         return _kernel_alone_s(costs, kernel) + costs.kernel_gap_s.value
 
     def codec_s(self, work: Iterable[Work], ranks: int, fused: bool) -> NDArray[np.float64]:
-        """Codec time of each rank in one step, (R,). Kernels that are not fused into the collective's leave a gap as
-        all others do.
+        """Codec time of each rank in one step, (R,).
 
-        Raw values need no codec; what an uncompressed collective's reduction costs is part of its protocol's
-        efficiency.
+        Kernels of their own read or write the tensor and the encoded buffers, and leave a gap as all kernels do. Fused
+        into the collective's kernel they cost the encoded buffers alone: reading the tensor and writing the result is
+        what an uncompressed collective does as well, and so part of its protocol's efficiency, as is the reduction of
+        raw values, which need no codec.
         """
         codec = self.profile.gpu.codec
         moved = codec_traffic(work, ranks)
         bandwidth = self.gpu.memory_bandwidth_bytes_per_s
-        local_s = moved.local_bytes_R / (bandwidth * codec.local_share.value)
         wire_s = moved.wire_bytes_R / (bandwidth * codec.wire_share.value)
-        pass_s = (
-            codec.fused_pass_s.value if fused else codec.separate_pass_s.value + self.profile.gpu.kernel_gap_s.value
-        )
-        return local_s + wire_s + moved.passes_R * pass_s
+        if fused:
+            return wire_s + moved.passes_R * codec.fused_pass_s.value
+        local_s = moved.local_bytes_R / (bandwidth * codec.local_share.value)
+        return local_s + wire_s + moved.passes_R * (codec.separate_pass_s.value + self.profile.gpu.kernel_gap_s.value)
 
 
 def _kernel_alone_s(costs: GpuProfile, kernel: Kernel) -> float:

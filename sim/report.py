@@ -97,10 +97,10 @@ def assumptions(prompt: Prompt, scheme: Scheme, cost: CostModel, exchanger: Exch
         fused = scheme.codec_launch == "fused"
         each = codec.fused_pass_s if fused else codec.separate_pass_s
         kind = "fused into the collective's" if fused else "launched on their own"
+        tensor = "" if fused else f", the tensor at {codec.local_share.value:.0%} ({codec.local_share.source})"
         sentences.append(
-            f"codec kernels, {kind}, take {each.value * 1e6:.1f} us a pass ({each.source}); they move values at "
-            f"{codec.local_share.value:.0%} of the memory bandwidth ({codec.local_share.source}) and encoded buffers "
-            f"at {codec.wire_share.value:.0%} ({codec.wire_share.source})"
+            f"codec kernels, {kind}, take {each.value * 1e6:.1f} us a pass ({each.source}); they move encoded buffers "
+            f"at {codec.wire_share.value:.0%} of the memory bandwidth ({codec.wire_share.source}){tensor}"
         )
     if scheme.drop_attention_percent:
         sentences.append(

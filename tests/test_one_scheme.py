@@ -1,4 +1,5 @@
-"""One definition, three users: for every scheme the bytes of the formula, of the packed buffers, of the simulated links and of a real gloo run.
+"""One definition, three users: for every scheme the bytes of the formula, of the packed buffers, of the simulated links
+and of a real gloo run.
 
 If this fails, somebody counts bytes twice: codecs say sizes (`reference.scheme`), everybody else asks them.
 """
@@ -35,7 +36,9 @@ def islands(ranks: int) -> tuple[tuple[int, ...], ...]:
 
 def cases(ranks: int) -> list[dict[str, Any]]:
     return [
-        {"scheme": name, "numel": numel, "seed": i, "islands": islands(ranks)} for name in SCHEMES for i, numel in enumerate(SIZES)
+        {"scheme": name, "numel": numel, "seed": i, "islands": islands(ranks)}
+        for name in SCHEMES
+        for i, numel in enumerate(SIZES)
     ]
 
 
@@ -49,7 +52,8 @@ def simulated_uplinks(schedule: Schedule) -> tuple[float, ...]:
     cluster = load_cluster("8xh100-nvlink").take(schedule.ranks)
     primitives = {step.primitive for lane in schedule.lanes for step in lane.steps}
     perfect = tuple(
-        Protocol("any", "all_reduce", p, schedule.ranks, 0.0, 0.0, ((1.0, 1.0),), 1, "assumed: perfect") for p in primitives
+        Protocol("any", "all_reduce", p, schedule.ranks, 0.0, 0.0, ((1.0, 1.0),), 1, "assumed: perfect")
+        for p in primitives
     )
     routes = Routes(cluster)
     fabric = FabricProfile("perfect", perfect, {}, {})
@@ -59,7 +63,9 @@ def simulated_uplinks(schedule: Schedule) -> tuple[float, ...]:
 
 
 @pytest.fixture(scope="module", params=RANKS)
-def real(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, list[list[dict[str, Any]]]]:
+def real(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[int, list[list[dict[str, Any]]]]:
     """Every case run by a real gloo group of so many processes."""
     ranks = request.param
     return ranks, gloo.run(tmp_path_factory.mktemp(f"gloo{ranks}"), ranks, cases(ranks))
@@ -81,7 +87,11 @@ def test_real_ranks_end_with_the_bits_of_the_local_group(real: tuple[int, list[l
     for number, case in enumerate(cases(ranks)):
         partials = [gloo.partial(case, rank) for rank in range(ranks)]
         local = all_reduce_local(
-            partials, case["scheme"], calibration=gloo.calibrated(case, ranks), islands=islands(ranks), group=LocalGroup(ranks)
+            partials,
+            case["scheme"],
+            calibration=gloo.calibrated(case, ranks),
+            islands=islands(ranks),
+            group=LocalGroup(ranks),
         )
         assert {results[rank][number]["hash"] for rank in range(ranks)} == {gloo.digest(local[0])}, case
 

@@ -38,8 +38,9 @@ GPUS = (
     "l4", "l40", "a100-pcie", "h100-pcie", "rtx-4090", "mi300x",
 )  # fmt: skip
 
-# A GPU of an architecture that no GEMM table has: another architecture's correction does not carry over (docs/decisions/
-# 003), so the pooled roofline is scaled to the published matmul ceiling in bf16, and fp8 to the same share of its peak.
+# A GPU of an architecture that no GEMM table has: another architecture's correction does not carry over
+# (docs/decisions/ 003), so the pooled roofline is scaled to the published matmul ceiling in bf16, and fp8 to the same
+# share of its peak.
 MATMUL_CEILING_TFLOPS = {
     "mi300x": float(
         next(r for _, r in select("max_achievable_matmul_tflops", gpu="MI300X", dtype="bf16"))["measured_max_tflops"]
@@ -136,12 +137,11 @@ def elementwises() -> dict[str, ElementwiseModel]:
     return fitted
 
 
-def codec(gpu: str, fabric: FabricProfile, elementwise: ElementwiseModel) -> CodecCost:
+def codec(gpu: str, fit: fit_codec.CodecFit, elementwise: ElementwiseModel) -> CodecCost:
     """Codec costs: fitted on the MI300X, elsewhere assumed until `make gpu` has measured them."""
     share = elementwise.costs["silu_mul"].efficiency
     local = Quantity(share, "assumed: what a gated activation reaches on this GPU")
     bandwidth = load_gpu("mi300x").memory_bandwidth_bytes_per_s
-    fit = fit_codec.fit(fit_codec.rows(fabric), share * bandwidth)
     source = f"{fit_codec.TABLE}.csv, INT8/6/4 from 1 MiB up"
     fused_pass = Quantity(
         round(fit.pass_s, 9), f"{'measured' if gpu == 'mi300x' else 'assumed: as on MI300X'}: {source}"
@@ -162,6 +162,7 @@ def codec(gpu: str, fabric: FabricProfile, elementwise: ElementwiseModel) -> Cod
 def gpus(found_fabrics: Mapping[str, FabricProfile]) -> dict[str, GpuProfile]:
     """All GPU profiles."""
     gemm, attention, elementwise = gemms(), attentions(), elementwises()
+    codec_fit = fit_codec.fit(fit_codec.rows(found_fabrics["mi300x-xgmi"]))
     profiles = {}
     for gpu in GPUS:
         profiles[gpu] = GpuProfile(
@@ -174,14 +175,19 @@ def gpus(found_fabrics: Mapping[str, FabricProfile]) -> dict[str, GpuProfile]:
                 precision: fit_engine.longest_products(model) for precision, model in gemm[gpu].items()
             },
             kernel_gap_s=fit_engine.NO_GAP,
-            codec=codec(gpu, found_fabrics["mi300x-xgmi"], elementwise[gpu]),
-            assumptions=(
-                f"no kernel is measured on {gpu}: efficiencies are those of {NEAREST_KERNELS[gpu]} at this GPU's peaks",
-            )
-            if gpu in NEAREST_KERNELS
-            else (),
+            codec=codec(gpu, codec_fit, elementwise[gpu]),
+            assumptions=(unmeasured(gpu),) if gpu in NEAREST_KERNELS else (),
         )
     return fit_engine.with_engine(profiles, found_fabrics)
+
+
+def unmeasured(gpu: str) -> str:
+    """What a prediction must say of a GPU that no kernel table has."""
+    gemm = "its published matmul ceiling" if gpu in MATMUL_CEILING_TFLOPS else f"{NEAREST_KERNELS[gpu]}'s efficiencies"
+    return (
+        f"no kernel is measured on {gpu}: GEMMs take {gemm}, attention {NEAREST_KERNELS[gpu]}'s and element-wise "
+        f"kernels {NEAREST_MEMORY[gpu]}'s efficiencies, at this GPU's peaks"
+    )
 
 
 def write(path: Path, document: Any) -> None:

@@ -1,7 +1,7 @@
 """`make validate`: predictions beside published measurements, for every target of the issue.
 
     python -m thinwire.validation.compare                 # print, and write reports/validation.md and .json
-    python -m thinwire.validation.compare --full          # leave out every row and every shape (half an hour)
+    python -m thinwire.validation.compare --full          # leave out every row and every shape (a quarter of an hour)
     python -m thinwire.validation.compare --check         # write nothing; exit 1 if a target that was met no longer is
     python -m thinwire.validation.compare --only links --only sglang    # some sections, printed only
 
@@ -10,10 +10,15 @@ The same tables and profiles give the same bytes. Nothing is tuned to a row; wha
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+# Before numpy is imported. A BLAS thread per core makes the fits four times slower on a shared machine, and another
+# order of adding up could change the report's last digits.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from rich.console import Console
 from rich.table import Table

@@ -207,8 +207,10 @@ def pooled(entries: Iterable[Entry]) -> list[tuple[str, list[Entry]]]:
 def broken_down(entries: Sequence[Entry], part: Callable[[Point], str]) -> list[tuple[str, str, str, Summary]]:
     """(what, how, part, summary) of each claim's points by group or regime; claims about one group are pooled first."""
     points: dict[tuple[str, str, str], list[Point]] = {}
+    alone = {id(entry): len({point.group for point in entry.points}) == 1 for entry in entries}
     for entry in entries:
-        what = entry.what if len({point.group for point in entry.points}) > 1 else "all"
+        beside = {other.what for other in entries if alone[id(other)] and other.how == entry.how}
+        what = "all" if alone[id(entry)] and len(beside) > 1 else entry.what
         for point in entry.points:
             points.setdefault((what, entry.how, part(point)), []).append(point)
     return [(*where, Summary.of(found)) for where, found in points.items()]

@@ -169,13 +169,11 @@ def _codec_entries(
 def quickreduce() -> Section:
     """INT8, INT6 and INT4 two-shot all-reduce on MI300X against `bf16`, which is RCCL there."""
     found = _compressed(fit_codec.FITTED)
-    gpu = exchanger_of(fit_codec.MACHINE, 8).cost
-    local_rate = gpu.profile.gpu.codec.local_share.value * gpu.gpu.memory_bandwidth_bytes_per_s
     every = [c.row for c in found]
 
     def without(out: Iterable[int]) -> fit_codec.CodecFit:
         gone = set(out)
-        return fit_codec.fit([row for i, row in enumerate(every) if i not in gone], local_rate)
+        return fit_codec.fit([row for i, row in enumerate(every) if i not in gone])
 
     row_out = [float(without([i]).seconds([row])[0]) for i, row in enumerate(every)]
     entries = [

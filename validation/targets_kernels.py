@@ -181,6 +181,7 @@ def _prefill_point(prefill: Prefill, error: float | None = None) -> Point:
     """`error`: of a left-out fit, predicted over measured less one; None takes the shipped profile."""
     found = predicted(prefill)
     b = found.breakdown
+    exposed_s = max(0.0, b.exposed_communication_s)  # a difference: without exchanges it may round below nothing
     largest = ", ".join(f"{name} {seconds * 1e3:.1f}" for name, seconds in list(found.timeline.by_name().items())[:4])
     return Point(
         prefill.machine,
@@ -188,7 +189,7 @@ def _prefill_point(prefill: Prefill, error: float | None = None) -> Point:
         f"{prefill.model} {prefill.weights} TP{prefill.tp} {prefill.scheme}, {prefill.input_tokens} tokens",
         prefill.seconds,
         found.ttft_s if error is None else prefill.seconds * (1 + error),
-        f"compute {b.compute_s * 1e3:.1f} ms, exposed communication {b.exposed_communication_s * 1e3:.1f}; {largest}",
+        f"compute {b.compute_s * 1e3:.1f} ms, exposed communication {exposed_s * 1e3:.1f}; {largest}",
     )
 
 

@@ -1,6 +1,7 @@
 """thinwire: time to first token when the wire between GPUs carries fewer bits.
 
-`predict` answers one what-if; `compare` many. Importing this package pulls in neither torch nor the simulator until one of them is used.
+`predict` answers one what-if; `compare` many. Importing this package pulls in neither torch nor the simulator until one
+of them is used.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -43,7 +43,9 @@ def digest(x: Tensor) -> str:
     return hashlib.sha256(x.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
-def run(folder: Path, ranks: int, cases: Sequence[dict[str, Any]], timeout_s: float = 60.0) -> list[list[dict[str, Any]]]:
+def run(
+    folder: Path, ranks: int, cases: Sequence[dict[str, Any]], timeout_s: float = 60.0
+) -> list[list[dict[str, Any]]]:
     """Results of every rank, [rank][case]; [] for a rank that died."""
     (folder / "job.json").write_text(json.dumps({"ranks": ranks, "timeout_s": timeout_s, "cases": list(cases)}))
     processes = [subprocess.Popen([sys.executable, str(WORKER), str(folder), str(rank)]) for rank in range(ranks)]

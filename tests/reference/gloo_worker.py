@@ -1,6 +1,7 @@
-"""One rank of a real gloo group: runs a list of all-reduces and writes what it got. Started by `gloo.run`, never collected."""
+"""One rank of a real gloo group: runs a list of all-reduces and writes what it got. Started by `gloo.run`, never
+collected.
+"""
 
-import hashlib
 import json
 import sys
 from datetime import timedelta

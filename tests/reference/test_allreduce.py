@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from .gloo import FEATURES, calibrated, digest, partial
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,6 +12,8 @@ from thinwire.reference.group import LocalGroup
 from thinwire.reference.schedule import build
 from thinwire.reference.scheme import Raw, Scheme
 
+from .gloo import FEATURES, calibrated, digest, partial
+
 torch.set_num_threads(1)
 RUNNABLE = [name for name in schemes() if name != "none"]
 
@@ -21,7 +22,9 @@ def case(name: str, numel: int, dtype: str = "bfloat16", seed: int = 0) -> dict[
     return {"scheme": name, "numel": numel, "dtype": dtype, "seed": seed}
 
 
-def reduced(name: str, ranks: int, numel: int, dtype: str = "bfloat16", seed: int = 0) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+def reduced(
+    name: str, ranks: int, numel: int, dtype: str = "bfloat16", seed: int = 0
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     given_case = case(name, numel, dtype, seed)
     partials = [partial(given_case, rank) for rank in range(ranks)]
     return partials, all_reduce_local(partials, name, calibration=calibrated(given_case, ranks))
@@ -38,7 +41,9 @@ def test_every_rank_ends_with_the_same_bits(name: str, ranks: int) -> None:
 @pytest.mark.parametrize("name", ["bf16", "bf16-ring"])
 @pytest.mark.parametrize("ranks", [1, 2, 4, 7])
 def test_uncompressed_sum_is_the_sum(name: str, ranks: int) -> None:
-    """bf16 partials, fp32 sums: each ring hop rounds a partial sum to bf16 once, so the error is at most one bf16 rounding a hop."""
+    """bf16 partials, fp32 sums: each ring hop rounds a partial sum to bf16 once, so the error is at most one bf16
+    rounding a hop.
+    """
     partials, results = reduced(name, ranks, 1024)
     exact = torch.stack([p.double() for p in partials]).sum(0)
     magnitude = torch.stack([p.double().abs() for p in partials]).sum(0)
@@ -65,14 +70,18 @@ def test_inputs_are_not_written() -> None:
     assert all(torch.equal(a, b) for a, b in zip(partials, kept, strict=True))
 
 
-@pytest.mark.parametrize("name", ["flash-int8", "flash-int4", "mxfp4", "mxint8", "flash2-int2-sr", "hybrid-4.2", "quickreduce-int6"])
+@pytest.mark.parametrize(
+    "name", ["flash-int8", "flash-int4", "mxfp4", "mxint8", "flash2-int2-sr", "hybrid-4.2", "quickreduce-int6"]
+)
 def test_one_rank_needs_no_wire(name: str) -> None:
     partials, results = reduced(name, 1, 300)
     assert torch.equal(results[0], partials[0])
 
 
 @given(
-    st.sampled_from([n for n in RUNNABLE if not n.startswith("hybrid") and scheme(n).collective in ("two_step", "all_gather")]),
+    st.sampled_from(
+        [n for n in RUNNABLE if not n.startswith("hybrid") and scheme(n).collective in ("two_step", "all_gather")]
+    ),
     st.integers(2, 6),
     st.integers(1, 700),
     st.integers(0, 50),
@@ -95,7 +104,9 @@ def signed_like(magnitude: torch.Tensor, sign: torch.Tensor) -> torch.Tensor:
     return torch.copysign(magnitude, sign.float())
 
 
-@pytest.mark.parametrize("islands", [((0, 1, 2, 3), (4, 5, 6, 7)), ((0, 2, 4), (1, 3, 5, 6, 7)), ((0,), (1, 2, 3, 4, 5, 6, 7))])
+@pytest.mark.parametrize(
+    "islands", [((0, 1, 2, 3), (4, 5, 6, 7)), ((0, 2, 4), (1, 3, 5, 6, 7)), ((0,), (1, 2, 3, 4, 5, 6, 7))]
+)
 def test_hierarchical_on_any_islands(islands: tuple[tuple[int, ...], ...]) -> None:
     partials = [partial(case("flash2-int4-hier", 4096, seed=3), rank) for rank in range(8)]
     results = all_reduce_local(partials, "two_step:int8", islands=islands)

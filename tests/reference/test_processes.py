@@ -10,17 +10,20 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
-from . import gloo
 import pytest
 import torch
 
 from thinwire.reference.allreduce import all_reduce_local
 from thinwire.reference.catalog import scheme, schemes
 
+from . import gloo
+
 torch.set_num_threads(1)
 MI = 2**20
 REAL = tuple(
-    name for name in schemes() if scheme(name).collective != "none" and "+" not in name and not name.startswith(("spd", "iso"))
+    name
+    for name in schemes()
+    if scheme(name).collective != "none" and "+" not in name and not name.startswith(("spd", "iso"))
 )  # the others run one of these on the wire
 
 
@@ -102,7 +105,9 @@ dist.destroy_process_group()
 
 
 def test_compile_and_tensor_parallel_style(tmp_path: Path) -> None:
-    """The custom op stays in one graph and equals eager; the style puts a scheme after a row-parallel linear, the gate lifts it."""
+    """The custom op stays in one graph and equals eager; the style puts a scheme after a row-parallel linear, the
+    gate lifts it.
+    """
     processes = [subprocess.Popen([sys.executable, "-c", WORKER, str(tmp_path), str(rank)]) for rank in range(2)]
     assert [process.wait(timeout=300) for process in processes] == [0, 0]
     import json
@@ -125,15 +130,21 @@ def test_the_custom_op_passes_torch_opcheck() -> None:
     try:
         x = torch.randn(4, 64)
         arguments = (x, "flash-int4", group_name(dist.group.WORLD))
-        torch.library.opcheck(all_reduce_op, arguments, test_utils=("test_schema", "test_faketensor", "test_aot_dispatch_dynamic"))
+        torch.library.opcheck(
+            all_reduce_op, arguments, test_utils=("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
+        )
     finally:
         dist.destroy_process_group()
 
 
-@pytest.mark.skipif(find_spec("transformers") is None, reason="transformers is not installed (pip install transformers)")
+@pytest.mark.skipif(
+    find_spec("transformers") is None, reason="transformers is not installed (pip install transformers)"
+)
 def test_hugging_face_example_runs() -> None:
     example = Path(__file__).resolve().parents[2] / "examples" / "hf_llama.py"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    out = subprocess.run([sys.executable, str(example)], capture_output=True, text=True, timeout=300, env=environment, check=True).stdout
+    out = subprocess.run(
+        [sys.executable, str(example)], capture_output=True, text=True, timeout=300, env=environment, check=True
+    ).stdout
     errors = [float(line.split("logits ")[1].split(",")[0]) for line in out.splitlines() if "relative error" in line]
     assert len(errors) == 2 and errors[0] < 0.02 and errors[1] < 0.1, out

@@ -221,6 +221,14 @@ def test_minimum_keeps_constant_groups(bits: int, metadata: str) -> None:
     assert float((there_and_back(near, codec) - near).abs().max()) <= math.pi * 2.0**-15
 
 
+@pytest.mark.parametrize("metadata", ["bf16", "fp16", "fp32"])
+def test_a_minimum_has_one_zero(metadata: str) -> None:
+    codec = GroupedInt(4, 32, "minimum", metadata=metadata)
+    for low in (torch.zeros(32), torch.cat((-torch.zeros(16), torch.ones(16)))):
+        assert torch.equal(encode(low, codec).buffer, encode(low + 0.0, codec).buffer)
+    assert not encode(-torch.zeros(32), codec).sections()["minima"].any()
+
+
 def test_minimum_is_rounded_down_not_to_nearest() -> None:
     x = torch.linspace(1002.5, 1003.9, 32)  # bf16 has 1000 and 1004: to nearest would put the grid above them all
     assert float((there_and_back(x, GroupedInt(8, 32, "minimum")) - x).abs().max()) < 0.02
@@ -542,3 +550,18 @@ def test_rotation_spreads_an_outlier() -> None:
         float((there_and_back(x, GroupedInt(4, 64, rotation=rotation)) - x).norm()) for rotation in (None, 64)
     )
     assert turned_error < plain_error / 2
+
+
+# ---- the mode of an MX scale is part of the codec
+
+
+@pytest.mark.parametrize("mode", ["rceil", "ceil", "even"])
+def test_modes_have_specs_and_change_no_byte_count(mode: Any) -> None:
+    codec = MX("e2m1", rotation=64, mode=mode)
+    assert codec.spec == f"mx-e2m1-b32-h64-{mode}" and parse_codec(codec.spec) == codec
+    assert parse_codec("mx-e2m1-floor") == MX("e2m1") and MX("e2m1").spec == "mx-e2m1-b32"
+    assert codec.sections(1000) == MX("e2m1", rotation=64).sections(1000)
+    with pytest.raises(ValueError, match=f"only an e8m0 scale has a mode: mode='{mode}', scale='fp16'"):
+        MX("e4m3", scale="fp16", mode=mode)
+    with pytest.raises(ValueError, match="mode='nearest'"):
+        MX("e4m3", mode="nearest")  # type: ignore[arg-type]

@@ -126,9 +126,10 @@ def test_the_closed_form_is_refused_where_ranks_or_flows_differ() -> None:
     assert closed_form(timed, of.routes, slowdown(8, {3: 1.5})) is None
     chunked = of.time("all_reduce", numel, replace(chosen, chunk_values=8 * 128 * 10))
     assert closed_form(chunked, of.routes, np.ones(8)) is None
-    for uneven in (5, -5):  # a group more to send; as many groups, but the last one has fewer values to encode
-        timed = of.time("all_reduce", numel + uneven, chosen)
-        assert closed_form(timed, of.routes, np.ones(8)) is None
+    longer = of.time("all_reduce", numel + 5, chosen)  # one rank has a group more to send
+    assert closed_form(longer, of.routes, np.ones(8)) is None
+    shorter = of.time("reduce_scatter", numel - 5, chosen)  # as many groups, but one rank has fewer values to write
+    assert closed_form(shorter, of.routes, np.ones(8)) is None
     crossing = on("8xl40s-pcie")
     assert closed_form(crossing.time("all_reduce", numel, chosen), crossing.routes, np.ones(8)) is None
 
@@ -246,7 +247,8 @@ def test_fused_codec_kernels_cost_what_fused_ones_do(name: str) -> None:
     of = among(fabric(4))
     apart, fused = (of.time("all_reduce", NUMEL, scheme(s)).codec_s_R for s in (name, f"{name}@fused"))
     passes = 2 if name.startswith("all_gather") else 3
-    np.testing.assert_allclose(apart - fused, passes * (5 * US + 1.5 * US - 2 * US))
+    tensor_s = 2 * 2 * NUMEL / (1000e9 * 0.5)  # read once and written once: fused kernels leave that to the protocol
+    np.testing.assert_allclose(apart - fused, passes * (5 * US + 1.5 * US - 2 * US) + tensor_s)
 
 
 def test_an_exchange_is_timed_once() -> None:

@@ -36,7 +36,18 @@ SUFFIXES: dict[str, tuple[dict[str, float], set[str]]] = {
 }
 # Targets that are missed, and why. A target that is met again must leave this list, one newly missed may not join it
 # without a reason that a reader can check.
-MISSED: dict[str, str] = {}
+L40S = "its table is noisy: at m = 2560 to 4353 each shape's own trend leaves 5.2 % (docs/decisions/003-gemm-model.md)"
+B200 = "single rows of its fp8 table are off by up to 2x (docs/decisions/003-gemm-model.md)"
+CLIFF = (
+    "published times jump twofold between 8 and 16 MiB; one rate of encoded buffers cannot follow: 5 of 42 signs wrong"
+)
+MISSED = {
+    "gemm.l40s.bf16.row": L40S,
+    "gemm.l40s.bf16.shape": L40S,
+    "gemm.b200-sxm.fp8.shape": B200,
+    "quickreduce.in-sample.gain": CLIFF,
+    "quickreduce.row.gain": CLIFF,
+}
 
 CHEAP = ("prefill", "trtllm", "links", "sglang", "quickreduce")
 

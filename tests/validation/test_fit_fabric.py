@@ -14,10 +14,10 @@ from thinwire.sim.network import Routes
 from thinwire.sim.profile import FabricProfile, fabric_profile, fabric_profile_dict
 from thinwire.topologies.load import load_cluster
 from thinwire.validation import fit_fabric
-from thinwire.validation.fit_fabric import Fit, Series
+from thinwire.validation.fit_fabric import Fit, Floats, Series
 from thinwire.validation.series import calibration
 
-SIZES = 2.0 ** np.arange(9, 30)
+SIZES: Floats = np.exp2(np.arange(9, 30, dtype=np.float64))
 
 
 def name(s: Series) -> str:
