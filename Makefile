@@ -30,8 +30,9 @@ check: $(VENV)/.dev ## ruff, mypy --strict, then every test
 	$(BIN)/mypy
 	@$(MAKE) --no-print-directory test
 
-bench: $(VENV)/.core ## time the simulator
+bench: $(VENV)/.test ## time the simulator, then the codecs
 	$(BIN)/python -m thinwire.sim.bench $(ARGS)
+	$(BIN)/python -m thinwire.reference.bench
 
 calibrate: $(VENV)/.core ## fit sim/profiles/ to the measurements in validation/published/
 	$(BIN)/python -m thinwire.validation.calibrate $(ARGS)
@@ -62,11 +63,11 @@ $(VENV)/.core: $(VENV)/.venv $(MANIFESTS)
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.venv $(MANIFESTS)
-	@echo "thinwire: installing thinwire with its test dependencies (no torch)"
+	@echo "thinwire: installing thinwire with its test dependencies (torch among them)"
 	@$(PIP) --no-build-isolation -e '.[test]'
 	@touch $(VENV)/.core $@
 
 $(VENV)/.dev: $(VENV)/.venv $(MANIFESTS)
-	@echo "thinwire: installing thinwire with its test and development tools (no torch)"
+	@echo "thinwire: installing thinwire with its test and development tools (torch among them)"
 	@$(PIP) --no-build-isolation -e '.[dev]'
 	@touch $(VENV)/.core $(VENV)/.test $@

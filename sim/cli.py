@@ -5,8 +5,9 @@ with status 2 and one line on standard error.
 """
 
 import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from types import ModuleType
 from typing import Annotated, Any
@@ -219,16 +220,20 @@ def _factors(option: str, given: Sequence[str] | None) -> dict[str, float]:
 
 
 def _rank(text: str) -> int:
-    if not text.isdigit():
+    if not text.isdecimal():
         raise ValueError(f"--slow-rank takes RANK=FACTOR, RANK a whole number: {text!r}")
     return int(text)
 
 
-def _print(document: Any, as_json: bool, show: Any) -> None:
-    if as_json:
-        print(json.dumps(document, indent=1))
-    else:
-        show()
+def _print(document: Any, as_json: bool, show: Callable[[], None]) -> None:
+    try:
+        if as_json:
+            print(json.dumps(document, indent=1))
+        else:
+            show()
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -242,9 +247,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(str(error))
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
     else:
         sys.exit(status or 0)
 

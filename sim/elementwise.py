@@ -40,9 +40,7 @@ def elementwise_bytes(op: str, tokens: int, width: int, element_bytes: int = 2) 
     if op not in PASSES:
         raise ValueError(f"unknown element-wise operator {op!r}; known: {', '.join(OPS)}")
     if tokens < 0 or width < 0 or element_bytes < 1:
-        raise ValueError(
-            f"sizes cannot be negative: tokens={tokens}, width={width}, element_bytes={element_bytes}"
-        )
+        raise ValueError(f"sizes cannot be negative: tokens={tokens}, width={width}, element_bytes={element_bytes}")
     weights = width if tokens and op in ("rms_norm", "add_rms_norm") else 0
     return (PASSES[op] * tokens * width + weights) * element_bytes
 
@@ -59,8 +57,7 @@ class OpCost:
     def __post_init__(self) -> None:
         if not self.floor_s >= 0 or not 0 < self.efficiency <= 1:
             raise ValueError(
-                f"need floor_s >= 0 and 0 < efficiency <= 1, got floor_s={self.floor_s}, "
-                f"efficiency={self.efficiency}"
+                f"need floor_s >= 0 and 0 < efficiency <= 1, got floor_s={self.floor_s}, efficiency={self.efficiency}"
             )
         if not self.source:
             raise ValueError("an operator's cost needs a source")
@@ -79,8 +76,7 @@ class ElementwiseModel:
             raise ValueError(f"memory bandwidth must be positive, got {self.memory_bandwidth_bytes_per_s}")
         if set(self.costs) != set(OPS):
             raise ValueError(
-                f"costs: missing {sorted(set(OPS) - set(self.costs))}, "
-                f"unknown {sorted(set(self.costs) - set(OPS))}"
+                f"costs: missing {sorted(set(OPS) - set(self.costs))}, unknown {sorted(set(self.costs) - set(OPS))}"
             )
 
     def time_s(self, op: str, bytes_moved: float) -> float:
@@ -98,8 +94,7 @@ class ElementwiseModel:
     def moved_to(self, gpu: str, memory_bandwidth_bytes_per_s: float) -> ElementwiseModel:
         """The same kernels' floors and shares of the bandwidth on another GPU, marked as assumed."""
         moved = {
-            op: replace(cost, source=f"assumed: as on {self.gpu} ({cost.source})")
-            for op, cost in self.costs.items()
+            op: replace(cost, source=f"assumed: as on {self.gpu} ({cost.source})") for op, cost in self.costs.items()
         }
         return ElementwiseModel(gpu, memory_bandwidth_bytes_per_s, moved)
 
@@ -117,8 +112,7 @@ class ElementwiseModel:
         names = set(cls.__dataclass_fields__)
         if set(data) != names:
             raise ValueError(
-                f"element-wise model: missing {sorted(names - set(data))}, "
-                f"unknown {sorted(set(data) - names)}"
+                f"element-wise model: missing {sorted(names - set(data))}, unknown {sorted(set(data) - names)}"
             )
         fields = set(OpCost.__dataclass_fields__)
         for op, cost in data["costs"].items():

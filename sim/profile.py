@@ -9,14 +9,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from itertools import pairwise
-from math import exp, log
+from itertools import chain, pairwise
+from math import exp, isfinite, log
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
+from thinwire.reference.scheme import Collective
 from thinwire.sim.attention import AttentionModel
 from thinwire.sim.elementwise import ElementwiseModel
 from thinwire.sim.gemm import GemmModel
@@ -33,8 +34,14 @@ class Quantity:
     source: str
 
     def __post_init__(self) -> None:
-        if self.source.split(":")[0] not in ("datasheet", "measured", "assumed"):
-            raise ValueError(f"a source starts with datasheet:, measured: or assumed: (given {self.source!r})")
+        _check_source(self.source)
+        if not (isfinite(self.value) and self.value >= 0):
+            raise ValueError(f"a quantity is finite and not negative: {self.value} ({self.source})")
+
+
+def _check_source(source: str) -> None:
+    if source.split(":")[0] not in ("datasheet", "measured", "assumed"):
+        raise ValueError(f"a source starts with datasheet:, measured: or assumed: (given {source!r})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +55,10 @@ class CodecCost:
     separate_pass_s: Quantity  # as a launch of its own
     local_share: Quantity
     wire_share: Quantity
+
+    def __post_init__(self) -> None:
+        if not (self.local_share.value > 0 and self.wire_share.value > 0):
+            raise ValueError(f"shares must be positive: {self.local_share.value} and {self.wire_share.value}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +74,16 @@ class GpuProfile:
     kernel_gap_s: Quantity  # idle time between two kernels of an eagerly launched layer
     codec: CodecCost
     assumptions: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        given, ceilings = sorted(self.gemm), sorted(self.sustained_flops_per_s)
+        if "bf16" not in given or given != ceilings:
+            raise ValueError(
+                f"profile {self.name}: gemm and sustained_flops_per_s name the same precisions, bf16 among them: "
+                f"{given} and {ceilings}"
+            )
+        if not all(q.value > 0 for q in self.sustained_flops_per_s.values()):
+            raise ValueError(f"profile {self.name}: sustained_flops_per_s must be positive")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +107,11 @@ class Protocol:
     source: str
 
     def __post_init__(self) -> None:
+        _check_source(self.source)
+        if self.primitive not in STAND_INS or self.ranks < 1:
+            raise ValueError(f"protocol {self.key}: needs ranks >= 1 and a primitive among {', '.join(STAND_INS)}")
+        if not all(isfinite(x) for x in (self.launch_s, self.hop_s, *chain.from_iterable(self.knots))):
+            raise ValueError(f"protocol {self.key}: numbers must be finite")
         if not self.knots or self.launch_s < 0 or self.hop_s < 0 or self.channels < 1:
             raise ValueError(
                 f"protocol {self.key}: needs knots, launch_s >= 0, hop_s >= 0, channels >= 1 "
@@ -136,6 +162,10 @@ class Baseline:
     library: str
     collective: str
     chunks: int = 1
+
+    def __post_init__(self) -> None:
+        if self.collective not in get_args(Collective) or self.chunks < 1:
+            raise ValueError(f"a baseline needs a collective and chunks >= 1: {self.collective!r}, {self.chunks}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,17 +248,31 @@ class _GpuFile:
 def gpu_profile(data: Mapping[str, Any]) -> GpuProfile:
     """A GPU profile from the contents of its file. Raises ValueError naming what is wrong."""
     file = _validated(TypeAdapter(_GpuFile), data)
-    return GpuProfile(
-        name=file.name,
-        gpu=file.gpu,
-        gemm={precision: GemmModel.from_dict(table) for precision, table in file.gemm.items()},
-        attention=AttentionModel.from_dict(file.attention),
-        elementwise=ElementwiseModel.from_dict(file.elementwise),
-        sustained_flops_per_s=file.sustained_flops_per_s,
-        kernel_gap_s=file.kernel_gap_s,
-        codec=file.codec,
-        assumptions=file.assumptions,
-    )
+    try:
+        return GpuProfile(
+            name=file.name,
+            gpu=file.gpu,
+            gemm={precision: GemmModel.from_dict(table) for precision, table in file.gemm.items()},
+            attention=AttentionModel.from_dict(file.attention),
+            elementwise=ElementwiseModel.from_dict(file.elementwise),
+            sustained_flops_per_s=file.sustained_flops_per_s,
+            kernel_gap_s=file.kernel_gap_s,
+            codec=file.codec,
+            assumptions=file.assumptions,
+        )
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"profile {file.name}: a kernel's table has the wrong form: {error!r}") from None
+
+
+@checked(frozen=True, config=STRICT)
+class _FabricFile:
+    """A fabric profile as it stands in its file."""
+
+    name: str
+    protocols: tuple[Protocol, ...]
+    baseline: dict[str, tuple[Baseline, ...]]
+    libraries: dict[str, str]
+    assumptions: tuple[str, ...] = ()
 
 
 def gpu_profile_dict(profile: GpuProfile) -> dict[str, Any]:
@@ -248,8 +292,10 @@ def gpu_profile_dict(profile: GpuProfile) -> dict[str, Any]:
 
 def fabric_profile(data: Mapping[str, Any]) -> FabricProfile:
     """A fabric profile from the contents of its file. Raises ValueError naming what is wrong."""
-    found: FabricProfile = _validated(TypeAdapter(FabricProfile), data)
-    return found
+    file = _validated(TypeAdapter(_FabricFile), data)
+    if set(file.libraries) != {"separate", "fused"}:
+        raise ValueError(f"fabric {file.name}: libraries must be separate and fused: {sorted(file.libraries)}")
+    return FabricProfile(file.name, file.protocols, file.baseline, file.libraries, file.assumptions)
 
 
 def fabric_profile_dict(profile: FabricProfile) -> dict[str, Any]:
@@ -263,9 +309,8 @@ def _validated(adapter: TypeAdapter[Any], data: Mapping[str, Any]) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise ValueError(
-            f"profile {data.get('name', '?')}: {where}: {first['msg']} (given {first['input']!r:.80})"
-        ) from None
+        name = data.get("name", "?") if isinstance(data, Mapping) else "?"
+        raise ValueError(f"profile {name}: {where}: {first['msg']} (given {first['input']!r:.80})") from None
 
 
 def load_profile(cluster: Cluster, path: str | None = None) -> Profile:

@@ -144,9 +144,7 @@ class Cluster:
             if node not in self.graph or self.graph.nodes[node]["kind"] != "gpu":
                 raise ValueError(f"rank {self.gpus.index(node)} must be a node of kind gpu: {node}")
         if sorted(rank for island in self.islands for rank in island) != list(range(len(self.gpus))):
-            raise ValueError(
-                f"islands must hold every rank once: islands={self.islands}, ranks={len(self.gpus)}"
-            )
+            raise ValueError(f"islands must hold every rank once: islands={self.islands}, ranks={len(self.gpus)}")
         if not all(self.islands):
             raise ValueError(f"an island must hold a GPU: islands={self.islands}")
         for pool, capacity in self.pools.items():
@@ -242,9 +240,7 @@ class Cluster:
             if not 0 <= rank < len(self.gpus):
                 raise ValueError(f"rank must be 0..{len(self.gpus) - 1} in {self.name}: {rank}")
         new_rank = {old: new for new, old in enumerate(ranks)}
-        islands = (
-            tuple(sorted(new_rank[rank] for rank in island if rank in new_rank)) for island in self.islands
-        )
+        islands = (tuple(sorted(new_rank[rank] for rank in island if rank in new_rank)) for island in self.islands)
         return replace(
             self,
             gpus=tuple(self.gpus[rank] for rank in ranks),
@@ -266,6 +262,8 @@ class Cluster:
         matches.
         """
         _positive("factor", factor)
+        if not 1e-6 <= factor <= 1e6:
+            raise ValueError(f"factor must lie in 1e-6..1e6: {factor}")
         links: list[Link] = []
         matched = False
         for link in self.links:

@@ -17,9 +17,7 @@ def describe(cluster: Cluster) -> dict[str, object]:
         "title": cluster.title,
         "fabric": cluster.fabric,
         "gpu": asdict(cluster.gpu),
-        "gpus": [
-            {"rank": rank, "node": node, "island": island_of[rank]} for rank, node in enumerate(cluster.gpus)
-        ],
+        "gpus": [{"rank": rank, "node": node, "island": island_of[rank]} for rank, node in enumerate(cluster.gpus)],
         "nodes": [{"name": node, "kind": kind} for node, kind in cluster.graph.nodes(data="kind")],
         "links": [
             {
@@ -27,9 +25,7 @@ def describe(cluster: Cluster) -> dict[str, object]:
                 "target": link.target,
                 "bandwidth_gb_per_s": link.bandwidth_bytes_per_s / 1e9,
                 "latency_us": link.latency_s * 1e6,
-                "flow_cap_gb_per_s": None
-                if link.flow_cap_bytes_per_s is None
-                else link.flow_cap_bytes_per_s / 1e9,
+                "flow_cap_gb_per_s": None if link.flow_cap_bytes_per_s is None else link.flow_cap_bytes_per_s / 1e9,
                 "pools": list(link.pools),
             }
             for link in cluster.links
@@ -95,18 +91,14 @@ def draw(cluster: Cluster) -> str:
     for node in sorted(kinds, key=lambda node: (top.get(kinds[node], 2), -degree[node], _natural(node))):
         if node not in drawn:
             grow(node)
-    others = {
-        f"{a} <-> {b}": link for (a, b), link in wires.items() if a < b and frozenset((a, b)) not in used
-    }
+    others = {f"{a} <-> {b}": link for (a, b), link in wires.items() if a < b and frozenset((a, b)) not in used}
     one_way = {link.name: link for link in cluster.links if (link.source, link.target) not in wires}
     lines += _grouped("also", others) + _grouped("one way", one_way)
     shared: dict[str, list[str]] = {}
     for pool in cluster.pools:
         shared.setdefault(_gb(cluster.pools[pool]), []).append(pool)
     lines += [f"shared by links, {rate}: {_list(pools)}" for rate, pools in shared.items()]
-    lines += [
-        f"island {index}: ranks {_list(map(str, ranks))}" for index, ranks in enumerate(cluster.islands)
-    ]
+    lines += [f"island {index}: ranks {_list(map(str, ranks))}" for index, ranks in enumerate(cluster.islands)]
     return "\n".join(lines)
 
 

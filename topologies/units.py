@@ -20,9 +20,7 @@ UNITS: dict[str, dict[str, float]] = {
     "time": {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9},
     "bytes": {f"{prefix}B": factor for prefix, factor in (_DECIMAL | _BINARY).items()},
     "compute": {
-        f"{prefix}{unit}": factor
-        for prefix, factor in _DECIMAL.items()
-        for unit in ("FLOP/s", "FLOPS", "OP/s", "OPS")
+        f"{prefix}{unit}": factor for prefix, factor in _DECIMAL.items() for unit in ("FLOP/s", "FLOPS", "OP/s", "OPS")
     },
     "processors": {"SM": 1.0, "CU": 1.0},
 }
@@ -66,9 +64,7 @@ class Quantity(Table):
     @classmethod
     def _source_has_a_kind(cls, source: str) -> str:
         if not re.match(rf"({'|'.join(SOURCE_KINDS)}): *\S", source):
-            raise ValueError(
-                f'source must read "kind: where", kind one of {", ".join(SOURCE_KINDS)}; given {source!r}'
-            )
+            raise ValueError(f'source must read "kind: where", kind one of {", ".join(SOURCE_KINDS)}; given {source!r}')
         return source
 
     @property
