@@ -12,7 +12,8 @@ import matplotlib.pyplot as plt
 from thinwire.sim.api import compare
 
 SCHEMES = (
-    "bf16", "spd-50", "mxfp4", "flash-int8", "flash-int4", "flash2-int2-sr", "iso", "flash-int4+spd-50", "flash-int4+iso", "none",
+    "bf16", "spd-50", "mxfp4", "flash-int8", "flash-int4", "flash2-int2-sr", "iso",
+    "flash-int4+spd-50", "flash-int4+iso", "none",
 )  # fmt: skip
 TARGET = Path(__file__).parent / "ttft.svg"
 

@@ -199,9 +199,7 @@ def parse_config(data: Mapping[str, Any], name: str) -> ModelConfig:
         default = None if "num_key_value_heads" in raw.model_fields_set else family.kv_heads
         kv_heads = default or heads
     if heads % kv_heads:
-        raise ValueError(
-            f"model {name}: num_key_value_heads must divide num_attention_heads: {kv_heads} and {heads}"
-        )
+        raise ValueError(f"model {name}: num_key_value_heads must divide num_attention_heads: {kv_heads} and {heads}")
     head_dim = raw.head_dim or (256 if family.gemma else raw.hidden_size // heads)
     if raw.head_dim is None and not family.gemma and raw.hidden_size % heads:
         raise ValueError(

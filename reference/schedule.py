@@ -124,9 +124,7 @@ def partition(interval: Interval, parts: int, align: int) -> tuple[Interval, ...
 
 
 @lru_cache(maxsize=256)
-def build(
-    scheme: Scheme, ranks: int, numel: int, islands: Islands | None = None, op: Op = "all_reduce"
-) -> Schedule:
+def build(scheme: Scheme, ranks: int, numel: int, islands: Islands | None = None, op: Op = "all_reduce") -> Schedule:
     """The schedule of one collective of `scheme` over `ranks` ranks on a tensor of `numel` values.
 
     islands: the ranks that sit close together, for `hierarchical`; None = one island. op: numel counts the
@@ -247,9 +245,7 @@ def _gather_partials(interval: Interval, ranks: int, codec: Codec) -> tuple[Step
     return (Step("all_gather", encode, sends), Step("none", reduce, ()))
 
 
-def _ring(
-    chunks: Sequence[Interval], reduce: Codec, gather: Codec, scatters: bool, gathers: bool
-) -> tuple[Step, ...]:
+def _ring(chunks: Sequence[Interval], reduce: Codec, gather: Codec, scatters: bool, gathers: bool) -> tuple[Step, ...]:
     """R-1 hops that add up chunk r at rank r, then R-1 hops that pass the encoded sums on unchanged."""
     ranks = len(chunks)
     steps = []
@@ -315,9 +311,7 @@ def _tree(interval: Interval, ranks: int, reduce: Codec, gather: Codec) -> tuple
     return (*steps, Step("none", last, ()))
 
 
-def _nvls(
-    chunks: Sequence[Interval], reduce: Codec, gather: Codec, scatters: bool, gathers: bool
-) -> tuple[Step, ...]:
+def _nvls(chunks: Sequence[Interval], reduce: Codec, gather: Codec, scatters: bool, gathers: bool) -> tuple[Step, ...]:
     """The switch adds up chunk j on its way to rank j, then hands rank j's copy to all, rank j included."""
     everyone, owned = range(len(chunks)), _owned(chunks)
     steps: list[Step] = []
@@ -342,9 +336,7 @@ def _nvls(
     return (*steps, Step("nvls", tuple(work), transfers), Step("none", last, ()))
 
 
-def _hierarchical(
-    interval: Interval, islands: Islands, reduce: Codec, gather: Codec, align: int
-) -> tuple[Step, ...]:
+def _hierarchical(interval: Interval, islands: Islands, reduce: Codec, gather: Codec, align: int) -> tuple[Step, ...]:
     """Sum within each island, across islands, then spread within: the slow path carries each value once per
     island.
 

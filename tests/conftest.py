@@ -33,7 +33,5 @@ def tracked(root: Path) -> list[str]:
         listed = subprocess.run(git, capture_output=True, text=True, check=True).stdout.split("\0")
     except (OSError, subprocess.CalledProcessError):  # no git, no repository, or one that git does not trust
         walked = (path.relative_to(root) for path in root.rglob("*") if path.is_symlink() or path.is_file())
-        listed = [
-            path.as_posix() for path in walked if not {"__pycache__", ".venv", ".git"} & set(path.parts)
-        ]
+        listed = [path.as_posix() for path in walked if not {"__pycache__", ".venv", ".git"} & set(path.parts)]
     return sorted({name for name in listed if name and os.path.lexists(root / name)})

@@ -95,12 +95,7 @@ def sources(root: Path, tracked: list[str]) -> dict[str, str]:
 def declared(root: Path) -> tuple[set[str], set[str]]:
     """Import names of the core dependencies, and of the extras that users install."""
     project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
-    extras = [
-        r
-        for extra, rs in project["optional-dependencies"].items()
-        if extra not in ("test", "dev")
-        for r in rs
-    ]
+    extras = [r for extra, rs in project["optional-dependencies"].items() if extra not in ("test", "dev") for r in rs]
     return {name_of(r) for r in project["dependencies"]}, {name_of(r) for r in extras}
 
 
@@ -148,9 +143,7 @@ def imports(path: str, source: str) -> Iterator[Import]:
             else:
                 yield Import(base, node.lineno, lazy=lazy)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
-            if re.fullmatch(
-                r"thinwire(\.\w+)+", node.value
-            ):  # import_module, resources.files, a table of names
+            if re.fullmatch(r"thinwire(\.\w+)+", node.value):  # import_module, resources.files, a table of names
                 yield Import(node.value, node.lineno, named=True, lazy=lazy)
         elif isinstance(node, ast.Call) and node.args and isinstance(name := node.args[0], ast.Constant):
             called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
@@ -211,15 +204,11 @@ def place_faults(paths: Iterable[str]) -> list[str]:
         if folder not in FOLDERS:
             continue
         if len(inside) > 2 or (len(inside) == 2 and inside[0] not in DATA):
-            faults.append(
-                f"{path}: {folder}/ is flat; move the file up (folders for data: {', '.join(DATA)})"
-            )
+            faults.append(f"{path}: {folder}/ is flat; move the file up (folders for data: {', '.join(DATA)})")
         elif len(inside) == 2 and path.endswith(".py"):
             faults.append(f"{path}: {inside[0]}/ holds data; move the module up into {folder}/")
     if "kernels/__init__.py" in paths:
-        faults.append(
-            "kernels/__init__.py: remove it, it shadows Hugging Face's kernels when Python starts here"
-        )
+        faults.append("kernels/__init__.py: remove it, it shadows Hugging Face's kernels when Python starts here")
     missing = (f"{folder}/__init__.py" for folder in FOLDERS if folder != "kernels")
     return faults + [f"{path} is missing: this folder is a package" for path in missing if path not in paths]
 
@@ -230,9 +219,7 @@ def link_faults(package: Path) -> list[str]:
     for folder in FOLDERS:
         link, wanted = package / folder, f"../../{folder}"
         if not link.is_symlink():
-            faults.append(
-                f"src/thinwire/{folder} is no link: git config core.symlinks true, then check out again"
-            )
+            faults.append(f"src/thinwire/{folder} is no link: git config core.symlinks true, then check out again")
         elif os.readlink(link) != wanted:
             faults.append(f"src/thinwire/{folder} links to {os.readlink(link)}: it must be {wanted}")
     return faults
@@ -276,9 +263,7 @@ def test_tests_run_against_this_tree(root: Path) -> None:
 
 def run_python(code: str, root: Path, cwd: Path) -> str:
     environment = {**os.environ, "PYTHONPATH": str(root / "src")}
-    run = subprocess.run(
-        [sys.executable, "-c", code], cwd=cwd, env=environment, capture_output=True, text=True
-    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=cwd, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-2000:]
     return run.stdout
 
@@ -290,14 +275,10 @@ def test_import_thinwire_is_light(root: Path, tmp_path: Path) -> None:
     assert run_python(code, root, tmp_path).strip() == "[]"
 
 
-def test_simulator_imports_where_torch_is_refused(
-    root: Path, sources: dict[str, str], tmp_path: Path
-) -> None:
+def test_simulator_imports_where_torch_is_refused(root: Path, sources: dict[str, str], tmp_path: Path) -> None:
     """sim/, topologies/ or the core reaches torch, kernels or validation, perhaps through another module."""
     paths = [path for path in sources if part_of_file(path) in ("core", "sim", "topologies")]
-    modules = [
-        "thinwire." + path.removesuffix(".py").replace("/", ".").removesuffix(".__init__") for path in paths
-    ]
+    modules = ["thinwire." + path.removesuffix(".py").replace("/", ".").removesuffix(".__init__") for path in paths]
     code = f"""
 import importlib, sys
 class Refuse:
@@ -403,9 +384,7 @@ def test_a_package_out_of_place_is_seen(path: str, source: str, seen: str) -> No
         ("tests/test_x.py", "import hypothesis, ml_dtypes"),
     ],
 )
-def test_a_package_in_place_is_let_through(
-    path: str, source: str, declared: tuple[set[str], set[str]]
-) -> None:
+def test_a_package_in_place_is_let_through(path: str, source: str, declared: tuple[set[str], set[str]]) -> None:
     assert package_faults(path, source, declared) == []
 
 

@@ -93,9 +93,7 @@ asked = dict(model="llama-3-8b", cluster="8xl40s-pcie", scheme="flash-int4", tp=
 print(predict.__file__, thinwire.predict(**asked).ttft_s > 0, sep="\\n")
 """
     environment = {**os.environ, "PYTHONPATH": str(built / "site")}
-    run = subprocess.run(
-        [sys.executable, "-c", code], cwd=built, env=environment, capture_output=True, text=True
-    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=built, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-2000:]
     assert run.stdout.splitlines() == [str(built / "site" / "thinwire" / "sim" / "predict.py"), "True"]
 

@@ -94,19 +94,13 @@ def test_combinations() -> None:
     assert scheme("ring:int8+spd-10").collective == "ring"
 
 
-percents = st.one_of(
-    st.integers(0, 100).map(float), st.floats(0, 100, allow_nan=False).map(lambda x: round(x, 6))
-)
+percents = st.one_of(st.integers(0, 100).map(float), st.floats(0, 100, allow_nan=False).map(lambda x: round(x, 6)))
 bases = st.sampled_from(["bf16-ring", "flash-int4", "mxfp8", "two_step:int5-g64-zp", "tree:bf16@chunk=4096"])
 
 
 @given(bases, st.one_of(st.none(), percents), st.one_of(st.none(), percents.filter(lambda x: 0 < x < 100)))
 def test_names_round_trip(base: str, drop: float | None, split: float | None) -> None:
-    parts = (
-        [base]
-        + ([f"spd-{drop:f}"] if drop is not None else [])
-        + ([f"iso-{split:f}"] if split is not None else [])
-    )
+    parts = [base] + ([f"spd-{drop:f}"] if drop is not None else []) + ([f"iso-{split:f}"] if split is not None else [])
     entry = scheme("+".join(parts))
     assert scheme(entry.name) == entry
     assert entry.drop_attention_percent == (drop or 0.0)

@@ -65,8 +65,7 @@ def test_shipped_files_hold_the_published_sizes(row: dict[str, str]) -> None:
     assert model.architecture == row["architecture"] and model.name == row["name"]
     ours = (model.hidden_size, model.num_layers, model.num_heads, model.num_kv_heads)
     assert ours == tuple(
-        int(row[key])
-        for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+        int(row[key]) for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
     )
     assert (model.head_dim, model.intermediate_size, model.vocab_size) == (
         int(row["head_dim"]),
@@ -185,9 +184,7 @@ def test_nulls_and_spellings() -> None:
     assert parse_config(minimal("LlamaForCausalLM", head_dim=None), "x").head_dim == 128
     assert parse_config(minimal("LlamaForCausalLM", head_dim=64), "x").head_dim == 64
     assert parse_config(minimal("LlamaForCausalLM", sliding_window=4096), "x").sliding_window is None
-    assert (
-        parse_config(minimal("LlamaForCausalLM", rope_parameters={"rope_theta": 5e5}), "x").rope_theta == 5e5
-    )
+    assert parse_config(minimal("LlamaForCausalLM", rope_parameters={"rope_theta": 5e5}), "x").rope_theta == 5e5
     assert parse_config(minimal("LlamaForCausalLM", tie_word_embeddings=True), "x").tied_embeddings
     gemma = parse_config(minimal("Gemma2ForCausalLM", hidden_act="silu", final_logit_softcapping=None), "x")
     assert gemma.activation == "gelu_pytorch_tanh"
@@ -250,9 +247,7 @@ def test_refusals_name_the_key(change: dict[str, Any], message: str) -> None:
 
 
 def test_unsupported_models_learn_what_is_supported() -> None:
-    with pytest.raises(
-        ValueError, match=r"LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Gemma2ForCausalLM"
-    ):
+    with pytest.raises(ValueError, match=r"LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Gemma2ForCausalLM"):
         parse_config({"architectures": ["MixtralForCausalLM"], "num_local_experts": 8}, "x")
 
 

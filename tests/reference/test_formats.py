@@ -55,9 +55,7 @@ def test_facts_follow_from_the_codes(name: str) -> None:
 
 def test_fp32_codes_at_the_edges_and_at_random() -> None:
     random = np.random.default_rng(0).integers(0, 1 << 32, 20_000, dtype=np.uint32)
-    edges = np.array(
-        [0, 1, 0x7FFFFF, 0x800000, 0x7F7FFFFF, 0x7F800000, 0xFF800000, 0x7FC00000], dtype=np.uint32
-    )
+    edges = np.array([0, 1, 0x7FFFFF, 0x800000, 0x7F7FFFFF, 0x7F800000, 0xFF800000, 0x7FC00000], dtype=np.uint32)
     codes = np.concatenate([edges, edges | np.uint32(1 << 31), random])
     ours = np.array([element("fp32").value(int(code)) for code in codes])
     with np.errstate(invalid="ignore"):

@@ -95,9 +95,7 @@ class Executor:
         inward: dict[Key, list[tuple[int, Copy]]] = defaultdict(list)
         arrivals = []
         assert (step.primitive == "none") == (not step.transfers)
-        assert len({(t.source, t.destination, self.key(t.interval)) for t in step.transfers}) == len(
-            step.transfers
-        )
+        assert len({(t.source, t.destination, self.key(t.interval)) for t in step.transfers}) == len(step.transfers)
         for transfer in step.transfers:  # what leaves is what was there before anything of this step arrives
             key = self.key(transfer.interval)
             assert transfer.source != transfer.destination and len(transfer.interval) > 0
@@ -111,9 +109,7 @@ class Executor:
                 arrivals.append((transfer, copy))
         for transfer in step.transfers:
             if transfer.source == SWITCH:
-                entries = [
-                    copy for _, copy in sorted(inward[self.key(transfer.interval)], key=lambda pair: pair[0])
-                ]
+                entries = [copy for _, copy in sorted(inward[self.key(transfer.interval)], key=lambda pair: pair[0])]
                 total = self.total(entries) if len(entries) > 1 else entries[0][1:]
                 arrivals.append((transfer, (transfer.codec, *total)))
         for transfer, copy in arrivals:
@@ -249,9 +245,7 @@ ROUND = 128 * 16  # whole groups whose every section is a multiple of 16 bytes
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 4, 8])
-@pytest.mark.parametrize(
-    "name", [name for name, entry in schemes().items() if entry.collective == "two_step"]
-)
+@pytest.mark.parametrize("name", [name for name, entry in schemes().items() if entry.collective == "two_step"])
 def test_two_step_volume(name: str, ranks: int) -> None:
     entry, numel = scheme(name), ROUND * ranks * 5
     bits = entry.reduce.bits_per_value + entry.gather.bits_per_value
@@ -260,9 +254,7 @@ def test_two_step_volume(name: str, ranks: int) -> None:
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 4, 8])
-@pytest.mark.parametrize(
-    "name", [name for name, entry in schemes().items() if entry.collective == "all_gather"]
-)
+@pytest.mark.parametrize("name", [name for name, entry in schemes().items() if entry.collective == "all_gather"])
 def test_all_gather_volume(name: str, ranks: int) -> None:
     entry, numel = scheme(name), ROUND * 5
     per_rank = entry.reduce.bits_per_value / 16 * (2 * numel) * (ranks - 1)

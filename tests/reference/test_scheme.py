@@ -162,9 +162,7 @@ def test_wire_bytes_are_the_padded_sections(codec: Codec, numel: int) -> None:
 @given(codecs)
 def test_long_buffers_cost_bits_per_value(codec: Codec) -> None:
     numel = codec.align * 16 * 8
-    assert sum(s.nbytes for s in codec.sections(numel)) * 8 == pytest.approx(
-        codec.bits_per_value * numel, rel=1e-12
-    )
+    assert sum(s.nbytes for s in codec.sections(numel)) * 8 == pytest.approx(codec.bits_per_value * numel, rel=1e-12)
     assert codec.wire_bytes(numel) - codec.bits_per_value * numel / 8 < 16 * len(codec.sections(numel))
 
 

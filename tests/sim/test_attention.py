@@ -82,9 +82,7 @@ def test_pairs_and_flops_of_chunks_add_up_exactly(first: int, second: int, windo
     whole = first + second
     parts = scored_pairs(first, first, window) + scored_pairs(second, whole, window)
     assert parts == scored_pairs(whole, whole, window)
-    flops = attention_flops(3, first, first, 8, 128, window) + attention_flops(
-        3, second, whole, 8, 128, window
-    )
+    flops = attention_flops(3, first, first, 8, 128, window) + attention_flops(3, second, whole, 8, 128, window)
     assert flops == attention_flops(3, whole, whole, 8, 128, window)
 
 
@@ -147,9 +145,7 @@ def test_window_as_wide_as_the_context_is_no_window(
 ) -> None:
     key = query + before
     model = fitted()["h100_sxm"]
-    assert model.time_s(batch, query, key, *heads, 128, key + more) == model.time_s(
-        batch, query, key, *heads, 128
-    )
+    assert model.time_s(batch, query, key, *heads, 128, key + more) == model.time_s(batch, query, key, *heads, 128)
 
 
 @given(tokens, tokens, st.integers(1, 64), shape, st.sampled_from([64, 96, 128, 144, 256]), st.data())
@@ -171,9 +167,7 @@ def test_physical_part_is_monotone(
 
 @settings(deadline=None, max_examples=300)
 @given(st.sampled_from(sorted(FACTS)), tokens, tokens, st.integers(1, 64), shape, st.data())
-def test_growth(
-    system: str, query: int, before: int, batch: int, heads: tuple[int, int], data: st.DataObject
-) -> None:
+def test_growth(system: str, query: int, before: int, batch: int, heads: tuple[int, int], data: st.DataObject) -> None:
     model, key = fitted()[system], query + before
     alone = model.time_s(batch, query, query, *heads, 128)
     more = data.draw(st.integers(1, 20_000), label="more")
@@ -250,9 +244,7 @@ def test_moved_to_another_gpu_scales_and_says_so() -> None:
     assert moved.cache_bytes == 0.5 * PHYSICAL.cache_bytes
     # half of everything with the same work on each half: the whole kernel takes exactly twice as long
     big = (64, 8192, 8192, 32, 8, 128)
-    whole, half = (
-        m.time_s(*big) - m.floor_s for m in (IDEAL, IDEAL.moved_to("half", 0.5e15, 0.5e12, 50, 1.0))
-    )
+    whole, half = (m.time_s(*big) - m.floor_s for m in (IDEAL, IDEAL.moved_to("half", 0.5e15, 0.5e12, 50, 1.0)))
     longest = 4 * 128 * 128 * 8192 / (0.5 * 1e15 / 100)
     assert half - longest == pytest.approx(2 * (whole - longest), rel=1e-9)
 
@@ -268,9 +260,7 @@ def test_moved_to_another_gpu_scales_and_says_so() -> None:
         ((1, 4, 4, 8, 8, 128, 0), "window=0"),
     ],
 )
-def test_refusals_name_the_value(
-    arguments: tuple[int, int, int, int, int, int, int | None], message: str
-) -> None:
+def test_refusals_name_the_value(arguments: tuple[int, int, int, int, int, int, int | None], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         IDEAL.time_s(*arguments)
 

@@ -91,9 +91,7 @@ def test_refusals_name_the_value() -> None:
     with pytest.raises(ValueError, match="needs a source"):
         OpCost(0.0, 0.5, "")
     with pytest.raises(ValueError, match=r"missing \['copy'\], unknown \['cpoy'\]"):
-        ElementwiseModel(
-            "test", 1e12, {("cpoy" if op == "copy" else op): cost for op, cost in MODEL.costs.items()}
-        )
+        ElementwiseModel("test", 1e12, {("cpoy" if op == "copy" else op): cost for op, cost in MODEL.costs.items()})
     data = MODEL.to_dict()
     data["costs"]["rope"]["eficiency"] = data["costs"]["rope"].pop("efficiency")
     with pytest.raises(ValueError, match="cost of rope"):

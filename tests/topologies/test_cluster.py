@@ -104,9 +104,7 @@ def test_one_flow_without_peer_to_peer_runs_at_the_bounce_rate() -> None:
     machine = load_cluster("8xrtx4090-pcie")
     assert rates(machine, [(0, 1)]) == pytest.approx([18.77])
     assert rates(machine, [(0, 4)]) == pytest.approx([18.77])
-    assert (
-        min(rates(machine, ring(range(8)))) >= 15.04
-    )  # NCCL's bus bandwidth on that host: the wire allows it
+    assert min(rates(machine, ring(range(8)))) >= 15.04  # NCCL's bus bandwidth on that host: the wire allows it
 
 
 def test_published_full_rates_of_switched_and_meshed_machines() -> None:
@@ -330,9 +328,8 @@ def test_drawing_shows_every_node_once_and_every_link() -> None:
     text = draw(load_cluster("8xl40s-pcie"))
     assert "├─ bridge1 (host bridge)  38.8 GB/s, at most 20.75 GB/s a flow each way" in text
     assert "│  ├─ gpu4 (rank 4, l40s)  26.26 GB/s each way" in text
-    assert (
-        "also, 64 GB/s: gpu1 <-> gpu2, gpu1 <-> gpu3, gpu1 <-> gpu4, ... gpu6 <-> gpu7 (21 in all)"
-        in draw(load_cluster("8xmi300x-xgmi"))
+    assert "also, 64 GB/s: gpu1 <-> gpu2, gpu1 <-> gpu3, gpu1 <-> gpu4, ... gpu6 <-> gpu7 (21 in all)" in draw(
+        load_cluster("8xmi300x-xgmi")
     )
 
 

@@ -123,9 +123,7 @@ def test_routes_are_symmetric(fabric: Fabric) -> None:
         for b in range(a):
             there, back = machine.route(a, b), machine.route(b, a)
             assert len(there) == len(back)
-            assert sum(link.latency_s for link in there) == pytest.approx(
-                sum(link.latency_s for link in back)
-            )
+            assert sum(link.latency_s for link in there) == pytest.approx(sum(link.latency_s for link in back))
             assert min(link.flow_limit_bytes_per_s for link in there) == min(
                 link.flow_limit_bytes_per_s for link in back
             )
@@ -141,9 +139,7 @@ def test_names_and_the_order_of_links_do_not_matter(fabric: Fabric, random_: ran
     for a in range(len(plain.gpus)):
         for b in range(len(plain.gpus)):
             assert plain.route(a, b) == again.route(a, b)
-            assert [mapping[link.target] for link in plain.route(a, b)] == [
-                link.target for link in other.route(a, b)
-            ]
+            assert [mapping[link.target] for link in plain.route(a, b)] == [link.target for link in other.route(a, b)]
 
 
 @given(fabrics)
@@ -228,9 +224,7 @@ def test_rail_optimised_counts(node: Fabric, nodes: int, data: st.DataObject) ->
     rails = gpus // per_nic
     kinds: tuple[Literal["node", "spine"], ...] = ("node", "spine")
     for cross in kinds if node.crossbar else kinds[1:]:
-        fabric = rail_optimised(
-            node, nodes, nic_link=NIC, network_link=NETWORK, gpus_per_nic=per_nic, cross_rail=cross
-        )
+        fabric = rail_optimised(node, nodes, nic_link=NIC, network_link=NETWORK, gpus_per_nic=per_nic, cross_rail=cross)
         spine = cross == "spine"
         assert len(fabric.kinds) == nodes * (len(node.kinds) + rails) + rails + spine
         extra = 2 * rails if spine else nodes * rails
@@ -254,9 +248,7 @@ def test_fat_tree_counts(node: Fabric, nodes: int, per_leaf: int, data: st.DataO
     gpus = len(node.gpus)
     per_nic = data.draw(st.sampled_from([n for n in range(1, gpus + 1) if gpus % n == 0]))
     nics = gpus // per_nic
-    fabric = fat_tree(
-        node, nodes, nodes_per_leaf=per_leaf, nic_link=NIC, network_link=NETWORK, gpus_per_nic=per_nic
-    )
+    fabric = fat_tree(node, nodes, nodes_per_leaf=per_leaf, nic_link=NIC, network_link=NETWORK, gpus_per_nic=per_nic)
     leaves = -(-nodes // per_leaf)
     assert len(fabric.kinds) == nodes * (len(node.kinds) + nics) + leaves + (leaves > 1)
     wires = nodes * (len(node.links) + 2 * gpus + 2 * nics)

@@ -107,9 +107,7 @@ VALUES = st.recursive(
     LEAVES,
     lambda below: (
         st.lists(below, max_size=3).map(lambda items: f"[{', '.join(items)}]")
-        | st.lists(below, max_size=3).map(
-            lambda items: "[ # ]\n" + "".join(f" {i}, # }}\n" for i in items) + "]"
-        )
+        | st.lists(below, max_size=3).map(lambda items: "[ # ]\n" + "".join(f" {i}, # }}\n" for i in items) + "]")
     ),
     max_leaves=6,
 )

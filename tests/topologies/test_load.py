@@ -210,9 +210,7 @@ def test_gpus_agree_with_the_published_table(root: Path) -> None:
         rows = {row["gpu"]: row for row in csv.DictReader(file)}
     for printed, name in names.items():
         gpu, row = load_gpu(name), rows[printed]
-        assert gpu.peak_flops_per_s["bf16"] / 1e12 == pytest.approx(
-            float(row["dense_fp16_bf16_tflops"]), rel=2e-3
-        )
+        assert gpu.peak_flops_per_s["bf16"] / 1e12 == pytest.approx(float(row["dense_fp16_bf16_tflops"]), rel=2e-3)
         assert gpu.memory_bandwidth_bytes_per_s / 1e9 == pytest.approx(float(row["mem_bw_GBps"]))
 
 
@@ -244,9 +242,7 @@ def test_an_explicit_machine(tmp_path: Path) -> None:
     assert machine.link("s", "a").pools == ("all",)
     assert machine.link("s", "c").flow_cap_bytes_per_s == 0.5e9
     one_way = broken(EXPLICIT, 'source = "s"\n', 'source = "s"\none_way = true\n')
-    back = '\n[[topology.links]]\nsource = "b"\ntarget = "s"\none_way = true\n' + "\n".join(
-        EXPLICIT.splitlines()[-2:]
-    )
+    back = '\n[[topology.links]]\nsource = "b"\ntarget = "s"\none_way = true\n' + "\n".join(EXPLICIT.splitlines()[-2:])
     assert len(load_cluster(write(tmp_path, one_way + back)).links) == 6
     assert refusal(tmp_path, one_way).line == 11  # b never gets a word out
 
@@ -286,9 +282,7 @@ def test_a_machine_may_bring_its_own_gpu(tmp_path: Path) -> None:
 def test_names_that_are_not_known(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"unknown cluster '8xl40-pcie'; did you mean 8xl40s-pcie or"):
         load_cluster("8xl40-pcie")
-    with pytest.raises(
-        ValueError, match=r"unknown cluster 'q'; known: 2x8xh100-ib, .* path of a \.toml file"
-    ):
+    with pytest.raises(ValueError, match=r"unknown cluster 'q'; known: 2x8xh100-ib, .* path of a \.toml file"):
         load_cluster("q")
     with pytest.raises(ValueError, match=r"unknown gpu 'h100'; did you mean h100-"):
         load_gpu("h100")
