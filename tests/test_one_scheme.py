@@ -50,7 +50,7 @@ def schedule_of(name: str, ranks: int, numel: int) -> Schedule:
 def simulated_uplinks(schedule: Schedule) -> tuple[float, ...]:
     """Bytes on each GPU's link to the switch when the simulator runs the schedule."""
     cluster = load_cluster("8xh100-nvlink").take(schedule.ranks)
-    primitives = {step.primitive for lane in schedule.lanes for step in lane.steps}
+    primitives = {step.primitive for lane in schedule.lanes for step in lane.steps if step.transfers}
     perfect = tuple(
         Protocol("any", "all_reduce", p, schedule.ranks, 0.0, 0.0, ((1.0, 1.0),), 1, "assumed: perfect")
         for p in primitives
