@@ -27,22 +27,15 @@ REAL = tuple(
 )  # the others run one of these on the wire
 
 
-@pytest.mark.parametrize(
-    ("ranks", "names", "numel"),
-    [
-        (2, REAL, MI),
-        (2, ("bf16", "flash-int8", "flash-int4", "mxfp4", "quickreduce-int6"), 8 * MI),
-        (4, ("bf16", "flash-int6", "flash2-int2-sr", "hybrid-4.2-two-step"), 2 * MI),
-        (8, ("bf16-ring", "flash2-int4-hier", "mxfp6", "flash2-int5"), MI),
-    ],
-)
-def test_large_tensors(tmp_path: Path, ranks: int, names: tuple[str, ...], numel: int) -> None:
-    cases = [{"scheme": name, "numel": numel, "seed": i} for i, name in enumerate(names)]
+@pytest.mark.parametrize(("ranks", "numel"), [(2, MI), (2, 8 * MI), (4, 8 * MI), (8, 8 * MI)])
+def test_large_tensors(tmp_path: Path, ranks: int, numel: int) -> None:
+    """Every scheme; the same bits on every rank, and at 1 Mi values those of the LocalGroup."""
+    cases = [{"scheme": name, "numel": numel, "seed": i} for i, name in enumerate(REAL)]
     results = gloo.run(tmp_path, ranks, cases, timeout_s=300)
     for number, case in enumerate(cases):
         hashes = {results[rank][number]["hash"] for rank in range(ranks)}
         assert len(hashes) == 1, case
-        if numel <= MI and ranks == 2:
+        if numel == MI:
             partials = [gloo.partial(case, rank) for rank in range(ranks)]
             local = all_reduce_local(partials, case["scheme"], calibration=gloo.calibrated(case, ranks))
             assert hashes == {gloo.digest(local[0])}, case
