@@ -234,7 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     chosen = [key for key in SECTIONS if not options.only or key in options.only]
     sections = [SECTIONS[key](options.full) for key in chosen]
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 160)  # piped output has no width of its own
     show(sections, console)
     found = document(sections, options.full)
     twin = options.reports / "validation.json"
