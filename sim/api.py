@@ -10,7 +10,7 @@ from thinwire.reference.config import ModelConfig, load_model, model_names
 from thinwire.reference.schedule import Op as CollectiveOp
 from thinwire.reference.scheme import Scheme
 from thinwire.sim import predict as main_path
-from thinwire.sim.cost import CostModel
+from thinwire.sim.cost import CostModel, Launch
 from thinwire.sim.exchange import UNCOMPRESSED, Exchanger, slowdown
 from thinwire.sim.predict import WhatIf
 from thinwire.sim.profile import Profile, load_profile
@@ -43,6 +43,7 @@ def predict(
     scaled_links: Mapping[str, float] | None = None,
     slow_ranks: Mapping[int, float] | None = None,
     folded: bool = True,
+    launch: Launch = "eager",
 ) -> Prediction:
     """Time to first token of one prompt.
 
@@ -56,6 +57,7 @@ def predict(
         profile: path of a JSON profile, or a Profile; None takes the shipped ones.
         scaled_links: "source->target" pattern -> factor on its bandwidth, as a what-if.
         slow_ranks: rank -> factor on its kernels' time, as a what-if.
+        launch: "eager", kernels launched one by one as engines prefill, or "graph".
         folded: False simulates every layer and every collective event by event.
 
     Raises:
@@ -71,6 +73,7 @@ def predict(
         profile if isinstance(profile, Profile) else load_profile(gpus, profile),
         WhatIf(slow_ranks or {}),
         folded,
+        launch,
     )
 
 

@@ -30,6 +30,13 @@ class Weights(str, Enum):
     fp8 = "fp8"
 
 
+class LaunchMode(str, Enum):
+    """How kernels are launched."""
+
+    eager = "eager"
+    graph = "graph"
+
+
 class CollectiveOp(str, Enum):
     """What `thinwire collective` times."""
 
@@ -97,6 +104,9 @@ def predict(
     weights: WeightsOption = Weights.bf16,
     profile: ProfileOption = None,
     trace: Annotated[str | None, typer.Option(help="Write a Chrome trace (open it in ui.perfetto.dev).")] = None,
+    launch: Annotated[LaunchMode, typer.Option(help="Kernels launched one by one, or as a CUDA graph.")] = (
+        LaunchMode.eager
+    ),
     explain: Annotated[bool, typer.Option(help="Print where the milliseconds go and every assumption.")] = False,
     scale_link: ScaleLink = None,
     slow_rank: SlowRank = None,
@@ -110,6 +120,7 @@ def predict(
     found = api.predict(
         model, cluster, scheme, tp, batch, input_tokens, weights.value, profile,
         scaled_links=links, slow_ranks={_rank(rank): factor for rank, factor in ranks.items()},
+        launch=launch.value,
     )  # fmt: skip
     if trace:
         try:

@@ -7,17 +7,21 @@ reads and writes.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from thinwire.reference.schedule import Work
 from thinwire.sim.elementwise import elementwise_bytes
-from thinwire.sim.profile import FabricProfile, GpuProfile, Profile
+from thinwire.sim.profile import FabricProfile, GpuProfile, Profile, Quantity
 from thinwire.sim.workload import Attend, Elementwise, Gemm, Kernel
 from thinwire.topologies.cluster import Gpu
 
 BF16_BYTES = 2
+
+Launch = Literal["eager", "graph"]
+GRAPH_GAP = Quantity(0.0, "measured: the kernel tables are timed in CUDA-graph replays, gaps included")
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +30,16 @@ class CostModel:
 
     profile: Profile
     gpu: Gpu
+    launch: Launch = "eager"
+
+    def __post_init__(self) -> None:
+        if self.launch not in get_args(Launch):
+            raise ValueError(f"launch must be one of {', '.join(get_args(Launch))}: launch={self.launch!r}")
+
+    @property
+    def gap_s(self) -> Quantity:
+        """Idle time between two kernels: what the engine's host leaves, or next to nothing in a graph."""
+        return self.profile.gpu.kernel_gap_s if self.launch == "eager" else GRAPH_GAP
 
     @property
     def fabric(self) -> FabricProfile:
@@ -34,8 +48,7 @@ class CostModel:
 
     def kernel_s(self, kernel: Kernel) -> float:
         """Seconds from this kernel's start to the next one's."""
-        costs = self.profile.gpu
-        return _kernel_alone_s(costs, kernel) + costs.kernel_gap_s.value
+        return _kernel_alone_s(self.profile.gpu, kernel) + self.gap_s.value
 
     def codec_s(self, work: Iterable[Work], ranks: int, fused: bool) -> NDArray[np.float64]:
         """Codec time of each rank in one step, (R,).
@@ -52,7 +65,7 @@ class CostModel:
         if fused:
             return wire_s + moved.passes_R * codec.fused_pass_s.value
         local_s = moved.local_bytes_R / (bandwidth * codec.local_share.value)
-        return local_s + wire_s + moved.passes_R * (codec.separate_pass_s.value + self.profile.gpu.kernel_gap_s.value)
+        return local_s + wire_s + moved.passes_R * (codec.separate_pass_s.value + self.gap_s.value)
 
 
 def _kernel_alone_s(costs: GpuProfile, kernel: Kernel) -> float:

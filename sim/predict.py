@@ -11,7 +11,7 @@ import numpy as np
 from thinwire.reference.config import ModelConfig
 from thinwire.reference.scheme import Scheme
 from thinwire.sim.collective import TimedSchedule
-from thinwire.sim.cost import CostModel
+from thinwire.sim.cost import CostModel, Launch
 from thinwire.sim.engine import Engine, Issue, Result
 from thinwire.sim.exchange import Exchanger, slowdown
 from thinwire.sim.fold import find_runs, folds_of, kept_layers
@@ -37,11 +37,14 @@ def predict(
     profile: Profile,
     what_if: WhatIf = WhatIf(),
     folded: bool = True,
+    launch: Launch = "eager",
 ) -> Prediction:
     """Time to first token of one prompt on all GPUs of `cluster`, tensor-parallel.
 
     folded: simulate identical layers until they repeat exactly, and each distinct collective once. The unfolded run
         gives the same result to 1e-9, event by event.
+
+    launch: kernels launched one by one, as engines prefill, or as a CUDA graph.
 
     Raises:
         ValueError: a model that does not divide over the GPUs or does not fit them, a prompt that cannot be split.
@@ -49,7 +52,7 @@ def predict(
     tp = len(cluster.gpus)
     check_machine(model, cluster, prompt, profile)
     workload = build(model, scheme, prompt, tp)
-    cost = CostModel(profile, cluster.gpu)
+    cost = CostModel(profile, cluster.gpu, launch)
     exchanger = Exchanger(cluster, cost, slowdown(tp, what_if.slow_ranks))
     result, folds = run(workload, exchanger, cost, folded)
     ttft_s = result.end_s + sum(f.copies * f.period_s for f in folds)

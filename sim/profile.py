@@ -45,6 +45,18 @@ def _check_source(source: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class FitRecord:
+    """What a part of a profile was fitted to, and what the fit leaves: |predicted / measured - 1| of those rows."""
+
+    what: str
+    table: str  # in validation/published/
+    rows: str  # numbers from 0, as ranges: "0-52,104"
+    median: float
+    percentile_90: float
+    worst: float
+
+
+@dataclass(frozen=True, slots=True)
 class CodecCost:
     """Cost of codec kernels: a time a pass, and bytes over a share of the memory bandwidth.
 
@@ -74,6 +86,7 @@ class GpuProfile:
     kernel_gap_s: Quantity  # idle time between two kernels of an eagerly launched layer
     codec: CodecCost
     assumptions: tuple[str, ...] = ()
+    fits: tuple[FitRecord, ...] = ()
 
     def __post_init__(self) -> None:
         given, ceilings = sorted(self.gemm), sorted(self.sustained_flops_per_s)
@@ -177,6 +190,7 @@ class FabricProfile:
     baseline: Mapping[str, tuple[Baseline, ...]]  # op -> what an engine's uncompressed op chooses from
     libraries: Mapping[str, str]  # who carries encoded bytes, by codec launch: "separate", "fused"
     assumptions: tuple[str, ...] = ()
+    fits: tuple[FitRecord, ...] = ()
 
     def protocol(self, library: str, op: str, primitive: str, ranks: int) -> tuple[Protocol, str]:
         """The entry to use and, where it is not the one asked for, a sentence saying what stands in (else "")."""
@@ -243,6 +257,7 @@ class _GpuFile:
     kernel_gap_s: Quantity
     codec: CodecCost
     assumptions: tuple[str, ...] = ()
+    fits: tuple[FitRecord, ...] = ()
 
 
 def gpu_profile(data: Mapping[str, Any]) -> GpuProfile:
@@ -259,6 +274,7 @@ def gpu_profile(data: Mapping[str, Any]) -> GpuProfile:
             kernel_gap_s=file.kernel_gap_s,
             codec=file.codec,
             assumptions=file.assumptions,
+            fits=file.fits,
         )
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"profile {file.name}: a kernel's table has the wrong form: {error!r}") from None
@@ -273,6 +289,7 @@ class _FabricFile:
     baseline: dict[str, tuple[Baseline, ...]]
     libraries: dict[str, str]
     assumptions: tuple[str, ...] = ()
+    fits: tuple[FitRecord, ...] = ()
 
 
 def gpu_profile_dict(profile: GpuProfile) -> dict[str, Any]:
@@ -284,6 +301,7 @@ def gpu_profile_dict(profile: GpuProfile) -> dict[str, Any]:
         "kernel_gap_s": asdict(profile.kernel_gap_s),
         "codec": asdict(profile.codec),
         "assumptions": list(profile.assumptions),
+        "fits": [asdict(fit) for fit in profile.fits],
         "elementwise": profile.elementwise.to_dict(),
         "attention": profile.attention.to_dict(),
         "gemm": {precision: model.to_dict() for precision, model in profile.gemm.items()},
@@ -295,7 +313,7 @@ def fabric_profile(data: Mapping[str, Any]) -> FabricProfile:
     file = _validated(TypeAdapter(_FabricFile), data)
     if set(file.libraries) != {"separate", "fused"}:
         raise ValueError(f"fabric {file.name}: libraries must be separate and fused: {sorted(file.libraries)}")
-    return FabricProfile(file.name, file.protocols, file.baseline, file.libraries, file.assumptions)
+    return FabricProfile(file.name, file.protocols, file.baseline, file.libraries, file.assumptions, file.fits)
 
 
 def fabric_profile_dict(profile: FabricProfile) -> dict[str, Any]:

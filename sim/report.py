@@ -80,10 +80,13 @@ class Prediction:
         }
 
 
+LAUNCHED = {"eager": "one by one", "graph": "as a CUDA graph"}
+
+
 def assumptions(prompt: Prompt, scheme: Scheme, cost: CostModel, exchanger: Exchanger) -> tuple[str, ...]:
     """Every sentence a prediction rests on: its own, then the machine's, then the profile's."""
     gpu, precision = cost.profile.gpu, prompt.weights
-    ceiling, gap, codec = gpu.sustained_flops_per_s[precision], gpu.kernel_gap_s, gpu.codec
+    ceiling, gap, codec = gpu.sustained_flops_per_s[precision], cost.gap_s, gpu.codec
     sentences = [
         "tensor parallelism as in Megatron-LM: every rank does the same work; embeddings are replicated and only the "
         "last token's logits are computed",
@@ -91,7 +94,7 @@ def assumptions(prompt: Prompt, scheme: Scheme, cost: CostModel, exchanger: Exch
         "detokenising the first token are not counted",
         f"GEMMs never faster than {ceiling.value / 1e12:.0f} TFLOP/s in {precision} over a whole prefill "
         f"({ceiling.source})",
-        f"{gap.value * 1e6:.1f} us between kernels ({gap.source})",
+        f"kernels launched {LAUNCHED[cost.launch]}: {gap.value * 1e6:.1f} us between them ({gap.source})",
     ]
     if not (scheme.reduce.is_raw and scheme.gather.is_raw):
         fused = scheme.codec_launch == "fused"

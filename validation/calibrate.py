@@ -1,13 +1,13 @@
 """Fits every profile in `sim/profiles/` to the tables in `validation/published/`: one command, the same result every
 time.
 
-`python -m thinwire.validation.calibrate` writes one file per GPU and per fabric, and `residuals.json`: for every fit
-its error in-sample and the rows it used, so that validation can keep calibrated and held-out rows apart.
+`python -m thinwire.validation.calibrate` writes one file per GPU and per fabric. Each says what it was fitted to: the
+rows of every table that were used, and the errors left on them (`fits`).
 """
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from thinwire.sim.profile import (
     Baseline,
     CodecCost,
     FabricProfile,
+    FitRecord,
     GpuProfile,
     Protocol,
     Quantity,
@@ -27,8 +28,8 @@ from thinwire.sim.profile import (
     gpu_profile_dict,
 )
 from thinwire.topologies.load import load_gpu
-from thinwire.validation import fit_attention, fit_codec, fit_elementwise, fit_engine, fit_fabric, fit_gemm
-from thinwire.validation.gpus import NEAREST_KERNELS, NEAREST_MEMORY
+from thinwire.validation import fit_attention, fit_codec, fit_elementwise, fit_engine, fit_fabric, fit_gemm, records
+from thinwire.validation.gpus import NEAREST_KERNELS, NEAREST_MEMORY, SYSTEMS
 from thinwire.validation.published_tables import select
 from thinwire.validation.series import calibration
 
@@ -55,12 +56,15 @@ def fabrics() -> dict[str, FabricProfile]:
     """All fabric profiles."""
     protocols: dict[str, dict[tuple[str, str, str, int], Protocol]] = {}
     baselines: dict[str, dict[str, dict[Baseline, None]]] = {}
+    fits: dict[str, list[FitRecord]] = {}
     for group in fit_fabric.by_baseline(calibration()):
         for found in fit_fabric.fit(group):
             s = found.series
             source = f"measured: {s.table}.csv, {len(s.nbytes)} rows on {s.machine}"
             own = protocols.setdefault(s.fabric, {})
             own.update({p.key: p for p in found.protocols(source)})
+            what, errors = f"{s.op} by {s.library} on {s.ranks} ranks", found.seconds(s.nbytes) / s.seconds - 1
+            fits.setdefault(s.fabric, []).append(records.record(what, s.table, s.row_numbers, errors))
             if s.library != "engine-eager" and s.library != "fused":
                 baselines.setdefault(s.fabric, {}).setdefault(s.op, {})[s.baseline] = None
     for fabric, lender in BORROWED.items():
@@ -82,6 +86,7 @@ def fabrics() -> dict[str, FabricProfile]:
             assumptions=(f"collectives cost on {name} what they do on {BORROWED[name]} where nobody timed them",)
             if name in BORROWED
             else (),
+            fits=tuple(fits.get(name, ())),
         )
         for name, own in sorted(protocols.items())
     }
@@ -162,7 +167,8 @@ def codec(gpu: str, fit: fit_codec.CodecFit, elementwise: ElementwiseModel) -> C
 def gpus(found_fabrics: Mapping[str, FabricProfile]) -> dict[str, GpuProfile]:
     """All GPU profiles."""
     gemm, attention, elementwise = gemms(), attentions(), elementwises()
-    codec_fit = fit_codec.fit(fit_codec.rows(found_fabrics["mi300x-xgmi"]))
+    codec_rows = fit_codec.rows(found_fabrics["mi300x-xgmi"])
+    codec_fit = fit_codec.fit(codec_rows)
     profiles = {}
     for gpu in GPUS:
         profiles[gpu] = GpuProfile(
@@ -177,8 +183,20 @@ def gpus(found_fabrics: Mapping[str, FabricProfile]) -> dict[str, GpuProfile]:
             kernel_gap_s=fit_engine.NO_GAP,
             codec=codec(gpu, codec_fit, elementwise[gpu]),
             assumptions=(unmeasured(gpu),) if gpu in NEAREST_KERNELS else (),
+            fits=tuple(kernel_fits(gpu, gemm[gpu], attention[gpu], elementwise[gpu]))
+            + ((records.of_codec(codec_fit, codec_rows),) if gpu == "mi300x" else ()),
         )
     return fit_engine.with_engine(profiles, found_fabrics)
+
+
+def kernel_fits(
+    gpu: str, gemm: Mapping[str, GemmModel], attention: AttentionModel, elementwise: ElementwiseModel
+) -> Iterator[FitRecord]:
+    """The kernels fitted to rows of this very GPU."""
+    if gpu in SYSTEMS.values():
+        yield from (records.of_gemm(gpu, dtype, model) for dtype, model in gemm.items())
+        yield records.of_attention(gpu, attention)
+    yield from records.of_elementwise(gpu, elementwise)
 
 
 def unmeasured(gpu: str) -> str:

@@ -21,6 +21,7 @@ from thinwire.sim.profile import FabricProfile, GpuProfile, Profile, Quantity
 from thinwire.sim.workload import Prompt
 from thinwire.topologies.load import load_cluster
 from thinwire.validation.published_tables import rows
+from thinwire.validation.records import record
 
 Floats = NDArray[np.float64]
 
@@ -166,7 +167,13 @@ class EngineFit:
             ceilings[one.precision] = Quantity(round(float(one.ceilings[index]), -9), source)
             said.append(source.removeprefix("measured: "))
         gap = Quantity(round(float(GAP_GRID_S[self.gap]), 9), f"measured: {' and '.join(said)}")
-        return replace(gpu, sustained_flops_per_s=ceilings, kernel_gap_s=gap)
+        fits = [
+            record(
+                f"prefill {one.precision}", one.prefills[0].table, (p.row for p in one.prefills), self.errors(number)
+            )
+            for number, one in enumerate(self.grids)
+        ]
+        return replace(gpu, sustained_flops_per_s=ceilings, kernel_gap_s=gap, fits=(*gpu.fits, *fits))
 
 
 def fits(gpus: Mapping[str, GpuProfile], fabrics: Mapping[str, FabricProfile]) -> dict[str, EngineFit]:

@@ -18,6 +18,7 @@ from thinwire.reference.schedule import build as build_schedule
 from thinwire.sim import api
 from thinwire.sim.cost import CostModel
 from thinwire.sim.predict import WhatIf, predict, run
+from thinwire.sim.profile import load_profile
 from thinwire.sim.report import Prediction
 from thinwire.sim.workload import Prompt, build
 from thinwire.topologies.cluster import Cluster
@@ -318,3 +319,23 @@ def test_from_the_gate_on_a_scheme_is_no_slower_than_the_baseline() -> None:
 def test_arrays_do_not_leak_into_documents() -> None:
     row = api.collective("8xh100-nvlink", "flash-int4", 2**20)
     assert not any(isinstance(value, np.generic) for value in row.values())
+
+
+def test_a_graph_leaves_no_gaps_between_kernels() -> None:
+    """The difference is one gap a kernel, and nothing else: communication stays."""
+    eager = api.predict("llama-3-8b", "8xh100-nvlink", "bf16", 8, 1, 512)
+    graph = api.predict("llama-3-8b", "8xh100-nvlink", "bf16", 8, 1, 512, launch="graph")
+    gap_s = load_profile(load_cluster("8xh100-nvlink")).gpu.kernel_gap_s.value
+    saved = eager.ttft_s - graph.ttft_s
+    spans = [s for s in eager.timeline.spans() if s.rank == 0 and s.stream == "compute"]
+    kernels = sum(len(s.kernels) for s in spans)
+    assert (
+        kernels == 32 * 9 + 3
+    )  # norm, qkv, rope, attention, o; norm, gate_up, activation, down; embedding, norm, head
+    assert close(saved, gap_s * kernels)
+    assert graph.breakdown.communication_s == pytest.approx(eager.breakdown.communication_s)
+
+
+def test_an_unknown_launch_is_refused() -> None:
+    with pytest.raises(ValueError, match="launch must be one of eager, graph: launch='jit'"):
+        api.predict("llama-3-8b", "8xh100-nvlink", "bf16", launch="jit")  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def test_every_figure_of_the_readme_stands_in_the_report(root: Path) -> None:
-    """Each row's count, median, 90th percentile and worst stand together in one row of the report's table of targets."""
+    """Count, median, 90th percentile and worst of each row stand together in one row of the table of targets."""
     readme = (root / "README.md").read_text()
     summary = readme.split("<!-- validation summary")[1].split("<!-- end of summary")[0]
     rows = re.findall(r"\| ([\d,]+) \| ([\d.]+%) \| ([\d.]+%) \| ([\d.]+%) \|", summary)
