@@ -30,16 +30,9 @@ from thinwire.sim.gemm import (
     covariance,
     features,
 )
+from thinwire.validation.gpus import SYSTEMS
+from thinwire.validation.published_tables import PUBLISHED
 
-PUBLISHED = Path(__file__).parent / "published" / "gemm.csv"
-SYSTEMS: Mapping[str, str] = {  # the csv's system: our GPU (topologies/gpus/*.toml)
-    "a100_sxm": "a100-sxm",
-    "b200_sxm": "b200-sxm",
-    "h100_sxm": "h100-sxm",
-    "h200_sxm": "h200-sxm",
-    "l40s": "l40s",
-    "rtx_pro_6000_server": "rtx-pro-6000",
-}
 DTYPES: Mapping[str, str] = {"bfloat16": "bf16", "fp8": "fp8"}
 
 # Chosen once for all GPUs and dtypes by leave-one-out (docs/decisions/003-gemm-model.md): m, n, k (logs), band of m,
@@ -62,7 +55,7 @@ class Row:
     time_s: float
 
 
-def read_rows(path: Path = PUBLISHED) -> dict[tuple[str, str], list[Row]]:
+def read_rows(path: Path = PUBLISHED / "gemm.csv") -> dict[tuple[str, str], list[Row]]:
     """(GPU, dtype) -> rows, of the published table."""
     tables: dict[tuple[str, str], list[Row]] = {}
     with path.open(newline="") as file:
