@@ -108,7 +108,7 @@ class Timeline:
             else:
                 codec += weights[span.layer] * span.codec_s
                 communication += weights[span.layer] * (span.seconds - span.codec_s)
-        return Breakdown(compute, codec, communication, self.ttft_s - compute)
+        return Breakdown(compute, codec, communication, max(0.0, self.ttft_s - compute))
 
     def by_name(self) -> dict[str, float]:
         """Seconds of each kernel and exchange on the rank that ends last, whole forward pass, largest first."""
