@@ -7,8 +7,6 @@ in rank order; what a rank keeps of its own is what its peers decode. The result
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import lru_cache
 
 import torch
 import torch.distributed as dist
@@ -16,7 +14,7 @@ from torch import Tensor
 
 from .calibration import Calibration
 from .catalog import scheme as find_scheme
-from .execute import Coding, check_codec
+from .execute import Coding, check
 from .group import Group, LocalGroup, TorchGroup
 from .schedule import Islands, build
 from .scheme import Raw, Scheme
@@ -32,7 +30,7 @@ def uncompressed(dtype: torch.dtype) -> Scheme:
 def executable(scheme: Scheme, nbytes: int, gate_bytes: int, dtype: torch.dtype) -> Scheme:
     """The scheme a message really runs: `auto` is a ring here, and messages below the gate are not compressed."""
     if scheme.collective == "auto":
-        return replace(scheme, collective="ring")
+        return uncompressed(dtype)
     if nbytes < gate_bytes and scheme.collective != "none":
         return uncompressed(dtype)
     return scheme
@@ -58,6 +56,8 @@ def all_reduce(
         calibration: features and scales of a static outlier hybrid.
         gate_bytes: messages of fewer bytes go uncompressed (`thinwire.sim.api.size_gate` reads it off a profile).
         islands: ranks that sit close together, for `hierarchical`.
+
+    Every rank must call with the same shape, dtype and arguments, in the same order as its other collectives.
 
     Raises:
         ValueError: a dtype or scheme that cannot run. RuntimeError: a peer is gone.
@@ -97,11 +97,10 @@ def _reduce(
         raise ValueError(f"all_reduce takes {', '.join(map(str, RAW_FORMATS))}: dtype={x.dtype}")
     asked = find_scheme(scheme) if isinstance(scheme, str) else scheme
     chosen = executable(asked, x.numel() * x.element_size(), gate_bytes, x.dtype)
-    check_codec(chosen.reduce, chosen.collective)
-    schedule = _schedule(chosen, group.size, x.numel(), islands)
+    coding = Coding(backend, calibration)
+    check(chosen, coding, group.size, x)
+    grouping = None if islands is None else tuple(tuple(island) for island in islands)
+    schedule = build(chosen, group.size, x.numel(), grouping)
     values = [p.detach().reshape(-1).to(torch.float32, copy=True) for p in partials]
-    results = group.run(schedule, values, Coding(backend, calibration))
+    results = group.run(schedule, values, coding)
     return [value.to(x.dtype).reshape(x.shape) for value in results]
-
-
-_schedule = lru_cache(maxsize=64)(build)

@@ -19,6 +19,7 @@ from .elements import (
     DTYPES,
     e8m0_inverse,
     e8m0_value,
+    exact_div,
     folded_power,
     from_codes,
     hadamard,
@@ -164,7 +165,7 @@ def _quantise_int(groups_GK: Tensor, out_GK: Tensor, codec: GroupedInt) -> tuple
     steps = (1 << codec.bits) - 1
     if codec.grid == "symmetric":
         top = (1 << (codec.bits - 1)) - 1
-        wanted_G, origin_G = torch.maximum(high_G, -low_G) / top, None
+        wanted_G, origin_G = exact_div(torch.maximum(high_G, -low_G), top), None
     else:
         top = steps
         if codec.grid == "minimum":
@@ -173,7 +174,7 @@ def _quantise_int(groups_GK: Tensor, out_GK: Tensor, codec: GroupedInt) -> tuple
             below_G = origin_G
         else:
             below_G, origin_G, high_G = low_G.clamp_max(0), None, high_G.clamp_min(0)
-        wanted_G = (high_G * 0.5 - below_G * 0.5) / (steps * 0.5)  # halves: the range itself may overflow
+        wanted_G = exact_div(high_G * 0.5 - below_G * 0.5, steps * 0.5)  # halves: the range itself may overflow
     sent["scales"], scale_G = to_scale(wanted_G, codec.metadata, top)
     divisor_G = scale_G.masked_fill(scale_G == 0, math.inf)  # everything is the zero level, or the minimum
 
@@ -225,7 +226,7 @@ def _quantise_mx(blocks_GK: Tensor, out_GK: Tensor, codec: MX, exact_bf16: bool)
         scale_G = mx_scale(amax_G, row, codec.mode)
         scaled_GK = torch.mul(blocks_GK, e8m0_inverse(scale_G, power), out=out_GK)
     else:
-        scale_G, used_G = to_scale(amax_G / row.maximum, codec.scale, row.maximum)
+        scale_G, used_G = to_scale(exact_div(amax_G, row.maximum), codec.scale, row.maximum)
         scaled_GK = torch.div(blocks_GK, used_G.masked_fill(used_G == 0, math.inf), out=out_GK)
         if power:
             scaled_GK.mul_(2.0**power)

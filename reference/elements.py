@@ -36,6 +36,12 @@ def scale_cap(name: str, top: float) -> float:
     return math.floor(limit / step) * step
 
 
+def exact_div(values: Tensor, divisor: float) -> Tensor:
+    """values / divisor, correctly rounded on every device: a GPU divides by a plain number by multiplying with its
+    reciprocal, which is a rounding more."""
+    return values.div(values.new_full((), divisor))
+
+
 def to_scale(wanted_G: Tensor, name: str, top: float) -> tuple[Tensor, Tensor]:
     """(as sent, as fp32) for scales `wanted_G` >= 0: rounded to format `name`, no larger than `scale_cap`.
 

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .backend import backend as find_backend
 from .calibration import Calibration
 from .quantize import decode_flat, encode_flat
 from .schedule import Interval, Step, Transfer, Work
-from .scheme import Codec, OutlierHybrid
+from .scheme import Codec, OutlierHybrid, Scheme
 
 Copies = dict[tuple[int, int, int], Tensor]  # (start, stop, source) -> wire copy
 
@@ -108,19 +109,28 @@ def incoming(step: Step, rank: int) -> list[Transfer]:
     return [t for t in step.transfers if t.destination == rank]
 
 
-def check_codec(codec: Codec, collective: str) -> None:
-    """A static hybrid's scales are calibrated for partial sums and for the whole sum, so nothing between may be
-    encoded.
+def check(scheme: Scheme, coding: Coding, ranks: int, x: Tensor) -> None:
+    """Refuse, on every rank alike and before anything is sent, what could only fail half-way.
+
+    Raises ValueError for a static hybrid without a calibration that fits the ranks and the tensor's features, or under
+    a collective that encodes partial sums of some ranks, which have no scales; ImportError for a missing backend.
     """
-    if (
-        isinstance(codec, OutlierHybrid)
-        and codec.scale == "static"
-        and collective not in ("all_gather", "two_step", "none")
-    ):
+    find_backend(coding.backend)
+    static = [c for c in (scheme.reduce, scheme.gather) if isinstance(c, OutlierHybrid) and c.scale == "static"]
+    if not static or scheme.collective == "none" or ranks == 1:
+        return
+    if scheme.collective not in ("all_gather", "two_step"):
         raise ValueError(
-            f"a static hybrid has no scales for the partial sums that collective {collective} encodes; "
+            f"a static hybrid has no scales for the partial sums that collective {scheme.collective} encodes; "
             "use all_gather or two_step, or a dynamic hybrid"
         )
+    calibration = coding.calibration
+    if calibration is None:
+        raise ValueError(f"{static[0].spec} needs a calibration: calibration=None")
+    if calibration.ranks != ranks:
+        raise ValueError(f"the calibration is for {calibration.ranks} ranks, the group has {ranks}")
+    if x.dim() > 1 and x.numel() and x.shape[-1] != calibration.features:
+        raise ValueError(f"the calibration has {calibration.features} features, x has {x.shape[-1]}")
 
 
 def _key(interval: Interval) -> tuple[int, int]:

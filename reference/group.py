@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
@@ -19,6 +20,8 @@ from torch import Tensor
 
 from .execute import Coding, RankState, incoming
 from .schedule import SWITCH, Schedule, Step, Transfer
+
+_BROKEN: WeakKeyDictionary[dist.ProcessGroup, str] = WeakKeyDictionary()  # and why
 
 
 class Group(ABC):
@@ -121,18 +124,21 @@ class _Pending:
 class TorchGroup(Group):
     """One rank of a torch.distributed process group (gloo on CPUs, NCCL on GPUs).
 
-    None takes the default group. A peer that is gone gives a RuntimeError naming it, at the latest after the process
-    group's timeout.
+    None takes the default group. All ranks must run the same collectives in the same order, on tensors of one shape and
+    dtype, and only one thread of each may: messages are told apart by that order. A connection that breaks gives a
+    RuntimeError saying with which peer and where, at the latest after the process group's timeout (on gloo; NCCL's
+    watchdog speaks for itself). After any error in the middle of a collective the process group is not used again:
+    receives posted for it would swallow the next one's messages.
     """
 
     def __init__(self, process_group: dist.ProcessGroup | None = None) -> None:
         if not dist.is_initialized():
             raise RuntimeError("torch.distributed is not initialised: call init_process_group first")
-        self._group = process_group if process_group is not None else dist.group.WORLD
+        found = process_group if process_group is not None else dist.group.WORLD
+        if found is None:
+            raise RuntimeError("torch.distributed has no default process group")
+        self._group: dist.ProcessGroup = found
         self._peers = dist.get_process_group_ranks(self._group)
-        self._early = (
-            dist.get_backend(self._group) != "nccl"
-        )  # NCCL runs in stream order: a receive before its send would wait for ever
         self.rank = dist.get_rank(self._group)
         self.sent_bytes = Counter()
 
@@ -155,7 +161,16 @@ class TorchGroup(Group):
             for t in step.transfers
         ):
             raise ValueError(f"collective {schedule.collective} needs a switch that sums; a TorchGroup has none")
-        state = RankState(self.rank, values[0], coding)
+        if reason := _BROKEN.get(self._group):
+            raise RuntimeError(f"this process group broke in an earlier all-reduce, make a new one: {reason}")
+        try:
+            self._run_lanes(RankState(self.rank, values[0], coding), schedule)
+        except BaseException as error:
+            _BROKEN[self._group] = str(error) or type(error).__name__
+            raise
+        return list(values)
+
+    def _run_lanes(self, state: RankState, schedule: Schedule) -> None:
         waiting = [self._lane(state, schedule, number) for number in range(len(schedule.lanes))]
         active = waiting[: schedule.chunks_in_flight]
         waiting = waiting[schedule.chunks_in_flight :]
@@ -165,7 +180,6 @@ class TorchGroup(Group):
                     active.remove(lane)
                     active += waiting[:1]
                     waiting = waiting[1:]
-        return list(values)
 
     def _lane(self, state: RankState, schedule: Schedule, number: int) -> Iterator[bool]:
         steps = schedule.lanes[number].steps
@@ -183,7 +197,7 @@ class TorchGroup(Group):
             sizes[t.source] += t.nbytes
         buffers = {peer: torch.empty(size, dtype=torch.uint8, device=device) for peer, size in sorted(sizes.items())}
         pending = _Pending(step, where, buffers, {}, {}, {})
-        if self._early:
+        if device.type == "cpu":  # in stream order, as on GPUs, a receive before its send would wait for ever
             for peer, buffer in buffers.items():
                 with self._losing(peer, where):
                     pending.receives[peer] = dist.irecv(buffer, self._peers[peer], self._group, tag)
@@ -193,7 +207,7 @@ class TorchGroup(Group):
         pending.kept = state.outgoing(pending.step)
         for peer, buffer in pending.kept.items():
             self.sent_bytes[self.rank, peer] += buffer.numel()
-        if self._early:
+        if state.value_N.device.type == "cpu":
             for peer, buffer in pending.kept.items():
                 with self._losing(peer, pending.where):
                     pending.sends[peer] = dist.isend(buffer, self._peers[peer], self._group, tag)
@@ -218,4 +232,7 @@ class TorchGroup(Group):
         try:
             yield
         except RuntimeError as error:
-            raise RuntimeError(f"rank {self.rank} lost rank {peer} in {where} of an all-reduce: {error}") from error
+            raise RuntimeError(
+                f"rank {self.rank} lost rank {peer} in {where} of an all-reduce "
+                f"(or rank {peer} gave up when it lost another): {error}"
+            ) from error

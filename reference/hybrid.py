@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .calibration import Calibration
-from .elements import to_bf16, to_scale
+from .elements import exact_div, to_bf16, to_scale
 from .layout import chunks, plane_views, views
 from .packing import pack_into, unpack
 from .scheme import OutlierHybrid
@@ -105,7 +105,7 @@ def _encode_dynamic(values_N: Tensor, codec: OutlierHybrid) -> tuple[Tensor, Ten
     kept_B = to_bf16(kept_B).masked_fill_(~good_B, math.nan)
 
     size_BJ.scatter_(1, place_B[:, None], 0.0)
-    wanted_G = size_N.view(-1, codec.group).amax(1).masked_fill_(~good_G, math.nan) / top
+    wanted_G = exact_div(size_N.view(-1, codec.group).amax(1).masked_fill_(~good_G, math.nan), top)
     scale_G, used_G = to_scale(wanted_G, "bf16", top)
     divisor_G = used_G.masked_fill(used_G == 0, math.inf)[:, None]
     if size == size_N.numel():

@@ -8,6 +8,8 @@ defined.
 
 from __future__ import annotations
 
+from types import MethodType
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -19,6 +21,7 @@ from torch.distributed.tensor.placement_types import Placement
 
 from .allreduce import all_reduce
 from .catalog import scheme as find_scheme
+from .scheme import OutlierHybrid
 
 
 @torch.library.custom_op("thinwire::all_reduce", mutates_args=())
@@ -53,7 +56,7 @@ class CompressedRowwiseParallel(RowwiseParallel):
         use_local_output: bool = True,
     ) -> None:
         super().__init__(input_layouts=input_layouts, use_local_output=use_local_output)
-        self.scheme = find_scheme(scheme).name  # refuse an unknown name here, not in the first forward
+        self.scheme = _applicable(scheme)  # refuse here, not in the first forward
         self.gate_bytes = gate_bytes
         self.backend = backend
 
@@ -68,19 +71,18 @@ class CompressedRowwiseParallel(RowwiseParallel):
         distribute_module(module, device_mesh, self._partition_linear_fn)
         name = group_name(device_mesh.get_group())
 
-        def forward(x: Tensor) -> Tensor:
-            weight, bias = _local(module.weight), module.bias
+        def forward(module: nn.Linear, input: Tensor) -> Tensor:
             summed: Tensor = all_reduce_op(
-                nn.functional.linear(self._shard(x, device_mesh), weight),
+                nn.functional.linear(self._shard(input, device_mesh), _local(module.weight)),
                 self.scheme,
                 name,
                 self.gate_bytes,
                 self.backend,
             )
-            y = summed if bias is None else summed + _local(bias)
+            y = summed if module.bias is None else summed + _local(module.bias)
             return y if self.use_local_output else DTensor.from_local(y, device_mesh, (Replicate(),), run_check=False)
 
-        module.forward = forward  # type: ignore[method-assign, assignment]
+        module.forward = MethodType(forward, module)  # type: ignore[method-assign]
         return module
 
     def _shard(self, x: Tensor, device_mesh: DeviceMesh) -> Tensor:
@@ -90,6 +92,25 @@ class CompressedRowwiseParallel(RowwiseParallel):
                 return x
             x = DTensor.from_local(x, device_mesh, self.input_layouts, run_check=False)
         return _local(x.redistribute(placements=(Shard(-1),)))
+
+
+def _applicable(scheme: str) -> str:
+    """The scheme's name; ValueError for one that a layer on its own cannot honour."""
+    found = find_scheme(scheme)
+    reasons = {
+        "none sums nothing": found.collective == "none",
+        "a process group has no switch that sums": found.collective == "nvls",
+        "islands cannot be told to an operator": found.collective == "hierarchical",
+        "a static hybrid needs a calibration": any(
+            isinstance(c, OutlierHybrid) and c.scale == "static" for c in (found.reduce, found.gather)
+        ),
+        "dropped sync points and split sequences are the model's business": bool(found.drop_attention_percent)
+        or found.sequence_split is not None,
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise ValueError(f"CompressedRowwiseParallel cannot apply {found.name}: {reason}")
+    return found.name
 
 
 def _local(x: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ def partial(case: dict[str, Any], rank: int) -> Tensor:
 
 def calibrated(case: dict[str, Any], ranks: int) -> Calibration | None:
     """What a static hybrid needs: the reach of each feature in the very tensors of the case."""
-    if "hybrid" not in case["scheme"]:
+    if "hybrid" not in case["scheme"] or case.get("uncalibrated"):
         return None
     rows = max(1, -(-case["numel"] // FEATURES))
     padded = torch.zeros(ranks, rows * FEATURES)
@@ -44,10 +44,16 @@ def digest(x: Tensor) -> str:
 
 
 def run(
-    folder: Path, ranks: int, cases: Sequence[dict[str, Any]], timeout_s: float = 60.0
+    folder: Path,
+    ranks: int,
+    cases: Sequence[dict[str, Any]],
+    timeout_s: float = 60.0,
+    members: Sequence[int] | None = None,
 ) -> list[list[dict[str, Any]]]:
     """Results of every rank, [rank][case]; [] for a rank that died."""
-    (folder / "job.json").write_text(json.dumps({"ranks": ranks, "timeout_s": timeout_s, "cases": list(cases)}))
+    (folder / "job.json").write_text(
+        json.dumps({"ranks": ranks, "timeout_s": timeout_s, "cases": list(cases), "members": members})
+    )
     processes = [subprocess.Popen([sys.executable, str(WORKER), str(folder), str(rank)]) for rank in range(ranks)]
     try:
         for process in processes:

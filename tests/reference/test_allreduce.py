@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from thinwire.reference import error
 from thinwire.reference.allreduce import all_reduce_local, executable
+from thinwire.reference.calibration import Calibration
 from thinwire.reference.catalog import scheme, schemes
 from thinwire.reference.group import LocalGroup
 from thinwire.reference.quantize import decode_flat, encode_flat
@@ -158,6 +159,24 @@ def test_bad_input_is_named(partials: list[torch.Tensor], said: str) -> None:
         all_reduce_local(partials, "flash-int4")
 
 
-def test_static_hybrid_needs_scales_for_what_it_encodes() -> None:
-    with pytest.raises(ValueError, match="static hybrid"):
-        all_reduce_local([torch.ones(128)] * 4, "ring:hybrid4-k64")
+@pytest.mark.parametrize(
+    ("name", "calibration", "said"),
+    [
+        ("ring:hybrid4-k64", None, "static hybrid has no scales"),
+        ("hybrid-4.2", None, "needs a calibration"),
+        ("hybrid-4.2", Calibration(torch.ones(2, 64), torch.ones(64)), "for 2 ranks, the group has 4"),
+        ("hybrid-4.2", Calibration(torch.ones(4, 32), torch.ones(32)), "has 32 features, x has 64"),
+    ],
+)
+def test_a_static_hybrid_is_checked_before_anything_moves(
+    name: str, calibration: Calibration | None, said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        all_reduce_local([torch.ones(2, 64)] * 4, name, calibration=calibration)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_the_baseline_keeps_the_tensors_own_precision(dtype: torch.dtype) -> None:
+    """1 + 2**-10 has more bits than bf16; `bf16` names the baseline of bf16 models, not a cast."""
+    results = all_reduce_local([torch.tensor([1 + 2.0**-10, 0.0], dtype=dtype), torch.zeros(2, dtype=dtype)], "bf16")
+    assert results[0][0] == 1 + 2.0**-10
