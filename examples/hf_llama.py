@@ -3,8 +3,7 @@
     pip install 'thinwire[reference]' transformers
     python examples/hf_llama.py --scheme flash-int4
 
-The model is tiny and its weights random: the point is the one line that applies a scheme. On GPUs start it with
-torchrun and NCCL.
+The model is tiny and its weights random: the point is the one line that applies a scheme.
 """
 
 import argparse
