@@ -319,7 +319,7 @@ def load_model(name_or_path: str) -> ModelConfig:
 def _load(path: Path, name: str) -> ModelConfig:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"model file {path} cannot be read as JSON: {error}") from None
     if not isinstance(data, dict):
         raise ValueError(f"model file {path} must hold a JSON object, not {type(data).__name__}")

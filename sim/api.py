@@ -25,6 +25,8 @@ def group(cluster: str | Cluster, tp: int | None = None, scaled_links: Mapping[s
     found = load_cluster(cluster) if isinstance(cluster, str) else cluster
     for pattern, factor in (scaled_links or {}).items():
         found = found.with_link_scaled(pattern, factor)
+    if tp is not None and type(tp) is not int:
+        raise ValueError(f"tp must be a whole number: tp={tp!r}")
     if tp is not None and not 1 <= tp <= len(found.gpus):
         raise ValueError(f"tp must lie in 1..{len(found.gpus)}, the GPUs of {found.name}: tp={tp}")
     return found if tp is None else found.take(tp)

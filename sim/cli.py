@@ -122,7 +122,9 @@ def predict(
         scaled_links=links, slow_ranks={_rank(rank): factor for rank, factor in ranks.items()},
         launch=launch.value,
     )  # fmt: skip
-    if trace:
+    if trace is not None:
+        if trace in ("", "-", "/dev/stdout"):
+            raise ValueError(f"--trace takes the path of a file, standard output is the prediction's: {trace!r}")
         try:
             tracing.write_trace(found.timeline, trace)
         except OSError as error:
@@ -239,7 +241,7 @@ def _rank(text: str) -> int:
 def _print(document: Any, as_json: bool, show: Callable[[], None]) -> None:
     try:
         if as_json:
-            print(json.dumps(document, indent=1))
+            print(json.dumps(document, indent=1, allow_nan=False))
         else:
             show()
         sys.stdout.flush()
@@ -252,7 +254,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         status = app(args=list(arguments) if arguments is not None else None, standalone_mode=False)
     except typer.TyperException as error:
-        message = error.format_message() or "a command is missing; see thinwire --help"
+        message = error.format_message()
+        if not message or "\n" in message:  # with nothing to do, typer's message is the whole help
+            message = "a command is missing; see thinwire --help"
         _fail(message)
     except ValueError as error:
         _fail(str(error))

@@ -22,6 +22,7 @@ from thinwire.sim.profile import Baseline
 from thinwire.sim.workload import Exchange
 from thinwire.topologies.cluster import Cluster
 
+LARGEST_SLOWDOWN = 1e6
 UNCOMPRESSED = Scheme(name="bf16", reduce=Raw(), gather=Raw(), collective="auto")
 
 
@@ -135,5 +136,7 @@ def slowdown(ranks: int, slow_ranks: Mapping[int, float]) -> Floats:
             raise ValueError(f"no such rank to slow down: rank={rank}, ranks are 0..{ranks - 1}")
         if not factor > 0 or not np.isfinite(factor):
             raise ValueError(f"a slow-down factor must be positive: rank {rank}={factor}")
+        if factor > LARGEST_SLOWDOWN:
+            raise ValueError(f"a slow-down factor must not be above {LARGEST_SLOWDOWN:g}: rank {rank}={factor}")
         factors[rank] = factor
     return factors

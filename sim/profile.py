@@ -191,6 +191,7 @@ class FabricProfile:
     libraries: Mapping[str, str]  # who carries encoded bytes, by codec launch: "separate", "fused"
     assumptions: tuple[str, ...] = ()
     fits: tuple[FitRecord, ...] = ()
+    within: str | None = None  # the fabric of one island, where this one joins several
 
     def protocol(self, library: str, op: str, primitive: str, ranks: int) -> tuple[Protocol, str]:
         """The entry to use and, where it is not the one asked for, a sentence saying what stands in (else "")."""
@@ -290,6 +291,7 @@ class _FabricFile:
     libraries: dict[str, str]
     assumptions: tuple[str, ...] = ()
     fits: tuple[FitRecord, ...] = ()
+    within: str | None = None
 
 
 def gpu_profile_dict(profile: GpuProfile) -> dict[str, Any]:
@@ -313,7 +315,9 @@ def fabric_profile(data: Mapping[str, Any]) -> FabricProfile:
     file = _validated(TypeAdapter(_FabricFile), data)
     if set(file.libraries) != {"separate", "fused"}:
         raise ValueError(f"fabric {file.name}: libraries must be separate and fused: {sorted(file.libraries)}")
-    return FabricProfile(file.name, file.protocols, file.baseline, file.libraries, file.assumptions, file.fits)
+    return FabricProfile(
+        file.name, file.protocols, file.baseline, file.libraries, file.assumptions, file.fits, file.within
+    )
 
 
 def fabric_profile_dict(profile: FabricProfile) -> dict[str, Any]:
@@ -339,12 +343,14 @@ def load_profile(cluster: Cluster, path: str | None = None) -> Profile:
     if path is not None:
         try:
             given = json.loads(Path(path).read_text())
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ValueError(f"cannot read profile {path}: {error}") from None
         if not isinstance(given, dict) or not given or set(given) - {"gpu", "fabric"}:
             raise ValueError(f"a profile file is an object with the keys gpu and/or fabric: {path}")
     gpu = gpu_profile(given["gpu"]) if "gpu" in given else _shipped_gpu(cluster.gpu.name)
     fabric = fabric_profile(given["fabric"]) if "fabric" in given else _shipped_fabric(cluster.fabric)
+    if fabric.within is not None and len(cluster.islands) == 1 and "fabric" not in given:
+        fabric = _shipped_fabric(fabric.within)
     if gpu.gpu != cluster.gpu.name:
         raise ValueError(f"profile {gpu.name} is of {gpu.gpu}, but cluster {cluster.name} has {cluster.gpu.name}")
     return Profile(gpu, fabric)

@@ -26,8 +26,11 @@ class Prompt:
 
     def __post_init__(self) -> None:
         for name in ("batch", "input_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1: {name}={getattr(self, name)}")
+            value = getattr(self, name)
+            if type(value) is not int:
+                raise ValueError(f"{name} must be a whole number: {name}={value!r}")
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1: {name}={value}")
         if self.weights not in ("bf16", "fp8"):
             raise ValueError(f"weights must be bf16 or fp8: weights={self.weights!r}")
 
@@ -155,7 +158,7 @@ def build(model: ModelConfig, scheme: Scheme, prompt: Prompt, tp: int) -> Worklo
         ValueError: where the model does not divide over tp, or the sequence cannot be split.
     """
     shard = Shard.of(model, tp)
-    sequence_parts = parts(prompt, scheme.sequence_split)
+    sequence_parts = parts(prompt, scheme.sequence_split if tp > 1 else None)  # nothing to overlap with
     kept = scheme.kept_attention(model.num_layers)
     synchronised = tp > 1 and scheme.collective != "none"
     distinct: dict[tuple[int | None, bool], tuple[Op, ...]] = {}

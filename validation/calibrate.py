@@ -52,6 +52,9 @@ MATMUL_CEILING_TFLOPS = {
 BORROWED = {"h100-nvlink": "h200-nvlink", "l4-pcie": "l40s-pcie", "h100-ib": "h100-nvlink"}
 
 
+WITHIN = {"h100-ib": "h100-nvlink"}  # a group inside one node never leaves it
+
+
 def fabrics() -> dict[str, FabricProfile]:
     """All fabric profiles."""
     protocols: dict[str, dict[tuple[str, str, str, int], Protocol]] = {}
@@ -87,6 +90,7 @@ def fabrics() -> dict[str, FabricProfile]:
             if name in BORROWED
             else (),
             fits=tuple(fits.get(name, ())),
+            within=WITHIN.get(name),
         )
         for name, own in sorted(protocols.items())
     }

@@ -198,7 +198,9 @@ def with_engine(gpus: Mapping[str, GpuProfile], fabrics: Mapping[str, FabricProf
     ceilings = {
         p: Quantity(q.value, f"assumed: as on h100-sxm ({q.source})") for p, q in h100.sustained_flops_per_s.items()
     }
-    found["h200-sxm"] = replace(found["h200-sxm"], sustained_flops_per_s=ceilings)  # the same chip at the same 700 W
+    # The H200 is the same chip at the same 700 W, launched by the same hosts.
+    gap = Quantity(h100.kernel_gap_s.value, f"assumed: as on h100-sxm ({h100.kernel_gap_s.source})")
+    found["h200-sxm"] = replace(found["h200-sxm"], sustained_flops_per_s=ceilings, kernel_gap_s=gap)
     ratios = [
         fitted[name].sustained_flops_per_s["bf16"].value / gpus[name].sustained_flops_per_s["bf16"].value
         for name in fitted
@@ -217,4 +219,7 @@ def with_engine(gpus: Mapping[str, GpuProfile], fabrics: Mapping[str, FabricProf
             found[name] = replace(gpu, sustained_flops_per_s=derated)
     mean_gap = round(float(np.mean([gpu.kernel_gap_s.value for gpu in fitted.values()])), 9)
     carried = Quantity(mean_gap, f"assumed: mean of what prefills show on {' and '.join(fitted)}")
-    return {name: gpu if name in fitted else replace(gpu, kernel_gap_s=carried) for name, gpu in found.items()}
+    return {
+        name: gpu if name in (*fitted, "h200-sxm") else replace(gpu, kernel_gap_s=carried)
+        for name, gpu in found.items()
+    }

@@ -252,9 +252,9 @@ def test_help(capsys: Capture, command: tuple[str, ...]) -> None:
         ),
         (("cluster", "show", "nope"), "unknown cluster 'nope'"),
         (("cluster", "show"), "Missing argument"),
-        (("cluster",), "cluster"),
+        (("cluster",), "a command is missing; see thinwire --help"),
         (("conjure",), "No such command 'conjure'"),
-        ((), "Usage"),
+        ((), "a command is missing; see thinwire --help"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
 )

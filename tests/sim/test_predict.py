@@ -339,3 +339,22 @@ def test_a_graph_leaves_no_gaps_between_kernels() -> None:
 def test_an_unknown_launch_is_refused() -> None:
     with pytest.raises(ValueError, match="launch must be one of eager, graph: launch='jit'"):
         api.predict("llama-3-8b", "8xh100-nvlink", "bf16", launch="jit")  # type: ignore[arg-type]
+
+
+def test_a_group_inside_one_node_uses_the_nodes_fabric() -> None:
+    """Eight of sixteen ranks never leave their node: what is fitted to two nodes says nothing of them."""
+    inside = api.predict("llama-3-8b", "2x8xh100-ib", "flash-int4", 8, 1, 2048)
+    node = api.predict("llama-3-8b", "8xh100-nvlink", "flash-int4", 8, 1, 2048)
+    assert inside.profile == node.profile
+    assert close(inside.ttft_s, node.ttft_s, 0.05)
+
+
+def test_one_gpu_has_nothing_to_overlap() -> None:
+    whole = api.predict("llama-3-8b", "8xh100-nvlink", "bf16", 1, 1, 512)
+    assert api.predict("llama-3-8b", "8xh100-nvlink", "iso", 1, 1, 512).ttft_s == whole.ttft_s
+
+
+@pytest.mark.parametrize("wrong", [{"tp": 2.0}, {"tp": True}, {"batch": "3"}, {"input_tokens": 1.5}])
+def test_numbers_that_are_not_whole_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="must be a whole number"):
+        api.predict("llama-3-8b", "8xl40s-pcie", "bf16", **wrong)  # type: ignore[arg-type]
