@@ -180,3 +180,45 @@ def test_the_baseline_keeps_the_tensors_own_precision(dtype: torch.dtype) -> Non
     """1 + 2**-10 has more bits than bf16; `bf16` names the baseline of bf16 models, not a cast."""
     results = all_reduce_local([torch.tensor([1 + 2.0**-10, 0.0], dtype=dtype), torch.zeros(2, dtype=dtype)], "bf16")
     assert results[0][0] == 1 + 2.0**-10
+
+
+@given(st.integers(1, 900), st.integers(0, 30))
+def test_hierarchical_error_is_that_of_its_three_encodings(numel: int, seed: int) -> None:
+    """Partials within an island, island sums across, the total once: each is off by its own bound at most."""
+    islands, codec = ((0, 1, 2), (3, 4)), scheme("flash2-int4-hier").reduce
+    given_case = case("flash2-int4-hier", numel, "float32", seed)
+    flat = [partial(given_case, rank).reshape(-1) for rank in range(5)]
+
+    def sent(values: torch.Tensor) -> torch.Tensor:
+        return decode_flat(encode_flat(values, codec), numel, codec)
+
+    sums = [torch.stack([sent(flat[rank]) for rank in island]).sum(0) for island in islands]
+    total = torch.stack([sent(s) for s in sums]).sum(0)
+    allowed = torch.stack([error.bound(values, codec) for values in (*flat, *sums, total)]).sum(0)
+    got = all_reduce_local(flat, "flash2-int4-hier", islands=islands)[0].double()
+    exact = torch.stack([p.double() for p in flat]).sum(0)
+    rounding = 10 * 2.0**-23 * torch.stack([p.double().abs() for p in (*flat, *sums, total)]).sum(0)
+    assert ((got - exact).abs() <= allowed + rounding).all()
+
+
+@pytest.mark.parametrize("name", ["hybrid-4.2", "hybrid-4.2-two-step"])
+@pytest.mark.parametrize("numel", [FEATURES, 7 * FEATURES])
+def test_hybrid_error_is_that_of_its_encodings(name: str, numel: int) -> None:
+    given_case, ranks = case(name, numel, "float32", 9), 3
+    partials = [partial(given_case, rank) for rank in range(ranks)]
+    calibration, codec = calibrated(given_case, ranks), scheme(name).reduce
+    flat = [p.reshape(-1) for p in partials]
+    allowed = torch.stack(
+        [error.bound(p, codec, calibration=calibration, rank=rank) for rank, p in enumerate(flat)]
+    ).sum(0)
+    decoded = [
+        decode_flat(
+            encode_flat(p, codec, calibration=calibration, rank=r), numel, codec, calibration=calibration, rank=r
+        )
+        for r, p in enumerate(flat)
+    ]
+    if name.endswith("two-step"):
+        allowed = allowed + error.bound(torch.stack(decoded).sum(0), codec, calibration=calibration)
+    got = all_reduce_local(partials, name, calibration=calibration)[0].reshape(-1).double()
+    exact = torch.stack([p.double() for p in flat]).sum(0)
+    assert ((got - exact).abs() <= allowed * (1 + 1e-5) + 1e-5).all()
