@@ -111,15 +111,16 @@ def check_machine(model: ModelConfig, cluster: Cluster, prompt: Prompt, profile:
 
 def traffic(workload: Workload, exchanger: Exchanger) -> Traffic:
     """Bytes of the whole forward pass, counted from its exchanges."""
-    sent_R, links, count = np.zeros(exchanger.ranks), Counter[tuple[str, str]](), 0
-    ops = [op for group in (workload.before, *workload.layers, workload.after) for op in group if op.exchange]
-    for op, times in Counter(map(id, ops)).items():
-        exchange = next(o.exchange for o in ops if id(o) == op)
-        assert exchange is not None
+    sent_R, links = np.zeros(exchanger.ranks), Counter[tuple[str, str]]()
+    ops = [op for group in (workload.before, *workload.layers, workload.after) for op in group]
+    distinct = {id(op): op.exchange for op in ops}
+    for key, times in Counter(map(id, ops)).items():
+        exchange = distinct[key]
+        if exchange is None:
+            continue
         timed = exchanger.timed(exchange)
         for link, nbytes in exchanger.alone(timed).link_bytes.items():
             links[link] += int(times * nbytes)
         if exchange.op == "all_reduce":
-            count += times
             sent_R += times * timed.wire_bytes_R
-    return Traffic(count, int(sent_R.max()), dict(links))
+    return Traffic(workload.all_reduce_count, int(sent_R.max()), dict(links))

@@ -9,8 +9,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-Kind = Literal["compute", "codec", "communication"]
-
 SAME_TIME = 1e-12  # of the whole: an end and the start it causes may differ by rounding once repeats are shifted
 
 

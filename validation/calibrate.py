@@ -33,7 +33,6 @@ from thinwire.validation.gpus import NEAREST_KERNELS, NEAREST_MEMORY, SYSTEMS
 from thinwire.validation.published_tables import select
 from thinwire.validation.series import calibration
 
-TABLES = "ai-dynamo/aiconfigurator@095f58a"
 GPUS = (
     "a100-sxm", "h100-sxm", "h200-sxm", "b200-sxm", "l40s", "rtx-pro-6000",
     "l4", "l40", "a100-pcie", "h100-pcie", "rtx-4090", "mi300x",

@@ -88,26 +88,36 @@ def fabric(ranks: int = 8, protocols: Iterable[Protocol] | None = None, library:
     return FabricProfile("made-up", known, baseline, {"separate": library, "fused": library})
 
 
+IDEAL_ATTENTION = AttentionModel(
+    gpu="ideal",
+    peak_flops_per_s=1e15,
+    memory_bandwidth_bytes_per_s=1e12,
+    sm_count=100,
+    floor_s=1e-5,
+    token_block_s=0.0,
+    lane_block_s=0.0,
+    efficiency=0.5,
+    tail_speed=1.0,
+    tile_s=0.0,
+    balance=1.0,
+    warm_passes=0.0,
+    cold_passes=1.0,
+    cache_bytes=1e6,
+    cache_steepness=12.0,
+    write_weight=1.0,
+    correction=(0,) * CORRECTIONS,
+    source="test",
+)
+
+
 def gpu_profile() -> GpuProfile:
     """Rooflines without corrections: every cost grows with every size."""
-    attention = AttentionModel(
+    attention = replace(
+        IDEAL_ATTENTION,
         gpu=GPU.name,
         peak_flops_per_s=100e12,
         memory_bandwidth_bytes_per_s=1000 * GB_PER_S,
-        sm_count=100,
         floor_s=4 * US,
-        token_block_s=0.0,
-        lane_block_s=0.0,
-        efficiency=0.5,
-        tail_speed=1.0,
-        tile_s=0.0,
-        balance=1.0,
-        warm_passes=0.0,
-        cold_passes=1.0,
-        cache_bytes=1e6,
-        cache_steepness=12.0,
-        write_weight=1.0,
-        correction=(0,) * CORRECTIONS,
         source="measured: made up",
     )
     share = OpCost(2 * US, 0.8, "measured: made up")

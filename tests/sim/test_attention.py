@@ -30,26 +30,8 @@ from thinwire.sim.attention import (
 )
 from thinwire.validation.fit_attention import FACTS, fit_all
 
-IDEAL = AttentionModel(
-    gpu="ideal",
-    peak_flops_per_s=1e15,
-    memory_bandwidth_bytes_per_s=1e12,
-    sm_count=100,
-    floor_s=1e-5,
-    token_block_s=0.0,
-    lane_block_s=0.0,
-    efficiency=0.5,
-    tail_speed=1.0,
-    tile_s=0.0,
-    balance=1.0,
-    warm_passes=0.0,
-    cold_passes=1.0,
-    cache_bytes=1e6,
-    cache_steepness=12.0,
-    write_weight=1.0,
-    correction=(0,) * CORRECTIONS,
-    source="test",
-)
+from .helpers import IDEAL_ATTENTION as IDEAL
+
 PHYSICAL = replace(IDEAL, balance=2.5, tile_s=1e-6, token_block_s=1e-7, lane_block_s=3e-7, warm_passes=0.3)
 SHAPES = ((4, 1), (4, 4), (8, 1), (8, 8), (16, 2), (32, 8), (64, 8), (40, 40))
 
