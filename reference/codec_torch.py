@@ -153,7 +153,8 @@ def _quantise_int(groups_GK: Tensor, out_GK: Tensor, codec: GroupedInt) -> tuple
     good_G = torch.isfinite(low_G) & torch.isfinite(high_G)
     if codec.spikes:
         ends_G2 = torch.cat((_first_index(groups_GK, low_G), _first_index(groups_GK, high_G)), 1)
-        spikes_G2 = to_bf16(torch.cat((low_G, high_G), 1)).masked_fill_(~good_G, math.nan)
+        # A minimum of zeros has no certain sign: 0.0 makes it positive.
+        spikes_G2 = to_bf16(torch.cat((low_G, high_G), 1) + 0.0).masked_fill_(~good_G, math.nan)
         index = torch.uint8 if codec.index_bytes == 1 else torch.uint16
         sent["spike_values"] = spikes_G2
         sent["spike_indices"] = ends_G2.masked_fill(~good_G, 0).to(index)

@@ -13,33 +13,31 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from .formats import ElementFormat, element
+from .formats import ElementFormat, element, scale_cap
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 BF16_MAX = float(element("bf16").maximum)
+# The one NaN that is sent: a cast gives 0x7fc0 or 0xffff on one CPU, and 0x7fff on a GPU.
+_NAN = {
+    torch.bfloat16: (torch.int16, 0x7FC0),
+    torch.float16: (torch.int16, 0x7E00),
+    torch.float32: (torch.int32, 0x7FC00000),
+}
 _FLOAT8 = {"e4m3": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}
-
-
-@cache
-def scale_cap(name: str, top: float) -> float:
-    """The largest scale in format `name` whose product with `top`, a grid's last level, bf16 can still hold.
-
-    A larger scale would turn finite values into infinities when they are decoded.
-    """
-    limit = BF16_MAX / top
-    if name == "e8m0":
-        return 2.0 ** math.floor(math.log2(limit))
-    row = element(name)
-    if limit >= row.maximum:
-        return row.maximum
-    step = 2.0 ** (math.frexp(limit)[1] - 1 - row.mantissa_bits)
-    return math.floor(limit / step) * step
 
 
 def exact_div(values: Tensor, divisor: float) -> Tensor:
     """values / divisor, correctly rounded on every device: a GPU divides by a plain number by multiplying with its
     reciprocal, which is a rounding more."""
     return values.div(values.new_full((), divisor))
+
+
+def cast(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """`values` (fp32) as `dtype`, always a copy; every NaN has the same bits, whoever casts."""
+    word, nan = _NAN[dtype]
+    sent = values.to(dtype, copy=True)
+    sent.view(word).masked_fill_(values.isnan(), nan)
+    return sent
 
 
 def to_scale(wanted_G: Tensor, name: str, top: float) -> tuple[Tensor, Tensor]:
@@ -49,9 +47,10 @@ def to_scale(wanted_G: Tensor, name: str, top: float) -> tuple[Tensor, Tensor]:
     finite becomes NaN, which every format can say.
     """
     finite_G = torch.isfinite(wanted_G)
-    wanted_G = wanted_G.clamp_max(scale_cap(name, top)).masked_fill_(~finite_G, math.nan)
+    # A range of zeros may come with either sign.
+    wanted_G = (wanted_G.clamp_max(scale_cap(name, top)) + 0.0).masked_fill_(~finite_G, math.nan)
     if name != "e8m0":
-        sent_G = wanted_G.to(DTYPES[name])
+        sent_G = cast(wanted_G, DTYPES[name])
         return sent_G, sent_G.float()
     bits_G = wanted_G.view(torch.int32)
     byte_G = (bits_G >> 23) + ((bits_G & 0x7FFFFF) != 0)  # a subnormal of fp32 above 2^-127 becomes 2^-126
@@ -68,7 +67,7 @@ def to_minimum(wanted_G: Tensor, name: str) -> tuple[Tensor, Tensor]:
     largest = element(name).maximum
     clipped_G = wanted_G.clamp(-largest, largest) + 0.0
     clipped_G = clipped_G.masked_fill_(~torch.isfinite(wanted_G), math.nan)
-    sent_G = clipped_G.to(DTYPES[name])
+    sent_G = cast(clipped_G, DTYPES[name])
     if name != "fp32":
         bits_G = sent_G.view(torch.int16)
         below_G = torch.where(sent_G > 0, bits_G - 1, torch.where(sent_G == 0, -32767, bits_G + 1))
@@ -78,7 +77,7 @@ def to_minimum(wanted_G: Tensor, name: str) -> tuple[Tensor, Tensor]:
 
 def to_bf16(values: Tensor) -> Tensor:
     """Rounded to bf16; infinities and what would round to one become the largest finite number, NaN stays."""
-    return values.clamp(-BF16_MAX, BF16_MAX).to(torch.bfloat16)
+    return cast(values.clamp(-BF16_MAX, BF16_MAX), torch.bfloat16)
 
 
 @cache

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from .calibration import Calibration
-from .elements import BF16_MAX, hadamard, scale_cap
-from .formats import element
+from .elements import BF16_MAX, hadamard
+from .formats import element, scale_cap
 from .hybrid import runs
 from .scheme import MX, Codec, GroupedInt, OutlierHybrid, Raw
 

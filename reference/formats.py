@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from types import MappingProxyType
 
 PLANE_WIDTHS = (8, 4, 2, 1)
@@ -87,6 +88,22 @@ def element(name: str) -> ElementFormat:
         return FORMATS[name]
     except KeyError:
         raise ValueError(f"unknown element format {name!r}; known: {', '.join(FORMATS)}") from None
+
+
+@cache
+def scale_cap(name: str, top: float) -> float:
+    """The largest scale in format `name` whose product with `top`, a grid's last level, bf16 can still hold.
+
+    A larger scale would turn finite values into infinities when they are decoded.
+    """
+    limit = element("bf16").maximum / top
+    if name == "e8m0":
+        return 2.0 ** math.floor(math.log2(limit))
+    row = element(name)
+    if limit >= row.maximum:
+        return row.maximum
+    step = 2.0 ** (math.frexp(limit)[1] - 1 - row.mantissa_bits)
+    return math.floor(limit / step) * step
 
 
 def planes(bits: int) -> tuple[int, ...]:

@@ -1,0 +1,75 @@
+"""Unpack and dequantise: wire buffers to values in one pass, for every grouped integer and MX codec.
+
+Reads each byte once and writes each value once. Several tensors and several parts go in one launch, as in `encode.py`.
+The values are those of `reference.codec_torch`, rounded to the wanted type.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from thinwire.kernels.encode import check_wire
+from thinwire.kernels.form import GROUPS, NUMEL, Parts, as_rows, fact, form
+from thinwire.kernels.launch import Tuning, cdiv, check_device, default_tuning, options
+from thinwire.kernels.numbers import to_dtype
+from thinwire.kernels.tiles import decode_tile, decoded, part_row, value_offsets
+
+
+@triton.jit
+def store_values(x, values_ptr, at, first, local_G, FORM: tl.constexpr):
+    """fp32 [G, KP] into the tensor's type, what lies beyond the part left out."""
+    K: tl.constexpr = fact(FORM, "group")
+    offsets, inside = value_offsets(at, first, local_G, FORM)
+    kept = to_dtype(x, values_ptr.dtype.element_ty)
+    if (first + local_G.shape[0]) * K <= at[NUMEL] and fact(FORM, "padded") == K:
+        tl.store(values_ptr + offsets, kept)
+    else:
+        tl.store(values_ptr + offsets, kept, mask=inside)
+
+
+@triton.jit
+def decode_kernel(
+    wire_ptr,  # uint8, the buffer of (row, part) at row * wire_row + part * wire_part
+    values_ptr,  # [rows, N]
+    table_ptr,
+    wire_row,
+    wire_part,
+    values_row,
+    FORM: tl.constexpr,
+    TILE_GROUPS: tl.constexpr,
+):
+    """Grid: tiles of the largest part, parts, rows."""
+    part = tl.program_id(1).to(tl.int64)
+    row = tl.program_id(2).to(tl.int64)
+    at = part_row(table_ptr, part)
+    first = tl.program_id(0).to(tl.int64) * TILE_GROUPS
+    if first < at[GROUPS]:
+        local_G = tl.arange(0, TILE_GROUPS)
+        spot = row * wire_row + part * wire_part
+        x = decode_tile(wire_ptr, spot, at, first, local_G, first + local_G < at[GROUPS], FORM)
+        x = decoded(x, FORM, values_ptr.dtype.element_ty)
+        store_values(x, values_ptr + row * values_row, at, first, local_G, FORM)
+
+
+def decode_into(wire_RPB: Tensor, values: Tensor, parts: Parts, tuning: Tuning | None = None) -> None:
+    """Decode every part in `wire_RPB` (uint8 [R, P, >= nbytes]) into `values` ([N] or [R, N]; bf16, fp16, fp32).
+
+    Raises ValueError for shapes that do not fit and tensors that kernels cannot reach.
+    """
+    rows = as_rows(values)
+    check_device(rows, wire_RPB, parts.table)
+    check_wire(wire_RPB, (rows.shape[0], len(parts)), parts)
+    if rows.shape[1] != sum(parts.numels):
+        raise ValueError(f"rows must hold {sum(parts.numels)} values, the sum of their parts: {rows.shape[1]}")
+    if not parts.most_groups:
+        return
+    chosen = tuning or default_tuning("decode", rows.device)
+    compiled = form(parts.codec)
+    groups = chosen.groups(compiled.padded, max(compiled.padded, compiled.rotation))
+    grid = (cdiv(parts.most_groups, groups), len(parts), rows.shape[0])
+    decode_kernel[grid](
+        wire_RPB, rows, parts.table, wire_RPB.stride(0), wire_RPB.stride(1), rows.stride(0),
+        FORM=compiled, TILE_GROUPS=groups, **options(chosen),
+    )  # fmt: skip

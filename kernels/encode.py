@@ -1,0 +1,88 @@
+"""Quantise and pack: values to wire buffers in one pass, for every grouped integer and MX codec.
+
+Reads each value once and writes each byte once: numel * itemsize + wire_bytes is its floor. Several tensors (the
+partial sums of virtual ranks) and several parts of each (for different peers) go in one launch. Values are bf16, fp16
+or fp32; where rows start on 16-byte boundaries loads are 128 bits wide. Wins over its bytes from about a MiB; below,
+a launch costs more than it saves. The bytes are those of `reference.codec_torch`.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from thinwire.kernels.form import GROUPS, NUMEL, Parts, as_rows, fact, form
+from thinwire.kernels.launch import Tuning, cdiv, check_device, default_tuning, options
+from thinwire.kernels.tiles import encode_tile, part_row, store_paddings, value_offsets
+
+
+@triton.jit
+def load_values(values_ptr, at, first, local_G, FORM: tl.constexpr):
+    """fp32 [G, KP], zeros beyond the part. Only a tile with the part's end in it asks for each value on its own."""
+    K: tl.constexpr = fact(FORM, "group")
+    offsets, inside = value_offsets(at, first, local_G, FORM)
+    if (first + local_G.shape[0]) * K <= at[NUMEL] and fact(FORM, "padded") == K:
+        x = tl.load(values_ptr + offsets)
+    else:
+        x = tl.load(values_ptr + offsets, mask=inside, other=0.0)
+    return x.to(tl.float32)
+
+
+@triton.jit
+def encode_kernel(
+    values_ptr,  # [rows, N]
+    wire_ptr,  # uint8, the buffer of (row, part) at row * wire_row + part * wire_part
+    table_ptr,
+    values_row,
+    wire_row,
+    wire_part,
+    FORM: tl.constexpr,
+    TILE_GROUPS: tl.constexpr,
+):
+    """Grid: tiles of the largest part, parts, rows."""
+    part = tl.program_id(1).to(tl.int64)
+    row = tl.program_id(2).to(tl.int64)
+    at = part_row(table_ptr, part)
+    first = tl.program_id(0).to(tl.int64) * TILE_GROUPS
+    if first < at[GROUPS]:
+        local_G = tl.arange(0, TILE_GROUPS)
+        spot = row * wire_row + part * wire_part
+        x = load_values(values_ptr + row * values_row, at, first, local_G, FORM)
+        SHORT: tl.constexpr = values_ptr.dtype.element_ty != tl.float32 and fact(FORM, "rotation") == 0
+        encode_tile(x, wire_ptr, spot, at, first, local_G, first + local_G < at[GROUPS], SHORT, FORM)
+        if first + TILE_GROUPS >= at[GROUPS]:
+            store_paddings(wire_ptr, spot, at, at[GROUPS], FORM)
+
+
+def encode_into(values: Tensor, wire_RPB: Tensor, parts: Parts, tuning: Tuning | None = None) -> None:
+    """Encode every part of `values` ([N] or [R, N], bf16, fp16 or fp32) into `wire_RPB` (uint8 [R, P, >= nbytes]).
+
+    Raises ValueError for shapes that do not fit and tensors that kernels cannot reach.
+    """
+    rows = as_rows(values)
+    check_device(rows, wire_RPB, parts.table)
+    check_wire(wire_RPB, (rows.shape[0], len(parts)), parts)
+    if rows.shape[1] != sum(parts.numels):
+        raise ValueError(f"rows must hold {sum(parts.numels)} values, the sum of their parts: {rows.shape[1]}")
+    if not parts.most_groups:
+        return
+    chosen = tuning or default_tuning("encode", rows.device)
+    compiled = form(parts.codec)
+    groups = chosen.groups(compiled.padded, max(compiled.padded, compiled.rotation))
+    grid = (cdiv(parts.most_groups, groups), len(parts), rows.shape[0])
+    encode_kernel[grid](
+        rows, wire_RPB, parts.table, rows.stride(0), wire_RPB.stride(0), wire_RPB.stride(1),
+        FORM=compiled, TILE_GROUPS=groups, **options(chosen),
+    )  # fmt: skip
+
+
+def check_wire(wire: Tensor, shape: tuple[int, ...], parts: Parts) -> None:
+    """Raises ValueError unless `wire` is uint8 [*shape, >= the largest part's bytes], each buffer aligned to 16."""
+    least = max(parts.nbytes)
+    fits = wire.shape[:-1] == shape and wire.shape[-1] >= least and (wire.stride(-1) == 1 or wire.shape[-1] == 1)
+    if str(wire.dtype) != "torch.uint8" or not fits or any(stride % 16 for stride in wire.stride()[:-1]):
+        raise ValueError(
+            f"wire buffers of {parts.codec.spec} must be uint8 {[*shape, f'>= {least}']}, each from a multiple of 16 "
+            f"bytes on: given {wire.dtype} {list(wire.shape)}, strides {wire.stride()}"
+        )

@@ -1,0 +1,74 @@
+"""How kernels are launched: block sizes and warps, measured per GPU where somebody has measured, and exact arithmetic.
+
+A `Tuning` is an argument of every launcher; left out, `default_tuning` gives what was measured on the GPU at hand or,
+where nothing was (today: everywhere, no GPU could be had), what the compiled code suggests: no spills, 128-bit loads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from thinwire.kernels.numbers import INTERPRETED
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """values: of a program's tile, a power of two (rounded up to one group); warps: that share it."""
+
+    values: int
+    warps: int
+
+    def __post_init__(self) -> None:
+        if self.values < 8 or self.values & (self.values - 1) or self.warps not in (1, 2, 4, 8, 16):
+            raise ValueError(f"values must be a power of two from 8, warps 1, 2, 4, 8 or 16: given {self}")
+
+    def groups(self, padded: int, least: int) -> int:
+        """Groups of `padded` values a tile holds, where it must hold `least` values at any rate."""
+        return max(self.values, least) // padded
+
+
+# By kernel. 32 values a thread: four 128-bit loads of bf16 in flight; see tests/kernels/test_compile.py.
+ASSUMED: Mapping[str, Tuning] = MappingProxyType(
+    {"encode": Tuning(4096, 4), "reduce": Tuning(2048, 4), "requantise": Tuning(2048, 4), "decode": Tuning(4096, 4)}
+)
+# By compute capability, then kernel: fill in from `make gpu`, with the file under validation/raw/ it came from.
+MEASURED: Mapping[tuple[int, int], Mapping[str, Tuning]] = MappingProxyType({})
+# The interpreter's cost follows the number of programs: few large ones.
+INTERPRETER = Tuning(1 << 14, 4)
+
+
+def default_tuning(kernel: str, device: torch.device) -> Tuning:
+    """The tuning of `kernel` on `device`."""
+    if device.type != "cuda":
+        return INTERPRETER
+    measured = MEASURED.get(torch.cuda.get_device_capability(device), {})
+    return measured.get(kernel, ASSUMED[kernel])
+
+
+def options(tuning: Tuning) -> dict[str, Any]:
+    """Launch options. Fused multiply-adds only where a kernel asks for one, or bits differ from the reference."""
+    return {"num_warps": tuning.warps, "enable_fp_fusion": False}
+
+
+def check_device(*tensors: Tensor) -> None:
+    """Raises ValueError unless all tensors lie where kernels can run: one CUDA device, or the CPU when interpreting."""
+    devices = {tensor.device for tensor in tensors}
+    if len(devices) != 1:
+        raise ValueError(f"tensors must lie on one device: {sorted(map(str, devices))}")
+    kind = devices.pop().type
+    if kind != "cuda" and not (INTERPRETED.value and kind == "cpu"):
+        raise ValueError(
+            f"triton kernels run on CUDA devices, or on the CPU with TRITON_INTERPRET=1 set before the import: {kind}"
+        )
+
+
+def cdiv(a: int, b: int) -> int:
+    """a / b, rounded up."""
+    return int(triton.cdiv(a, b))
