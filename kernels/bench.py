@@ -20,10 +20,15 @@ from torch import Tensor
 from thinwire.kernels.decode import decode_into
 from thinwire.kernels.encode import encode_into
 from thinwire.kernels.form import Parts, parts
+from thinwire.kernels.hybrid_dynamic import decode_into as decode_hybrid
+from thinwire.kernels.hybrid_dynamic import encode_into as encode_hybrid
 from thinwire.kernels.launch import Tuning, cdiv
+from thinwire.kernels.norm import norm_into
 from thinwire.kernels.reduce import reduce_into, requantise_into
 from thinwire.kernels.timing import Call, Limits, measure, sets_needed
+from thinwire.kernels.two_step import TwoStep
 from thinwire.reference.catalog import parse_codec
+from thinwire.reference.schedule import Interval, partition
 from thinwire.reference.scheme import Codec
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -33,6 +38,9 @@ CODECS = (
     "int4-g128-zp", "int8-g128-zp", "int5-g128-zp", "int2-g128-zp-sr", "mx-e2m1-b32", "mx-e4m3-b32", "mx-int8-b32",
     "mx-e2m3-b32", "int4-g32-sym-fp16", "int4-g128-zp-h128",
 )  # fmt: skip
+HYBRID = "hybrid4-k64-dyn-g128"
+SCHEMES = ("flash-int4", "flash-int8", "flash2-int5", "mxfp4", "mxfp4-two-step", "quickreduce-int4")
+HIDDEN = 8192  # of the norm's rows: Llama-3-70B's
 LARGE = (16 * MIB, 64 * MIB, 256 * MIB)
 RANKS = (8, 4, 2)
 TUNINGS = tuple(Tuning(values, warps) for values in (1024, 2048, 4096, 8192) for warps in (2, 4, 8))
@@ -120,6 +128,59 @@ def codec_job(kernel: str, laid_out: Parts, ranks: int, codec: Codec, tuning: Tu
     return Job(name, codec.spec, numel, ranks, reads, writes, prepare, tuning)
 
 
+def hybrid_jobs(numel: int, device: torch.device) -> Iterator[Job]:
+    """The dynamic outlier hybrid there and back."""
+    codec = parse_codec(HYBRID)
+    laid_out = parts(codec, (numel,), device)
+    nbytes = laid_out.nbytes[0]
+
+    def encode(generator: torch.Generator) -> Call:
+        wire = torch.empty(1, 1, nbytes, dtype=torch.uint8, device=device)
+        return partial(encode_hybrid, normal(numel, generator), wire, laid_out)
+
+    def decode(generator: torch.Generator) -> Call:
+        values_N = normal(numel, generator)
+        wire = torch.empty(1, 1, nbytes, dtype=torch.uint8, device=device)
+        encode_hybrid(values_N, wire, laid_out)
+        return partial(decode_hybrid, wire, values_N, laid_out)
+
+    yield Job("hybrid encode", codec.spec, numel, 1, 2 * numel, nbytes, encode)
+    yield Job("hybrid decode", codec.spec, numel, 1, nbytes, 2 * numel, decode)
+
+
+def norm_job(codec: Codec, numel: int, ranks: int, device: torch.device) -> Job:
+    """Decode of a gathered tensor, residual and RMSNorm in one kernel: four tensors and the wire move."""
+    tokens = max(1, numel // HIDDEN)
+    whole = Interval(0, tokens * HIDDEN)
+    laid_out = parts(codec, tuple(len(cut) for cut in partition(whole, ranks, codec.align)), device)
+    wire_bytes, values_bytes = sum(laid_out.nbytes), 2 * len(whole)
+
+    def prepare(generator: torch.Generator) -> Call:
+        residual_TH = normal(len(whole), generator).view(tokens, HIDDEN)
+        weight_H = normal(HIDDEN, generator)
+        wire = torch.empty(1, ranks, max(laid_out.nbytes), dtype=torch.uint8, device=device)
+        encode_into(normal(len(whole), generator), wire, laid_out)
+        sums_TH, normed_TH = torch.empty_like(residual_TH), torch.empty_like(residual_TH)
+        return partial(norm_into, wire[0], laid_out, residual_TH, weight_H, sums_TH, normed_TH)
+
+    read, written = wire_bytes + values_bytes + 2 * HIDDEN, 2 * values_bytes
+    return Job("decode_norm", codec.spec, len(whole), ranks, read, written, prepare)
+
+
+def all_reduce_job(name: str, numel: int, ranks: int, device: torch.device) -> Job:
+    """All ranks of an all-reduce, one after the other on this GPU: divide by the ranks for one."""
+    example = TwoStep(name, ranks, numel, torch.bfloat16, device)
+    values_bytes = 2 * ranks * numel
+
+    def prepare(generator: torch.Generator) -> Call:
+        virtual = TwoStep(name, ranks, numel, torch.bfloat16, device)
+        return partial(virtual.run, normal(ranks * numel, generator).view(ranks, numel))
+
+    # Values are read once and results written once; what lies between is read and written.
+    between = example.bytes_floor - 2 * values_bytes
+    return Job("all_reduce", name, numel, ranks, values_bytes + between // 2, values_bytes + between // 2, prepare)
+
+
 def jobs(limits: Limits) -> Iterator[Job]:
     """Everything worth measuring, the most important first, no tensor above `limits.largest_bytes`."""
     device = torch.device(limits.device)
@@ -132,6 +193,10 @@ def jobs(limits: Limits) -> Iterator[Job]:
         yield from codec_jobs(first, size // 2, device)
     for codec in others:
         yield from codec_jobs(codec, fitting(LARGE)[-1] // 2, device, ranks=(8,))
+    for name in SCHEMES:
+        yield all_reduce_job(name, fitting(LARGE[:2])[-1] // 2, RANKS[0], device)
+    yield norm_job(first, fitting(LARGE)[-1] // 2, RANKS[0], device)
+    yield from hybrid_jobs(fitting(LARGE)[-1] // 2, device)
     tuned = fitting(LARGE[:2])[-1] // 2
     for kernel, ranks in (("encode", 1), ("reduce_encode", 8), ("decode", 1), ("reduce", 8)):
         share = cdiv(cdiv(tuned, ranks), first.align) * first.align

@@ -11,22 +11,23 @@ import triton.language as tl
 from torch import Tensor
 
 from thinwire.kernels.encode import check_wire
-from thinwire.kernels.form import GROUPS, NUMEL, Parts, as_rows, fact, form
+from thinwire.kernels.form import GROUPS, NUMEL, START, Parts, as_rows, fact, form, row_stride
 from thinwire.kernels.launch import Tuning, cdiv, check_device, default_tuning, options
 from thinwire.kernels.numbers import to_dtype
-from thinwire.kernels.tiles import decode_tile, decoded, part_row, value_offsets
+from thinwire.kernels.tiles import as_slices, decode_tile, decoded, part_row, places_inside, sliced_places
 
 
 @triton.jit
 def store_values(x, values_ptr, at, first, local_G, FORM: tl.constexpr):
     """fp32 [G, KP] into the tensor's type, what lies beyond the part left out."""
     K: tl.constexpr = fact(FORM, "group")
-    offsets, inside = value_offsets(at, first, local_G, FORM)
-    kept = to_dtype(x, values_ptr.dtype.element_ty)
+    local, places = sliced_places(local_G, FORM)
+    pointers = values_ptr + (at[START] + first * K) + local
+    kept = as_slices(to_dtype(x, values_ptr.dtype.element_ty), FORM)
     if (first + local_G.shape[0]) * K <= at[NUMEL] and fact(FORM, "padded") == K:
-        tl.store(values_ptr + offsets, kept)
+        tl.store(pointers, kept)
     else:
-        tl.store(values_ptr + offsets, kept, mask=inside)
+        tl.store(pointers, kept, mask=places_inside(at, first, local, places, FORM))
 
 
 @triton.jit
@@ -70,6 +71,6 @@ def decode_into(wire_RPB: Tensor, values: Tensor, parts: Parts, tuning: Tuning |
     groups = chosen.groups(compiled.padded, max(compiled.padded, compiled.rotation))
     grid = (cdiv(parts.most_groups, groups), len(parts), rows.shape[0])
     decode_kernel[grid](
-        wire_RPB, rows, parts.table, wire_RPB.stride(0), wire_RPB.stride(1), rows.stride(0),
+        wire_RPB, rows, parts.table, wire_RPB.stride(0), wire_RPB.stride(1), row_stride(rows),
         FORM=compiled, TILE_GROUPS=groups, **options(chosen),
     )  # fmt: skip

@@ -12,21 +12,61 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from thinwire.kernels.form import GROUPS, NUMEL, Parts, as_rows, fact, form
+from thinwire.kernels.form import GROUPS, NUMEL, START, Parts, as_rows, fact, form, row_stride
 from thinwire.kernels.launch import Tuning, cdiv, check_device, default_tuning, options
-from thinwire.kernels.tiles import encode_tile, part_row, store_paddings, value_offsets
+from thinwire.kernels.numbers import to_fp32
+from thinwire.kernels.tiles import encode_tile, part_row, places_inside, slices, store_paddings
 
 
 @triton.jit
-def load_values(values_ptr, at, first, local_G, FORM: tl.constexpr):
-    """fp32 [G, KP], zeros beyond the part. Only a tile with the part's end in it asks for each value on its own."""
+def load_values(values_ptr, at, first, local_G, FORM: tl.constexpr, PAIRS: tl.constexpr = False):
+    """fp32 [S, G, C], zeros beyond the part: see `tiles`. Only a tile with the part's end in it asks for each value on
+    its own. PAIRS says that bf16 rows start at multiples of 4 bytes: two values a word cost an instruction each.
+    """
     K: tl.constexpr = fact(FORM, "group")
-    offsets, inside = value_offsets(at, first, local_G, FORM)
+    values_ptr += at[START] + first * K
     if (first + local_G.shape[0]) * K <= at[NUMEL] and fact(FORM, "padded") == K:
-        x = tl.load(values_ptr + offsets)
+        x = load_slices(values_ptr, at, first, local_G, FORM, PAIRS, False)
     else:
-        x = tl.load(values_ptr + offsets, mask=inside, other=0.0)
-    return x.to(tl.float32)
+        x = load_slices(values_ptr, at, first, local_G, FORM, PAIRS, True)
+    return x
+
+
+@triton.jit
+def load_slices(values_ptr, at, first, local_G, FORM: tl.constexpr, PAIRS: tl.constexpr, MASKED: tl.constexpr):
+    """fp32 [S, G, C], each slice loaded on its own: in a tile of three dimensions, Triton 3.6 would hand them to
+    different threads.
+    """
+    S: tl.constexpr = slices(FORM)
+    x = load_slice(values_ptr, at, first, local_G, 0, FORM, PAIRS, MASKED)
+    if S == 2:
+        x = tl.join(x, load_slice(values_ptr, at, first, local_G, 1, FORM, PAIRS, MASKED))
+    elif S == 4:
+        odd = load_slice(values_ptr, at, first, local_G, 1, FORM, PAIRS, MASKED)
+        odd = tl.join(odd, load_slice(values_ptr, at, first, local_G, 3, FORM, PAIRS, MASKED))
+        x = tl.join(x, load_slice(values_ptr, at, first, local_G, 2, FORM, PAIRS, MASKED))
+        x = tl.join(x, odd)
+    return tl.permute(tl.reshape(x, (local_G.shape[0], fact(FORM, "padded") // S, S)), (2, 0, 1))
+
+
+@triton.jit
+def load_slice(
+    values_ptr, at, first, local_G, SLICE: tl.constexpr, FORM: tl.constexpr, PAIRS: tl.constexpr, MASKED: tl.constexpr
+):  # fmt: skip
+    """fp32 [G, C]: the SLICE-th slice of each group, MASKED where the part may end in it."""
+    C: tl.constexpr = fact(FORM, "padded") // slices(FORM)
+    local_G = local_G[:, None] * fact(FORM, "group")
+    if MASKED:
+        places = SLICE * C + tl.arange(0, C)[None, :]
+        local = local_G + places
+        return to_fp32(tl.load(values_ptr + local, mask=places_inside(at, first, local, places, FORM), other=0.0))
+    elif PAIRS and values_ptr.dtype.element_ty == tl.bfloat16:
+        pairs = local_G // 2 + SLICE * (C // 2) + tl.arange(0, C // 2)[None, :]
+        words = tl.load(values_ptr.to(tl.pointer_type(tl.int32)) + pairs)
+        values = tl.join(words << 16, words & -65536).to(tl.float32, bitcast=True)
+        return tl.reshape(values, (local_G.shape[0], C))
+    else:
+        return to_fp32(tl.load(values_ptr + local_G + SLICE * C + tl.arange(0, C)[None, :]))
 
 
 @triton.jit
@@ -39,6 +79,7 @@ def encode_kernel(
     wire_part,
     FORM: tl.constexpr,
     TILE_GROUPS: tl.constexpr,
+    PAIRS: tl.constexpr,
 ):
     """Grid: tiles of the largest part, parts, rows."""
     part = tl.program_id(1).to(tl.int64)
@@ -48,7 +89,7 @@ def encode_kernel(
     if first < at[GROUPS]:
         local_G = tl.arange(0, TILE_GROUPS)
         spot = row * wire_row + part * wire_part
-        x = load_values(values_ptr + row * values_row, at, first, local_G, FORM)
+        x = load_values(values_ptr + row * values_row, at, first, local_G, FORM, PAIRS)
         SHORT: tl.constexpr = values_ptr.dtype.element_ty != tl.float32 and fact(FORM, "rotation") == 0
         encode_tile(x, wire_ptr, spot, at, first, local_G, first + local_G < at[GROUPS], SHORT, FORM)
         if first + TILE_GROUPS >= at[GROUPS]:
@@ -72,16 +113,22 @@ def encode_into(values: Tensor, wire_RPB: Tensor, parts: Parts, tuning: Tuning |
     groups = chosen.groups(compiled.padded, max(compiled.padded, compiled.rotation))
     grid = (cdiv(parts.most_groups, groups), len(parts), rows.shape[0])
     encode_kernel[grid](
-        rows, wire_RPB, parts.table, rows.stride(0), wire_RPB.stride(0), wire_RPB.stride(1),
-        FORM=compiled, TILE_GROUPS=groups, **options(chosen),
+        rows, wire_RPB, parts.table, row_stride(rows), wire_RPB.stride(0), wire_RPB.stride(1),
+        FORM=compiled, TILE_GROUPS=groups, PAIRS=paired(rows), **options(chosen),
     )  # fmt: skip
+
+
+def paired(rows: Tensor) -> bool:
+    """Whether every row starts at a multiple of 4 bytes."""
+    return rows.data_ptr() % 4 == 0 and (rows.shape[0] == 1 or rows.stride(0) * rows.element_size() % 4 == 0)
 
 
 def check_wire(wire: Tensor, shape: tuple[int, ...], parts: Parts) -> None:
     """Raises ValueError unless `wire` is uint8 [*shape, >= the largest part's bytes], each buffer aligned to 16."""
     least = max(parts.nbytes)
     fits = wire.shape[:-1] == shape and wire.shape[-1] >= least and (wire.stride(-1) == 1 or wire.shape[-1] == 1)
-    if str(wire.dtype) != "torch.uint8" or not fits or any(stride % 16 for stride in wire.stride()[:-1]):
+    aligned = not any(place % 16 for place in (wire.data_ptr(), *wire.stride()[:-1]))
+    if str(wire.dtype) != "torch.uint8" or not fits or not aligned:
         raise ValueError(
             f"wire buffers of {parts.codec.spec} must be uint8 {[*shape, f'>= {least}']}, each from a multiple of 16 "
             f"bytes on: given {wire.dtype} {list(wire.shape)}, strides {wire.stride()}"

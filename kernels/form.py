@@ -7,6 +7,7 @@ table for each part of the tensor (a wire buffer each), int64, with the columns 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -17,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from thinwire.reference.formats import element, planes, scale_cap
-from thinwire.reference.scheme import ALIGNMENT_BYTES, MX, Codec, GroupedInt
+from thinwire.reference.scheme import ALIGNMENT_BYTES, MX, Codec, GroupedInt, OutlierHybrid
 
 # A tile holds one group (or rotation block) at least; Triton's tiles end at 2^20 values, registers much earlier.
 MOST_VALUES = 1 << 15
@@ -26,6 +27,7 @@ MOST_VALUES = 1 << 15
 START, NUMEL, GROUPS = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 PLANES = tl.constexpr(3)  # and the two after it
 SCALES, ORIGINS, SPIKES, INDICES = tl.constexpr(6), tl.constexpr(7), tl.constexpr(8), tl.constexpr(9)
+KEPT, PLACES = SPIKES, INDICES  # an outlier hybrid's
 COLUMNS = tl.constexpr(10)
 _COLUMN = {
     "scales": SCALES,
@@ -33,6 +35,8 @@ _COLUMN = {
     "minima": ORIGINS,
     "spike_values": SPIKES,
     "spike_indices": INDICES,
+    "kept_values": KEPT,
+    "kept_indices": PLACES,
 }
 
 
@@ -84,9 +88,64 @@ class Form:
         return 1 << (self.bits - 1) if self.grid == "symmetric" else 0
 
 
+@dataclass(frozen=True, slots=True)
+class HybridForm:
+    """An outlier hybrid's facts at compile time. bits and widths: of a code and of its planes; keep: values of a block,
+    of which one stays bf16; group: whole blocks that share a scale (static: one block, no scale is sent); scale and
+    cap: the sent scale's format and its largest number.
+    """
+
+    bits: int
+    widths: tuple[int, ...]
+    keep: int
+    group: int
+    scale: str
+    cap: float
+
+    @property
+    def padded(self) -> int:
+        """The block widened to a power of two and to 8 values, which tiles are made of."""
+        return max(8, int(triton.next_power_of_2(self.keep)))
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of a group."""
+        return self.group // self.keep
+
+    @property
+    def padded_blocks(self) -> int:
+        """Blocks of a group, widened to a power of two."""
+        return int(triton.next_power_of_2(self.blocks))
+
+    @property
+    def least_groups(self) -> int:
+        """Groups a tile must hold: their blocks are a multiple of 8, so their codes are whole bytes of any plane."""
+        return 8 // math.gcd(8, self.blocks)
+
+    @property
+    def start_align(self) -> int:
+        """What the start of every part is a multiple of, as far as loads of 8 values care."""
+        return math.gcd(8, self.group)
+
+    @property
+    def lane(self) -> int:
+        """Bits that a code takes in a word of 8."""
+        return 4 if self.bits <= 4 else 8
+
+    @property
+    def top(self) -> int:
+        """Last level of the dynamic grid, in steps."""
+        return (1 << (self.bits - 1)) - 1
+
+    @property
+    def offset(self) -> int:
+        """What is added to a signed code."""
+        return 1 << (self.bits - 1)
+
+
 @triton.constexpr_function
 def fact(form: Any, name: str) -> Any:
-    """A field of a `Form` inside a kernel."""
+    """A field of a `Form` or `HybridForm` inside a kernel."""
     return getattr(form, name)
 
 
@@ -120,6 +179,20 @@ def form(codec: Codec) -> Form:
         largest_exponent=row.largest_exponent, has_infinity=row.has_infinity, has_nan=row.has_nan,
         alignment=ALIGNMENT_BYTES,
     )  # fmt: skip
+
+
+@lru_cache(maxsize=1024)
+def hybrid_form(codec: Codec) -> HybridForm:
+    """The form of an outlier hybrid. Raises ValueError for another codec, and for groups that no tile can hold."""
+    if not isinstance(codec, OutlierHybrid):
+        raise ValueError(f"an outlier hybrid is needed: given {codec.spec}")
+    found = HybridForm(
+        bits=codec.bits, widths=planes(codec.bits), keep=codec.keep_one_in, group=codec.group, scale="bf16",
+        cap=scale_cap("bf16", (1 << (codec.bits - 1)) - 1),
+    )  # fmt: skip
+    if codec.scale == "dynamic" and found.padded * found.padded_blocks * found.least_groups > MOST_VALUES:
+        raise ValueError(f"triton kernels take 8 blocks and a group of up to {MOST_VALUES} values: given {codec.spec}")
+    return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -172,3 +245,8 @@ def as_rows(values: Tensor) -> Tensor:
     if found.dim() != 2 or found.stride(1) != 1:
         raise ValueError(f"values must be [N] or [rows, N] with contiguous rows: shape={list(values.shape)}")
     return found
+
+
+def row_stride(rows: Tensor) -> int:
+    """Values from row to row; 0 for a single row, whose odd length would keep a compiler from wide accesses."""
+    return rows.stride(0) if rows.shape[0] > 1 else 0

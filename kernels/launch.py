@@ -36,7 +36,7 @@ class Tuning:
 
 # By kernel. 32 values a thread: four 128-bit loads of bf16 in flight; see tests/kernels/test_compile.py.
 ASSUMED: Mapping[str, Tuning] = MappingProxyType(
-    {"encode": Tuning(4096, 4), "reduce": Tuning(2048, 4), "requantise": Tuning(2048, 4), "decode": Tuning(4096, 4)}
+    {"encode": Tuning(4096, 4), "reduce": Tuning(2048, 2), "requantise": Tuning(2048, 2), "decode": Tuning(4096, 4)}
 )
 # By compute capability, then kernel: fill in from `make gpu`, with the file under validation/raw/ it came from.
 MEASURED: Mapping[tuple[int, int], Mapping[str, Tuning]] = MappingProxyType({})

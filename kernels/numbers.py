@@ -1,8 +1,8 @@
 """Numbers in registers: rounding to wire formats, scales, codes of integers and of MX elements.
 
 Device functions, no kernels. They give the bits that docs/decisions/006-numerics.md asks for on a GPU and under
-Triton's interpreter, whose own casts to bf16 truncate and whose fp8 casts are wrong; so everything that goes on the
-wire is rounded by integer arithmetic. Shapes: G groups, K values of a group.
+Triton's interpreter, whose own casts to bf16 truncate, from bf16 lose subnormals and whose fp8 casts are wrong; so
+everything that goes on the wire is rounded by integer arithmetic. Shapes: G groups, K values of a group.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import triton.language as tl
 from thinwire.kernels.form import fact
 
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
+FUSED = tl.constexpr(not INTERPRETED.value)  # whether tl.fma rounds once; the interpreter's rounds twice
 BF16_MAX = tl.constexpr(3.3895313892515355e38)
 INFINITY = tl.constexpr(float("inf"))
 ABS = tl.constexpr(0x7FFFFFFF)
@@ -22,6 +23,7 @@ NOT_FINITE = tl.constexpr(0x7F800000)
 NAN_BITS = tl.constexpr(0x7FC00000)
 # Adding 1.5 x 2^23 to a number below 2^22 rounds it to a whole one, ties to even, and leaves it in the sum's low bits.
 ROUNDER = tl.constexpr(12582912.0)
+ROUNDER_BITS = tl.constexpr(0x4B400000)
 # The same at steps of 2^-13: 1.5 x 2^10.
 SNAPPER = tl.constexpr(1536.0)
 
@@ -47,6 +49,15 @@ def to_dtype(x, dtype: tl.constexpr):
         return quiet.to(tl.uint16).to(tl.bfloat16, bitcast=True)
     else:
         return x.to(dtype)
+
+
+@triton.jit
+def to_fp32(x):
+    """fp32 of bf16, fp16 or fp32, exactly."""
+    if x.dtype == tl.bfloat16 and INTERPRETED:
+        return from_bf16(x.to(tl.uint16, bitcast=True))
+    else:
+        return x.to(tl.float32)
 
 
 @triton.jit
@@ -137,27 +148,70 @@ def read_scale(raw, FORM: tl.constexpr):
 
 @triton.jit
 def rounded_quotient(x, scale, SHORT: tl.constexpr, FORM: tl.constexpr):
-    """ROUNDER + round(x / scale), ties to even, for quotients up to 2^9; beyond, something farther out.
+    """ROUNDER + round(x / scale): see `shifted_quotient`."""
+    return shifted_quotient(x, scale, ROUNDER, SHORT, FORM)
 
-    x [G, K], scale [G, 1], where a zero means an infinite divisor. Always the bits of a correctly rounded division
-    followed by a rounding. SHORT says that x has 11 significant bits at most (bf16 and fp16 have 8 and 11); if the
-    scale has no more either, no quotient below 2^9 lies closer than 2^-12 to a tie without being one (numerators and
-    denominators are whole numbers below 2^11). A product with the reciprocal errs by 2^-14 at most; rounded to
-    multiples of 2^-13 first, it is a tie where the quotient is one, and on the right side where it is not. So a
-    division a value becomes one multiply-add. The last step's sum rounds twice nothing: both addends are multiples of
-    2^-13.
+
+@triton.jit
+def shifted_quotient(x, scale, base, SHORT: tl.constexpr, FORM: tl.constexpr):
+    """base + round(x / scale), ties to even, for quotients up to 2^9; beyond, something farther out.
+
+    base: ROUNDER and an even number up to 2^9 more, which changes no tie; [.., G, 1] or a number. x [.., G, K], scale
+    [.., G, 1], where a zero means an infinite divisor. Always the bits of a correctly rounded division followed by a
+    rounding. SHORT says that x has 11 significant bits at most (bf16 and fp16 have 8 and 11); if the scale has no more
+    either, no quotient below 2^9 lies closer than 2^-12 to a tie without being one: the difference is a whole number
+    over twice the denominator, of 12 bits; a numerator that has to be halved makes the denominator longer, but then
+    both terms of the difference are even. A product with the reciprocal errs by 2^-14 at most; rounded to multiples of
+    2^-13 first, it is a tie where the quotient is one, and on the right side where it is not. So a division a value
+    becomes one multiply-add. The last sum rounds nothing twice: both addends are multiples of 2^-13. All quotients are
+    tried in tests/kernels/test_codecs.py.
     """
     if SHORT and fact(FORM, "scale") != "fp32":
         # The reciprocal of a bf16 scale below 2^-128 is beyond fp32: both are moved up, exactly.
         if fact(FORM, "scale") == "bf16":
-            lift = tl.where(scale < 7.888609052210118e-31, 1073741824.0, 1.0)  # 2^-100, 2^30
+            low = (scale > 0) & (scale < 7.888609052210118e-31)  # 2^-100; beside a scale of 0 x may be anything
+            lift = tl.where(low, 1073741824.0, 1.0)  # 2^30
             x = x * lift
             scale = scale * lift
         inverse = tl.where(scale == 0, 0.0, tl.math.div_rn(1.0, scale))
-        return tl.fma(x, tl.broadcast_to(inverse, x.shape), SNAPPER) + (ROUNDER - SNAPPER)
+        return tl.fma(x, tl.broadcast_to(inverse, x.shape), SNAPPER) + (base - SNAPPER)
     else:
+        return quotient(x, scale, FORM) + base
+
+
+@triton.constexpr_function
+def bounded(form):
+    """Whether nothing is far larger than the grid: every value of a group entered its scale, and no difference from a
+    minimum can overflow.
+    """
+    return not getattr(form, "spikes", True) and form.grid != "minimum"
+
+
+@triton.jit
+def quotient(x, scale, FORM: tl.constexpr):
+    """x / scale as a correctly rounded division gives it, wherever it is 2^-18 or more (below, something smaller still,
+    and zeros of any sign); x [.., G, K], scale [.., G, 1].
+
+    A scale of zero means an infinite divisor. One division a group: x times the reciprocal, and then once what is left
+    over times the reciprocal, is the rounded quotient, because the reciprocal is rounded correctly (Markstein, 1990;
+    what is left over is exact in a fused multiply-add). Groups with scales far from 1 are moved there first, so nothing
+    of that falls out of range; what lies beyond 2^10 steps, where that can be, comes back as 2^10. The interpreter has
+    no fused multiply-add: it divides.
+    """
+    if not FUSED:
         divisor = tl.where(scale == 0, INFINITY, scale)
-        return tl.math.div_rn(x, tl.broadcast_to(divisor, x.shape)) + ROUNDER
+        return tl.math.div_rn(x, tl.broadcast_to(divisor, x.shape))
+    else:
+        lift = tl.where(scale < 8.673617379884035e-19, 1.2089258196146292e24, 1.0)  # below 2^-60: times 2^80
+        lift = tl.where(scale > 1.152921504606847e18, 8.673617379884035e-19, lift)  # above 2^60: times 2^-60
+        x = x * lift
+        scale = scale * lift
+        if not bounded(FORM):
+            x = tl.minimum(tl.maximum(x, scale * -1024.0), scale * 1024.0)
+        inverse = tl.broadcast_to(tl.where(scale == 0, 0.0, tl.math.div_rn(1.0, scale)), x.shape)
+        near = x * inverse
+        left = tl.fma(-near, tl.broadcast_to(scale, x.shape), x)
+        return tl.fma(left, inverse, near)
 
 
 # ---- MX elements
@@ -183,16 +237,18 @@ def mx_scale(amax, good, FORM: tl.constexpr):
 
 
 @triton.jit
-def element_codes(v, FORM: tl.constexpr):
-    """int32 codes of fp32 values in the form's element, nearest even, saturating, by integer arithmetic."""
+def element_codes(v, signed, FORM: tl.constexpr):
+    """int32 codes of fp32 values in the form's element, nearest even, saturating, by integer arithmetic.
+
+    Zeros have the sign of `signed`, as all others do: `quotient` loses that of -0.0.
+    """
     MANTISSA: tl.constexpr = fact(FORM, "mantissa_bits")
     if fact(FORM, "exponent_bits") == 0:
         limit = fact(FORM, "maximum")
         kept = tl.minimum(tl.maximum(v, -limit), limit)
         return (kept * (2.0**MANTISSA) + ROUNDER).to(tl.int32, bitcast=True) & 0xFF
     else:
-        bits = v.to(tl.int32, bitcast=True)
-        size = tl.minimum((bits & ABS).to(tl.float32, bitcast=True), fact(FORM, "maximum"))
+        size = tl.minimum(tl.abs(v), fact(FORM, "maximum"))
         # A power of two whose last place in fp32 is the element's in this binade: adding it rounds to the grid.
         least = (128 - fact(FORM, "bias")) << 23
         binade = tl.maximum(size.to(tl.int32, bitcast=True) & NOT_FINITE, least) + ((23 - MANTISSA) << 23)
@@ -200,7 +256,7 @@ def element_codes(v, FORM: tl.constexpr):
         on_grid = (size + unit) - unit
         # Shifted to the element's bias, fp32's subnormals begin where the element's do: its bits are the head.
         moved = (on_grid * (2.0 ** (fact(FORM, "bias") - 127))).to(tl.int32, bitcast=True)
-        sign = (bits >> (32 - fact(FORM, "bits"))) & (1 << (fact(FORM, "bits") - 1))
+        sign = (signed.to(tl.int32, bitcast=True) >> (32 - fact(FORM, "bits"))) & (1 << (fact(FORM, "bits") - 1))
         return (moved >> (23 - MANTISSA)) | sign
 
 

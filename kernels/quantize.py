@@ -1,7 +1,7 @@
 """The backend `triton`: what `reference.quantize` calls to encode, decode and add up copies (`reference.backend`).
 
-Grouped integers and MX go through `encode.py`, `decode.py` and `reduce.py`; raw values are a cast, which torch does.
-Arguments were checked by the caller.
+Grouped integers and MX go through `encode.py`, `decode.py` and `reduce.py`, outlier hybrids through `hybrid_dynamic.py`
+and `hybrid_static.py`; raw values are a cast, which torch does. Arguments were checked by the caller.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from thinwire.kernels import hybrid_dynamic, hybrid_static
 from thinwire.kernels.decode import decode_into
 from thinwire.kernels.encode import encode_into
 from thinwire.kernels.form import parts
 from thinwire.kernels.reduce import reduce_into
-from thinwire.reference.scheme import Codec, Raw
+from thinwire.kernels.static_tables import StaticParts, static_parts
+from thinwire.reference.scheme import Codec, OutlierHybrid, Raw
 
 RAW = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -30,7 +32,12 @@ def encode_flat(
         return values_N.to(RAW[codec.format], copy=True).view(torch.uint8)
     numel = values_N.numel()
     buffer = torch.empty(codec.wire_bytes(numel), dtype=torch.uint8, device=values_N.device)
-    encode_into(values_N, buffer[None, None], parts(codec, (numel,), values_N.device))
+    if _is_static(codec):
+        static = _static(codec, numel, calibration, (rank,), start, values_N.device)
+        hybrid_static.encode_into(values_N, buffer[None, None], static)
+        return buffer
+    run = hybrid_dynamic.encode_into if isinstance(codec, OutlierHybrid) else encode_into
+    run(values_N, buffer[None, None], parts(codec, (numel,), values_N.device))
     return buffer
 
 
@@ -49,7 +56,12 @@ def decode_flat(
     if isinstance(codec, Raw):
         return buffer.view(RAW[codec.format]).to(dtype, copy=True)
     values_N = torch.empty(numel, dtype=dtype, device=buffer.device)
-    decode_into(buffer[None, None], values_N, parts(codec, (numel,), buffer.device))
+    if _is_static(codec):
+        static = _static(codec, numel, calibration, (rank,), start, buffer.device)
+        hybrid_static.decode_into(buffer[None, None], values_N, static)
+        return values_N
+    run = hybrid_dynamic.decode_into if isinstance(codec, OutlierHybrid) else decode_into
+    run(buffer[None, None], values_N, parts(codec, (numel,), buffer.device))
     return values_N
 
 
@@ -69,8 +81,27 @@ def reduce_flat(
             total_N += aligned(buffer).view(RAW[codec.format])
         return total_N
     total_N = torch.empty(numel, dtype=torch.float32, device=buffers[0].device)
-    reduce_into(evenly_spaced(buffers)[:, None], total_N, parts(codec, (numel,), total_N.device))
+    wire_RPB = evenly_spaced(buffers)[:, None]
+    if _is_static(codec):
+        static = _static(codec, numel, calibration, tuple(ranks), start, total_N.device)
+        hybrid_static.reduce_into(wire_RPB, total_N, static)
+        return total_N
+    run = hybrid_dynamic.reduce_into if isinstance(codec, OutlierHybrid) else reduce_into
+    run(wire_RPB, total_N, parts(codec, (numel,), total_N.device))
     return total_N
+
+
+def _is_static(codec: Codec) -> bool:
+    return isinstance(codec, OutlierHybrid) and codec.scale == "static"
+
+
+def _static(
+    codec: Codec, numel: int, calibration: Any, ranks: tuple[int | None, ...], start: int, device: torch.device
+) -> StaticParts:
+    """The tables of a static hybrid. Raises ValueError where no calibration was given."""
+    if calibration is None:
+        raise ValueError("a static outlier hybrid needs a calibration: calibration=None")
+    return static_parts(codec, (numel,), calibration, ranks, start, device)
 
 
 def aligned(buffer: Tensor) -> Tensor:

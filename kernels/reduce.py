@@ -13,9 +13,9 @@ from torch import Tensor
 
 from thinwire.kernels.decode import store_values
 from thinwire.kernels.encode import check_wire
-from thinwire.kernels.form import GROUPS, NUMEL, Form, Parts, as_rows, fact, form
+from thinwire.kernels.form import GROUPS, NUMEL, Form, Parts, as_rows, fact, form, row_stride
 from thinwire.kernels.launch import Tuning, cdiv, check_device, default_tuning, options
-from thinwire.kernels.tiles import decode_tile, decoded, encode_tile, part_row, store_paddings, value_offsets
+from thinwire.kernels.tiles import add_tile, decode_tile, decoded, encode_tile, part_row, store_paddings, value_offsets
 
 UNROLLED_RANKS = 8  # more would only lengthen the code; copies beyond are summed in a loop
 
@@ -23,15 +23,13 @@ UNROLLED_RANKS = 8  # more would only lengthen the code; copies beyond are summe
 @triton.jit
 def summed(wire_ptr, spot, wire_rank, at, first, local_G, ok_G, ranks, UNROLLED: tl.constexpr, FORM: tl.constexpr):
     """fp32 [G, KP]: the copies at spot + rank * wire_rank, decoded and added in rank order."""
-    total = decoded(decode_tile(wire_ptr, spot, at, first, local_G, ok_G, FORM), FORM, tl.float32)
+    total = decoded(decode_tile(wire_ptr, spot, at, first, local_G, ok_G, FORM, 32), FORM, tl.float32)
     if UNROLLED > 0:
         for rank in tl.static_range(1, UNROLLED):
-            more = decode_tile(wire_ptr, spot + wire_rank.to(tl.int64) * rank, at, first, local_G, ok_G, FORM)
-            total += decoded(more, FORM, tl.float32)
+            total = add_tile(total, wire_ptr, spot + wire_rank.to(tl.int64) * rank, at, first, local_G, ok_G, FORM)
     else:
         for rank in range(1, ranks):
-            more = decode_tile(wire_ptr, spot + wire_rank.to(tl.int64) * rank, at, first, local_G, ok_G, FORM)
-            total += decoded(more, FORM, tl.float32)
+            total = add_tile(total, wire_ptr, spot + wire_rank.to(tl.int64) * rank, at, first, local_G, ok_G, FORM)
     return total
 
 
@@ -123,8 +121,8 @@ def reduce_into(wire_RPB: Tensor, values: Tensor, parts: Parts, tuning: Tuning |
     groups = chosen.groups(compiled.padded, max(compiled.padded, compiled.rotation))
     grid = (cdiv(parts.most_groups, groups), len(parts), rows.shape[0])
     reduce_kernel[grid](
-        wire_RPB, rows, parts.table, wire_RPB.stride(0), wire_RPB.stride(1), rows.stride(0), ranks,
-        UNROLLED=unrolled(ranks), FORM=compiled, TILE_GROUPS=groups, **options(chosen),
+        wire_RPB, rows, parts.table, wire_RPB.stride(0), wire_RPB.stride(1), row_stride(rows), ranks,
+        UNROLLED=unrolled(ranks, compiled), FORM=compiled, TILE_GROUPS=groups, **options(chosen),
     )  # fmt: skip
 
 
@@ -159,10 +157,13 @@ def requantise_into(
     requantise_kernel[grid](
         wire_RPB, parts.table, sums_SPB, sums.table, wire_RPB.stride(0), wire_RPB.stride(1),
         sums_SPB.stride(0), sums_SPB.stride(1), ranks, sums_SPB.shape[0],
-        UNROLLED=unrolled(ranks), FORM=source, SUMS=target, TILE_VALUES=values, **options(chosen),
+        UNROLLED=unrolled(ranks, source), FORM=source, SUMS=target, TILE_VALUES=values, **options(chosen),
     )  # fmt: skip
 
 
-def unrolled(ranks: int) -> int:
-    """Ranks whose sum is written out at compile time; 0 = a loop."""
-    return ranks if ranks <= UNROLLED_RANKS else 0
+def unrolled(ranks: int, form: Form | None = None) -> int:
+    """Ranks whose sum is written out at compile time; 0 = a loop, for many ranks and where a copy takes much work: all
+    of them at once would want more registers than there are.
+    """
+    much = form is not None and (form.rotation > 0 or form.spikes)
+    return ranks if ranks <= UNROLLED_RANKS and not much else 0

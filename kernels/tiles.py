@@ -4,6 +4,9 @@ Device functions that the kernels share; a kernel only decides which groups a pr
 and go. Shapes: G groups, K values of a group, KP = K widened to a power of two. Group g of a tile is group
 `first + local_G[g]` of its part, whose buffer begins at byte `spot`; `at` is the part's row of the table (`form.py`).
 `first`, `spot` and what is in `at` are scalars, or [G, 1] where one tile touches several parts.
+
+Values to encode are [S, G, C]: a group's KP = S * C values lie in S slices. A thread then holds some of each slice,
+so more of one group and less of others, and works out fewer scales (see `slices`). S = 1 is the plain tile.
 """
 
 from __future__ import annotations
@@ -21,12 +24,16 @@ from thinwire.kernels.numbers import (
     from_bf16,
     magnitude_bits,
     mx_scale,
+    quotient,
     read_scale,
-    rounded_quotient,
     saturate_bf16,
+    shifted_quotient,
     wire_minimum,
     wire_scale,
 )
+from thinwire.kernels.planes import below as below  # as it always was: others take these two from here
+from thinwire.kernels.planes import load_planes, store_planes
+from thinwire.kernels.planes import width_at as width_at
 
 
 @triton.jit
@@ -53,10 +60,45 @@ def value_offsets(at, first, local_G, FORM: tl.constexpr):
     K: tl.constexpr = fact(FORM, "group")
     places = tl.arange(0, fact(FORM, "padded"))[None, :]
     local = local_G[:, None] * K + places
-    inside = first * K + local < at[NUMEL]
+    return (at[START] + first * K) + local, places_inside(at, first, local, places, FORM)
+
+
+@triton.constexpr_function
+def slices(form):
+    """How many slices a group's values are loaded and stored in: 4, but of 16 values at least, and not where they are
+    rotated.
+
+    A warp's access then touches a slice of each of many groups, so a thread has 32 values of one group of 64 or more
+    and works with one scale; 16 bf16 values are a sector of memory, so no byte is fetched twice.
+    """
+    return 1 if form.rotation else max(1, min(4, form.padded // 16))
+
+
+@triton.jit
+def sliced_places(local_G, FORM: tl.constexpr):
+    """(offsets [S, G, C] of values from the first group's start, their places [S, 1, C] in their group)."""
+    S: tl.constexpr = slices(FORM)
+    C: tl.constexpr = fact(FORM, "padded") // S
+    places = tl.arange(0, S)[:, None, None] * C + tl.arange(0, C)[None, None, :]
+    return local_G[None, :, None] * fact(FORM, "group") + places, places
+
+
+@triton.jit
+def as_slices(x, FORM: tl.constexpr):
+    """[S, G, C] of values [G, KP]."""
+    S: tl.constexpr = slices(FORM)
+    return tl.permute(tl.reshape(x, (x.shape[0], S, fact(FORM, "padded") // S)), (1, 0, 2))
+
+
+@triton.jit
+def places_inside(at, first, local, places, FORM: tl.constexpr):
+    """Which values are inside the part: `local` from the first of group `first` on, `places` within their group."""
+    K: tl.constexpr = fact(FORM, "group")
+    left = tl.minimum(at[NUMEL] - first * K, 1 << 30).to(tl.int32)  # 32-bit comparisons: one instruction, not two
+    inside = local < left
     if fact(FORM, "padded") != K:
         inside = inside & (places < K)
-    return (at[START] + first * K) + local, inside
+    return inside
 
 
 @triton.jit
@@ -77,90 +119,6 @@ def hadamard(values, SIZE: tl.constexpr):
 def fact_log2(size: int) -> int:
     """log2 of a power of two."""
     return int(size).bit_length() - 1
-
-
-@triton.constexpr_function
-def width_at(form, index):
-    """Width of the index-th plane; 0 where there is none."""
-    return form.widths[index] if index < len(form.widths) else 0
-
-
-@triton.constexpr_function
-def below(form, index):
-    """Bits of a code that lie in the planes before the index-th."""
-    return sum(form.widths[:index])
-
-
-# ---- planes
-
-
-@triton.jit
-def pack_plane(codes, SHIFT: tl.constexpr, WIDTH: tl.constexpr):
-    """uint8 [G, KP * WIDTH / 8]: bits SHIFT .. SHIFT + WIDTH of int32 codes [G, KP], first value lowest."""
-    G: tl.constexpr = codes.shape[0]
-    K: tl.constexpr = codes.shape[1]
-    part = (codes >> SHIFT) & ((1 << WIDTH) - 1)
-    for step in tl.static_range(3):
-        if WIDTH << step < 8:
-            low, high = tl.split(tl.reshape(part, (G, K >> (step + 1), 2)))
-            part = low | (high << (WIDTH << step))
-    return part.to(tl.uint8)
-
-
-@triton.jit
-def unpack_plane(packed, WIDTH: tl.constexpr, K: tl.constexpr):
-    """int32 [G, K] of bytes [G, K * WIDTH / 8]; inverse of `pack_plane` for SHIFT 0."""
-    G: tl.constexpr = packed.shape[0]
-    part = packed.to(tl.int32)
-    for step in tl.static_range(3):
-        if WIDTH << step < 8:
-            HALF: tl.constexpr = 4 >> step
-            low = part & ((1 << HALF) - 1)
-            part = tl.reshape(tl.join(low, part >> HALF), (G, K * WIDTH // (4 >> step)))
-    return part
-
-
-@triton.jit
-def plane_address(wire_ptr, spot, offset, first, local_G, FORM: tl.constexpr, WIDTH: tl.constexpr):
-    """(pointers [G, B], mask [G, B]) of a plane's bytes."""
-    K: tl.constexpr = fact(FORM, "group")
-    KP: tl.constexpr = fact(FORM, "padded")
-    bytes_B = tl.arange(0, KP * WIDTH // 8)[None, :]
-    BYTES: tl.constexpr = K * WIDTH // 8
-    pointers = wire_ptr + (spot + offset + first * BYTES) + (local_G[:, None] * BYTES + bytes_B)
-    return pointers, bytes_B < BYTES
-
-
-@triton.jit
-def store_planes(codes, wire_ptr, spot, at, first, local_G, ok_G, FORM: tl.constexpr):
-    """Codes, int32 [G, KP], into the planes of `ok_G` groups."""
-    for index in tl.static_range(3):
-        if width_at(FORM, index) > 0:
-            WIDTH: tl.constexpr = width_at(FORM, index)
-            pointers, inside = plane_address(wire_ptr, spot, at[PLANES + index], first, local_G, FORM, WIDTH)
-            packed = pack_plane(codes, below(FORM, index), WIDTH)
-            if fact(FORM, "padded") == fact(FORM, "group"):
-                tl.store(pointers, packed, mask=ok_G[:, None])
-            else:
-                tl.store(pointers, packed, mask=ok_G[:, None] & inside)
-
-
-@triton.jit
-def load_planes(wire_ptr, spot, at, first, local_G, ok_G, FORM: tl.constexpr):
-    """int32 [G, KP] codes; inverse of `store_planes`, 0 where not ok."""
-    KP: tl.constexpr = fact(FORM, "padded")
-    codes = tl.zeros((1, KP), tl.int32)
-    for index in tl.static_range(3):
-        if width_at(FORM, index) > 0:
-            WIDTH: tl.constexpr = width_at(FORM, index)
-            pointers, inside = plane_address(wire_ptr, spot, at[PLANES + index], first, local_G, FORM, WIDTH)
-            if fact(FORM, "padded") == fact(FORM, "group"):
-                packed = tl.load(pointers, mask=ok_G[:, None], other=0)
-            else:
-                packed = tl.load(pointers, mask=ok_G[:, None] & inside, other=0)
-            part = unpack_plane(packed, WIDTH, KP)
-            codes = part if index == 0 else codes | (part << below(FORM, index))
-    return codes
 
 
 # ---- a value for each group
@@ -189,34 +147,99 @@ def spike_pointers(wire_ptr, spot, values, indices, first, local_G, FORM: tl.con
     return value, index + at
 
 
+# ---- extremes of groups
+
+
+@triton.jit
+def fold(x, LARGEST: tl.constexpr, MAGNITUDE: tl.constexpr):
+    """[S, G, C / 8]: the smallest (LARGEST: the largest) of every 8 values [S, G, C], or of their magnitudes.
+
+    The largest is NaN where one of them is: GPUs' ordinary maximum drops it.
+    """
+    S: tl.constexpr = x.shape[0]
+    G: tl.constexpr = x.shape[1]
+    C: tl.constexpr = x.shape[2]
+    found = x
+    for step in tl.static_range(3):
+        a, b = tl.split(tl.reshape(found, (S, G, C >> (step + 1), 2)))
+        if MAGNITUDE:
+            found = tl.maximum(tl.abs(a), tl.abs(b), propagate_nan=tl.PropagateNan.ALL)
+        elif LARGEST:
+            found = tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+        else:
+            found = tl.minimum(a, b)
+    return found
+
+
+@triton.jit
+def over_group(x, LARGEST: tl.constexpr):
+    """[1, G, 1]: the smallest, or the largest, number of each group of [S, G, C]."""
+    found = x
+    if LARGEST:
+        if x.shape[0] > 1:
+            found = tl.max(found, axis=0, keep_dims=True)
+        return tl.max(found, axis=2, keep_dims=True)
+    else:
+        if x.shape[0] > 1:
+            found = tl.min(found, axis=0, keep_dims=True)
+        return tl.min(found, axis=2, keep_dims=True)
+
+
+@triton.jit
+def largest_bits(x):
+    """[1, G, 1] int32: the bits of each group's largest magnitude; infinities and NaN above all numbers."""
+    return over_group(magnitude_bits(fold(x, True, True)), True)
+
+
+@triton.jit
+def extremes(x):
+    """(smallest, largest, bits of the largest magnitude) of each group, [1, G, 1]; the first two only mean something
+    where the third is finite.
+    """
+    low = fold(x, False, False)
+    high = fold(x, True, False)
+    amax_bits = over_group(tl.maximum(magnitude_bits(low), magnitude_bits(high)), True)
+    return over_group(low, False), over_group(high, True), amax_bits
+
+
 # ---- tiles
 
 
 @triton.jit
-def encode_tile(x, wire_ptr, spot, at, first, local_G, ok_G, SHORT: tl.constexpr, FORM: tl.constexpr):
-    """Encode fp32 values [G, KP], zeros beyond K, of whole groups and store the groups that are `ok_G`.
+def per_group(x):
+    """[G, 1] of [1, G, 1]."""
+    return tl.reshape(x, (x.shape[1], 1))
 
-    SHORT: the values came from bf16 or fp16 (see `numbers.rounded_quotient`).
+
+@triton.jit
+def encode_tile(x, wire_ptr, spot, at, first, local_G, ok_G, SHORT: tl.constexpr, FORM: tl.constexpr):
+    """Encode fp32 values [G, KP] or [S, G, C], zeros beyond K, of whole groups and store the groups that are `ok_G`.
+
+    SHORT: the values came from bf16 or fp16 (see `numbers.rounded_quotient`). Rotations larger than C want S = 1.
     """
+    if len(x.shape) == 2:
+        x = tl.reshape(x, (1, x.shape[0], x.shape[1]))
     K: tl.constexpr = fact(FORM, "group")
     KP: tl.constexpr = fact(FORM, "padded")
+    S: tl.constexpr = x.shape[0]
+    C: tl.constexpr = x.shape[2]
     if fact(FORM, "rotation") > 0:
-        x = hadamard(x, fact(FORM, "rotation"))
-    places = tl.arange(0, KP)[None, :]
-    amax_bits = tl.max(magnitude_bits(x), axis=1, keep_dims=True)
-    good = amax_bits < NOT_FINITE
+        x = tl.reshape(hadamard(tl.reshape(x, (x.shape[1], C)), fact(FORM, "rotation")), (1, x.shape[1], C))
+    places = tl.arange(0, S)[:, None, None] * C + tl.arange(0, C)[None, None, :]
+    least = tl.zeros((1, 1, 1), tl.float32)
     if fact(FORM, "grid") == "mx":
+        amax_bits = largest_bits(x)
+        good = amax_bits < NOT_FINITE
         amax = amax_bits.to(tl.float32, bitcast=True)
         if fact(FORM, "scale") == "e8m0":
             byte, inverse = mx_scale(amax, good, FORM)
             sent = byte.to(tl.uint8)
-            codes = element_codes(x * inverse, FORM)
+            codes = element_codes(x * inverse, x, FORM)
         else:
             sent, scale = wire_scale(
                 tl.math.div_rn(amax, tl.full(amax.shape, fact(FORM, "maximum"), tl.float32)), good, FORM
             )
-            divisor = tl.where(scale == 0, INFINITY, scale)
-            codes = element_codes(tl.math.div_rn(x, tl.broadcast_to(divisor, x.shape)), FORM)
+            codes = element_codes(quotient(x, scale, FORM), x, FORM)
     else:
         STEPS: tl.constexpr = fact(FORM, "steps")
         TOP: tl.constexpr = fact(FORM, "top")
@@ -226,15 +249,19 @@ def encode_tile(x, wire_ptr, spot, at, first, local_G, ok_G, SHORT: tl.constexpr
             rest_low = tl.where(places < K, x, INFINITY)
             rest_high = tl.where(places < K, x, -INFINITY)
         if fact(FORM, "spikes"):
-            low = tl.min(rest_low, axis=1, keep_dims=True)
-            high = tl.max(rest_high, axis=1, keep_dims=True)
-            low_place = tl.min(tl.where(rest_low == low, places, KP), axis=1, keep_dims=True)
-            high_place = tl.min(tl.where(rest_high == high, places, KP), axis=1, keep_dims=True)
+            amax_bits = largest_bits(x)
+            good = amax_bits < NOT_FINITE
+            low = over_group(rest_low, False)
+            high = over_group(rest_high, True)
+            low_place = over_group(tl.where(rest_low == low, places, KP), False)
+            high_place = over_group(tl.where(rest_high == high, places, KP), False)
             value_ptr, index_ptr = spike_pointers(wire_ptr, spot, at[SPIKES], at[INDICES], first, local_G, FORM)
             one = tl.arange(0, 2)[None, :] == 0
-            chosen = tl.where(good, tl.where(one, low, high), float("nan"))
+            chosen = tl.where(one, per_group(low), per_group(high))
+            chosen = tl.where(per_group(good), chosen, float("nan"))
             tl.store(value_ptr, saturate_bf16(chosen + 0.0), mask=ok_G[:, None])
-            place = tl.where(good, tl.where(one, low_place, high_place), 0)
+            place = tl.where(one, per_group(low_place), per_group(high_place))
+            place = tl.where(per_group(good), place, 0)
             if fact(FORM, "index_bytes") == 1:
                 tl.store(index_ptr, place.to(tl.uint8), mask=ok_G[:, None])
             else:
@@ -242,20 +269,32 @@ def encode_tile(x, wire_ptr, spot, at, first, local_G, ok_G, SHORT: tl.constexpr
             ends = (places == low_place) | (places == high_place)
             rest_low = tl.where(ends, INFINITY, rest_low)
             rest_high = tl.where(ends, -INFINITY, rest_high)
-        if fact(FORM, "grid") == "symmetric":
-            if fact(FORM, "spikes"):
-                low = tl.min(rest_low, axis=1, keep_dims=True)
-                high = tl.max(rest_high, axis=1, keep_dims=True)
-                amax = tl.maximum(high, -low)
-            else:
-                amax = amax_bits.to(tl.float32, bitcast=True)
-            sent, scale = wire_scale(tl.math.div_rn(amax, tl.full(amax.shape, TOP, tl.float32)), good, FORM)
-            rounded = rounded_quotient(x, scale, SHORT, FORM)
-            rounded = tl.minimum(tl.maximum(rounded, ROUNDER - TOP), ROUNDER + TOP)
-            codes = rounded.to(tl.int32, bitcast=True) + fact(FORM, "offset")
+            low = over_group(rest_low, False)
+            high = over_group(rest_high, True)
+        elif fact(FORM, "grid") == "symmetric":
+            amax_bits = largest_bits(x)
+            good = amax_bits < NOT_FINITE
+            low = x
+            high = x
+        elif KP != K:
+            amax_bits = largest_bits(x)
+            good = amax_bits < NOT_FINITE
+            low = over_group(rest_low, False)
+            high = over_group(rest_high, True)
         else:
-            low = tl.min(rest_low, axis=1, keep_dims=True)
-            high = tl.max(rest_high, axis=1, keep_dims=True)
+            low, high, amax_bits = extremes(x)
+            good = amax_bits < NOT_FINITE
+        if fact(FORM, "grid") == "symmetric":
+            amax = amax_bits.to(tl.float32, bitcast=True)
+            if fact(FORM, "spikes"):
+                amax = tl.maximum(high, -low)
+            sent, scale = wire_scale(tl.math.div_rn(amax, tl.full(amax.shape, TOP, tl.float32)), good, FORM)
+            # The offset is even, so it changes no tie.
+            BASE: tl.constexpr = ROUNDER + fact(FORM, "offset")
+            rounded = shifted_quotient(x, scale, BASE, SHORT, FORM)
+            rounded = tl.minimum(tl.maximum(rounded, BASE - TOP), BASE + TOP)
+            least = tl.full((1, 1, 1), ROUNDER, tl.float32)
+        else:
             if fact(FORM, "grid") == "minimum":
                 origin_sent, origin = wire_minimum(low, good, FORM)
                 high = tl.maximum(high, origin)
@@ -266,41 +305,69 @@ def encode_tile(x, wire_ptr, spot, at, first, local_G, ok_G, SHORT: tl.constexpr
             spread = high * 0.5 - base * 0.5  # halves: the range itself may overflow
             sent, scale = wire_scale(tl.math.div_rn(spread, tl.full(spread.shape, STEPS * 0.5, tl.float32)), good, FORM)
             if fact(FORM, "grid") == "minimum":
-                rounded = rounded_quotient(x - origin, scale, False, FORM)
-                rounded = tl.minimum(tl.maximum(rounded, ROUNDER), ROUNDER + STEPS)
-                codes = rounded.to(tl.int32, bitcast=True)
+                rounded = shifted_quotient(x - origin, scale, ROUNDER, False, FORM)
                 origin_ptr = scale_pointer(wire_ptr, spot, at[ORIGINS], first, local_G, FORM)
-                tl.store(origin_ptr, origin_sent, mask=ok_G[:, None])
+                tl.store(origin_ptr, per_group(origin_sent), mask=ok_G[:, None])
+                least = tl.full((1, 1, 1), ROUNDER, tl.float32)
             else:
                 zero = tl.math.div_rn(-base, tl.where(scale == 0, INFINITY, scale)) + ROUNDER
-                zero = tl.minimum(tl.maximum(zero, ROUNDER), ROUNDER + STEPS)
-                zero = tl.where(good, zero.to(tl.int32, bitcast=True) & 0xFF, 0)
+                zero = tl.where(good, tl.minimum(tl.maximum(zero, ROUNDER), ROUNDER + STEPS), ROUNDER)
                 origin_ptr = wire_ptr + (spot + at[ORIGINS] + first) + local_G[:, None]
-                tl.store(origin_ptr, zero.to(tl.uint8), mask=ok_G[:, None])
-                rounded = rounded_quotient(x, scale, SHORT, FORM)
-                level = zero.to(tl.float32)
-                rounded = tl.minimum(tl.maximum(rounded, -level + ROUNDER), -level + (ROUNDER + STEPS))
-                codes = rounded.to(tl.int32, bitcast=True) + zero
-    tl.store(scale_pointer(wire_ptr, spot, at[SCALES], first, local_G, FORM), sent, mask=ok_G[:, None])
-    store_planes(tl.where(good, codes, 0), wire_ptr, spot, at, first, local_G, ok_G, FORM)
+                tl.store(origin_ptr, per_group(zero.to(tl.int32, bitcast=True)).to(tl.uint8), mask=ok_G[:, None])
+                # Added together, base and zero point save an addition a value; an odd one would turn ties around.
+                odd = (zero.to(tl.int32, bitcast=True) & 1).to(tl.float32)
+                rounded = shifted_quotient(x, scale, zero + odd, SHORT, FORM)
+                least = ROUNDER + odd
+            rounded = tl.minimum(tl.maximum(rounded, least), least + STEPS)
+        codes = rounded.to(tl.int32, bitcast=True)
+    scales_ptr = scale_pointer(wire_ptr, spot, at[SCALES], first, local_G, FORM)
+    tl.store(scales_ptr, per_group(sent), mask=ok_G[:, None])
+    extra = least.to(tl.int32, bitcast=True)
+    store_planes(codes, extra, good, wire_ptr, spot, at, first, local_G, ok_G, FORM)
+
+
+@triton.constexpr_function
+def exact_product(form):
+    """Whether a code times a scale is exact in fp32, so that a fused multiply-add rounds as two operations would."""
+    return form.scale != "fp32"
 
 
 @triton.jit
-def decode_tile(wire_ptr, spot, at, first, local_G, ok_G, FORM: tl.constexpr):
-    """fp32 values [G, KP] of groups `ok_G`; not yet saturated (see `saturates`)."""
-    codes = load_planes(wire_ptr, spot, at, first, local_G, ok_G, FORM)
+def read_tile(wire_ptr, spot, at, first, local_G, ok_G, FORM: tl.constexpr, WORD: tl.constexpr):
+    """(level [G, KP], scale [G, 1], minimum [G, 1]): what a decoder multiplies and, on a `minimum` grid, adds."""
     raw = tl.load(scale_pointer(wire_ptr, spot, at[SCALES], first, local_G, FORM), mask=ok_G[:, None], other=0)
     scale = read_scale(raw, FORM)
     if fact(FORM, "grid") == "mx":
-        x = element_values(codes, FORM) * scale
-    elif fact(FORM, "grid") == "symmetric":
-        x = (codes - fact(FORM, "offset")).to(tl.float32) * scale
-    elif fact(FORM, "grid") == "zero_point":
-        zero = tl.load(wire_ptr + (spot + at[ORIGINS] + first) + local_G[:, None], mask=ok_G[:, None], other=0)
-        x = (codes - zero.to(tl.int32)).to(tl.float32) * scale
+        codes = load_planes(wire_ptr, spot, at, first, local_G, ok_G, scale, False, FORM, WORD)
+        return element_values(codes, FORM), scale, scale
     else:
-        raw = tl.load(scale_pointer(wire_ptr, spot, at[ORIGINS], first, local_G, FORM), mask=ok_G[:, None], other=0)
-        x = codes.to(tl.float32) * scale + read_scale(raw, FORM)
+        minimum = scale
+        if fact(FORM, "grid") == "zero_point":
+            zero = tl.load(wire_ptr + (spot + at[ORIGINS] + first) + local_G[:, None], mask=ok_G[:, None], other=0)
+            origin = zero.to(tl.float32)
+        else:
+            origin = tl.full((1, 1), fact(FORM, "offset"), tl.float32)
+        if fact(FORM, "grid") == "minimum":
+            raw = tl.load(scale_pointer(wire_ptr, spot, at[ORIGINS], first, local_G, FORM), mask=ok_G[:, None], other=0)
+            minimum = read_scale(raw, FORM)
+        return load_planes(wire_ptr, spot, at, first, local_G, ok_G, origin, True, FORM, WORD), scale, minimum
+
+
+@triton.jit
+def decode_tile(wire_ptr, spot, at, first, local_G, ok_G, FORM: tl.constexpr, WORD: tl.constexpr = 16):
+    """fp32 values [G, KP] of groups `ok_G`; not yet saturated (see `decoded`).
+
+    WORD: bits of the words that planes are read in, at most. Threads exchange what they read so that each can write
+    16 bytes; the compiler moves that to the packed codes only if something widens them, and words of 32 are as wide as
+    registers. What is added up is exchanged once, after the sum, and is read in words of 32.
+    """
+    level, scale, minimum = read_tile(wire_ptr, spot, at, first, local_G, ok_G, FORM, WORD)
+    if fact(FORM, "grid") != "minimum":
+        x = level * scale
+    elif exact_product(FORM):
+        x = tl.fma(level, tl.broadcast_to(scale, level.shape), tl.broadcast_to(minimum, level.shape))
+    else:
+        x = level * scale + minimum
     if fact(FORM, "spikes"):
         places = tl.arange(0, fact(FORM, "padded"))[None, :]
         value_ptr, index_ptr = spike_pointers(wire_ptr, spot, at[SPIKES], at[INDICES], first, local_G, FORM)
@@ -311,6 +378,22 @@ def decode_tile(wire_ptr, spot, at, first, local_G, ok_G, FORM: tl.constexpr):
     if fact(FORM, "rotation") > 0:
         x = hadamard(x, fact(FORM, "rotation"))
     return x
+
+
+@triton.jit
+def add_tile(total, wire_ptr, spot, at, first, local_G, ok_G, FORM: tl.constexpr):
+    """total + what a decoder returns as fp32, one rounding each, as for two operations."""
+    if (
+        exact_product(FORM)
+        and fact(FORM, "grid") != "minimum"
+        and not fact(FORM, "spikes")
+        and not fact(FORM, "rotation")
+    ):
+        level, scale, _ = read_tile(wire_ptr, spot, at, first, local_G, ok_G, FORM, 32)
+        return tl.fma(level, tl.broadcast_to(scale, level.shape), total)
+    else:
+        more = decode_tile(wire_ptr, spot, at, first, local_G, ok_G, FORM, 32)
+        return total + decoded(more, FORM, tl.float32)
 
 
 @triton.jit

@@ -27,6 +27,11 @@ if not torch.cuda.is_available():
 torch.set_num_threads(1)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Where there is no pytest-xdist, its mark must be known all the same."""
+    config.addinivalue_line("markers", "xdist_group(name): what one worker runs, all of it")
+
+
 @pytest.fixture(scope="session")
 def device() -> torch.device:
     """Where tensors of these tests lie."""

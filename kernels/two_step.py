@@ -1,0 +1,214 @@
+"""All-reduce over virtual ranks on one GPU: every rank's partial sum in, every rank's result out.
+
+What R GPUs would do side by side, one does for all of them: wire[source, destination, bytes] lies in one memory, the
+end of a launch is the barrier, and a transfer is an address. Two steps take three launches: encode every rank's parts
+for their owners; add up each part's copies and push the encoded sum to every rank; decode every rank's copies. A gather
+of partials takes two: encode each rank's tensor, whose one copy all ranks read; add up for every rank. It validates
+numerics, kernel bandwidth and launch costs; it says nothing about links, barriers and overlap. Divide by R for a rank.
+
+Results are those of `reference.allreduce.all_reduce_local` bit for bit, bytes those of `reference.schedule.build`.
+Codecs: grouped integers and MX. One tile must be whole groups of both codecs to be reduced and encoded in one launch;
+groups that are no powers of two take a launch and an fp32 tensor more. Legend: R ranks, P parts, N values, B bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from thinwire.kernels.decode import store_values
+from thinwire.kernels.encode import encode_into
+from thinwire.kernels.form import GROUPS, form, parts
+from thinwire.kernels.launch import Tuning, cdiv, check_device, default_tuning, options
+from thinwire.kernels.reduce import can_requantise, reduce_into, requantise_into
+from thinwire.kernels.tiles import decode_tile, decoded, part_row
+from thinwire.reference.catalog import scheme as find_scheme
+from thinwire.reference.schedule import Interval, partition
+from thinwire.reference.scheme import MX, GroupedInt, Scheme
+
+FLOATS = (torch.bfloat16, torch.float16, torch.float32)
+
+
+@triton.jit
+def finish_tile(wire_ptr, spot, at, first, values_ptr, FORM: tl.constexpr, TILE_GROUPS: tl.constexpr):
+    """TILE_GROUPS groups from `first` on of a part's encoded sum, decoded to fp32 and rounded to the tensor's type.
+
+    Unlike a decoder's, this rounding may overflow to an infinity, as the uncompressed sum would (`all_reduce`).
+    """
+    local_G = tl.arange(0, TILE_GROUPS)
+    x = decode_tile(wire_ptr, spot, at, first, local_G, first + local_G < at[GROUPS], FORM)
+    store_values(decoded(x, FORM, tl.float32), values_ptr, at, first, local_G, FORM)
+
+
+@triton.jit
+def finish_kernel(
+    wire_ptr,  # uint8, the sum of part that row received at row * wire_row + part * wire_part
+    values_ptr,  # [rows, N]
+    table_ptr,
+    wire_row,
+    wire_part,
+    values_row,
+    FORM: tl.constexpr,
+    TILE_GROUPS: tl.constexpr,
+):
+    """Grid: tiles of the largest part, parts, rows."""
+    part = tl.program_id(1).to(tl.int64)
+    row = tl.program_id(2).to(tl.int64)
+    at = part_row(table_ptr, part)
+    first = tl.program_id(0).to(tl.int64) * TILE_GROUPS
+    if first < at[GROUPS]:
+        spot = row * wire_row + part * wire_part
+        finish_tile(wire_ptr, spot, at, first, values_ptr + row * values_row, FORM, TILE_GROUPS)
+
+
+def check_scheme(scheme: Scheme | str, collectives: tuple[str, ...] = ("two_step", "all_gather")) -> Scheme:
+    """The scheme, if kernels can run it whole; ValueError says what is allowed."""
+    found = find_scheme(scheme) if isinstance(scheme, str) else scheme
+    if found.collective not in collectives:
+        raise ValueError(f"collective must be one of {', '.join(collectives)}: {found.collective} in {found.name!r}")
+    if found.chunk_values is not None:
+        raise ValueError(f"the tensor is reduced whole, without chunks: {found.chunk_values} values in {found.name!r}")
+    for codec in (found.reduce, found.gather):
+        if not isinstance(codec, GroupedInt | MX):
+            raise ValueError(f"codecs must be grouped integers or MX (int..., mx-...): {codec.spec} in {found.name!r}")
+        form(codec)
+    return found
+
+
+class TwoStep:
+    """The buffers of one all-reduce of `numel` values over `ranks` virtual ranks, and the launches that run it.
+
+    Args:
+        scheme: collective two_step or all_gather, grouped integers or MX, no chunks; a value, a name or a spec.
+        ranks: two or more.
+        numel: values of a rank's tensor.
+        dtype: of partial sums and results: bf16, fp16 or fp32.
+        device: where everything lies.
+        tunings: by launch, where the defaults will not do: encode, reduce, requantise, decode.
+
+    wire: uint8 [source, destination, B] (all_gather: [source, 1, B]). gathered: uint8 [rank, part, B], two_step only.
+    results: [R, N], overwritten by every run.
+
+    Raises ValueError for anything else.
+    """
+
+    def __init__(
+        self,
+        scheme: Scheme | str,
+        ranks: int,
+        numel: int,
+        dtype: torch.dtype,
+        device: torch.device | str,
+        tunings: Mapping[str, Tuning] | None = None,
+    ) -> None:
+        self.scheme = check_scheme(scheme)
+        if ranks < 2 or numel < 1 or dtype not in FLOATS:
+            raise ValueError(
+                f"two ranks at least, a value at least, bf16, fp16 or fp32: ranks={ranks}, numel={numel}, {dtype}"
+            )
+        self.ranks, self.numel, self.dtype = ranks, numel, dtype
+        self.device = torch.empty(0, device=device).device  # cuda becomes cuda:0, as tensors have it
+        self.tunings = dict(tunings or {})
+        self.gathers = self.scheme.collective == "all_gather"
+        whole = Interval(0, numel)
+        self.cuts = (whole,) if self.gathers else partition(whole, ranks, self.scheme.align)
+        numels = tuple(len(cut) for cut in self.cuts)
+        self.parts = parts(self.scheme.reduce, numels, self.device)
+        self.sums = parts(self.scheme.gather, numels, self.device)
+        self.fused = can_requantise(form(self.scheme.reduce), form(self.scheme.gather))
+        self.wire = self._bytes(ranks, len(self.cuts), max(self.parts.nbytes))
+        self.gathered = self._bytes(0 if self.gathers else ranks, len(self.cuts), max(self.sums.nbytes))
+        self.results = torch.empty(ranks, numel, dtype=dtype, device=self.device)
+        between = 0 if self.gathers or self.fused else numel
+        self._total_N = torch.empty(between, dtype=torch.float32, device=self.device)
+
+    def _bytes(self, *shape: int) -> Tensor:
+        return torch.empty(shape, dtype=torch.uint8, device=self.device)
+
+    def run(self, partials_RN: Tensor) -> Tensor:
+        """The results, [R, N], of partial sums [R, N]; no allocation, and nothing waits for the host.
+
+        Raises ValueError for partial sums of another shape, dtype or device.
+        """
+        self.encode(partials_RN)
+        self.reduce()
+        if not self.gathers:
+            self.decode()
+        return self.results
+
+    def encode(self, partials_RN: Tensor) -> None:
+        """First launch: every rank's parts into the wire copies for their owners."""
+        if tuple(partials_RN.shape) != (self.ranks, self.numel) or partials_RN.dtype != self.dtype:
+            raise ValueError(
+                f"partial sums must be {self.dtype} [{self.ranks}, {self.numel}]: "
+                f"given {partials_RN.dtype} {list(partials_RN.shape)}"
+            )
+        encode_into(partials_RN, self.wire, self.parts, self.tunings.get("encode"))
+
+    def reduce(self) -> None:
+        """Second launch: add up the copies, and push the encoded sums to every rank (all_gather: the results)."""
+        if self.gathers:
+            reduce_into(self.wire, self.results, self.parts, self.tunings.get("reduce"))
+        elif self.fused:
+            requantise_into(self.wire, self.parts, self.gathered, self.sums, self.tunings.get("requantise"))
+        else:
+            reduce_into(self.wire, self._total_N, self.parts, self.tunings.get("reduce"))
+            everyone = self._total_N.expand(self.ranks, self.numel)
+            encode_into(everyone, self.gathered, self.sums, self.tunings.get("encode"))
+
+    def decode(self) -> None:
+        """Third launch of two steps: what every rank has gathered into its result."""
+        check_device(self.gathered, self.results, self.sums.table)
+        compiled = form(self.sums.codec)
+        chosen = self.tunings.get("decode") or default_tuning("decode", self.device)
+        groups = chosen.groups(compiled.padded, max(compiled.padded, compiled.rotation))
+        finish_kernel[(cdiv(self.sums.most_groups, groups), len(self.sums), self.ranks)](
+            self.gathered, self.results, self.sums.table, self.gathered.stride(0), self.gathered.stride(1),
+            self.results.stride(0), FORM=compiled, TILE_GROUPS=groups, **options(chosen),
+        )  # fmt: skip
+
+    def capture(self, partials_RN: Tensor) -> torch.cuda.CUDAGraph:
+        """A CUDA graph of `run(partials_RN)`: each replay reads that tensor anew and overwrites `results`.
+
+        Raises RuntimeError on devices other than CUDA.
+        """
+        if self.device.type != "cuda":
+            raise RuntimeError(f"CUDA graphs need a CUDA device, these buffers are on {self.device}")
+        stream = torch.cuda.Stream(self.device)
+        stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(stream):
+            self.run(partials_RN)  # compile and load before the capture, not in it
+        torch.cuda.current_stream(self.device).wait_stream(stream)
+        torch.cuda.synchronize(self.device)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
+            self.run(partials_RN)
+        return graph
+
+    @property
+    def launch_bytes(self) -> Mapping[str, int]:
+        """Bytes each launch must read or write, counted once, by launch in their order; padding of buffers included."""
+        values = self.ranks * self.numel * self.dtype.itemsize
+        copies = self.ranks * sum(self.parts.nbytes)
+        sums = self.ranks * sum(self.sums.nbytes)
+        if self.gathers:
+            found = {"encode": values + copies, "reduce": copies + values}
+        elif self.fused:
+            found = {"encode": values + copies, "requantise": copies + sums, "decode": sums + values}
+        else:
+            total = 4 * self.numel
+            found = {
+                "encode": values + copies, "reduce": copies + total, "encode sums": total + sums,
+                "decode": sums + values,
+            }  # fmt: skip
+        return MappingProxyType(found)
+
+    @property
+    def bytes_floor(self) -> int:
+        """Bytes of all launches together: what a run cannot do without, once no cache holds anything."""
+        return sum(self.launch_bytes.values())

@@ -1,0 +1,135 @@
+"""What the compiler makes of the kernels, for GPUs that are not here: no spills, wide accesses, exact arithmetic.
+
+Each kernel of `CASES` is compiled in processes of their own (`compiled.py`) for Ampere (sm_80), Ada (sm_89), Hopper
+(sm_90) and Blackwell (sm_100), at the tuning it is launched with where nothing was measured. Registers and instructions
+a value are frozen in tests/golden/registers.json for the pinned Triton. If they change on purpose, look at by how much,
+and write the file anew:
+
+    REWRITE_GOLDEN=1 python -m pytest tests/kernels/test_compile.py
+
+What a value may cost on an H200 at 85 % of its bandwidth (132 multiprocessors issue 4 x 32 lanes at 1.755 GHz, which
+is 29.6e12 instructions a second; 4.3e12 bytes a second): encoding and decoding INT4 move 2.53 bytes, so about 20
+instructions; a sum of eight copies 6.2 bytes and 50; one that is encoded again 4.7 bytes and 38.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import triton
+
+from thinwire.kernels.form import Form, form
+from thinwire.reference.catalog import parse_codec
+
+pytestmark = pytest.mark.xdist_group("compile")  # one worker compiles once for all of these
+
+KERNELS = ("encode", "decode", "reduce", "requantise")
+SPECS = (
+    "int4-g128-zp", "int8-g128-zp", "int5-g128-zp", "int2-g128-zp-sr", "int4-g32-sym-fp16", "int4-g64-zp-h64",
+    "mx-e2m1-b32", "mx-e2m3-b32", "mx-e4m3-b32", "mx-int8-b32",
+)  # fmt: skip
+# Hopper has all of them; the others what differs most: the plain grid, the one with most state, an element format.
+ELSEWHERE = (
+    *((kernel, "int4-g128-zp") for kernel in KERNELS), ("encode", "int2-g128-zp-sr"), ("requantise", "int2-g128-zp-sr"),
+    ("encode", "mx-e2m1-b32"), ("reduce", "mx-e2m1-b32"),
+)  # fmt: skip
+CASES = [(kernel, spec, 90) for spec in SPECS for kernel in KERNELS]
+CASES += [(kernel, spec, capability) for capability in (80, 89, 100) for kernel, spec in ELSEWHERE]
+GOLDEN = Path(__file__).parent.parent / "golden" / "registers.json"
+TOLERANCE = 0.1  # another ptxas patch level, not another algorithm
+PROCESSES = 2
+
+
+def key(kernel: str, spec: str, capability: int) -> str:
+    return f"sm_{capability} {kernel} {spec}"
+
+
+@pytest.fixture(scope="module")
+def compiled(root: Path) -> dict[str, dict[str, Any]]:
+    """The facts of every case. Compiled kernels are kept in the system's folder for temporary files: a second run of
+    the tests finds them there by the hash of what they were made from.
+    """
+    cache = Path(tempfile.gettempdir()) / f"thinwire-triton-{os.getuid()}"
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    paths = [str(root / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment |= {"PYTHONPATH": os.pathsep.join(paths), "TRITON_CACHE_DIR": str(cache)}
+
+    def run(jobs: list[tuple[str, str, int]]) -> list[dict[str, Any]]:
+        command = [sys.executable, str(Path(__file__).parent / "compiled.py")]
+        done = subprocess.run(command, input=json.dumps(jobs), env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        found: list[dict[str, Any]] = json.loads(done.stdout)
+        return found
+
+    shares = [CASES[start::PROCESSES] for start in range(PROCESSES)]
+    with ThreadPoolExecutor(PROCESSES) as pool:
+        results = list(pool.map(run, shares))
+    pairs = [pair for share, facts in zip(shares, results, strict=True) for pair in zip(share, facts, strict=True)]
+    return {key(*case): fact for case, fact in sorted(pairs, key=lambda pair: CASES.index(pair[0]))}
+
+
+every_case = pytest.mark.parametrize(("kernel", "spec", "capability"), CASES)
+
+
+def fused_per_value(kernel: str, found: Form) -> int:
+    """Fused multiply-adds that kernels ask for: `numbers.shifted_quotient`, `numbers.quotient`, `tiles.add_tile`."""
+    added = 7 if not found.rotation and not found.spikes else 0
+    again = 0 if found.grid == "mx" else 2
+    if kernel == "encode":
+        return 0 if found.grid == "mx" else 1 if not found.rotation else again
+    return {"decode": 0, "reduce": added, "requantise": added + again}[kernel]
+
+
+@every_case
+def test_nothing_spills(compiled: dict[str, dict[str, Any]], kernel: str, spec: str, capability: int) -> None:
+    fact = compiled[key(kernel, spec, capability)]
+    assert fact["stack"] == 0 and fact["spills"] == 0
+    assert fact["registers"] <= 200  # five programs of two warps a multiprocessor, or more
+
+
+@every_case
+def test_accesses_are_wide(compiled: dict[str, dict[str, Any]], kernel: str, spec: str, capability: int) -> None:
+    """All values in 128-bit accesses, and the widest plane too; a thread's 32 codes of 2 bits are no more than 64."""
+    fact = compiled[key(kernel, spec, capability)]
+    lane = fact["values_per_lane"]
+    assert lane == 32
+    whole = str(min(128, lane * max(form(parse_codec(spec)).widths)))
+    values = "loads" if kernel == "encode" else "stores" if kernel in ("decode", "reduce") else None
+    if values:
+        assert fact[values].get("128", 0) >= lane * 16 // 128
+    for side in {"loads", "stores"} - {values}:
+        assert fact[side].get(whole, 0) >= 1, side
+        assert max(map(int, fact[side])) <= 128
+
+
+@every_case
+def test_arithmetic_is_exact(compiled: dict[str, dict[str, Any]], kernel: str, spec: str, capability: int) -> None:
+    """No approximate division, no flushed subnormals, and no fused multiply-add but those that were asked for."""
+    fact = compiled[key(kernel, spec, capability)]
+    assert fact["ptx_inexact"] == [] and fact["ptx_fused"] == 0
+    assert fact["ptx_fma_per_value"] == fused_per_value(kernel, form(parse_codec(spec)))
+
+
+@pytest.mark.skipif(triton.__version__ != "3.7.1", reason=f"frozen for Triton 3.7.1, this is {triton.__version__}")
+def test_registers_and_instructions_are_frozen(compiled: dict[str, dict[str, Any]]) -> None:
+    found = {name: {field: fact[field] for field in ("registers", "per_value")} for name, fact in compiled.items()}
+    if os.environ.get("REWRITE_GOLDEN") == "1":
+        lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(row)}" for name, row in found.items())
+        GOLDEN.write_text(f'{{\n "{triton.__version__}": {{\n{lines}\n }}\n}}\n', "utf-8")
+    frozen = json.loads(GOLDEN.read_text("utf-8"))[triton.__version__]
+    assert found.keys() == frozen.keys()
+    moved = [
+        f"{name}: {field} {frozen[name][field]} -> {row[field]}"
+        for name, row in found.items()
+        for field in row
+        if abs(row[field] - frozen[name][field]) > TOLERANCE * frozen[name][field]
+    ]
+    assert not moved, "\n".join(moved)
