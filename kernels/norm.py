@@ -22,14 +22,14 @@ import triton.language as tl
 from torch import Tensor
 
 from thinwire.kernels.encode import check_wire
-from thinwire.kernels.form import COLUMNS, GROUPS, MOST_VALUES, START, Parts, fact, form
+from thinwire.kernels.form import COLUMNS, GROUPS, MOST_VALUES, START, Form, Parts, fact, form
 from thinwire.kernels.launch import Tuning, cdiv, check_device, default_tuning, options
-from thinwire.kernels.numbers import to_dtype, to_fp32
-from thinwire.kernels.reduce import summed, unrolled
+from thinwire.kernels.numbers import INTERPRETED, to_dtype, to_fp32
+from thinwire.kernels.reduce import UNROLLED_RANKS, summed
 from thinwire.kernels.tiles import decode_tile, decoded, part_row
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32)
-VALUES_A_WARP = 1024  # 32 a thread, as in launch.ASSUMED
+VALUES_A_WARP = 512  # 16 a thread: half of a decoder's, for the residual and the sum need registers too
 
 
 @triton.jit
@@ -188,8 +188,9 @@ def _launch(
     norm_kernel[(cdiv(tokens, rows),)](
         wire_RPB, parts.table, residual_TH, weight_H, sums_TH, normed_TH, wire_RPB.stride(0), wire_RPB.stride(1),
         residual_TH.stride(0), sums_TH.stride(0), normed_TH.stride(0), tokens, row_groups, len(parts), ranks,
-        float(hidden), float(epsilon), UNROLLED=unrolled(ranks), REDUCE=reduces, FORM=compiled, ROWS=rows,
-        ROW_GROUPS=padded_groups, PARTS=int(triton.next_power_of_2(len(parts))), **options(Tuning(8, warps)),
+        float(hidden), float(epsilon), UNROLLED=written_out(compiled, ranks, warps), REDUCE=reduces, FORM=compiled,
+        ROWS=rows, ROW_GROUPS=padded_groups, PARTS=int(triton.next_power_of_2(len(parts))), **options(Tuning(8, warps)),
+        **({} if INTERPRETED.value else {"maxnreg": most_registers(warps)}),
     )  # fmt: skip
 
 
@@ -197,6 +198,19 @@ def tile_of(row_values: int, tuning: Tuning) -> tuple[int, int]:
     """(rows of a tile, warps) for padded rows of `row_values`: a row at least, and warps grow with it."""
     rows = max(1, tuning.values // row_values)
     return rows, min(16, max(tuning.warps, rows * row_values // VALUES_A_WARP))
+
+
+def written_out(compiled: Form, ranks: int, warps: int) -> int:
+    """Ranks whose sum is written out at compile time, as far as registers go; 0 = a loop."""
+    most = UNROLLED_RANKS if warps < 16 else 2 if compiled.spikes else 4
+    return ranks if ranks <= most else 0
+
+
+def most_registers(warps: int) -> int:
+    """Registers of a thread that the hardware allows. Said aloud, they keep the assembler from spilling a few bytes for
+    the sake of one program more on a multiprocessor.
+    """
+    return min(255, 65536 // (32 * warps))
 
 
 def _check_shapes(

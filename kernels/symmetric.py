@@ -62,6 +62,7 @@ OPT_IN = "THINWIRE_SYMMETRIC"
 OVERLAP = "TORCH_SYMM_MEM_ALLOW_OVERLAPPING_DEVICES"
 ASSUMED = Tuning(2048, 4)
 REGISTERS = 168  # a thread; the compiler keeps to it, without spilling, and three programs fit a multiprocessor
+REGISTERS_FROM_100 = 216  # from compute capability 10.0 on, where 168 would spill 8 bytes: two programs
 SHARED_BYTES = 12  # a value of the tile at most, for exchanges between threads; tests/kernels/test_symmetric.py looks
 
 
@@ -278,6 +279,7 @@ class Exchange:
                 f"ranks={ranks}, numel={numel}, programs={programs}, {dtype}"
             )
         self.ranks, self.numel, self.dtype, self.tuning = ranks, numel, dtype, tuning
+        self.registers = registers(torch.cuda.get_device_capability(device)) if device.type == "cuda" else REGISTERS
         self.tile_values = tile_values(self.scheme, tuning)
         self.cuts = partition(Interval(0, numel), ranks, self.scheme.align)
         numels = tuple(len(cut) for cut in self.cuts)
@@ -305,7 +307,7 @@ class Exchange:
             self.ranks, self.copies_at, self.copy_bytes, self.sums_at, self.sum_bytes,
             UNROLLED=written_out(self.form, self.ranks), FORM=self.form, SUMS=self.sums_form,
             TILE_VALUES=self.tile_values, PHASE=phase, **options(self.tuning),
-            **({} if INTERPRETED.value else {"maxnreg": REGISTERS}),
+            **({} if INTERPRETED.value else {"maxnreg": self.registers}),
         )  # fmt: skip
 
 
@@ -313,6 +315,11 @@ def written_out(compiled: Form, ranks: int) -> int:
     """Ranks whose sum is written out at compile time, as far as registers go; 0 = a loop."""
     most = 2 if compiled.rotation else 4 if compiled.spikes else UNROLLED_RANKS
     return ranks if ranks <= most else 0
+
+
+def registers(capability: tuple[int, int]) -> int:
+    """Registers a thread may have on GPUs of a compute capability."""
+    return REGISTERS if capability < (10, 0) else REGISTERS_FROM_100
 
 
 def tile_values(scheme: Scheme, tuning: Tuning) -> int:
@@ -327,7 +334,7 @@ def resident(properties: Any, tuning: Tuning, values: int) -> int:
     properties: of `torch.cuda.get_device_properties`. values: of a tile. 0 where not even one fits.
     """
     threads = 32 * tuning.warps
-    by_registers = properties.regs_per_multiprocessor // (REGISTERS * threads)
+    by_registers = properties.regs_per_multiprocessor // (registers((properties.major, properties.minor)) * threads)
     by_threads = properties.max_threads_per_multi_processor // threads
     by_shared = properties.shared_memory_per_multiprocessor // (SHARED_BYTES * values + 1024)  # 1 KiB is the system's
     return int(properties.multi_processor_count * min(by_registers, by_threads, by_shared))

@@ -181,6 +181,7 @@ def test_a_row_too_long_for_a_tile_is_refused(device: torch.device) -> None:
 
 
 def test_tiles_grow_with_the_row() -> None:
-    assert tile_of(1024, Tuning(4096, 4)) == (4, 4)
-    assert tile_of(8192, Tuning(4096, 4)) == (1, 8)
+    assert tile_of(1024, Tuning(4096, 4)) == (4, 8)
+    assert tile_of(8192, Tuning(4096, 4)) == (1, 16)
     assert tile_of(32768, Tuning(4096, 4)) == (1, 16)
+    assert tile_of(512, Tuning(512, 4)) == (1, 4)

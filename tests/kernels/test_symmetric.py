@@ -82,11 +82,11 @@ class Ranks:
 CASES = [
     ("flash-int5", 2, 1100, BF16, 2, 256),
     ("flash-int6", 3, 1031, FP16, 1, 128),  # another codec each way; several tiles a program
-    ("quickreduce-fp8", 4, 1000, FP32, 3, 128),
+    ("quickreduce-fp8", 4, 700, FP32, 3, 64),
     ("flash2-int2-sr", 2, 700, BF16, 8, 128),  # fewer tiles than programs
-    ("two_step:int4-g64-zp-h128/mx-e2m3-b32", 2, 900, FP32, 2, 128),
+    ("two_step:int4-g64-zp-h128/mx-e2m3-b32", 3, 900, FP32, 2, 128),  # a loop over ranks
     ("two_step:int2-g128-min/int4-g8-zp", 2, 900, FP32, 1, 128),  # padding that is not zero once it is decoded
-    ("mxfp4-two-step", 9, 150, BF16, 1, 64),  # ranks without a part, a loop over ranks
+    ("mxfp4-two-step", 4, 40, BF16, 1, 64),  # ranks without a part
 ]
 
 
@@ -132,9 +132,9 @@ def order_of(ranks: int, calls: int, seed: int) -> list[tuple[int, int, int]]:
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_fast_and_slow_ranks_do_not_disturb_each_other(device: torch.device, seed: int) -> None:
-    """Four calls, ranks ahead of each other as far as signals let them."""
-    name, ranks, numel, calls = "quickreduce-int4", 3, 250, 4
-    exchange = Exchange(name, ranks, numel, BF16, device, 2, Tuning(64, 4))
+    """Three calls, ranks ahead of each other as far as signals let them."""
+    name, ranks, numel, calls = "quickreduce-int4", 3, 150, 3
+    exchange = Exchange(name, ranks, numel, BF16, device, 2, Tuning(32, 4))
     group = Ranks(exchange, device)
     given = [partials(ranks, numel, BF16, call).to(device) for call in range(calls)]
     results = [one.clone() for one in given]  # in place
@@ -338,7 +338,8 @@ for row in sys.argv[1:]:
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants,
                        attrs={(i,): [["tt.divisibility", 16]] for i in aligned})
     target = GPUTarget("cuda", int(capability), 32)
-    built = triton.compile(source, target=target, options=options(symmetric.ASSUMED) | {"maxnreg": symmetric.REGISTERS})
+    most = symmetric.registers(divmod(int(capability), 10))
+    built = triton.compile(source, target=target, options=options(symmetric.ASSUMED) | {"maxnreg": most})
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(built.asm["cubin"])
         file.flush()
@@ -360,9 +361,10 @@ def test_compiled_code_keeps_the_promises_of_the_docstring() -> None:
     command = [sys.executable, "-c", COMPILE, *rows]
     said = subprocess.run(command, env=settings, capture_output=True, text=True, check=False)
     assert said.returncode == 0, said.stderr[-2000:]
-    for line in said.stdout.splitlines():
+    for row, line in zip(rows, said.stdout.splitlines(), strict=True):
+        capability = divmod(int(row.split()[0]), 10)
         registers, stack, shared, *operations = line.split()
-        assert int(registers) <= symmetric.REGISTERS
+        assert int(registers) <= symmetric.registers(capability)
         assert stack == "0"
         assert int(shared) <= symmetric.SHARED_BYTES * symmetric.ASSUMED.values
         assert {"ld.global.v2", "st.global.v4"} <= set(operations)  # nothing that matters goes byte by byte
@@ -376,7 +378,6 @@ def test_compiled_code_keeps_the_promises_of_the_docstring() -> None:
             assert before == "bar.sync"
         for i in acquires:  # other stores may lie between, but a barrier before anything else
             assert next(operation for operation in order[i + 1 :] if "st.global" not in operation) == "bar.sync"
-    assert len(said.stdout.splitlines()) == len(rows)
 
 
 # ---- when it may run
@@ -425,7 +426,7 @@ def test_a_group_of_this_machine(tmp_path: Path) -> None:
 def test_the_grid_fits_the_gpu() -> None:
     h100 = SimpleNamespace(
         multi_processor_count=132, regs_per_multiprocessor=65536, max_threads_per_multi_processor=2048,
-        shared_memory_per_multiprocessor=233472,
+        shared_memory_per_multiprocessor=233472, major=9, minor=0,
     )  # fmt: skip
     assert resident(h100, Tuning(2048, 4), 2048) == 3 * 132  # 65536 / (168 x 128)
     assert resident(h100, Tuning(2048, 8), 2048) == 132
