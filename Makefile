@@ -46,12 +46,15 @@ validate: $(VENV)/.core ## hold predictions against published measurements
 	$(BIN)/python -m thinwire.validation.compare $(ARGS)
 
 # Runs on a bare GPU machine: no environment, no pip, only PYTHON with torch, Triton, numpy and pytest. Wrong kernels are
-# measured all the same (what they cost may say why), but the status says so.
+# measured all the same (what they cost may say why), but the status says so. Tests that only compile need no GPU; those
+# that compile for it first may not get through in their time (status 124 of timeout), which is said and is no failure.
 gpu: ## test and measure this machine's GPU; results in OUT or validation/raw/; run again, it goes on
 	@$(PYTHON) -c 'import torch' 2>/dev/null || { echo "make gpu: $(PYTHON) has no torch; try make PYTHON=... gpu" >&2; exit 2; }
 	@PYTHONPATH=src $(PYTHON) -m thinwire.validation.measure_kernels --has-gpu
 	@begin=$$(date +%s); status=0; \
-	PYTHONSAFEPATH=1 PYTHONPATH=src timeout $(CHECK_SECONDS) $(PYTHON) -m pytest -q tests/kernels -p no:cacheprovider || status=$$?; \
+	PYTHONSAFEPATH=1 PYTHONPATH=src timeout $(CHECK_SECONDS) $(PYTHON) -m pytest -q tests/kernels -p no:cacheprovider \
+	  --maxfail 1 --ignore tests/kernels/test_compile.py || status=$$?; \
+	if [ $$status = 124 ]; then echo "make gpu: tests cut after $(CHECK_SECONDS) s, none had failed; CHECK_SECONDS=... gives them more" >&2; status=0; fi; \
 	left=$$(($(GPU_SECONDS) - $$(date +%s) + begin)); \
 	PYTHONPATH=src $(PYTHON) -m thinwire.validation.measure_kernels --budget-s $$left $(ARGS) || status=$$?; \
 	exit $$status

@@ -242,7 +242,7 @@ def parts(codec: Codec, numels: tuple[int, ...], device: torch.device) -> Parts:
 def as_rows(values: Tensor) -> Tensor:
     """A flat tensor [N] as one row [1, N]; [R, N] as it is. Raises ValueError for rows that are not contiguous."""
     found = values[None] if values.dim() == 1 else values
-    if found.dim() != 2 or found.stride(1) != 1:
+    if found.dim() != 2 or (found.stride(1) != 1 and found.shape[1] > 1):
         raise ValueError(f"values must be [N] or [rows, N] with contiguous rows: shape={list(values.shape)}")
     return found
 

@@ -164,7 +164,7 @@ def shifted_quotient(x, scale, base, SHORT: tl.constexpr, FORM: tl.constexpr):
     both terms of the difference are even. A product with the reciprocal errs by 2^-14 at most; rounded to multiples of
     2^-13 first, it is a tie where the quotient is one, and on the right side where it is not. So a division a value
     becomes one multiply-add. The last sum rounds nothing twice: both addends are multiples of 2^-13. All quotients are
-    tried in tests/kernels/test_codecs.py.
+    tried in tests/kernels/test_quotients.py.
     """
     if SHORT and fact(FORM, "scale") != "fp32":
         # The reciprocal of a bf16 scale below 2^-128 is beyond fp32: both are moved up, exactly.

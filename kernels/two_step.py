@@ -192,12 +192,12 @@ class TwoStep:
 
     @property
     def launch_bytes(self) -> Mapping[str, int]:
-        """Bytes each launch must read or write, counted once, by launch in their order; padding of buffers included."""
+        """Bytes that a rank's part in each launch must read or write, over all ranks; padding of buffers included."""
         values = self.ranks * self.numel * self.dtype.itemsize
         copies = self.ranks * sum(self.parts.nbytes)
         sums = self.ranks * sum(self.sums.nbytes)
         if self.gathers:
-            found = {"encode": values + copies, "reduce": copies + values}
+            found = {"encode": values + copies, "reduce": self.ranks * copies + values}
         elif self.fused:
             found = {"encode": values + copies, "requantise": copies + sums, "decode": sums + values}
         else:
