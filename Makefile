@@ -5,6 +5,9 @@ PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
 ARGS ?=
+# make gpu: seconds for all of it, and for the tests at its beginning.
+GPU_SECONDS ?= 460
+CHECK_SECONDS ?= 150
 
 BIN := $(VENV)/bin
 # Small systems: a BLAS thread per core makes one fit four times slower.
@@ -15,7 +18,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq -c constrain
 MANIFESTS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench calibrate validate picture clean
+.PHONY: help demo test check bench calibrate validate gpu picture clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -41,6 +44,17 @@ calibrate: $(VENV)/.core ## fit sim/profiles/ to the measurements in validation/
 
 validate: $(VENV)/.core ## hold predictions against published measurements
 	$(BIN)/python -m thinwire.validation.compare $(ARGS)
+
+# Runs on a bare GPU machine: no environment, no pip, only PYTHON with torch, Triton, numpy and pytest. Wrong kernels are
+# measured all the same (what they cost may say why), but the status says so.
+gpu: ## test and measure this machine's GPU; results in OUT or validation/raw/; run again, it goes on
+	@$(PYTHON) -c 'import torch' 2>/dev/null || { echo "make gpu: $(PYTHON) has no torch; try make PYTHON=... gpu" >&2; exit 2; }
+	@PYTHONPATH=src $(PYTHON) -m thinwire.validation.measure_kernels --has-gpu
+	@begin=$$(date +%s); status=0; \
+	PYTHONSAFEPATH=1 PYTHONPATH=src timeout $(CHECK_SECONDS) $(PYTHON) -m pytest -q tests/kernels -p no:cacheprovider || status=$$?; \
+	left=$$(($(GPU_SECONDS) - $$(date +%s) + begin)); \
+	PYTHONPATH=src $(PYTHON) -m thinwire.validation.measure_kernels --budget-s $$left $(ARGS) || status=$$?; \
+	exit $$status
 
 picture: $(VENV)/.dev ## draw the README's picture from today's predictions
 	$(BIN)/python docs/picture.py

@@ -1,10 +1,14 @@
-"""The backend `triton`: what `reference.quantize` calls to encode and decode (see `reference.backend.Backend`).
+"""The backend `triton`: what `reference.quantize` calls to encode, decode and add up copies (`reference.backend`).
 
-Grouped integers and MX go through `encode.py`, `decode.py` and `reduce.py`, outlier hybrids through `hybrid.py`; raw
-values are a cast, which torch does. Arguments were checked by the caller.
+Grouped integers and MX go through `encode.py`, `decode.py` and `reduce.py`; raw values are a cast, which torch does.
+Arguments were checked by the caller.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,12 +16,15 @@ from torch import Tensor
 from thinwire.kernels.decode import decode_into
 from thinwire.kernels.encode import encode_into
 from thinwire.kernels.form import parts
+from thinwire.kernels.reduce import reduce_into
 from thinwire.reference.scheme import Codec, Raw
 
 RAW = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
-def encode_flat(values_N: Tensor, codec: Codec, *, calibration=None, rank: int | None = None, start: int = 0) -> Tensor:
+def encode_flat(
+    values_N: Tensor, codec: Codec, *, calibration: Any = None, rank: int | None = None, start: int = 0
+) -> Tensor:
     """The wire buffer of `values_N`, uint8 [codec.wire_bytes(N)]."""
     if isinstance(codec, Raw):
         return values_N.to(RAW[codec.format], copy=True).view(torch.uint8)
@@ -32,15 +39,52 @@ def decode_flat(
     numel: int,
     codec: Codec,
     *,
-    calibration=None,
+    calibration: Any = None,
     rank: int | None = None,
     start: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """The `numel` values of a wire buffer as `dtype` [numel]."""
+    buffer = aligned(buffer)
     if isinstance(codec, Raw):
-        aligned = buffer if buffer.storage_offset() % 4 == 0 else buffer.clone()
-        return aligned.view(RAW[codec.format]).to(dtype, copy=True)
+        return buffer.view(RAW[codec.format]).to(dtype, copy=True)
     values_N = torch.empty(numel, dtype=dtype, device=buffer.device)
     decode_into(buffer[None, None], values_N, parts(codec, (numel,), buffer.device))
     return values_N
+
+
+def reduce_flat(
+    buffers: Sequence[Tensor],
+    numel: int,
+    codec: Codec,
+    *,
+    calibration: Any = None,
+    ranks: Sequence[int | None],
+    start: int = 0,
+) -> Tensor:
+    """The sum of the copies in `buffers`, fp32 [numel], added in their order."""
+    if isinstance(codec, Raw):
+        total_N = decode_flat(buffers[0], numel, codec)
+        for buffer in buffers[1:]:
+            total_N += aligned(buffer).view(RAW[codec.format])
+        return total_N
+    total_N = torch.empty(numel, dtype=torch.float32, device=buffers[0].device)
+    reduce_into(evenly_spaced(buffers)[:, None], total_N, parts(codec, (numel,), total_N.device))
+    return total_N
+
+
+def aligned(buffer: Tensor) -> Tensor:
+    """`buffer`, or a copy where it does not start at a multiple of 16 bytes: kernels read metadata in words."""
+    return buffer if buffer.data_ptr() % 16 == 0 else buffer.clone()
+
+
+def evenly_spaced(buffers: Sequence[Tensor]) -> Tensor:
+    """Equally long buffers as one [R, bytes]: a view where they lie evenly apart in one storage, else a copy."""
+    first = buffers[0]
+    addresses = [buffer.data_ptr() for buffer in buffers]
+    apart = addresses[1] - addresses[0] if len(buffers) > 1 else first.numel()
+    together = all(b.untyped_storage().data_ptr() == first.untyped_storage().data_ptr() for b in buffers)
+    even = all(b - a == apart for a, b in pairwise(addresses))
+    if together and even and apart >= first.numel() and apart % 16 == 0 and addresses[0] % 16 == 0:
+        return first.as_strided((len(buffers), first.numel()), (apart, 1))
+    return torch.stack(list(buffers))

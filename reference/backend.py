@@ -6,7 +6,7 @@ so the reference never depends on what it judges.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from types import MappingProxyType
@@ -25,8 +25,11 @@ MODULES: Mapping[str, str] = MappingProxyType(
 )
 
 
+AUTO = "auto"
+
+
 class Backend(Protocol):
-    """What a backend module offers: the two functions that `quantize.encode` and `decode` call.
+    """What a backend module offers: the three functions that `quantize` calls.
 
     Arguments are checked by the caller: values are fp32, bf16 or fp16, flat and contiguous; a buffer is flat,
     contiguous uint8 of exactly `codec.wire_bytes(numel)` bytes; a static hybrid comes with its calibration.
@@ -52,6 +55,19 @@ class Backend(Protocol):
         """The `numel` values of a wire buffer as `dtype` [numel] on the buffer's device."""
         ...
 
+    def reduce_flat(
+        self,
+        buffers: Sequence[Tensor],
+        numel: int,
+        codec: Codec,
+        *,
+        calibration: Calibration | None,
+        ranks: Sequence[int | None],
+        start: int,
+    ) -> Tensor:
+        """The copies' values, decoded and added in the order given: fp32 [numel]. ranks: whose copy each is."""
+        ...
+
 
 @cache
 def backend(name: str) -> Backend:
@@ -69,7 +85,20 @@ def backend(name: str) -> Backend:
             f"backend {name!r} needs {MODULES[name]}, which cannot be imported: {error}. "
             "The backend 'torch' is always there."
         ) from error
-    missing = [function for function in ("encode_flat", "decode_flat") if not hasattr(module, function)]
+    missing = [function for function in ("encode_flat", "decode_flat", "reduce_flat") if not hasattr(module, function)]
     if missing:
         raise ImportError(f"backend {name!r}: {MODULES[name]} lacks {', '.join(missing)}")
     return cast(Backend, module)
+
+
+def for_device(name: str, device: torch.device) -> str:
+    """`name`, or for `auto` the fast one: "triton" for tensors on a GPU where it can be imported, else "torch"."""
+    if name != AUTO:
+        return name
+    if device.type != "cuda":
+        return "torch"
+    try:
+        backend("triton")
+    except ImportError:
+        return "torch"
+    return "triton"

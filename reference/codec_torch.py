@@ -9,6 +9,7 @@ every step rounds to and what becomes of groups that are empty, huge or not numb
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -121,6 +122,24 @@ def decode_flat(
             found_N = found_N.clamp_(-limit, limit)
         out_N[first:last].copy_(found_N[: last - first])
     return out_N
+
+
+def reduce_flat(
+    buffers: Sequence[Tensor],
+    numel: int,
+    codec: Codec,
+    *,
+    calibration: Calibration | None = None,
+    ranks: Sequence[int | None],
+    start: int = 0,
+) -> Tensor:
+    """The sum of the copies in `buffers`, fp32, added in their order; see `backend.Backend`."""
+    copies = zip(buffers, ranks, strict=True)
+    decoded = (decode_flat(copy, numel, codec, calibration=calibration, rank=r, start=start) for copy, r in copies)
+    total_N = next(decoded)
+    for copy_N in decoded:
+        total_N.add_(copy_N)
+    return total_N
 
 
 def _load(values_N: Tensor, align: int, rotation: int | None) -> Tensor:

@@ -6,7 +6,7 @@ so the same code runs all ranks in one process or each in its own. Shapes: N val
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .backend import backend as find_backend
 from .calibration import Calibration
-from .quantize import decode_flat, encode_flat
+from .quantize import decode_flat, encode_flat, reduce_flat
 from .schedule import Interval, Step, Transfer, Work
 from .scheme import Codec, OutlierHybrid, Scheme
 
@@ -35,6 +35,12 @@ class Coding:
     def decode(self, buffer: Tensor, numel: int, codec: Codec, rank: int | None, start: int) -> Tensor:
         """fp32 values of a wire copy."""
         return decode_flat(buffer, numel, codec, self.backend, calibration=self.calibration, rank=rank, start=start)
+
+    def reduce(
+        self, buffers: Sequence[Tensor], numel: int, codec: Codec, ranks: Sequence[int | None], start: int
+    ) -> Tensor:
+        """fp32 sum of the wire copies of `ranks`, in their order."""
+        return reduce_flat(buffers, numel, codec, self.backend, calibration=self.calibration, ranks=ranks, start=start)
 
 
 @dataclass(eq=False, slots=True)
@@ -85,14 +91,23 @@ class RankState:
             copy = self.coding.encode(part_N, work.codec, rank, work.interval.start)
             self._copies[(*key, self.rank)] = self._latest[key] = copy
         elif work.kind == "reduce":
-            total_N = self._partial(work, work.sources[0])
-            for source in work.sources[1:]:
-                total_N = total_N + self._partial(work, source)
-            part_N.copy_(total_N)
+            part_N.copy_(self._sum(work))
             self._summed.add(key)
         else:
             copy = self._copies[(*key, work.sources[0])]
             part_N.copy_(self.coding.decode(copy, len(work.interval), work.codec, None, work.interval.start))
+
+    def _sum(self, work: Work) -> Tensor:
+        """The sum over a work's sources in their order, which is rank order."""
+        key, interval = _key(work.interval), work.interval
+        copies = [self._copies.get((*key, source)) for source in work.sources]
+        held = [copy for copy in copies if copy is not None]
+        if len(held) == len(copies):
+            return self.coding.reduce(held, len(interval), work.codec, work.sources, interval.start)
+        total_N = self._partial(work, work.sources[0])
+        for source in work.sources[1:]:
+            total_N = total_N + self._partial(work, source)
+        return total_N
 
     def _partial(self, work: Work, source: int) -> Tensor:
         """A source's partial sum: its wire copy decoded, or this rank's own value where it made no copy of it."""

@@ -20,19 +20,24 @@ from torch.distributed.tensor.parallel import RowwiseParallel
 from torch.distributed.tensor.placement_types import Placement
 
 from .allreduce import all_reduce
+from .backend import AUTO, for_device
+from .backend import backend as find_backend
 from .catalog import scheme as find_scheme
 from .scheme import OutlierHybrid
 
 
 @torch.library.custom_op("thinwire::all_reduce", mutates_args=())
-def all_reduce_op(x: Tensor, scheme: str, group_name: str, gate_bytes: int = 0, backend: str = "torch") -> Tensor:
-    """`reference.allreduce.all_reduce` as an operator: the scheme by name, the process group by its registered name."""
+def all_reduce_op(x: Tensor, scheme: str, group_name: str, gate_bytes: int = 0, backend: str = AUTO) -> Tensor:
+    """`reference.allreduce.all_reduce` as an operator: the scheme by name, the process group by its registered name.
+
+    backend "auto": Triton's kernels on a GPU, torch elsewhere.
+    """
     process_group = _resolve_process_group(group_name)  # type: ignore[arg-type]
-    return all_reduce(x, scheme, process_group, gate_bytes=gate_bytes, backend=backend)
+    return all_reduce(x, scheme, process_group, gate_bytes=gate_bytes, backend=for_device(backend, x.device))
 
 
 @all_reduce_op.register_fake
-def _(x: Tensor, scheme: str, group_name: str, gate_bytes: int = 0, backend: str = "torch") -> Tensor:
+def _(x: Tensor, scheme: str, group_name: str, gate_bytes: int = 0, backend: str = AUTO) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
@@ -42,7 +47,7 @@ class CompressedRowwiseParallel(RowwiseParallel):
     Args:
         scheme: catalog name or spec.
         gate_bytes: messages of fewer bytes go uncompressed.
-        backend: who runs the codecs.
+        backend: who runs the codecs: "torch", "triton", or "auto" for Triton's kernels on a GPU and torch elsewhere.
         input_layouts, use_local_output: as RowwiseParallel's.
     """
 
@@ -51,12 +56,14 @@ class CompressedRowwiseParallel(RowwiseParallel):
         scheme: str,
         *,
         gate_bytes: int = 0,
-        backend: str = "torch",
+        backend: str = AUTO,
         input_layouts: Placement | None = None,
         use_local_output: bool = True,
     ) -> None:
         super().__init__(input_layouts=input_layouts, use_local_output=use_local_output)
         self.scheme = _applicable(scheme)  # refuse here, not in the first forward
+        if backend != AUTO:
+            find_backend(backend)
         self.gate_bytes = gate_bytes
         self.backend = backend
 

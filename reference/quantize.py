@@ -1,4 +1,4 @@
-"""Tensors into wire buffers and back: `encode` and `decode`, for every codec and every backend.
+"""Tensors into wire buffers and back: `encode`, `decode` and `reduce_flat`, for every codec and every backend.
 
 What a buffer holds, to the byte, is docs/decisions/001-wire-formats.md; what every number is rounded to, and
 what becomes of zero, huge, infinite and NaN groups, is docs/decisions/006-numerics.md. Nothing here depends on
@@ -7,6 +7,7 @@ the backend: all of them give the same bytes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -137,6 +138,32 @@ def decode_flat(
     if not numel:
         return buffer.new_empty(0, dtype=dtype)
     return found.decode_flat(buffer, numel, codec, calibration=calibration, rank=rank, start=start, dtype=dtype)
+
+
+def reduce_flat(
+    buffers: Sequence[Tensor],
+    numel: int,
+    codec: Codec,
+    backend: str = "torch",
+    *,
+    calibration: Calibration | None = None,
+    ranks: Sequence[int | None],
+    start: int = 0,
+) -> Tensor:
+    """The sum of several wire copies of the same `numel` values: fp32 [numel], added in the order given.
+
+    ranks: whose copy each buffer is (a static hybrid decodes each with that rank's scales). Raises ValueError for no
+    copy, for as many ranks as there are not copies, and as `decode_flat` does.
+    """
+    if not buffers or len(buffers) != len(ranks):
+        raise ValueError(f"as many copies as ranks, one at least: given {len(buffers)} and {len(ranks)}")
+    for buffer, rank in zip(buffers, ranks, strict=True):
+        _check_buffer(buffer, numel, codec)
+        _check_static(codec, calibration, rank, start)
+    found = find_backend(backend)
+    if not numel:
+        return buffers[0].new_empty(0, dtype=torch.float32)
+    return found.reduce_flat(buffers, numel, codec, calibration=calibration, ranks=ranks, start=start)
 
 
 def _check_float(what: str, dtype: torch.dtype) -> None:

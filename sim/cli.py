@@ -13,8 +13,39 @@ from types import ModuleType
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+
+PROGRAM = "thinwire"
+GROUP = f"{PROGRAM}.commands"  # of entry points: commands of installed packages, ours among them (docs/decisions/008)
+
+
+def _entry_points() -> dict[str, Any]:
+    """Commands that installed packages bring; looked up only when help or a command that is none of ours is asked."""
+    from importlib.metadata import entry_points
+
+    return {point.name: point for point in entry_points(group=GROUP)}
+
+
+class Commands(TyperGroup):
+    """The commands below, and those of the entry points."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """All names, for help and completion."""
+        return [*super().list_commands(ctx), *sorted(_entry_points().keys() - self.commands.keys())]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A command by name; one of an entry point is imported here."""
+        found = super().get_command(ctx, cmd_name)
+        point = None if found else _entry_points().get(cmd_name)
+        if point is None:
+            return found
+        holder = typer.Typer(add_completion=False, rich_markup_mode=None)
+        holder.command(cmd_name)(point.load())
+        return typer.main.get_command(holder)
+
 
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     rich_markup_mode=None,
     help="Time to first token when the wire between GPUs carries fewer bits.",
@@ -267,7 +298,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _fail(message: str) -> None:
-    print("thinwire: " + " ".join(message.split()), file=sys.stderr)
+    print(f"{PROGRAM}: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(2)
 
 

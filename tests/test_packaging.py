@@ -98,6 +98,27 @@ print(predict.__file__, thinwire.predict(**asked).ttft_s > 0, sep="\\n")
     assert run.stdout.splitlines() == [str(built / "site" / "thinwire" / "sim" / "predict.py"), "True"]
 
 
+def test_unpacked_wheel_brings_its_commands(built: Path) -> None:
+    """`thinwire calibrate` is found by its entry point and works without torch, as in an installation."""
+    site = built / "commands"
+    (wheel,) = (built / "sdist").glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(site)
+    refuse = "import sys; sys.modules['torch'] = None; from thinwire.sim.cli import main; main(sys.argv[1:])"
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", refuse, *arguments]
+        return subprocess.run(command, cwd=built, env=environment, capture_output=True, text=True)
+
+    shown = run("--help")
+    assert shown.returncode == 0 and "calibrate" in shown.stdout and "validate" in shown.stdout, shown.stderr[-2000:]
+    asked = run("calibrate")
+    assert (asked.returncode, asked.stdout) == (2, "")
+    assert asked.stderr.startswith("thinwire: calibrate needs --from RAW.json")
+    read = run("calibrate", "--from", "none.json")  # as far as a file that is not there: past every import
+    assert read.returncode == 2 and "cannot read the measurements in none.json" in read.stderr, read.stderr[-2000:]
+
+
 def test_a_thin_wheel_is_seen() -> None:
     tracked = [
         "sim/engine.py",

@@ -92,7 +92,7 @@ def read_vidur(path: Path = PUBLISHED / "dense_ops_by_tp.csv") -> dict[tuple[str
                 found.setdefault((VIDUR_GPUS[row["gpu"]], op), []).extend(
                     (moved, float(row[column]) * 1e-6, shape) for column in columns
                 )
-    return {key: _sample(values) for key, values in found.items()}
+    return {key: sample_of(values) for key, values in found.items()}
 
 
 def read_tokenweave(path: Path = PUBLISHED / "tokenweave_kernels_8xh100.csv") -> Sample:
@@ -106,17 +106,18 @@ def read_tokenweave(path: Path = PUBLISHED / "tokenweave_kernels_8xh100.csv") ->
             )
             for number, row in enumerate(csv.DictReader(stream))
         ]
-    return _sample(rows)
+    return sample_of(rows)
 
 
-def _sample(rows: list[tuple[float, float, int]]) -> Sample:
+def sample_of(rows: list[tuple[float, float, int]]) -> Sample:
+    """From (bytes moved, seconds, key of the shape)."""
     moved, time_s, shape = zip(*rows, strict=True)
     return Sample(np.array(moved, dtype=float), np.array(time_s), np.array(shape, dtype=np.int64))
 
 
-def _line(sample: Sample, bandwidth_bytes_per_s: float) -> tuple[float, float]:
+def _line(sample: Sample, bandwidth_bytes_per_s: float, rounding_s: float) -> tuple[float, float]:
     """Floor in seconds and share of the bandwidth (at most 1) of the weighted least-squares line."""
-    sigma = np.hypot(ROUNDING_S, RELATIVE * sample.time_s)
+    sigma = np.hypot(rounding_s, RELATIVE * sample.time_s)
     # unknowns in microseconds and in multiples of the ideal time, so that both are of order one
     matrix = np.stack([np.full_like(sigma, 1e-6), sample.moved_bytes / bandwidth_bytes_per_s], 1) / sigma[:, None]
     found = lsq_linear(matrix, sample.time_s / sigma, bounds=([0.0, 1.0], [np.inf, np.inf]), tol=1e-12)
@@ -124,20 +125,20 @@ def _line(sample: Sample, bandwidth_bytes_per_s: float) -> tuple[float, float]:
     return floor_us * 1e-6, 1.0 / slowdown
 
 
-def fit(sample: Sample, bandwidth_bytes_per_s: float) -> Fit:
-    """Line through one operator's rows; errors are relative to the measured time."""
+def fit(sample: Sample, bandwidth_bytes_per_s: float, rounding_s: float = ROUNDING_S) -> Fit:
+    """Line through one operator's rows; errors are relative to the measured time. `rounding_s` is the clock's."""
 
     def error(line: tuple[float, float], keep: npt.NDArray[np.bool_]) -> Floats:
         predicted = line[0] + sample.moved_bytes[keep] / (bandwidth_bytes_per_s * line[1])
         return np.asarray(np.abs(predicted / sample.time_s[keep] - 1))
 
     everything = np.ones(len(sample.time_s), dtype=bool)
-    line = _line(sample, bandwidth_bytes_per_s)
+    line = _line(sample, bandwidth_bytes_per_s, rounding_s)
     left_out = np.zeros(len(sample.time_s))
     for shape in np.unique(sample.shape):
         out = sample.shape == shape
         rest = Sample(sample.moved_bytes[~out], sample.time_s[~out], sample.shape[~out])
-        left_out[out] = error(_line(rest, bandwidth_bytes_per_s), out)
+        left_out[out] = error(_line(rest, bandwidth_bytes_per_s, rounding_s), out)
     return Fit(*line, float(np.median(error(line, everything))), float(np.median(left_out)), len(sample.time_s))
 
 
@@ -167,20 +168,20 @@ def engine_models() -> dict[str, ElementwiseModel]:
 
         def vidur_cost(op: str, fits: dict[str, Fit] = fits, stream: float = stream, old: str = old) -> OpCost:
             found = fits[op]
-            return _cost(found.floor_s, min(found.efficiency, stream), f"measured: {old}, {found.rows} rows")
+            return cost_of(found.floor_s, min(found.efficiency, stream), f"measured: {old}, {found.rows} rows")
 
         norm = "measured" if here else "assumed: as on h100-sxm"
         silu = "measured" if here else "assumed: as on h100-sxm"
         silu_source = f"{silu}: share of vllm-project/vllm#23265{bound}; floor of {old}"
         costs = {
-            "add_rms_norm": _cost(fused.floor_s, min(fused.efficiency, stream), f"{norm}: {weave}{bound}"),
-            "rms_norm": _cost(
+            "add_rms_norm": cost_of(fused.floor_s, min(fused.efficiency, stream), f"{norm}: {weave}{bound}"),
+            "rms_norm": cost_of(
                 fits["rms_norm"].floor_s,
                 min(fused.efficiency, stream),
                 f"assumed: share as add_rms_norm ({weave}{bound}); floor of {old}",
             ),
-            "silu_mul": _cost(fits["silu_mul"].floor_s, min(SILU_SHARE, stream), silu_source),
-            "gelu_mul": _cost(
+            "silu_mul": cost_of(fits["silu_mul"].floor_s, min(SILU_SHARE, stream), silu_source),
+            "gelu_mul": cost_of(
                 fits["silu_mul"].floor_s, min(SILU_SHARE, stream), f"assumed: as silu_mul ({silu_source})"
             ),
             "residual_add": vidur_cost("residual_add"),
@@ -188,12 +189,13 @@ def engine_models() -> dict[str, ElementwiseModel]:
             "embedding": vidur_cost("embedding"),
         }
         add = costs["residual_add"]
-        costs["copy"] = _cost(add.floor_s, add.efficiency, f"assumed: as residual_add ({add.source})")
+        costs["copy"] = cost_of(add.floor_s, add.efficiency, f"assumed: as residual_add ({add.source})")
         models[gpu] = ElementwiseModel(gpu, bandwidth, {op: costs[op] for op in OPS})
     return models
 
 
-def _cost(floor_s: float, efficiency: float, source: str) -> OpCost:
+def cost_of(floor_s: float, efficiency: float, source: str) -> OpCost:
+    """Rounded to three digits."""
     return OpCost(float(f"{floor_s:.3g}"), float(f"{efficiency:.3g}"), source)
 
 

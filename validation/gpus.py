@@ -11,6 +11,22 @@ SYSTEMS: Mapping[str, str] = {  # aiconfigurator's name: ours (topologies/gpus/*
     "rtx_pro_6000_server": "rtx-pro-6000",
 }
 
+DEVICES: Mapping[str, str] = {  # what the driver calls it: ours
+    "NVIDIA A10": "a10",
+    "NVIDIA A40": "a40",
+    "NVIDIA A100-SXM4-80GB": "a100-sxm",
+    "NVIDIA A100 80GB PCIe": "a100-pcie",
+    "NVIDIA B200": "b200-sxm",
+    "NVIDIA GeForce RTX 4090": "rtx-4090",
+    "NVIDIA H100 80GB HBM3": "h100-sxm",
+    "NVIDIA H100 PCIe": "h100-pcie",
+    "NVIDIA H200": "h200-sxm",
+    "NVIDIA L4": "l4",
+    "NVIDIA L40": "l40",
+    "NVIDIA L40S": "l40s",
+    "NVIDIA RTX PRO 6000 Blackwell Server Edition": "rtx-pro-6000",
+}
+
 # GEMM and attention: the measured GPU of the same architecture, or of the same kernel family. Docs/decisions 003 and
 # 004 say how far off that may be.
 NEAREST_KERNELS: Mapping[str, str] = {

@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from thinwire.reference import codec_torch, hybrid, layout
-from thinwire.reference.backend import backend
+from thinwire.reference import hybrid, layout
 from thinwire.reference.catalog import parse_codec
 from thinwire.reference.formats import element
 from thinwire.reference.hybrid import runs
@@ -151,19 +150,6 @@ def test_what_is_refused() -> None:
         encode_flat(torch.zeros(2, 2), codec)
     with pytest.raises(ValueError, match=r"dtype must be one of .*: given torch.int32"):
         decode(encode(torch.zeros(3), codec), dtype=torch.int32)
-
-
-def test_backends_are_found_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert backend("torch") is codec_torch
-    with pytest.raises(ValueError, match="unknown backend 'cuda'; known: torch, triton"):
-        encode(torch.zeros(3), parse_codec("int4"), "cuda")
-    from thinwire.reference import backend as registry
-
-    monkeypatch.setattr(registry, "MODULES", {"gone": "thinwire.reference.gone", "odd": "math"})
-    with pytest.raises(ImportError, match=r"backend 'gone' needs thinwire.reference.gone, which cannot be imported"):
-        backend("gone")
-    with pytest.raises(ImportError, match="math lacks encode_flat, decode_flat"):
-        backend("odd")
 
 
 # ---- grids
