@@ -21,13 +21,27 @@ _BF16_BYTES = 2
 
 
 @dataclass(frozen=True, slots=True)
+class RopeScaling:
+    """How a model stretches its rotary positions: transformers' `rope_type` and what `linear` and `llama3` need.
+
+    Other kinds are kept by name only; they cost the same time, and who computes with them refuses them.
+    """
+
+    kind: str
+    factor: float = 1.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 1.0
+    original_max_positions: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class ModelConfig:
     """A dense decoder's sizes and the few facts of its arithmetic.
 
     intermediate_size: width of the gated MLP (three matrices). sliding_window in tokens, on all layers or
     on the even ones ("alternate", Gemma 2). query_scale multiplies query times key. rope_theta, norm_eps
     dimensionless; max_positions in tokens. output_bias, mlp_bias: biases that only some Llama derivatives
-    have.
+    have. rope_scaling: None where positions are not stretched.
     """
 
     name: str
@@ -54,6 +68,7 @@ class ModelConfig:
     source: str
     output_bias: bool = False
     mlp_bias: bool = False
+    rope_scaling: RopeScaling | None = None
 
     def window(self, layer: int) -> int | None:
         """How many tokens back layer `layer` (from 0) attends; None = all. ValueError outside the layers."""
@@ -119,7 +134,15 @@ _Real = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class _Rope(BaseModel):
+    """`rope_parameters`, and the `rope_scaling` of older files, which lacks the base."""
+
     rope_theta: _Real | None = None
+    rope_type: str | None = None
+    type: str | None = None  # the oldest files' word for it
+    factor: Any = None  # checked for the kinds that are known
+    low_freq_factor: Any = None
+    high_freq_factor: Any = None
+    original_max_position_embeddings: Any = None
 
 
 class _HuggingFace(BaseModel):
@@ -148,6 +171,7 @@ class _HuggingFace(BaseModel):
     query_pre_attn_scalar: _Real | None = None
     rope_theta: _Real | None = None
     rope_parameters: _Rope | None = None
+    rope_scaling: _Rope | None = None
     rms_norm_eps: _Real = 1e-6
     max_position_embeddings: _Size | None = None
 
@@ -238,6 +262,7 @@ def parse_config(data: Mapping[str, Any], name: str) -> ModelConfig:
         source=str(data.get("_source", "config.json given by the user")),
         output_bias=attention_bias,
         mlp_bias=raw.mlp_bias and family.model_type == "llama",
+        rope_scaling=_rope_scaling(raw, raw.max_position_embeddings or family.max_positions, name),
     )
 
 
@@ -265,6 +290,31 @@ def _softcap(raw: _HuggingFace, key: str, default: float, family: _Family) -> fl
         return None
     value: float | None = getattr(raw, key)
     return value if key in raw.model_fields_set else default
+
+
+def _rope_scaling(raw: _HuggingFace, max_positions: int, name: str) -> RopeScaling | None:
+    given = raw.rope_scaling or raw.rope_parameters
+    kind = (given.rope_type or given.type or "default") if given else "default"
+    if given is None or kind == "default":
+        return None
+    if kind not in ("linear", "llama3"):
+        return RopeScaling(kind)
+    factors = []
+    for key in ("factor",) if kind == "linear" else ("factor", "low_freq_factor", "high_freq_factor"):
+        value = getattr(given, key)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+            raise ValueError(f"model {name}: rope_scaling {kind} needs a positive {key}: {value!r}")
+        factors.append(float(value))
+    if kind == "linear":
+        return RopeScaling(kind, factors[0])
+    if factors[1] >= factors[2]:
+        raise ValueError(f"model {name}: rope_scaling llama3 needs low_freq_factor < high_freq_factor: {factors[1:]}")
+    original = given.original_max_position_embeddings or max_positions
+    if isinstance(original, bool) or not isinstance(original, int) or original < 1:
+        raise ValueError(
+            f"model {name}: rope_scaling llama3 needs a positive original_max_position_embeddings: {original!r}"
+        )
+    return RopeScaling(kind, factors[0], factors[1], factors[2], original)
 
 
 def _sliding_window(raw: _HuggingFace, family: _Family, name: str) -> int | None:

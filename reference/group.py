@@ -162,7 +162,7 @@ class TorchGroup(Group):
         ):
             raise ValueError(f"collective {schedule.collective} needs a switch that sums; a TorchGroup has none")
         if reason := _BROKEN.get(self._group):
-            raise RuntimeError(f"this process group broke in an earlier all-reduce, make a new one: {reason}")
+            raise RuntimeError(f"this process group broke in an earlier collective, make a new one: {reason}")
         try:
             self._run_lanes(RankState(self.rank, values[0], coding), schedule)
         except BaseException as error:
@@ -233,6 +233,6 @@ class TorchGroup(Group):
             yield
         except RuntimeError as error:
             raise RuntimeError(
-                f"rank {self.rank} lost rank {peer} in {where} of an all-reduce "
+                f"rank {self.rank} lost rank {peer} in {where} of a collective "
                 f"(or rank {peer} gave up when it lost another): {error}"
             ) from error

@@ -1,16 +1,21 @@
 """The Python face: names in, predictions out. Everything here is a look-up around `sim.predict.predict`."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast
 
+from thinwire.reference.catalog import parse_codec
 from thinwire.reference.catalog import scheme as find_scheme
 from thinwire.reference.catalog import schemes as catalog_schemes
 from thinwire.reference.config import ModelConfig, load_model, model_names
+from thinwire.reference.cross_schedule import Wire
 from thinwire.reference.schedule import Op as CollectiveOp
-from thinwire.reference.scheme import Scheme
+from thinwire.reference.scheme import Codec, Scheme
 from thinwire.sim import predict as main_path
+from thinwire.sim.accuracy import Figure, figure
 from thinwire.sim.cost import CostModel, Launch
+from thinwire.sim.cross_attention import LAYERS_SHARE, METHODS, CrossModel, CrossPrompt, Method
+from thinwire.sim.cross_predict import CrossComparison, compare_cross
 from thinwire.sim.exchange import UNCOMPRESSED, Exchanger, slowdown
 from thinwire.sim.predict import WhatIf
 from thinwire.sim.profile import Profile, load_profile
@@ -90,9 +95,20 @@ class Comparison:
         """TTFT of the baseline over the row's."""
         return self.baseline.ttft_s / row.ttft_s
 
+    def accuracy(self, row: Prediction) -> Figure | None:
+        """What the row's scheme was measured to cost, on a model of its own; None where it was not measured."""
+        return figure(row.scheme, row.tp, len(row.cluster.islands))
+
     def to_dict(self) -> dict[str, Any]:
         """The document of `compare --json`."""
-        rows = [{**row.to_dict(), "speedup": self.speedup(row)} for row in self.rows]
+        rows = [
+            {
+                **row.to_dict(),
+                "speedup": self.speedup(row),
+                "accuracy": None if (known := self.accuracy(row)) is None else known.to_dict(),
+            }
+            for row in self.rows
+        ]
         return {"baseline": self.baseline.to_dict(), "rows": rows}
 
 
@@ -116,6 +132,56 @@ def compare(
     reference = predict(found_model, gpus, baseline, None, batch, input_tokens, weights, costs)
     rows = [predict(found_model, gpus, s, None, batch, input_tokens, weights, costs) for s in schemes]
     return Comparison(reference, tuple(sorted(rows, key=lambda row: (row.ttft_s, row.scheme.name))))
+
+
+def compare_cross_attention(
+    cluster: str | Cluster,
+    text_tokens: int,
+    visual_tokens: int,
+    model: str | ModelConfig = "llama-3-8b",
+    methods: Iterable[str] | None = None,
+    tp: int | None = None,
+    batch: int = 1,
+    weights: Literal["bf16", "fp8"] = "bf16",
+    profile: str | Profile | None = None,
+    *,
+    cross_layers: int | None = None,
+    heads: int | None = None,
+    kv_heads: int | None = None,
+    head_dim: int | None = None,
+    partial: str | Codec = "bf16",
+    scaled_links: Mapping[str, float] | None = None,
+) -> CrossComparison:
+    """Cross-attention layers with a long visual context, tokens cut over the GPUs: LV-XAttn, ring attention, ...
+
+    Args:
+        text_tokens, visual_tokens: of each of `batch` sequences, all GPUs together.
+        model: width, heads and MLP of the layers. Llama 3.2 Vision 11B is llama-3-8b with 8 such layers.
+        methods: of `sim.cross_attention.METHODS`; None = all.
+        cross_layers: one to four of the model's layers where None, as in transformers' MllamaTextConfig.
+        heads, kv_heads, head_dim: in place of the model's.
+        partial: codec of the partial outputs that travel in LV-XAttn; all else travels as bf16, log-sum-exps as fp32.
+
+    The other arguments and errors are `predict`'s.
+    """
+    gpus = group(cluster, tp, scaled_links)
+    found = load_model(model) if isinstance(model, str) else model
+    config = replace(
+        found,
+        num_heads=found.num_heads if heads is None else heads,
+        num_kv_heads=found.num_kv_heads if kv_heads is None else kv_heads,
+        head_dim=found.head_dim if head_dim is None else head_dim,
+    )
+    layers = max(1, found.num_layers // LAYERS_SHARE) if cross_layers is None else cross_layers
+    wanted = METHODS if methods is None else tuple(cast(Method, name) for name in methods)  # unknown: refused in build
+    return compare_cross(
+        CrossModel(config, layers),
+        gpus,
+        CrossPrompt(batch, text_tokens, visual_tokens, weights),
+        profile if isinstance(profile, Profile) else load_profile(gpus, profile),
+        Wire(partial=parse_codec(partial) if isinstance(partial, str) else partial),
+        wanted,
+    )
 
 
 # nccl-tests' bus bandwidth is the algorithm's times this (doc/PERFORMANCE.md of NVIDIA/nccl-tests); n ranks.

@@ -34,6 +34,9 @@ kernels' tiles (64 rows on an L40S, say) are absorbed by the fitted tile cost an
 ELEMENT_BYTES = 2
 """bf16 queries, keys, values and outputs; the published rows are bf16 with a bf16 cache."""
 
+SPLIT_KEYS, SPLIT_LIMIT = 128, 128
+"""Keys of one block at head_dim 128, and the most pieces keys are cut into: FlashAttention's flash_api.cpp."""
+
 CACHE_BLOCK_LANES = 512
 """Threads of the block that writes one token's keys and values: min(kv_heads * head_dim, 512) in vLLM's
 csrc/cache_kernels.cu. A full block leaves room for a quarter as many tokens on an SM as a 128-thread one."""
@@ -91,6 +94,15 @@ def attention_flops(
 ) -> int:
     """Floating-point operations of both products (scores, then scores times values), scored pairs only."""
     return 4 * batch * heads * head_dim * scored_pairs(query_tokens, key_tokens, window)
+
+
+def key_splits(tiles: int, key_tokens: int, sm_count: int) -> int:
+    """Pieces the keys of a call are cut into so that `tiles` tiles fill the GPU; 1 where they do as they are.
+
+    FlashAttention cuts the keys of a call with few queries (`num_splits_heuristic`), into at most SPLIT_LIMIT pieces of
+    at least a block of SPLIT_KEYS. Its versions differ in how full they want the GPU; here it is never overfilled.
+    """
+    return max(1, min(sm_count // tiles, -(-key_tokens // SPLIT_KEYS), SPLIT_LIMIT))
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,18 +203,8 @@ class AttentionModel:
         rows = min(query_tokens, TILE_ROWS)
         cut = min(query_tokens, key_tokens - reach)  # queries that the window cuts short
         computed = pairs + (query_tokens + cut) * rows * 0.5
-        sm_flops_per_s = self.efficiency * self.peak_flops_per_s / self.sm_count
         sequences = batch * heads
-        mean_s = (
-            sequences
-            * (4 * dim * computed / sm_flops_per_s + -(-query_tokens // TILE_ROWS) * self.tile_s)
-            / self.sm_count
-        )
-        tile_keys = min(key_tokens, reach + rows - 1)
-        longest_s = 4 * dim * rows * tile_keys / (sm_flops_per_s * self.tail_speed) + self.tile_s
-        # the same as (mean ** b + longest ** b) ** (1 / b), written so that nothing under- or overflows
-        high, low = (mean_s, longest_s) if mean_s > longest_s else (longest_s, mean_s)
-        tiles_s = high * (1.0 + (low / high) ** self.balance) ** (1.0 / self.balance)
+        tiles_s = self._tiles_s(sequences, query_tokens, computed, min(key_tokens, reach + rows - 1), dim)
 
         # Bytes: queries in, outputs out, keys and values read, new keys and values moved into the cache. What
         # the whole visible context would take decides whether they find the L2 warm, so that the later chunks
@@ -223,6 +225,51 @@ class AttentionModel:
         kernel_s: float = (tiles_s + bytes_s + blocks_s) * factor
         bound_s: float = (streamed + written) * cold / self.memory_bandwidth_bytes_per_s
         return self.floor_s + max(kernel_s, bound_s)
+
+    def cross_time_s(
+        self, batch: int, query_tokens: int, key_tokens: int, heads: int, kv_heads: int, head_dim: int
+    ) -> float:
+        """Seconds of one call in which each of `query_tokens` queries sees all of `key_tokens` other tokens' keys.
+
+        The same tiles and bytes without diagonal and cache write, the keys cut in `key_splits` where the tiles would
+        leave the GPU half empty. No such call is among the measurements: the correction is that of the self-attention
+        with as many keys per query. Nothing to see or nobody to look takes no time. ValueError as `time_s`.
+        """
+        if min(batch, query_tokens, key_tokens) < 0 or heads < 1 or kv_heads < 1 or heads % kv_heads:
+            raise ValueError(
+                f"need sizes of 0 or more and heads a positive multiple of kv_heads, got batch={batch}, "
+                f"query_tokens={query_tokens}, key_tokens={key_tokens}, heads={heads}, kv_heads={kv_heads}"
+            )
+        dim = kernel_head_dim(head_dim)
+        if not (batch and query_tokens and key_tokens):
+            return 0.0
+        sequences = batch * heads
+        splits = key_splits(sequences * -(-query_tokens // TILE_ROWS), key_tokens, self.sm_count)
+        tiles_s = self._tiles_s(
+            sequences * splits, query_tokens, query_tokens * key_tokens / splits, -(-key_tokens // splits), dim
+        )
+        streamed = ELEMENT_BYTES * batch * head_dim * 2 * (query_tokens * heads + key_tokens * kv_heads)
+        if splits > 1:  # the outputs and log-sum-exps of the splits, in fp32, written and read again
+            streamed += 2 * 4 * splits * sequences * query_tokens * (head_dim + 1)
+        cold = 1.0 / (1.0 + (self.cache_bytes / streamed) ** self.cache_steepness)
+        bytes_s = streamed * (self.warm_passes + self.cold_passes * cold) / self.memory_bandwidth_bytes_per_s
+        kernel_s: float = (tiles_s + bytes_s) * self._factor(key_tokens, sequences, heads / kv_heads)
+        bound_s: float = streamed * cold / self.memory_bandwidth_bytes_per_s
+        return self.floor_s + max(kernel_s, bound_s)
+
+    def _tiles_s(self, sequences: int, query_tokens: int, pairs: float, tile_keys: int, dim: int) -> float:
+        """Seconds of `sequences` times the tiles of `query_tokens`, which compute `pairs` pairs, the longest tile
+        over `tile_keys` keys.
+        """
+        sm_flops_per_s = self.efficiency * self.peak_flops_per_s / self.sm_count
+        mean_s = (
+            sequences * (4 * dim * pairs / sm_flops_per_s + -(-query_tokens // TILE_ROWS) * self.tile_s) / self.sm_count
+        )
+        rows = min(query_tokens, TILE_ROWS)
+        longest_s = 4 * dim * rows * tile_keys / (sm_flops_per_s * self.tail_speed) + self.tile_s
+        # the same as (mean ** b + longest ** b) ** (1 / b), written so that nothing under- or overflows
+        high, low = (mean_s, longest_s) if mean_s > longest_s else (longest_s, mean_s)
+        return float(high * (1.0 + (low / high) ** self.balance) ** (1.0 / self.balance))
 
     def _factor(self, mean_keys: float, sequences: int, group: float) -> float:
         """Correction at the plain self-attention with as many keys per query, sequences and heads."""

@@ -77,6 +77,13 @@ class CollectiveOp(str, Enum):
     all_to_all = "all_to_all"
 
 
+class WorkloadName(str, Enum):
+    """What `thinwire compare` compares ways to do."""
+
+    decoder = "decoder"
+    cross_attention = "cross-attention"
+
+
 def _tables() -> ModuleType:
     """rich is imported only when there is a table to print."""
     from thinwire.sim import tables
@@ -166,8 +173,15 @@ def predict(
 
 @app.command()
 def compare(
-    model: Model,
+    context: typer.Context,
     cluster: ClusterName,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Catalog name or path of a Hugging Face config.json; cross-attention takes llama-3-8b when left out.",
+            autocompletion=_names("models"),
+        ),
+    ] = None,
     schemes: Annotated[
         str | None, typer.Option(help="Comma-separated schemes; the whole catalog when left out.")
     ] = None,
@@ -177,17 +191,59 @@ def compare(
     weights: WeightsOption = Weights.bf16,
     profile: ProfileOption = None,
     scale_link: ScaleLink = None,
+    workload: Annotated[
+        WorkloadName,
+        typer.Option(help="A decoder's prefill, or its cross-attention layers with a long visual context."),
+    ] = WorkloadName.decoder,
+    text_tokens: Annotated[int | None, typer.Option(help="Cross-attention: text tokens of each sequence.")] = None,
+    visual_tokens: Annotated[int | None, typer.Option(help="Cross-attention: visual tokens of each sequence.")] = None,
+    cross_layers: Annotated[
+        int | None, typer.Option(help="Cross-attention: its layers; one to four of the model's when left out.")
+    ] = None,
+    heads: Annotated[int | None, typer.Option(help="Cross-attention: query heads, the model's when left out.")] = None,
+    kv_heads: Annotated[
+        int | None, typer.Option(help="Cross-attention: key-value heads, the model's when left out.")
+    ] = None,
+    head_dim: Annotated[
+        int | None, typer.Option(help="Cross-attention: values of a head, the model's when left out.")
+    ] = None,
+    partial: Annotated[
+        str | None, typer.Option(help="Cross-attention: codec of partial outputs on the wire, bf16 when left out.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """TTFT of many schemes, fastest first, with the speed-up over bf16."""
+    """TTFT of many schemes, fastest first, with the speed-up over bf16; or ways to do cross-attention."""
     from thinwire.sim import api
 
-    wanted = [s.strip() for s in schemes.split(",") if s.strip()] if schemes is not None else list(api.names("schemes"))
-    if not wanted:
+    links = _factors("--scale-link", scale_link)
+    wanted = [s.strip() for s in schemes.split(",") if s.strip()] if schemes is not None else None
+    if wanted == []:
         raise ValueError(f"--schemes names no scheme: {schemes!r}")
+    crossing = {
+        "text_tokens": text_tokens, "visual_tokens": visual_tokens, "cross_layers": cross_layers, "heads": heads,
+        "kv_heads": kv_heads, "head_dim": head_dim, "partial": partial,
+    }  # fmt: skip
+    if workload is WorkloadName.cross_attention:
+        source = context.get_parameter_source("input_tokens")
+        if source is not None and source.name == "COMMANDLINE":
+            raise ValueError("--input-tokens is a decoder's; --workload cross-attention takes --text-tokens")
+        if text_tokens is None or visual_tokens is None:
+            raise ValueError("--workload cross-attention needs --text-tokens and --visual-tokens")
+        crossed = api.compare_cross_attention(
+            cluster, text_tokens, visual_tokens, model or "llama-3-8b", wanted, tp, batch, weights.value, profile,
+            cross_layers=cross_layers, heads=heads, kv_heads=kv_heads, head_dim=head_dim, partial=partial or "bf16",
+            scaled_links=links,
+        )  # fmt: skip
+        _print(crossed.to_dict(), as_json, lambda: _tables().cross_comparison(crossed))
+        return
+    for name, value in crossing.items():
+        if value is not None:
+            raise ValueError(f"--{name.replace('_', '-')} belongs to --workload cross-attention: given {value!r}")
+    if model is None:
+        raise ValueError("Missing option '--model'.")
     found = api.compare(
-        wanted, model, cluster, tp, batch, input_tokens, weights.value, profile,
-        scaled_links=_factors("--scale-link", scale_link),
+        list(api.names("schemes")) if wanted is None else wanted, model, cluster, tp, batch, input_tokens,
+        weights.value, profile, scaled_links=links,
     )  # fmt: skip
     _print(found.to_dict(), as_json, lambda: _tables().comparison(found))
 

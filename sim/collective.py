@@ -60,9 +60,19 @@ CodecSeconds = Callable[[Iterable[Work], int], Floats]  # (a step's work, ranks)
 
 
 def time_schedule(
-    schedule: Schedule, library: str, op: Op, fabric: FabricProfile, codec_s: CodecSeconds, routes: Routes
+    schedule: Schedule,
+    library: str,
+    op: Op,
+    fabric: FabricProfile,
+    codec_s: CodecSeconds,
+    routes: Routes,
+    one_hop: bool = False,
 ) -> TimedSchedule:
-    """Attach seconds and routes to every step of `schedule`, carried by `library`."""
+    """Attach seconds and routes to every step of `schedule`, carried by `library`.
+
+    one_hop: the schedule is a single hop and no collective; its efficiency is that of a collective whose hops are as
+        large, which sends more in all.
+    """
     notes: dict[str, None] = {}
     lanes = []
     for lane in schedule.lanes:
@@ -77,7 +87,7 @@ def time_schedule(
                     launched.add(step.primitive)
             if note:
                 notes[note] = None
-            size = per_rank.get(step.primitive, 0.0)
+            size = per_rank.get(step.primitive, 0.0) * (protocol.hops if protocol and one_hop else 1)
             timed.append(_time_step(step, schedule.ranks, protocol, size, latency_s, codec_s, routes))
         lanes.append(tuple(timed))
     sent, codec = np.zeros(schedule.ranks), np.zeros(schedule.ranks)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from thinwire.reference.schedule import Work
 from thinwire.sim.elementwise import elementwise_bytes
 from thinwire.sim.profile import FabricProfile, GpuProfile, Profile, Quantity
-from thinwire.sim.workload import Attend, Elementwise, Gemm, Kernel
+from thinwire.sim.workload import Attend, CrossAttend, Elementwise, Gemm, Kernel
 from thinwire.topologies.cluster import Gpu
 
 BF16_BYTES = 2
@@ -82,6 +82,15 @@ def _kernel_alone_s(costs: GpuProfile, kernel: Kernel) -> float:
                 kernel.kv_heads,
                 kernel.head_dim,
                 kernel.window,
+            )
+        case CrossAttend():
+            return costs.attention.cross_time_s(
+                kernel.batch,
+                kernel.query_tokens,
+                kernel.key_tokens,
+                kernel.heads,
+                kernel.kv_heads,
+                kernel.head_dim,
             )
         case Elementwise(op=op, tokens=tokens, width=width):
             return costs.elementwise.time_s(op, elementwise_bytes(op, tokens, width))

@@ -12,14 +12,14 @@ from typing import cast
 import numpy as np
 
 from thinwire.reference.schedule import Op as CollectiveOp
-from thinwire.reference.schedule import build
+from thinwire.reference.schedule import Schedule, build
 from thinwire.reference.scheme import Collective, Raw, Scheme
 from thinwire.sim.analytic import closed_form
 from thinwire.sim.collective import CollectiveTime, TimedSchedule, run_alone, time_schedule
 from thinwire.sim.cost import CostModel
 from thinwire.sim.network import Floats, Routes
 from thinwire.sim.profile import Baseline
-from thinwire.sim.workload import Exchange
+from thinwire.sim.workload import Exchange, Passing
 from thinwire.topologies.cluster import Cluster
 
 LARGEST_SLOWDOWN = 1e6
@@ -34,6 +34,7 @@ class Exchanger:
     cost: CostModel
     slowdown_R: Floats
     _timed: dict[tuple[str, int, Scheme], TimedSchedule] = field(default_factory=dict)
+    _passed: dict[Schedule, TimedSchedule] = field(default_factory=dict)
     _alone: dict[TimedSchedule, CollectiveTime] = field(default_factory=dict)
     _described: dict[TimedSchedule, str] = field(default_factory=dict)
 
@@ -47,8 +48,10 @@ class Exchanger:
         """The cluster's routes, as arrays shared by all of the group's exchanges."""
         return Routes(self.cluster)
 
-    def timed(self, exchange: Exchange) -> TimedSchedule:
+    def timed(self, exchange: Exchange | Passing) -> TimedSchedule:
         """The schedule an exchange runs, with its seconds."""
+        if isinstance(exchange, Passing):
+            return self._passing(exchange.schedule)
         return self.time(exchange.op, exchange.numel, exchange.scheme or UNCOMPRESSED)
 
     def time(self, op: CollectiveOp, numel: int, scheme: Scheme) -> TimedSchedule:
@@ -60,6 +63,16 @@ class Exchanger:
             else:
                 self._timed[key] = self.attach(op, numel, scheme, self._library(op, scheme))
         return self._timed[key]
+
+    def _passing(self, schedule: Schedule) -> TimedSchedule:
+        """Hops round the ring: a call each, by the library that carries other encoded bytes."""
+        if schedule not in self._passed:
+            library = self.cost.fabric.libraries["separate"]
+            codec_s = partial(self.cost.codec_s, fused=False)
+            timed = time_schedule(schedule, library, "all_gather", self.cost.fabric, codec_s, self.routes, one_hop=True)
+            self._passed[schedule] = timed
+            self._described[timed] = f"{schedule.collective}: hops round the ring by {library}"
+        return self._passed[schedule]
 
     def alone(self, timed: TimedSchedule) -> CollectiveTime:
         """What it takes on an idle network."""
@@ -85,7 +98,7 @@ class Exchanger:
     def sentences(self) -> list[str]:
         """What the exchanges timed so far rest on."""
         said = []
-        for timed in self._timed.values():
+        for timed in (*self._timed.values(), *self._passed.values()):
             said += [self.describe(timed), *timed.notes]
         return said
 

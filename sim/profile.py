@@ -143,6 +143,11 @@ class Protocol:
         """What the entry is looked up by."""
         return self.library, self.op, self.primitive, self.ranks
 
+    @property
+    def hops(self) -> int:
+        """Messages of one size that a rank sends in the whole call, chunk by chunk."""
+        return max(1, self.ranks - 1) * (2 if self.op == "all_reduce" else 1)
+
     def efficiency(self, bytes_per_rank: float) -> float:
         """Share of the network's rate reached when a rank sends `bytes_per_rank` in all."""
         knots = self.knots

@@ -85,37 +85,57 @@ LAUNCHED = {"eager": "one by one", "graph": "as a CUDA graph"}
 
 def assumptions(prompt: Prompt, scheme: Scheme, cost: CostModel, exchanger: Exchanger) -> tuple[str, ...]:
     """Every sentence a prediction rests on: its own, then the machine's, then the profile's."""
-    gpu, precision = cost.profile.gpu, prompt.weights
-    ceiling, gap, codec = gpu.sustained_flops_per_s[precision], cost.gap_s, gpu.codec
     sentences = [
         "tensor parallelism as in Megatron-LM: every rank does the same work; embeddings are replicated and only the "
         "last token's logits are computed",
         f"one prefill of all {prompt.batch * prompt.input_tokens} tokens, nothing else on the GPUs; sampling and "
         "detokenising the first token are not counted",
-        f"GEMMs never faster than {ceiling.value / 1e12:.0f} TFLOP/s in {precision} over a whole prefill "
-        f"({ceiling.source})",
-        f"kernels launched {LAUNCHED[cost.launch]}: {gap.value * 1e6:.1f} us between them ({gap.source})",
+        *kernel_sentences(prompt.weights, cost),
     ]
     if not (scheme.reduce.is_raw and scheme.gather.is_raw):
-        fused = scheme.codec_launch == "fused"
-        each = codec.fused_pass_s if fused else codec.separate_pass_s
-        kind = "fused into the collective's" if fused else "launched on their own"
-        tensor = "" if fused else f", the tensor at {codec.local_share.value:.0%} ({codec.local_share.source})"
-        sentences.append(
-            f"codec kernels, {kind}, take {each.value * 1e6:.1f} us a pass ({each.source}); they move encoded buffers "
-            f"at {codec.wire_share.value:.0%} of the memory bandwidth ({codec.wire_share.source}){tensor}"
-        )
+        sentences.append(codec_sentence(cost, scheme.codec_launch == "fused"))
     if scheme.drop_attention_percent:
         sentences.append(
             f"sync-point drop takes the last {scheme.drop_attention_percent:g} % of the blocks; what it costs in "
             "accuracy is not part of this number"
         )
     if scheme.sequence_split is not None:
-        sentences.append("computation and communication overlap without slowing each other")
+        sentences.append(OVERLAP)
+    return tuple(dict.fromkeys(sentences + machine_sentences(prompt.weights, cost, exchanger)))
+
+
+OVERLAP = "computation and communication overlap without slowing each other"
+
+
+def kernel_sentences(precision: str, cost: CostModel) -> list[str]:
+    """What compute kernels are held to over a whole prefill."""
+    ceiling, gap = cost.profile.gpu.sustained_flops_per_s[precision], cost.gap_s
+    return [
+        f"GEMMs never faster than {ceiling.value / 1e12:.0f} TFLOP/s in {precision} over a whole prefill "
+        f"({ceiling.source})",
+        f"kernels launched {LAUNCHED[cost.launch]}: {gap.value * 1e6:.1f} us between them ({gap.source})",
+    ]
+
+
+def codec_sentence(cost: CostModel, fused: bool) -> str:
+    """What codec kernels cost."""
+    codec = cost.profile.gpu.codec
+    each = codec.fused_pass_s if fused else codec.separate_pass_s
+    kind = "fused into the collective's" if fused else "launched on their own"
+    tensor = "" if fused else f", the tensor at {codec.local_share.value:.0%} ({codec.local_share.source})"
+    return (
+        f"codec kernels, {kind}, take {each.value * 1e6:.1f} us a pass ({each.source}); they move encoded buffers "
+        f"at {codec.wire_share.value:.0%} of the memory bandwidth ({codec.wire_share.source}){tensor}"
+    )
+
+
+def machine_sentences(precision: str, cost: CostModel, exchanger: Exchanger) -> list[str]:
+    """What the exchanges, the cluster and the profiles rest on."""
+    sentences = []
     if precision == "fp8":
         sentences.append("fp8 GEMMs include quantising the activations, as the tables they are fitted to appear to")
     sentences += exchanger.sentences()
     sentences += exchanger.cluster.assumptions
     sentences += cost.fabric.assumptions
-    sentences += gpu.assumptions
-    return tuple(dict.fromkeys(sentences))
+    sentences += cost.profile.gpu.assumptions
+    return sentences

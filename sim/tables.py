@@ -7,7 +7,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from thinwire.sim.accuracy import Figure
 from thinwire.sim.api import Comparison
+from thinwire.sim.cross_predict import CrossComparison
 from thinwire.sim.report import Prediction
 from thinwire.topologies.cluster import Cluster
 from thinwire.topologies.draw import draw
@@ -91,17 +93,80 @@ def comparison(c: Comparison) -> None:
         "exposed",
         "bits a value",
         "MB a GPU",
+        "perplexity x",
     ):
         table.add_column(column, justify="left" if column == "scheme" else "right", no_wrap=True)
     for row in c.rows:
         b = row.breakdown
         times = (b.compute_s, b.codec_s, b.communication_s, b.exposed_communication_s)
         cells = [f"{row.ttft_s * 1e3:.1f}", f"{c.speedup(row):.2f}", *(f"{t * 1e3:.1f}" for t in times)]
-        table.add_row(row.scheme.name, *cells, _bits(row), f"{row.traffic.all_reduce_bytes_per_gpu / 1e6:.0f}")
+        cells += [_bits(row), f"{row.traffic.all_reduce_bytes_per_gpu / 1e6:.0f}", _perplexity(c.accuracy(row))]
+        table.add_row(row.scheme.name, *cells)
     console.print(table)
+    for sentence in _measured_on(c):
+        console.print(sentence, markup=False)
     shared = [s for s in c.baseline.assumptions if all(s in row.assumptions for row in c.rows)]
     own = dict.fromkeys(s for row in c.rows for s in row.assumptions if s not in shared)
     _assumptions([*shared, *own])
+
+
+def _perplexity(known: Figure | None) -> str:
+    """The ratio and its interval."""
+    if known is None:
+        return ""
+    if known.perplexity_ratio is None:
+        return "not finite"
+    interval = known.perplexity_ratio_interval
+    places = 3 if known.perplexity_ratio < 10 else 0
+    shown = f"{known.perplexity_ratio:.{places}f}"
+    return shown if interval is None else f"{shown} ({interval[0]:.{places}f} .. {interval[1]:.{places}f})"
+
+
+def _measured_on(c: Comparison) -> list[str]:
+    """Whose the last column is: one sentence a model and TP degree."""
+    known = [found for row in c.rows if (found := c.accuracy(row)) is not None]
+    by_source: dict[tuple[str, int], list[Figure]] = {}
+    for found in known:
+        by_source.setdefault((found.title, found.tp), []).append(found)
+    sentences = []
+    for (title, tp), figures in sorted(by_source.items()):
+        near = (
+            "" if tp == c.baseline.tp else f", the nearest to TP {c.baseline.tp} measured (of {len(figures)} schemes)"
+        )
+        tokens = sorted({found.tokens for found in figures})
+        counted = f"{tokens[0]}" if len(tokens) == 1 else f"{tokens[0]} to {tokens[-1]}"
+        sentences.append(
+            f"perplexity x: perplexity over the uncompressed model's, {figures[0].confidence:.0%} interval, measured "
+            f"on {title}, not on {c.baseline.model.name}: {counted} predictions at TP {tp}{near}"
+        )
+    return sentences
+
+
+def cross_comparison(c: CrossComparison) -> None:
+    """Ways to do cross-attention, fastest first, and from where on LV-XAttn sends least."""
+    base = c.baseline
+    prompt, config = base.prompt, base.model.config
+    console.print(
+        f"{base.model.layers} cross-attention layers of [bold]{config.name}[/bold] ({prompt.weights}, "
+        f"{config.num_heads} heads, {config.num_kv_heads} key-value heads of {config.head_dim}) on {base.tp} x "
+        f"{base.cluster.gpu.name} of {base.cluster.name}, batch {prompt.batch}, {prompt.text_tokens} text and "
+        f"{prompt.visual_tokens} visual tokens"
+    )
+    table = Table(box=None, pad_edge=False)
+    for column in ("scheme", "ms", "speed-up", "compute", "codec", "communication", "exposed", "MB a GPU", "memory"):
+        table.add_column(column, justify="left" if column == "scheme" else "right", no_wrap=True)
+    for row in c.rows:
+        b = row.breakdown
+        times = (b.compute_s, b.codec_s, b.communication_s, b.exposed_communication_s)
+        memory = f"{sum(row.memory_bytes.values()) / 1e9:.1f} GB" + ("" if row.fits else ", too much")
+        cells = [f"{row.time_s * 1e3:.2f}", f"{c.speedup(row):.2f}", *(f"{t * 1e3:.2f}" for t in times)]
+        table.add_row(row.method, *cells, f"{max(row.sent_bytes_R) / 1e6:.1f}", memory)
+    console.print(table)
+    console.print(
+        f"speed-up over {base.method}; of {prompt.text_tokens} text tokens, lv-xattn sends less from "
+        f"{c.crossover_visual_tokens} visual tokens on"
+    )
+    _assumptions(list(dict.fromkeys(s for row in c.rows for s in row.assumptions)))
 
 
 def collective(row: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from thinwire.reference.config import ModelConfig
+from thinwire.reference.schedule import Schedule
 from thinwire.reference.scheme import Scheme
 
 Stream = Literal["compute", "communication"]
@@ -61,6 +62,19 @@ class Attend:
 
 
 @dataclass(frozen=True, slots=True)
+class CrossAttend:
+    """Attention of `query_tokens` on all of `key_tokens` tokens of another sequence, per sequence."""
+
+    name: str
+    batch: int
+    query_tokens: int
+    key_tokens: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+
+
+@dataclass(frozen=True, slots=True)
 class Elementwise:
     """A memory-bound kernel; `width` values wide over `tokens` rows."""
 
@@ -70,7 +84,7 @@ class Elementwise:
     width: int
 
 
-Kernel = Gemm | Attend | Elementwise
+Kernel = Gemm | Attend | CrossAttend | Elementwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +97,21 @@ class Exchange:
 
 
 @dataclass(frozen=True, slots=True)
+class Passing:
+    """Blocks handed on round the ring of ranks, as a schedule says."""
+
+    schedule: Schedule
+    op: Literal["passing"] = "passing"
+
+
+@dataclass(frozen=True, slots=True)
 class Op:
     """Kernels back to back on the compute stream, or one exchange on the communication stream."""
 
     name: str
     part: int  # of the sequence: ops of one part run one after the other
     kernels: tuple[Kernel, ...] = ()
-    exchange: Exchange | None = None
+    exchange: Exchange | Passing | None = None
 
     @property
     def stream(self) -> Stream:
@@ -168,7 +190,7 @@ def build(model: ModelConfig, scheme: Scheme, prompt: Prompt, tp: int) -> Worklo
         if (window, keep) not in distinct:
             blocks = [
                 [_attention(model, shard, prompt, part, window) for part in sequence_parts],
-                [_mlp(model, shard, prompt, part) for part in sequence_parts],
+                [mlp(model, shard, prompt, part) for part in sequence_parts],
             ]
             exchange_after = [synchronised and keep, synchronised]
             distinct[window, keep] = tuple(_layer(model, scheme, prompt, sequence_parts, blocks, exchange_after))
@@ -225,7 +247,7 @@ def _attention(model: ModelConfig, shard: Shard, prompt: Prompt, part: Part, win
     tokens, hidden, dim = prompt.batch * part.queries, model.hidden_size, model.head_dim
     heads, kv_heads = shard.heads, shard.kv_heads
     return (
-        *_norms(model, tokens),
+        *norms(model, tokens),
         Gemm("qkv", tokens, (heads + 2 * kv_heads) * dim, hidden, prompt.weights),
         Elementwise("rope", "rope", tokens, (heads + kv_heads) * dim),
         Attend("attention", prompt.batch, part.queries, part.keys, heads, kv_heads, dim, window),
@@ -233,17 +255,18 @@ def _attention(model: ModelConfig, shard: Shard, prompt: Prompt, part: Part, win
     )
 
 
-def _mlp(model: ModelConfig, shard: Shard, prompt: Prompt, part: Part) -> tuple[Kernel, ...]:
+def mlp(model: ModelConfig, shard: Shard, prompt: Prompt, part: Part) -> tuple[Kernel, ...]:
+    """The gated MLP of one rank, its norm included."""
     tokens, hidden, inner = prompt.batch * part.queries, model.hidden_size, shard.intermediate
     return (
-        *_norms(model, tokens),
+        *norms(model, tokens),
         Gemm("gate_up", tokens, 2 * inner, hidden, prompt.weights),
         Elementwise("activation", "silu_mul" if model.activation == "silu" else "gelu_mul", tokens, inner),
         Gemm("down", tokens, hidden, inner, prompt.weights),
     )
 
 
-def _norms(model: ModelConfig, tokens: int) -> tuple[Kernel, ...]:
+def norms(model: ModelConfig, tokens: int) -> tuple[Kernel, ...]:
     """The residual addition fused with the norm before a block; Gemma 2 also normalises what the last block gave."""
     before = Elementwise("norm", "add_rms_norm", tokens, model.hidden_size)
     return (Elementwise("post norm", "rms_norm", tokens, model.hidden_size), before) if model.post_norms else (before,)

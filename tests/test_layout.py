@@ -22,7 +22,8 @@ else:
     import tomli as tomllib
 
 FOLDERS = ("kernels", "reference", "sim", "topologies", "validation")
-CORE = frozenset({"__init__", "catalog", "config", "formats", "schedule", "scheme"})  # reference/, torch-free
+# reference/, torch-free
+CORE = frozenset({"__init__", "catalog", "config", "cross_schedule", "formats", "schedule", "scheme"})
 DATA = (
     "gpus",
     "machines",

@@ -111,10 +111,13 @@ def test_unpacked_wheel_brings_its_commands(built: Path) -> None:
         return subprocess.run(command, cwd=built, env=environment, capture_output=True, text=True)
 
     shown = run("--help")
-    assert shown.returncode == 0 and "calibrate" in shown.stdout and "validate" in shown.stdout, shown.stderr[-2000:]
+    assert shown.returncode == 0, shown.stderr[-2000:]
+    assert all(name in shown.stdout for name in ("accuracy", "calibrate", "validate"))
     asked = run("calibrate")
     assert (asked.returncode, asked.stdout) == (2, "")
     assert asked.stderr.startswith("thinwire: calibrate needs --from RAW.json")
+    refused = run("accuracy", "--scheme", "flash-int4")
+    assert refused.returncode == 2 and "pip install 'thinwire[reference,weights]'" in refused.stderr
     read = run("calibrate", "--from", "none.json")  # as far as a file that is not there: past every import
     assert read.returncode == 2 and "cannot read the measurements in none.json" in read.stderr, read.stderr[-2000:]
 

@@ -1,4 +1,4 @@
-"""`thinwire calibrate` and `thinwire validate`, which the command line finds by their entry points.
+"""`thinwire accuracy`, `calibrate` and `validate`, which the command line finds by their entry points.
 
 Nothing imports validation/, so sim/cli.py cannot name these: pyproject.toml does (docs/decisions/008-commands.md).
 Imports stand in the functions, since help loads this module.
@@ -7,6 +7,7 @@ Imports stand in the functions, since help loads this module.
 import json
 import os
 import sys
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from thinwire.reference.accuracy import Progress
     from thinwire.validation.raw_file import Part, Raw
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
@@ -106,3 +110,87 @@ def validate(
     from rich.console import Console
 
     compare.show(sections, Console(width=None if sys.stdout.isatty() else 160))
+
+
+def accuracy(
+    scheme: Annotated[str, typer.Option(help="Catalog name, combination (flash-int4+spd-50) or spec.")],
+    tp: Annotated[int, typer.Option(help="TP degree: ranks whose partial sums are encoded and added.")] = 4,
+    weights: Annotated[
+        str | None, typer.Option(help="Hugging Face folder or GGUF file; SmolLM2-135M when left out, downloaded once.")
+    ] = None,
+    text: Annotated[
+        str | None, typer.Option(help="UTF-8 text; prose of Wikipedia when left out, downloaded once.")
+    ] = None,
+    windows: Annotated[int, typer.Option(help="Windows of the text to evaluate.")] = 16,
+    tokens: Annotated[int, typer.Option(help="Tokens of a window.")] = 512,
+    results: Annotated[
+        str | None, typer.Option(help="Folder of the windows done, where a stopped run goes on; the cache by default.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads; one for small models when left out, all cores for others.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Perplexity of a real model under a scheme, held against the same model uncompressed."""
+    from thinwire.reference.catalog import scheme as find_scheme
+
+    found = find_scheme(scheme)
+    try:
+        from thinwire.reference.downloads import cache_folder
+        from thinwire.validation.accuracy import Material, use_threads
+
+        with _progress() as progress:
+            material = Material(None if weights is None else Path(weights), None if text is None else Path(text))
+            use_threads(threads, material.checkpoint.config.hidden_size)
+            subject = material.subject(tp, material.windows(tokens, windows, found))
+            folder = cache_folder() / "accuracy" if results is None else Path(results)
+            document = subject.document(found, subject.measure([found], folder, progress)[found.name])
+    except ImportError as error:
+        raise ValueError(
+            f"accuracy runs a model and needs pip install 'thinwire[reference,weights]': {error}"
+        ) from None
+    except OSError as error:
+        raise ValueError(f"accuracy cannot read or write {error.filename}: {error.strerror}") from None
+    if as_json:
+        print(json.dumps(document, indent=1, allow_nan=False))
+        return
+    _show_accuracy(document)
+
+
+@contextmanager
+def _progress() -> "Iterator[Progress]":
+    """A bar on standard error, where that is a terminal, and nothing otherwise."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("reading model and text", total=None)
+        yield lambda done, total: bar.update(task, description="passes", completed=done, total=total)
+
+
+def _show_accuracy(document: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        "", "figure", f"{document['confidence']:.0%} interval over {document['windows']} windows", box=None,
+        pad_edge=False, title=f"{document['model']} at TP {document['tp']} under {document['scheme']}",
+        title_justify="left",
+    )  # fmt: skip
+    for name, label in (
+        ("perplexity_bf16", "perplexity, uncompressed"),
+        ("perplexity", "perplexity"),
+        ("perplexity_ratio", "ratio (interval of paired differences)"),
+        ("kl", "KL divergence, nats"),
+        ("top1_agreement", "same likeliest token"),
+    ):
+        interval = document[f"{name}_interval"]
+        figure = "beyond numbers" if document[name] is None else f"{document[name]:.5g}"
+        table.add_row(label, figure, "" if interval is None else f"{interval[0]:.5g} to {interval[1]:.5g}")
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    console.print(table)
+    console.print(f"{document['tokens']} predictions in windows of {document['window_tokens']} tokens")
+    for kind in ("weights", "text"):
+        console.print(f"{kind}: {document[kind]['source']}", markup=False)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from thinwire.reference.config import ModelConfig, load_model, model_names, parse_config
+from thinwire.reference.config import ModelConfig, RopeScaling, load_model, model_names, parse_config
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = list(csv.DictReader((ROOT / "validation" / "published" / "models.csv").open()))
@@ -278,3 +278,51 @@ def test_bad_files_are_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "list.json").write_text("[]")
     with pytest.raises(ValueError, match="must hold a JSON object, not list"):
         load_model(str(tmp_path / "list.json"))
+
+
+def test_rope_scaling_in_every_spelling() -> None:
+    """`rope_parameters` of today, `rope_scaling` with `rope_type`, and with the `type` of the oldest files."""
+    llama3 = {"factor": 8.0, "low_freq_factor": 1, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+    wanted = RopeScaling("llama3", 8.0, 1.0, 4.0, 8192)
+    assert load_model("llama-3-8b").rope_scaling == wanted and load_model("llama-2-7b").rope_scaling is None
+    today = {"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5, **llama3}}
+    assert parse_config(minimal("LlamaForCausalLM", **today), "x").rope_scaling == wanted
+    for key in ("rope_type", "type"):
+        older = parse_config(minimal("LlamaForCausalLM", rope_theta=5e5, rope_scaling={key: "llama3", **llama3}), "x")
+        assert (older.rope_scaling, older.rope_theta) == (wanted, 5e5)
+    short = {"rope_scaling": {"type": "linear", "factor": 2}, "max_position_embeddings": 64}
+    assert parse_config(minimal("LlamaForCausalLM", **short), "x").rope_scaling == RopeScaling("linear", 2.0)
+    del llama3["original_max_position_embeddings"]
+    own = {"rope_scaling": {"rope_type": "llama3", **llama3}, "max_position_embeddings": 64}
+    found = parse_config(minimal("LlamaForCausalLM", **own), "x").rope_scaling
+    assert found is not None and found.original_max_positions == 64
+    for none in (None, {}, {"rope_type": "default"}):
+        assert parse_config(minimal("LlamaForCausalLM", rope_scaling=none), "x").rope_scaling is None
+    other = {
+        "rope_scaling": {"type": "longrope", "long_factor": [1.0], "factor": None}
+    }  # kept by name: it costs no time
+    assert parse_config(minimal("LlamaForCausalLM", **other), "x").rope_scaling == RopeScaling("longrope")
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        ({"type": "linear"}, "linear needs a positive factor: None"),
+        ({"type": "linear", "factor": True}, "linear needs a positive factor: True"),
+        ({"type": "llama3", "factor": 8.0, "low_freq_factor": 1.0}, "needs a positive high_freq_factor: None"),
+        ({"type": "llama3", "factor": 8.0, "low_freq_factor": 4, "high_freq_factor": 4}, "low_freq_factor < high"),
+        (
+            {
+                "type": "llama3",
+                "factor": 8.0,
+                "low_freq_factor": 1,
+                "high_freq_factor": 4,
+                "original_max_position_embeddings": -1,
+            },
+            "positive original_max_position_embeddings: -1",
+        ),
+    ],
+)
+def test_rope_scaling_that_means_nothing(given: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        parse_config(minimal("LlamaForCausalLM", rope_scaling=given), "x")

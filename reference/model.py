@@ -1,0 +1,382 @@
+"""A plain decoder under tensor parallelism: what a model computes when its all-reduces are not what they were.
+
+Llama, Qwen2, Mistral and Gemma 2 as `ModelConfig` knows them, on the ranks that a `Group` has in this process: all of
+them (LocalGroup) or one (TorchGroup). Matrices are split by `reference.shard`, partial sums go through a `Sync`
+(`reference.sync`), and everything else is computed on every rank alike. Embedding and head are held whole.
+
+The residual stream is kept for each rank, since a policy may leave the ranks with different values. Where a sync point
+is dropped, a rank goes on with its own partial sum added to what all agree on; the next sync point carries that partial
+along, and with it the ranks agree again. Biases of row-parallel matrices are added once, to what all agree on.
+
+Legend: B sequences of equal length, T new tokens, S tokens so far (those of the cache included), D width, H query heads
+and G key-value heads of a rank, K values of a head, F columns of a rank's part of the MLP, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .attention import attend, causal_mask, check_rope, frequencies, rotary, rotate
+from .config import ModelConfig
+from .group import Group
+from .shard import LayerPart, Shard, cut, shards
+from .sync import ExactSync, Point, Sync, ranks_here
+from .weights import layer_shapes
+
+GEMMA = "Gemma2ForCausalLM"
+LOGIT_CHUNK = 256  # tokens whose logits exist at a time where only their loss is wanted
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": functional.silu,
+    "gelu": functional.gelu,
+    "gelu_pytorch_tanh": lambda x: functional.gelu(x, approximate="tanh"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """Dtypes. The residual stream, norms, rotations and sums are fp32 whatever stands here (fp64 where compute is).
+
+    compute: weights, the inputs of their products and the KV cache. partial: the partial sums that go to the Sync; a
+    product in bf16 gives bf16 and is widened, so fp32 is more than bf16 only where compute is. logits: the head's
+    product; in bf16 it would round logits of 20 by 0.06, more than a good scheme costs.
+    """
+
+    compute: torch.dtype = torch.float32
+    partial: torch.dtype = torch.float32
+    logits: torch.dtype = torch.float32
+
+    @property
+    def residual(self) -> torch.dtype:
+        """fp32, or fp64 where compute is."""
+        return torch.promote_types(self.compute, torch.float32)
+
+
+FP32 = Precision()
+BF16 = Precision(torch.bfloat16, torch.bfloat16)
+
+
+@dataclass(slots=True)
+class Stream:
+    """The residual stream between two sync points, for each rank held here: `agreed` + `pending`.
+
+    agreed: [B, T, D] of each rank; one tensor object where ranks hold the same bits. pending: what each rank has added
+    and not yet shared with the others; None after a sync point that was kept.
+    """
+
+    agreed: list[Tensor]
+    pending: list[Tensor] | None = None
+
+    def values(self) -> list[Tensor]:
+        """What each rank goes on with."""
+        if self.pending is None:
+            return self.agreed
+        return [agreed + pending for agreed, pending in zip(self.agreed, self.pending, strict=True)]
+
+
+class Cache:
+    """Keys and values of the tokens so far, by layer and rank held here; room for `capacity` tokens."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        held: Sequence[Shard],
+        batch: int,
+        capacity: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        if batch < 1 or capacity < 1:
+            raise ValueError(f"batch and capacity must be positive: batch={batch}, capacity={capacity}")
+        self.batch, self.capacity, self.length = batch, capacity, 0
+        shapes = [(2, batch, len(shard.kv_heads), capacity, config.head_dim) for shard in held]
+        self._kept = [
+            [torch.empty(shape, dtype=dtype, device=device) for shape in shapes] for _ in range(config.num_layers)
+        ]
+
+    def extend(self, layer: int, place: int, key_BGTK: Tensor, value_BGTK: Tensor) -> tuple[Tensor, Tensor]:
+        """Store new keys and values behind the `length` tokens so far; all of them, [B, G, S, K] each."""
+        stop = self.length + key_BGTK.shape[2]
+        kept_2BGSK = self._kept[layer][place]
+        kept_2BGSK[0, :, :, self.length : stop] = key_BGTK
+        kept_2BGSK[1, :, :, self.length : stop] = value_BGTK
+        return kept_2BGSK[0, :, :, :stop], kept_2BGSK[1, :, :, :stop]
+
+    def check(self, batch: int, tokens: int) -> None:
+        """ValueError where `tokens` more of `batch` sequences do not fit."""
+        if batch != self.batch or self.length + tokens > self.capacity:
+            raise ValueError(
+                f"the cache has room for {self.batch} x {self.capacity} tokens and holds {self.length}: "
+                f"given {batch} x {tokens} more"
+            )
+
+
+@dataclass(slots=True)
+class _Layer:
+    """A layer: what is whole on every rank, and each rank's part."""
+
+    norms: dict[str, Tensor]
+    output_bias_D: Tensor | None
+    down_bias_D: Tensor | None
+    parts: list[LayerPart]
+
+
+class Decoder:
+    """A model on the ranks that `group` has in this process.
+
+    Args:
+        config: sizes and facts.
+        weights: tensors by their Hugging Face names, in any floating dtype; each is read once and layer by layer, so a
+            lazy mapping (`weights.open_checkpoint`) keeps the peak near the weights' size.
+        group: the tensor-parallel ranks.
+        precision: dtypes.
+        sync: what happens at sync points unless a call says otherwise; None = exact sums.
+        heads: query heads of each rank, None = in order and as even as can be.
+
+    Raises ValueError for what `shard.shards` refuses and for unknown rotary scaling; KeyError for a missing tensor.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: Mapping[str, Tensor],
+        group: Group,
+        *,
+        precision: Precision = FP32,
+        sync: Sync | None = None,
+        heads: Sequence[Sequence[int]] | None = None,
+    ) -> None:
+        check_rope(config)
+        self.config, self.group, self.precision = config, group, precision
+        self.sync: Sync = ExactSync(group) if sync is None else sync
+        self.shards = shards(config, group.size, heads)
+        self.held = tuple(self.shards[rank] for rank in ranks_here(group))  # the parts in this process
+        self._gemma = config.architecture == GEMMA
+        self._activation = _ACTIVATIONS[config.activation]
+        self._embedding_VD = weights["model.embed_tokens.weight"]
+        self._frequency_K = frequencies(config).to(self._embedding_VD.device)
+        self._head_VD = self._embedding_VD if config.tied_embeddings else weights["lm_head.weight"]
+        self._head_VD = self._head_VD.to(precision.logits)
+        self._norm_D = weights["model.norm.weight"].to(precision.residual)
+        self.layers = [self._load(layer, weights) for layer in range(config.num_layers)]
+
+    def _load(self, layer: int, weights: Mapping[str, Tensor]) -> _Layer:
+        prefix, compute = f"model.layers.{layer}.", self.precision.compute
+        names = layer_shapes(self.config)
+        norms = {name: weights[prefix + name].to(self.precision.residual) for name in names if "layernorm" in name}
+        tensors = {name: weights[prefix + name].to(compute) for name in names if "layernorm" not in name}
+        alone = len(self.held) < self.group.size
+        return _Layer(
+            {name.removesuffix(".weight"): norm for name, norm in norms.items()},
+            tensors.pop("self_attn.o_proj.bias", None),
+            tensors.pop("mlp.down_proj.bias", None),
+            [cut(self.config, shard, tensors, own=alone) for shard in self.held],
+        )
+
+    def new_cache(self, batch: int, capacity: int) -> Cache:
+        """An empty cache for `batch` sequences of up to `capacity` tokens."""
+        return Cache(self.config, self.held, batch, capacity, self.precision.compute, self._embedding_VD.device)
+
+    # ---- running it
+
+    def forward(self, ids_BT: Tensor, cache: Cache | None = None, sync: Sync | None = None) -> Tensor:
+        """Normalised hidden states [B, T, D] of the tokens, which follow those in the cache; `logits` takes them.
+
+        The cache, if any, holds the new tokens afterwards. sync: None = the decoder's own. Raises ValueError for ids
+        that are not [B, T] within the vocabulary, a cache too small, a last sync point dropped, or a drop under
+        Gemma 2's post-norms (a norm of a partial sum is no part of the norm of the sum).
+        """
+        stream, start = self.embed(ids_BT), 0 if cache is None else cache.length
+        if cache is not None:
+            cache.check(*ids_BT.shape)
+        for layer in range(self.config.num_layers):
+            stream = self.block(layer, stream, start, cache, sync)
+        if cache is not None:
+            cache.length += ids_BT.shape[1]
+        if stream.pending is not None:
+            raise ValueError(
+                "the last sync point of a model cannot be dropped: its ranks would end with different values"
+            )
+        return self._norm(stream.agreed[0], self._norm_D)
+
+    def prefill(
+        self, ids_BT: Tensor, cache: Cache | None = None, sync: Sync | None = None, split: float | None = None
+    ) -> Tensor:
+        """`forward` with the sequence in two parts, the second attending to the first's keys (ISO's order of work).
+
+        split: share of the tokens in the first part, `Scheme.sequence_split`; None = whole. The hidden states are
+        those of the whole to rounding, but for codecs whose groups fall differently on two smaller messages.
+        """
+        first = 0 if split is None else round(ids_BT.shape[1] * split)
+        if not 0 < first < ids_BT.shape[1]:
+            return self.forward(ids_BT, cache, sync)
+        cache = self.new_cache(*ids_BT.shape) if cache is None else cache
+        halves = (ids_BT[:, :first], ids_BT[:, first:])
+        return torch.cat([self.forward(half_BT, cache, sync) for half_BT in halves], dim=1)
+
+    def logits(self, hidden_BTD: Tensor) -> Tensor:
+        """fp32 logits [..., V] of normalised hidden states."""
+        found = functional.linear(hidden_BTD.to(self._head_VD.dtype), self._head_VD).to(self.precision.residual)
+        cap = self.config.final_softcap
+        return found if cap is None else cap * torch.tanh(found / cap)
+
+    def nll(self, ids_BT: Tensor, sync: Sync | None = None, split: float | None = None) -> Tensor:
+        """-log p of tokens 1 .. T-1 given those before, fp32 [B, T-1]; few logits exist at a time."""
+        hidden_BTD = self.prefill(ids_BT, sync=sync, split=split)[:, :-1]
+        found = [
+            functional.cross_entropy(self.logits(row_TD), target_T, reduction="none")
+            for hidden_TD, next_T in zip(hidden_BTD, ids_BT[:, 1:], strict=True)
+            for row_TD, target_T in zip(hidden_TD.split(LOGIT_CHUNK), next_T.split(LOGIT_CHUNK), strict=True)
+        ]
+        return torch.cat(found).reshape(ids_BT.shape[0], -1) if found else hidden_BTD.new_empty(ids_BT.shape[0], 0)
+
+    def generate(self, ids_BT: Tensor, new_tokens: int, stop: int | None = None, sync: Sync | None = None) -> Tensor:
+        """Greedy continuation [B, <= new_tokens]: ends when every sequence has had the token `stop`, which also fills
+        what follows it.
+        """
+        if new_tokens < 1:
+            raise ValueError(f"new_tokens must be positive: new_tokens={new_tokens}")
+        batch, tokens = ids_BT.shape
+        cache = self.new_cache(batch, tokens + new_tokens)
+        step_BT, done_B, found = ids_BT, ids_BT.new_zeros(batch, dtype=torch.bool), list[Tensor]()
+        for _ in range(new_tokens):
+            next_B = self.logits(self.forward(step_BT, cache, sync)[:, -1]).argmax(-1)
+            if stop is not None:
+                next_B = next_B.masked_fill(done_B, stop)
+                done_B |= next_B == stop
+            found.append(next_B)
+            if bool(done_B.all()):
+                break
+            step_BT = next_B[:, None]
+        return torch.stack(found, dim=1)
+
+    # ---- its parts, for what looks at single blocks
+
+    def embed(self, ids_BT: Tensor) -> Stream:
+        """The stream before the first block."""
+        if ids_BT.dim() != 2 or not ids_BT.numel():
+            raise ValueError(f"ids must be [sequences, tokens], neither empty: given {list(ids_BT.shape)}")
+        low, high = int(ids_BT.min()), int(ids_BT.max())
+        if low < 0 or high >= self.config.vocab_size:
+            raise ValueError(f"ids must lie in 0..{self.config.vocab_size - 1}: given {low}..{high}")
+        hidden_BTD = functional.embedding(ids_BT, self._embedding_VD).to(self.precision.compute)
+        hidden_BTD = hidden_BTD.to(self.precision.residual)
+        if self._gemma:  # the factor too is rounded to the weights' dtype, in training as well
+            factor = torch.tensor(self.config.hidden_size**0.5, dtype=self.precision.compute)
+            hidden_BTD = hidden_BTD * factor.to(self.precision.residual)
+        return Stream([hidden_BTD] * len(self.held))
+
+    def block(
+        self, layer: int, stream: Stream, start: int = 0, cache: Cache | None = None, sync: Sync | None = None
+    ) -> Stream:
+        """The stream after one layer. start: position of its first token; a cache is written and not yet advanced."""
+        whole, norms = self.layers[layer], self.layers[layer].norms
+        chosen = self.sync if sync is None else sync
+        before_attention, before_mlp = norms["input_layernorm"], norms["post_attention_layernorm"]
+        after_attention = after_mlp = None
+        if self.config.post_norms:  # here the name means what it says; elsewhere it is the norm before the MLP
+            after_attention, before_mlp = before_mlp, norms["pre_feedforward_layernorm"]
+            after_mlp = norms["post_feedforward_layernorm"]
+
+        partials = self._attention(layer, self._normed(stream, before_attention), start, cache)
+        stream = self._join(stream, (layer, "attention"), partials, whole.output_bias_D, after_attention, start, chosen)
+
+        inputs = self._normed(stream, before_mlp)
+        partials = [self._mlp(part, x_BTD) for part, x_BTD in zip(whole.parts, inputs, strict=True)]
+        return self._join(stream, (layer, "mlp"), partials, whole.down_bias_D, after_mlp, start, chosen)
+
+    def _normed(self, stream: Stream, weight_D: Tensor) -> list[Tensor]:
+        return _once(lambda x_BTD: self._norm(x_BTD, weight_D).to(self.precision.compute), stream.values())
+
+    def _norm(self, x_BTD: Tensor, weight_D: Tensor) -> Tensor:
+        scaled_BTD = x_BTD * torch.rsqrt(x_BTD.square().mean(-1, keepdim=True) + self.config.norm_eps)
+        return scaled_BTD * (1 + weight_D if self._gemma else weight_D)
+
+    def _attention(self, layer: int, inputs: Sequence[Tensor], start: int, cache: Cache | None) -> list[Tensor]:
+        """Partial sums of the output projection."""
+        config, (batch, tokens, _) = self.config, inputs[0].shape
+        rope = rotary(self._frequency_K, start, tokens)
+        if cache is None and start:
+            raise ValueError(f"tokens that start at position {start} need the cache of those before: cache=None")
+        mask_TS = causal_mask(start, tokens, config.window(layer), inputs[0].device)
+        found = []
+        for place, (part, shard, x_BTD) in enumerate(zip(self.layers[layer].parts, self.held, inputs, strict=True)):
+            if not shard.query_heads:
+                found.append(x_BTD.new_zeros(x_BTD.shape, dtype=self.precision.partial))
+                continue
+            query_BTX = functional.linear(x_BTD, part.query_HKxD, part.query_bias_HK)
+            key_BTX = functional.linear(x_BTD, part.key_GKxD, part.key_bias_GK)
+            value_BTX = functional.linear(x_BTD, part.value_GKxD, part.value_bias_GK)
+            query_BHTK, key_BGSK, value_BGSK = (
+                x.view(batch, tokens, -1, config.head_dim).transpose(1, 2) for x in (query_BTX, key_BTX, value_BTX)
+            )
+            query_BHTK, key_BGSK = rotate(query_BHTK, rope), rotate(key_BGSK, rope)
+            if cache is not None:
+                key_BGSK, value_BGSK = cache.extend(layer, place, key_BGSK, value_BGSK)
+            out_BHTK = attend(
+                query_BHTK,
+                key_BGSK,
+                value_BGSK,
+                shard.kv_of_query,
+                mask_TS,
+                config.query_scale,
+                config.attention_softcap,
+            )
+            out_BTX = out_BHTK.transpose(1, 2).reshape(batch, tokens, -1)
+            found.append(functional.linear(out_BTX, part.output_DxHK).to(self.precision.partial))
+        return found
+
+    def _mlp(self, part: LayerPart, x_BTD: Tensor) -> Tensor:
+        gate_BTF = self._activation(functional.linear(x_BTD, part.gate_FxD, part.gate_bias_F))
+        up_BTF = functional.linear(x_BTD, part.up_FxD, part.up_bias_F)
+        return functional.linear(gate_BTF * up_BTF, part.down_DxF).to(self.precision.partial)
+
+    def _join(
+        self,
+        stream: Stream,
+        point: Point,
+        partials: list[Tensor],
+        bias_D: Tensor | None,
+        post_norm_D: Tensor | None,
+        position: int,
+        sync: Sync,
+    ) -> Stream:
+        """The stream behind a sync point, reduced or dropped."""
+        residual = self.precision.residual
+        if stream.pending is not None:  # what an earlier point left with the ranks travels with this one
+            partials = [
+                (pending + partial.to(residual)).to(partial.dtype)
+                for pending, partial in zip(stream.pending, partials, strict=True)
+            ]
+        reduced = sync(*point, partials, position)
+        if reduced is None:
+            if post_norm_D is not None:
+                raise ValueError(f"{self.config.name} norms what attention and MLP give; {point} cannot be dropped")
+            agreed = stream.agreed
+            if bias_D is not None:
+                agreed = _once(lambda x_BTD: x_BTD + bias_D.to(residual), agreed)
+            return Stream(agreed, [partial.to(residual) for partial in partials])
+
+        def whole(x_BTD: Tensor) -> Tensor:
+            x_BTD = x_BTD.to(residual)
+            x_BTD = x_BTD if bias_D is None else x_BTD + bias_D.to(residual)
+            return x_BTD if post_norm_D is None else self._norm(x_BTD, post_norm_D)
+
+        return Stream(_once(torch.add, stream.agreed, _once(whole, reduced)))
+
+
+def _once(function: Callable[..., Tensor], *lists: Sequence[Tensor]) -> list[Tensor]:
+    """`function` of each rank's tensors, called once for ranks that hold the same tensor objects."""
+    made: dict[tuple[int, ...], Tensor] = {}
+    found = []
+    for arguments in zip(*lists, strict=True):
+        key = tuple(map(id, arguments))
+        if key not in made:
+            made[key] = function(*arguments)
+        found.append(made[key])
+    return found

@@ -1,0 +1,125 @@
+"""Windows of an accuracy run that are done, and the file that keeps them, so that a stopped run goes on.
+
+Legend: W windows, T tokens of a window.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .model import Decoder
+from .scheme import Scheme
+
+_KIND = "thinwire accuracy 1"
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Sums over the predicted tokens of one window.
+
+    digest: of its token ids. nll, nll_bf16: -log p of the text, under the scheme and under the baseline, in nats.
+    kl: KL(baseline || scheme) of the next-token distributions. agreed: predictions whose likeliest token is the same.
+    """
+
+    digest: str
+    tokens: int
+    nll: float
+    nll_bf16: float
+    kl: float
+    agreed: int
+
+
+def digest(ids: Tensor) -> str:
+    """16 hex digits of token ids and their shape."""
+    return hashlib.sha256(f"{list(ids.shape)}:{ids.reshape(-1).tolist()}".encode()).hexdigest()[:16]
+
+
+class Results:
+    """A file of windows done, one JSON object a line behind the key: a run that was stopped goes on from it.
+
+    The key says what every window was measured with (`run_key`). A last line cut short by a kill is dropped. One
+    process writes at a time. Raises ValueError for a file of another key, naming what differs, or one that is damaged.
+    """
+
+    def __init__(self, path: Path, key: Mapping[str, Any]) -> None:
+        self.path, self.windows = path, dict[str, Window]()
+        header = json.dumps({"kind": _KIND, **key}, sort_keys=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        whole = text[: text.rfind("\n") + 1]
+        if not whole:
+            path.write_text(header + "\n", encoding="utf-8")
+            return
+        lines = whole.splitlines()
+        self._check(lines[0], json.loads(header))
+        for number, line in enumerate(lines[1:], 2):
+            try:
+                window = Window(**json.loads(line))
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"{path} is damaged in line {number}: {error}; remove it to start anew") from None
+            self.windows[window.digest] = window
+        if whole != text:
+            path.write_text(whole, encoding="utf-8")
+
+    def _check(self, line: str, wanted: dict[str, Any]) -> None:
+        try:
+            given = dict(json.loads(line))
+        except (ValueError, TypeError):
+            raise ValueError(f"{self.path} holds no accuracy results: its first line is {line[:80]!r}") from None
+        differ = sorted(name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name))
+        if differ:
+            said = "; ".join(f"{name} was {given.get(name)!r}, is {wanted.get(name)!r}" for name in differ)
+            raise ValueError(f"{self.path} holds results of another run ({said}); give another file or remove it")
+
+    def add(self, window: Window) -> None:
+        """Keep a window, on disk when this returns."""
+        self.windows[window.digest] = window
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(window)) + "\n")
+
+
+def run_key(scheme: Scheme, decoder: Decoder, weights: str, calibration_WT: Tensor | None = None) -> dict[str, Any]:
+    """What a window's figures depend on beside its token ids, which stand for text and tokenizer.
+
+    weights: checksum of the model. calibration_WT: the windows calibrated on, None where the scheme needs none.
+    """
+    precision = decoder.precision
+    return {
+        "model": decoder.config.name,
+        "weights": weights,
+        "scheme": scheme.name,
+        "codecs": [scheme.reduce.spec, scheme.gather.spec, scheme.collective],
+        "drop_attention_percent": scheme.drop_attention_percent,
+        "sequence_split": scheme.sequence_split,
+        "tp": decoder.group.size,
+        "precision": [str(precision.compute), str(precision.partial), str(precision.logits)],
+        "calibration": None if calibration_WT is None else digest(calibration_WT),
+        "torch": torch.__version__,
+        "code": code_version(),
+    }
+
+
+def code_version() -> str:
+    """Checksum of the source that these numbers come from (`sources`), comments and all."""
+    return hashlib.sha256(b"".join(text for _, text in sorted(sources().items()))).hexdigest()[:16]
+
+
+def sources() -> dict[str, bytes]:
+    """Modules of this folder that `accuracy` imports, itself or through others, and the codecs, found by name."""
+    folder, seen, waiting = Path(__file__).parent, dict[str, bytes](), ["accuracy", "codec_torch"]
+    while waiting:
+        name = waiting.pop()
+        if name not in seen:
+            seen[name] = (folder / f"{name}.py").read_bytes()
+            for module, names in re.findall(r"^from \.(\w*) import (.*)", seen[name].decode(), re.MULTILINE):
+                waiting += [module] if module else [found.strip() for found in names.split(",")]
+    return seen

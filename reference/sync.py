@@ -1,0 +1,194 @@
+"""The seam between a model and its wire: what happens to the ranks' partial sums at each sync point.
+
+A decoder has two sync points in each layer, after attention and after the MLP. At each it hands a `Sync` the partial
+sums of the ranks in this process and gets back what those ranks go on with. `ExactSync` adds in fp32, `SchemeSync`
+runs `reference.allreduce` with a scheme for each point, `Observed` looks on. Legend: B sequences, T tokens, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from .allreduce import all_reduce, all_reduce_local
+from .calibration import Calibration, Calibrator
+from .catalog import scheme as find_scheme
+from .group import Group, LocalGroup, TorchGroup
+from .schedule import Islands
+from .scheme import Scheme
+
+Site = Literal["attention", "mlp"]
+Point = tuple[int, Site]  # (layer from 0, site)
+SITES: tuple[Site, ...] = ("attention", "mlp")
+Plan = Mapping[Point, Scheme | None]  # None = this sync point is dropped
+Hook = Callable[[int, Site, Sequence[Tensor]], None]
+
+_EXACT = find_scheme("all_gather:fp32")  # every rank adds all partial sums itself, in rank order
+
+
+class Sync(Protocol):
+    """What happens at a sync point."""
+
+    def __call__(self, layer: int, site: Site, partials: Sequence[Tensor], position: int) -> list[Tensor] | None:
+        """What each rank of this process adds to its residual stream, or None: the sync point is dropped.
+
+        Args:
+            layer, site: the sync point; every rank comes by them in the same order.
+            partials: [B, T, D] of each rank held here, in rank order, in the dtype asked of the decoder. They may be
+                the model's own tensors: neither changed nor kept.
+            position: of the first of the T tokens in its sequence, for policies that treat early tokens differently.
+
+        Where ranks get the same bits, give them the same tensor object: the model then computes on it once.
+        """
+        ...
+
+
+def ranks_here(group: Group) -> tuple[int, ...]:
+    """The ranks of a group whose tensors this process holds. TypeError for a group that does not say."""
+    if isinstance(group, LocalGroup):
+        return tuple(range(group.size))
+    if isinstance(group, TorchGroup):
+        return (group.rank,)
+    raise TypeError(f"a model runs under a LocalGroup or a TorchGroup: given {type(group).__name__}")
+
+
+class ExactSync:
+    """The sum in fp32 (fp64 for partial sums in fp64, in one process only), in rank order: not rounded, not counted.
+
+    Differentiable where all ranks are in this process.
+    """
+
+    def __init__(self, group: Group) -> None:
+        ranks_here(group)
+        self._group = group
+
+    def __call__(self, layer: int, site: Site, partials: Sequence[Tensor], position: int) -> list[Tensor]:
+        """Never drops."""
+        wide = torch.promote_types(partials[0].dtype, torch.float32)
+        if isinstance(self._group, TorchGroup):
+            return [all_reduce(partials[0].to(wide), _EXACT, self._group)]
+        total = partials[0].to(wide)
+        for partial in partials[1:]:
+            total = total + partial.to(wide)
+        return [total] * len(partials)
+
+
+class SchemeSync:
+    """The real numerics of a scheme at each sync point, in the partial sums' dtype.
+
+    Args:
+        group: the decoder's.
+        plan: a scheme for every sync point (`uniform` makes one of a single scheme). What a scheme says of dropped
+            points and split sequences is not read here: `uniform` turns the former into None, `Decoder.prefill` takes
+            the latter.
+        calibrations: of the points whose scheme is a static outlier hybrid.
+        backend, gate_bytes, islands: as `all_reduce` takes them.
+
+    Raises ValueError for collective `none` (it leaves different values on the ranks, a floor for time and no numerics)
+    and, when called, for a point that the plan lacks.
+    """
+
+    def __init__(
+        self,
+        group: Group,
+        plan: Plan,
+        *,
+        calibrations: Mapping[Point, Calibration] | None = None,
+        backend: str = "torch",
+        gate_bytes: int = 0,
+        islands: Islands | None = None,
+    ) -> None:
+        ranks_here(group)
+        for point, scheme in plan.items():
+            if scheme is not None and scheme.collective == "none":
+                raise ValueError(f"scheme {scheme.name!r} sums nothing, so no model can run under it: {point}")
+        self._group, self._plan, self._calibrations = group, dict(plan), dict(calibrations or {})
+        self._backend, self._gate_bytes, self._islands = backend, gate_bytes, islands
+
+    def __call__(self, layer: int, site: Site, partials: Sequence[Tensor], position: int) -> list[Tensor] | None:
+        """The all-reduce of this point's scheme; None where the plan drops it."""
+        point: Point = (layer, site)
+        if point not in self._plan:
+            raise ValueError(
+                f"the plan has no scheme for the {site} of layer {layer}; it holds {len(self._plan)} points"
+            )
+        scheme = self._plan[point]
+        if scheme is None:
+            return None
+        calibration = self._calibrations.get(point)
+        if isinstance(self._group, LocalGroup):
+            results = all_reduce_local(
+                partials,
+                scheme,
+                group=self._group,
+                backend=self._backend,
+                calibration=calibration,
+                gate_bytes=self._gate_bytes,
+                islands=self._islands,
+            )
+            return [results[0]] * len(
+                results
+            )  # the same bits on every rank, as tests/reference/test_allreduce.py holds
+        assert isinstance(self._group, TorchGroup)
+        return [
+            all_reduce(
+                partials[0],
+                scheme,
+                self._group,
+                backend=self._backend,
+                calibration=calibration,
+                gate_bytes=self._gate_bytes,
+                islands=self._islands,
+            )
+        ]
+
+
+class Observed:
+    """A sync that shows each point's partial sums to `hook(layer, site, partials)` before it runs."""
+
+    def __init__(self, sync: Sync, hook: Hook) -> None:
+        self._sync, self._hook = sync, hook
+
+    def __call__(self, layer: int, site: Site, partials: Sequence[Tensor], position: int) -> list[Tensor] | None:
+        """What the sync inside gives."""
+        self._hook(layer, site, partials)
+        return self._sync(layer, site, partials, position)
+
+
+class Calibrating:
+    """A hook that keeps a `Calibrator` for each sync point: all ranks must be in one process.
+
+    hook = Calibrating(gamma=0.01)
+    for batch in text: model.forward(batch, sync=Observed(exact, hook))
+    SchemeSync(group, plan, calibrations=hook.freeze())
+    """
+
+    def __init__(self, gamma: float = 0.01) -> None:
+        self._gamma = gamma
+        self._calibrators: dict[Point, Calibrator] = {}
+
+    def __call__(self, layer: int, site: Site, partials: Sequence[Tensor]) -> None:
+        """Take in one batch of a point."""
+        ranks_BTD = torch.stack(tuple(partials))
+        if (layer, site) not in self._calibrators:
+            self._calibrators[layer, site] = Calibrator(len(partials), ranks_BTD.shape[-1], self._gamma)
+        self._calibrators[layer, site].observe(ranks_BTD)
+
+    def freeze(self) -> dict[Point, Calibration]:
+        """The calibration of every point seen."""
+        return {point: calibrator.freeze() for point, calibrator in self._calibrators.items()}
+
+
+def points(num_layers: int) -> tuple[Point, ...]:
+    """Every sync point of a decoder, in the order in which they come."""
+    return tuple((layer, site) for layer in range(num_layers) for site in SITES)
+
+
+def uniform(scheme: Scheme | str, num_layers: int) -> dict[Point, Scheme | None]:
+    """One scheme at every sync point, its sync-point drop resolved: dropped attention points are None."""
+    found = find_scheme(scheme) if isinstance(scheme, str) else scheme
+    kept = found.kept_attention(num_layers)
+    return {(layer, site): found if site == "mlp" or kept[layer] else None for layer, site in points(num_layers)}

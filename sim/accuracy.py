@@ -1,0 +1,110 @@
+"""What schemes cost in accuracy, looked up in measured tables (`sim/profiles/accuracy-*.json`).
+
+A simulator cannot know it: `validation/measure_accuracy.py` ran the schemes on a model and wrote what it found. The
+figure is that model's, whatever model is predicted, and is shown with its name.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from thinwire.reference.scheme import Scheme
+
+TABLES = Path(__file__).parent / "profiles"
+_NAMES = "accuracy-*.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A scheme's accuracy on one model. Intervals as measured, at `confidence`; None where a figure is not finite.
+
+    tp: TP degree it was measured at, the nearest to the one asked for.
+    """
+
+    model: str
+    title: str
+    tp: int
+    tokens: int
+    windows: int
+    confidence: float
+    perplexity_ratio: float | None
+    perplexity_ratio_interval: tuple[float, float] | None
+    kl: float | None
+    top1_agreement: float | None
+    source: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """`accuracy` in the rows of `compare --json`."""
+        interval = self.perplexity_ratio_interval
+        return {
+            "perplexity_ratio": self.perplexity_ratio,
+            "perplexity_ratio_interval": None if interval is None else list(interval),
+            "kl": self.kl,
+            "top1_agreement": self.top1_agreement,
+            "measured_on": self.title,
+            "model": self.model,
+            "tp": self.tp,
+            "tokens": self.tokens,
+            "windows": self.windows,
+            "confidence": self.confidence,
+            "source": self.source,
+        }
+
+
+def figure(scheme: Scheme, tp: int, islands: int = 2) -> Figure | None:
+    """What is known of a scheme, at the TP degree asked for or the nearest measured one (by ratio, the larger of two).
+
+    islands: of the ranks, for `hierarchical`, which was measured on two and is `two_step` where there is nothing to
+    tell apart (`reference.schedule.build`).
+
+    None where it was not measured, and on one rank, where nothing is sent. Chunks, fused kernels and names change no
+    figure: schemes are told apart by codecs, collective, dropped sync points and split sequence.
+    """
+    flat = scheme.collective == "hierarchical" and not 1 < islands < tp
+    asked = replace(scheme, collective="two_step") if flat else scheme
+    measured = {} if tp == 1 else _measured(TABLES).get(_identity(asked), {})
+    if not measured:
+        return None
+    return measured[min(measured, key=lambda found: (abs(math.log2(found / tp)), -found))]
+
+
+def _identity(scheme: Scheme) -> tuple[Any, ...]:
+    codecs = (scheme.reduce.spec, scheme.gather.spec, scheme.collective)
+    return (*codecs, scheme.drop_attention_percent, scheme.sequence_split)
+
+
+@lru_cache(maxsize=8)
+def _measured(folder: Path) -> Mapping[tuple[Any, ...], Mapping[int, Figure]]:
+    """By scheme and TP degree. ValueError for a table that lacks a key or its source."""
+    found: dict[tuple[Any, ...], dict[int, Figure]] = {}
+    for path in sorted(folder.glob(_NAMES)):
+        try:
+            table = json.loads(path.read_text(encoding="utf-8"))
+            for row in table["rows"]:
+                codecs = (row["reduce"], row["gather"], row["collective"])
+                identity = (*codecs, row["drop_attention_percent"], row["sequence_split"])
+                found.setdefault(identity, {})[row["tp"]] = _figure(table, row)
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{path} is no table of accuracies: {type(error).__name__}: {error}") from None
+    return found
+
+
+def _figure(table: Mapping[str, Any], row: Mapping[str, Any]) -> Figure:
+    source, interval = table["source"], row["perplexity_ratio_interval"]
+    return Figure(
+        model=table["model"],
+        title=table["title"],
+        tp=row["tp"],
+        tokens=row["tokens"],
+        windows=row["windows"],
+        confidence=table["confidence"],
+        perplexity_ratio=row["perplexity_ratio"],
+        perplexity_ratio_interval=None if interval is None else (interval[0], interval[1]),
+        kl=row["kl"],
+        top1_agreement=row["top1_agreement"],
+        source=f"{source['kind']}: {source['how']}; text: {source['text']}",
+    )

@@ -1,0 +1,28 @@
+"""One rank of an accuracy run on a real gloo group: writes `accuracy_cases.figures`. Started by test_accuracy.py, never
+collected.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from thinwire.reference.group import TorchGroup
+
+
+def main(folder: Path, rank: int) -> None:
+    """Write `folder/rank<r>.json`."""
+    torch.set_num_threads(1)
+    store = dist.FileStore(str(folder / "store"), 2)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    (folder / f"rank{rank}.json").write_text(json.dumps(figures(TorchGroup())))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))
+    from accuracy_cases import figures
+
+    main(Path(sys.argv[1]), int(sys.argv[2]))
