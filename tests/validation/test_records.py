@@ -11,7 +11,7 @@ from thinwire.validation import records
 from thinwire.validation.fit_engine import predicted_s, tokenweave
 from thinwire.validation.published_tables import rows, select
 
-FILES = sorted(path.name for path in PROFILES.glob("*.json"))
+FILES = sorted(path.name for path in [*PROFILES.glob("gpu-*.json"), *PROFILES.glob("fabric-*.json")])
 
 
 @given(st.sets(st.integers(0, 500)))
