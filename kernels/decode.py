@@ -10,9 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from thinwire.kernels.encode import check_wire
-from thinwire.kernels.form import GROUPS, NUMEL, START, Parts, as_rows, fact, form, row_stride
-from thinwire.kernels.launch import Tuning, cdiv, check_device, default_tuning, options
+from thinwire.kernels.form import GROUPS, NUMEL, START, Parts, fact, form, row_stride
+from thinwire.kernels.launch import Tuning, cdiv, checked_rows, default_tuning, options
 from thinwire.kernels.numbers import to_dtype
 from thinwire.kernels.tiles import as_slices, decode_tile, decoded, part_row, places_inside, sliced_places
 
@@ -31,6 +30,21 @@ def store_values(x, values_ptr, at, first, local_G, FORM: tl.constexpr):
 
 
 @triton.jit
+def restore_tile(
+    wire_ptr, spot, at, first, values_ptr, SATURATES: tl.constexpr, FORM: tl.constexpr, TILE_GROUPS: tl.constexpr
+):  # fmt: skip
+    """TILE_GROUPS groups from `first` on of a part, decoded and rounded to the tensor's type.
+
+    SATURATES: as a decoder, which gives no infinity for finite values. Else what fp32 holds is cast, and may overflow a
+    narrower type as the uncompressed sum would: an all-reduce ends so.
+    """
+    local_G = tl.arange(0, TILE_GROUPS)
+    x = decode_tile(wire_ptr, spot, at, first, local_G, first + local_G < at[GROUPS], FORM)
+    x = decoded(x, FORM, values_ptr.dtype.element_ty) if SATURATES else decoded(x, FORM, tl.float32)
+    store_values(x, values_ptr, at, first, local_G, FORM)
+
+
+@triton.jit
 def decode_kernel(
     wire_ptr,  # uint8, the buffer of (row, part) at row * wire_row + part * wire_part
     values_ptr,  # [rows, N]
@@ -38,6 +52,7 @@ def decode_kernel(
     wire_row,
     wire_part,
     values_row,
+    SATURATES: tl.constexpr,
     FORM: tl.constexpr,
     TILE_GROUPS: tl.constexpr,
 ):
@@ -47,30 +62,25 @@ def decode_kernel(
     at = part_row(table_ptr, part)
     first = tl.program_id(0).to(tl.int64) * TILE_GROUPS
     if first < at[GROUPS]:
-        local_G = tl.arange(0, TILE_GROUPS)
         spot = row * wire_row + part * wire_part
-        x = decode_tile(wire_ptr, spot, at, first, local_G, first + local_G < at[GROUPS], FORM)
-        x = decoded(x, FORM, values_ptr.dtype.element_ty)
-        store_values(x, values_ptr + row * values_row, at, first, local_G, FORM)
+        restore_tile(wire_ptr, spot, at, first, values_ptr + row * values_row, SATURATES, FORM, TILE_GROUPS)
 
 
-def decode_into(wire_RPB: Tensor, values: Tensor, parts: Parts, tuning: Tuning | None = None) -> None:
+def decode_into(
+    wire_RPB: Tensor, values: Tensor, parts: Parts, tuning: Tuning | None = None, *, saturates: bool = True
+) -> None:
     """Decode every part in `wire_RPB` (uint8 [R, P, >= nbytes]) into `values` ([N] or [R, N]; bf16, fp16, fp32).
 
-    Raises ValueError for shapes that do not fit and tensors that kernels cannot reach.
+    saturates: see `restore_tile`. Raises ValueError for shapes that do not fit and tensors that kernels cannot reach.
     """
-    rows = as_rows(values)
-    check_device(rows, wire_RPB, parts.table)
-    check_wire(wire_RPB, (rows.shape[0], len(parts)), parts)
-    if rows.shape[1] != sum(parts.numels):
-        raise ValueError(f"rows must hold {sum(parts.numels)} values, the sum of their parts: {rows.shape[1]}")
+    rows = checked_rows(values, wire_RPB, parts)
     if not parts.most_groups:
         return
     chosen = tuning or default_tuning("decode", rows.device)
     compiled = form(parts.codec)
-    groups = chosen.groups(compiled.padded, max(compiled.padded, compiled.rotation))
+    groups = chosen.groups(compiled)
     grid = (cdiv(parts.most_groups, groups), len(parts), rows.shape[0])
     decode_kernel[grid](
         wire_RPB, rows, parts.table, wire_RPB.stride(0), wire_RPB.stride(1), row_stride(rows),
-        FORM=compiled, TILE_GROUPS=groups, **options(chosen),
+        SATURATES=saturates, FORM=compiled, TILE_GROUPS=groups, **options(chosen),
     )  # fmt: skip

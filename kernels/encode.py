@@ -12,8 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from thinwire.kernels.form import GROUPS, NUMEL, START, Parts, as_rows, fact, form, row_stride
-from thinwire.kernels.launch import Tuning, cdiv, check_device, default_tuning, options
+from thinwire.kernels.form import GROUPS, NUMEL, START, Parts, fact, form, row_stride
+from thinwire.kernels.launch import Tuning, cdiv, checked_rows, default_tuning, options
 from thinwire.kernels.numbers import to_fp32
 from thinwire.kernels.tiles import encode_tile, part_row, places_inside, slices, store_paddings
 
@@ -101,16 +101,12 @@ def encode_into(values: Tensor, wire_RPB: Tensor, parts: Parts, tuning: Tuning |
 
     Raises ValueError for shapes that do not fit and tensors that kernels cannot reach.
     """
-    rows = as_rows(values)
-    check_device(rows, wire_RPB, parts.table)
-    check_wire(wire_RPB, (rows.shape[0], len(parts)), parts)
-    if rows.shape[1] != sum(parts.numels):
-        raise ValueError(f"rows must hold {sum(parts.numels)} values, the sum of their parts: {rows.shape[1]}")
+    rows = checked_rows(values, wire_RPB, parts)
     if not parts.most_groups:
         return
     chosen = tuning or default_tuning("encode", rows.device)
     compiled = form(parts.codec)
-    groups = chosen.groups(compiled.padded, max(compiled.padded, compiled.rotation))
+    groups = chosen.groups(compiled)
     grid = (cdiv(parts.most_groups, groups), len(parts), rows.shape[0])
     encode_kernel[grid](
         rows, wire_RPB, parts.table, row_stride(rows), wire_RPB.stride(0), wire_RPB.stride(1),
@@ -121,15 +117,3 @@ def encode_into(values: Tensor, wire_RPB: Tensor, parts: Parts, tuning: Tuning |
 def paired(rows: Tensor) -> bool:
     """Whether every row starts at a multiple of 4 bytes."""
     return rows.data_ptr() % 4 == 0 and (rows.shape[0] == 1 or rows.stride(0) * rows.element_size() % 4 == 0)
-
-
-def check_wire(wire: Tensor, shape: tuple[int, ...], parts: Parts) -> None:
-    """Raises ValueError unless `wire` is uint8 [*shape, >= the largest part's bytes], each buffer aligned to 16."""
-    least = max(parts.nbytes)
-    fits = wire.shape[:-1] == shape and wire.shape[-1] >= least and (wire.stride(-1) == 1 or wire.shape[-1] == 1)
-    aligned = not any(place % 16 for place in (wire.data_ptr(), *wire.stride()[:-1]))
-    if str(wire.dtype) != "torch.uint8" or not fits or not aligned:
-        raise ValueError(
-            f"wire buffers of {parts.codec.spec} must be uint8 {[*shape, f'>= {least}']}, each from a multiple of 16 "
-            f"bytes on: given {wire.dtype} {list(wire.shape)}, strides {wire.stride()}"
-        )

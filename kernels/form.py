@@ -20,6 +20,8 @@ from torch import Tensor
 from thinwire.reference.formats import element, planes, scale_cap
 from thinwire.reference.scheme import ALIGNMENT_BYTES, MX, Codec, GroupedInt, OutlierHybrid
 
+ALIGNMENT = tl.constexpr(ALIGNMENT_BYTES)  # of sections
+
 # A tile holds one group (or rotation block) at least; Triton's tiles end at 2^20 values, registers much earlier.
 MOST_VALUES = 1 << 15
 
@@ -65,12 +67,21 @@ class Form:
     largest_exponent: int
     has_infinity: bool
     has_nan: bool
-    alignment: int
 
     @property
     def padded(self) -> int:
         """The group widened to a power of two, which tiles are made of."""
         return int(triton.next_power_of_2(self.group))
+
+    @property
+    def least(self) -> int:
+        """Values a tile must hold: a group, and a rotation block."""
+        return max(self.padded, self.rotation)
+
+    @property
+    def scale_bytes(self) -> int:
+        """Bytes of a scale, or of a minimum, on the wire."""
+        return element(self.scale).bits // 8
 
     @property
     def steps(self) -> int:
@@ -169,7 +180,7 @@ def form(codec: Codec) -> Form:
             grid=codec.grid, bits=codec.bits, widths=planes(codec.bits), group=codec.group, rotation=rotation,
             spikes=codec.spikes, index_bytes=codec.index_bytes, scale=codec.metadata,
             cap=scale_cap(codec.metadata, top), mode="", exponent_bits=0, mantissa_bits=0, bias=0, maximum=0.0,
-            largest_exponent=0, has_infinity=False, has_nan=False, alignment=ALIGNMENT_BYTES,
+            largest_exponent=0, has_infinity=False, has_nan=False,
         )  # fmt: skip
     row = element(codec.element)
     return Form(
@@ -177,7 +188,6 @@ def form(codec: Codec) -> Form:
         index_bytes=0, scale=codec.scale, cap=scale_cap(codec.scale, row.maximum), mode=codec.mode,
         exponent_bits=row.exponent_bits, mantissa_bits=row.mantissa_bits, bias=row.bias, maximum=row.maximum,
         largest_exponent=row.largest_exponent, has_infinity=row.has_infinity, has_nan=row.has_nan,
-        alignment=ALIGNMENT_BYTES,
     )  # fmt: skip
 
 

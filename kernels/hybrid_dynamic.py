@@ -19,27 +19,23 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from thinwire.kernels.encode import check_wire
 from thinwire.kernels.form import (
-    COLUMNS,
     GROUPS,
     KEPT,
     NUMEL,
-    ORIGINS,
     PLACES,
-    PLANES,
     SCALES,
     START,
     HybridForm,
     Parts,
-    as_rows,
     fact,
     hybrid_form,
     row_stride,
 )
-from thinwire.kernels.launch import Tuning, cdiv, check_device, default_tuning, options
+from thinwire.kernels.launch import Tuning, cdiv, checked_rows, default_tuning, options
 from thinwire.kernels.numbers import (
     ABS,
+    FP16_MAX,
     NOT_FINITE,
     ROUNDER,
     ROUNDER_BITS,
@@ -64,27 +60,9 @@ from thinwire.kernels.stream import (
     store_words,
     words_of,
 )
-from thinwire.kernels.tiles import store_padding
+from thinwire.kernels.tiles import part_row, store_padding
 
 NOWHERE = tl.constexpr(1 << 10)  # beyond any place
-
-
-@triton.jit
-def hybrid_row(table_ptr, part, FORM: tl.constexpr):
-    """A row of the parts' table as a tuple (`form.COLUMNS`): parts start at multiples of a group, sections of 16."""
-    row = table_ptr + part * COLUMNS
-    return (
-        tl.multiple_of(tl.load(row + START), fact(FORM, "start_align")),
-        tl.load(row + NUMEL),
-        tl.load(row + GROUPS),
-        tl.multiple_of(tl.load(row + PLANES), 16),
-        tl.multiple_of(tl.load(row + PLANES + 1), 16),
-        tl.multiple_of(tl.load(row + PLANES + 2), 16),
-        tl.multiple_of(tl.load(row + SCALES), 16),
-        tl.load(row + ORIGINS),
-        tl.multiple_of(tl.load(row + KEPT), 16),
-        tl.multiple_of(tl.load(row + PLACES), 16),
-    )
 
 
 # ---- tiles
@@ -325,7 +303,7 @@ def hybrid_encode_kernel(
     """Grid: tiles of the largest part, parts, rows."""
     part = tl.program_id(1).to(tl.int64)
     row = tl.program_id(2).to(tl.int64)
-    at = hybrid_row(table_ptr, part, FORM)
+    at = part_row(table_ptr, part, fact(FORM, "start_align"))
     first = tl.program_id(0).to(tl.int64) * TILE_GROUPS
     if first < at[GROUPS]:
         spot = row * wire_row + part * wire_part
@@ -359,12 +337,12 @@ def hybrid_decode_kernel(
     """Grid: tiles of the largest part, parts, rows."""
     part = tl.program_id(1).to(tl.int64)
     row = tl.program_id(2).to(tl.int64)
-    at = hybrid_row(table_ptr, part, FORM)
+    at = part_row(table_ptr, part, fact(FORM, "start_align"))
     first = tl.program_id(0).to(tl.int64) * TILE_GROUPS
     if first < at[GROUPS]:
         x = decode_tile(wire_ptr, row * wire_row + part * wire_part, at, first, TILE_GROUPS, FORM)
         if values_ptr.dtype.element_ty == tl.float16:
-            x = kept_within(x, 65504.0)
+            x = kept_within(x, FP16_MAX)
         store_values(x, values_ptr + row * values_row, at, first, TILE_GROUPS, FORM)
 
 
@@ -383,7 +361,7 @@ def hybrid_reduce_kernel(
 ):
     """Grid: tiles of the largest part, parts, rows. Each row reads the copies again, as each rank would."""
     part = tl.program_id(1).to(tl.int64)
-    at = hybrid_row(table_ptr, part, FORM)
+    at = part_row(table_ptr, part, fact(FORM, "start_align"))
     first = tl.program_id(0).to(tl.int64) * TILE_GROUPS
     if first < at[GROUPS]:
         spot = part * wire_part
@@ -403,16 +381,13 @@ def hybrid_reduce_kernel(
 
 
 def _prepare(
-    kernel: str, rows: Tensor, wire_RPB: Tensor, parts: Parts, tuning: Tuning | None
+    kernel: str, rows: Tensor, parts: Parts, tuning: Tuning | None
 ) -> tuple[HybridForm, Tuning, int, tuple[int, int, int]]:
-    """(form, tuning, groups of a tile, grid). Raises ValueError for another codec or tensors that do not fit."""
+    """(form, tuning, groups of a tile, grid). Raises ValueError for another codec."""
     compiled = hybrid_form(parts.codec)
-    check_device(rows, wire_RPB, parts.table)
-    if rows.shape[1] != sum(parts.numels):
-        raise ValueError(f"rows must hold {sum(parts.numels)} values, the sum of their parts: {rows.shape[1]}")
     chosen = tuning or default_tuning(kernel, rows.device)
     padded = compiled.padded * compiled.padded_blocks
-    groups = chosen.groups(padded, padded * compiled.least_groups)
+    groups = max(chosen.values, padded * compiled.least_groups) // padded
     return compiled, chosen, groups, (cdiv(parts.most_groups, groups), len(parts), rows.shape[0])
 
 
@@ -421,9 +396,8 @@ def encode_into(values: Tensor, wire_RPB: Tensor, parts: Parts, tuning: Tuning |
 
     Raises ValueError for shapes that do not fit, tensors that kernels cannot reach and codecs of other kinds.
     """
-    rows = as_rows(values)
-    check_wire(wire_RPB, (rows.shape[0], len(parts)), parts)
-    compiled, chosen, groups, grid = _prepare("encode", rows, wire_RPB, parts, tuning)
+    rows = checked_rows(values, wire_RPB, parts)
+    compiled, chosen, groups, grid = _prepare("encode", rows, parts, tuning)
     if parts.most_groups:
         hybrid_encode_kernel[grid](
             rows, wire_RPB, parts.table, row_stride(rows), wire_RPB.stride(0), wire_RPB.stride(1),
@@ -436,9 +410,8 @@ def decode_into(wire_RPB: Tensor, values: Tensor, parts: Parts, tuning: Tuning |
 
     Raises ValueError for shapes that do not fit, tensors that kernels cannot reach and codecs of other kinds.
     """
-    rows = as_rows(values)
-    check_wire(wire_RPB, (rows.shape[0], len(parts)), parts)
-    compiled, chosen, groups, grid = _prepare("decode", rows, wire_RPB, parts, tuning)
+    rows = checked_rows(values, wire_RPB, parts)
+    compiled, chosen, groups, grid = _prepare("decode", rows, parts, tuning)
     if parts.most_groups:
         hybrid_decode_kernel[grid](
             wire_RPB, rows, parts.table, wire_RPB.stride(0), wire_RPB.stride(1), row_stride(rows),
@@ -452,10 +425,9 @@ def reduce_into(wire_RPB: Tensor, values: Tensor, parts: Parts, tuning: Tuning |
 
     Raises ValueError for shapes that do not fit, tensors that kernels cannot reach and codecs of other kinds.
     """
-    rows = as_rows(values)
     ranks = wire_RPB.shape[0]
-    check_wire(wire_RPB, (ranks, len(parts)), parts)
-    compiled, chosen, groups, grid = _prepare("reduce", rows, wire_RPB, parts, tuning)
+    rows = checked_rows(values, wire_RPB, parts, ranks)
+    compiled, chosen, groups, grid = _prepare("reduce", rows, parts, tuning)
     if parts.most_groups:
         hybrid_reduce_kernel[grid](
             wire_RPB, rows, parts.table, wire_RPB.stride(0), wire_RPB.stride(1), row_stride(rows), ranks,

@@ -19,10 +19,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from thinwire.kernels.encode import check_wire
-from thinwire.kernels.form import KEPT, NUMEL, START, as_rows, fact, hybrid_form, row_stride
-from thinwire.kernels.hybrid_dynamic import hybrid_row
-from thinwire.kernels.launch import Tuning, cdiv, check_device, default_tuning, options
+from thinwire.kernels.form import KEPT, NUMEL, START, fact, hybrid_form, row_stride
+from thinwire.kernels.launch import Tuning, cdiv, check_device, checked_rows, default_tuning, options
 from thinwire.kernels.numbers import ROUNDER, ROUNDER_BITS, from_bf16, saturate_bf16, to_dtype, to_fp32
 from thinwire.kernels.reduce import unrolled
 from thinwire.kernels.static_tables import (
@@ -49,7 +47,7 @@ from thinwire.kernels.stream import (
     load_words,
     store_words,
 )
-from thinwire.kernels.tiles import store_padding
+from thinwire.kernels.tiles import part_row, store_padding
 
 MOST_COLUMNS = 256  # of a decoder's tile
 LARGEST_FP32 = torch.finfo(torch.float32).max
@@ -59,7 +57,7 @@ LARGEST_FP32 = torch.finfo(torch.float32).max
 def static_row(table_ptr, part, ALIGN: tl.constexpr, FORM: tl.constexpr):
     """A row of the parts' table as a tuple: `form.COLUMNS`, then `static_tables`'. ALIGN: of starts, phases, rows."""
     row = table_ptr + part * STATIC_COLUMNS
-    at = hybrid_row(row, 0, FORM)
+    at = part_row(row, 0, fact(FORM, "start_align"))
     return (
         tl.multiple_of(at[0], ALIGN), at[1], at[2], at[3], at[4], at[5], at[6], at[7], at[8], at[9],
         tl.multiple_of(tl.load(row + FEATURES), ALIGN),
@@ -364,11 +362,8 @@ def static_reduce_kernel(
 
 def _check(values: Tensor, wire_RPB: Tensor, parts: StaticParts, copies: int) -> Tensor:
     """`values` as rows. Raises ValueError for tensors that do not fit or that kernels cannot reach."""
-    rows = as_rows(values)
-    check_device(rows, wire_RPB, parts.table, parts.lists, parts.scales)
-    check_wire(wire_RPB, (copies, len(parts)), parts)
-    if rows.shape[1] != sum(parts.numels):
-        raise ValueError(f"rows must hold {sum(parts.numels)} values, the sum of their parts: {rows.shape[1]}")
+    rows = checked_rows(values, wire_RPB, parts, copies)
+    check_device(parts.table, parts.lists, parts.scales)
     if len(parts.scales) not in (1, copies):
         raise ValueError(f"parts must name one rank for all copies, or {copies}: {len(parts.scales)}")
     return rows

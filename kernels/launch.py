@@ -15,7 +15,9 @@ import torch
 import triton
 from torch import Tensor
 
+from thinwire.kernels.form import Form, Parts, as_rows
 from thinwire.kernels.numbers import INTERPRETED
+from thinwire.reference.scheme import ALIGNMENT_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +31,9 @@ class Tuning:
         if self.values < 8 or self.values & (self.values - 1) or self.warps not in (1, 2, 4, 8, 16):
             raise ValueError(f"values must be a power of two from 8, warps 1, 2, 4, 8 or 16: given {self}")
 
-    def groups(self, padded: int, least: int) -> int:
-        """Groups of `padded` values a tile holds, where it must hold `least` values at any rate."""
-        return max(self.values, least) // padded
+    def groups(self, form: Form) -> int:
+        """(Padded) groups of a tile."""
+        return max(self.values, form.least) // form.padded
 
 
 # By kernel. 32 values a thread: four 128-bit loads of bf16 in flight; see tests/kernels/test_compile.py.
@@ -67,6 +69,31 @@ def check_device(*tensors: Tensor) -> None:
         raise ValueError(
             f"triton kernels run on CUDA devices, or on the CPU with TRITON_INTERPRET=1 set before the import: {kind}"
         )
+
+
+def check_wire(wire: Tensor, shape: tuple[int, ...], parts: Parts) -> None:
+    """Raises ValueError unless `wire` is uint8 [*shape, >= the largest part's bytes], every buffer aligned."""
+    least = max(parts.nbytes)
+    fits = wire.shape[:-1] == shape and wire.shape[-1] >= least and (wire.stride(-1) == 1 or wire.shape[-1] == 1)
+    aligned = not any(place % ALIGNMENT_BYTES for place in (wire.data_ptr(), *wire.stride()[:-1]))
+    if wire.dtype != torch.uint8 or not fits or not aligned:
+        raise ValueError(
+            f"wire buffers of {parts.codec.spec} must be uint8 {[*shape, f'>= {least}']}, each from a multiple of "
+            f"{ALIGNMENT_BYTES} bytes on: given {wire.dtype} {list(wire.shape)}, strides {wire.stride()}"
+        )
+
+
+def checked_rows(values: Tensor, wire_RPB: Tensor, parts: Parts, copies: int | None = None) -> Tensor:
+    """`values` as rows, each of all parts; `wire_RPB` holds `copies` of each part (None: as many as there are rows).
+
+    Raises ValueError for shapes that do not fit and tensors that kernels cannot reach.
+    """
+    rows = as_rows(values)
+    check_device(rows, wire_RPB, parts.table)
+    check_wire(wire_RPB, (rows.shape[0] if copies is None else copies, len(parts)), parts)
+    if rows.shape[1] != sum(parts.numels):
+        raise ValueError(f"rows must hold {sum(parts.numels)} values, the sum of their parts: {rows.shape[1]}")
+    return rows
 
 
 def cdiv(a: int, b: int) -> int:

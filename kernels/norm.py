@@ -21,9 +21,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from thinwire.kernels.encode import check_wire
 from thinwire.kernels.form import COLUMNS, GROUPS, MOST_VALUES, START, Form, Parts, fact, form
-from thinwire.kernels.launch import Tuning, cdiv, check_device, default_tuning, options
+from thinwire.kernels.launch import Tuning, cdiv, check_device, check_wire, default_tuning, options
 from thinwire.kernels.numbers import INTERPRETED, to_dtype, to_fp32
 from thinwire.kernels.reduce import UNROLLED_RANKS, summed
 from thinwire.kernels.tiles import decode_tile, decoded, part_row

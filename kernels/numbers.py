@@ -13,10 +13,13 @@ import triton
 import triton.language as tl
 
 from thinwire.kernels.form import fact
+from thinwire.reference.formats import element
 
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 FUSED = tl.constexpr(not INTERPRETED.value)  # whether tl.fma rounds once; the interpreter's rounds twice
-BF16_MAX = tl.constexpr(3.3895313892515355e38)
+BF16_MAX = tl.constexpr(element("bf16").maximum)
+FP16_MAX = tl.constexpr(element("fp16").maximum)
+FP32_MAX = tl.constexpr(element("fp32").maximum)
 INFINITY = tl.constexpr(float("inf"))
 ABS = tl.constexpr(0x7FFFFFFF)
 NOT_FINITE = tl.constexpr(0x7F800000)
@@ -117,7 +120,7 @@ def wire_minimum(low, good, FORM: tl.constexpr):
         sent = tl.where(good, (bits >> 16) & 0xFFFF, 0x7FC0)
         return sent.to(tl.uint16), from_bf16(sent)
     elif fact(FORM, "scale") == "fp16":
-        clipped = tl.where(good, tl.minimum(tl.maximum(low, -65504.0), 65504.0) + 0.0, 0.0)
+        clipped = tl.where(good, tl.minimum(tl.maximum(low, -FP16_MAX), FP16_MAX) + 0.0, 0.0)
         half = clipped.to(tl.float16)
         bits = half.to(tl.int16, bitcast=True)
         back = half.to(tl.float32)

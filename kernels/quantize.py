@@ -19,7 +19,7 @@ from thinwire.kernels.encode import encode_into
 from thinwire.kernels.form import parts
 from thinwire.kernels.reduce import reduce_into
 from thinwire.kernels.static_tables import StaticParts, static_parts
-from thinwire.reference.scheme import Codec, OutlierHybrid, Raw
+from thinwire.reference.scheme import ALIGNMENT_BYTES, Codec, OutlierHybrid, Raw
 
 RAW = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -105,8 +105,8 @@ def _static(
 
 
 def aligned(buffer: Tensor) -> Tensor:
-    """`buffer`, or a copy where it does not start at a multiple of 16 bytes: kernels read metadata in words."""
-    return buffer if buffer.data_ptr() % 16 == 0 else buffer.clone()
+    """`buffer`, or a copy where it does not start where sections may: kernels read metadata in words."""
+    return buffer if buffer.data_ptr() % ALIGNMENT_BYTES == 0 else buffer.clone()
 
 
 def evenly_spaced(buffers: Sequence[Tensor]) -> Tensor:
@@ -116,6 +116,7 @@ def evenly_spaced(buffers: Sequence[Tensor]) -> Tensor:
     apart = addresses[1] - addresses[0] if len(buffers) > 1 else first.numel()
     together = all(b.untyped_storage().data_ptr() == first.untyped_storage().data_ptr() for b in buffers)
     even = all(b - a == apart for a, b in pairwise(addresses))
-    if together and even and apart >= first.numel() and apart % 16 == 0 and addresses[0] % 16 == 0:
+    aligned = apart % ALIGNMENT_BYTES == 0 and addresses[0] % ALIGNMENT_BYTES == 0
+    if together and even and aligned and apart >= first.numel():
         return first.as_strided((len(buffers), first.numel()), (apart, 1))
     return torch.stack(list(buffers))

@@ -12,9 +12,8 @@ import triton.language as tl
 from torch import Tensor
 
 from thinwire.kernels.decode import store_values
-from thinwire.kernels.encode import check_wire
-from thinwire.kernels.form import GROUPS, NUMEL, Form, Parts, as_rows, fact, form, row_stride
-from thinwire.kernels.launch import Tuning, cdiv, check_device, default_tuning, options
+from thinwire.kernels.form import GROUPS, NUMEL, Form, Parts, fact, form, row_stride
+from thinwire.kernels.launch import Tuning, cdiv, check_device, check_wire, checked_rows, default_tuning, options
 from thinwire.kernels.tiles import add_tile, decode_tile, decoded, encode_tile, part_row, store_paddings, value_offsets
 
 UNROLLED_RANKS = 8  # more would only lengthen the code; copies beyond are summed in a loop
@@ -108,17 +107,13 @@ def reduce_into(wire_RPB: Tensor, values: Tensor, parts: Parts, tuning: Tuning |
 
     Raises ValueError for shapes that do not fit and tensors that kernels cannot reach.
     """
-    rows = as_rows(values)
-    check_device(rows, wire_RPB, parts.table)
     ranks = wire_RPB.shape[0]
-    check_wire(wire_RPB, (ranks, len(parts)), parts)
-    if rows.shape[1] != sum(parts.numels):
-        raise ValueError(f"rows must hold {sum(parts.numels)} values, the sum of their parts: {rows.shape[1]}")
+    rows = checked_rows(values, wire_RPB, parts, ranks)
     if not parts.most_groups:
         return
     chosen = tuning or default_tuning("reduce", rows.device)
     compiled = form(parts.codec)
-    groups = chosen.groups(compiled.padded, max(compiled.padded, compiled.rotation))
+    groups = chosen.groups(compiled)
     grid = (cdiv(parts.most_groups, groups), len(parts), rows.shape[0])
     reduce_kernel[grid](
         wire_RPB, rows, parts.table, wire_RPB.stride(0), wire_RPB.stride(1), row_stride(rows), ranks,
@@ -152,7 +147,7 @@ def requantise_into(
     if not parts.most_groups:
         return
     chosen = tuning or default_tuning("requantise", wire_RPB.device)
-    values = max(chosen.values, source.group, source.rotation, target.group, target.rotation)
+    values = max(chosen.values, source.least, target.least)
     grid = (cdiv(max(parts.most_groups * source.group, sums.most_groups * target.group), values), len(parts))
     requantise_kernel[grid](
         wire_RPB, parts.table, sums_SPB, sums.table, wire_RPB.stride(0), wire_RPB.stride(1),

@@ -10,7 +10,8 @@ import triton
 import triton.language as tl
 
 from thinwire.kernels.form import PLANES, fact
-from thinwire.kernels.tiles import below, store_padding, width_at
+from thinwire.kernels.planes import below, width_at
+from thinwire.kernels.tiles import store_padding
 
 
 @triton.constexpr_function

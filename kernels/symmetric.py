@@ -48,13 +48,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from thinwire.kernels.decode import restore_tile
 from thinwire.kernels.encode import load_values
 from thinwire.kernels.form import GROUPS, NUMEL, Form, fact, form, parts
 from thinwire.kernels.launch import Tuning, cdiv, check_device, options
 from thinwire.kernels.numbers import INTERPRETED
 from thinwire.kernels.reduce import UNROLLED_RANKS, can_requantise, summed
 from thinwire.kernels.tiles import encode_tile, part_row, value_offsets
-from thinwire.kernels.two_step import FLOATS, check_scheme, finish_tile
+from thinwire.kernels.two_step import FLOATS, check_scheme
 from thinwire.reference.schedule import Interval, partition
 from thinwire.reference.scheme import Scheme
 
@@ -169,7 +170,7 @@ def take_sum(
     for tile in range(tl.program_id(0), tiles_in(at, sums, FORM, SUMS, TILE_VALUES), tl.num_programs(0)):
         first = tl.cast(tile, tl.int64) * SUMS_GROUPS
         if first < sums[GROUPS]:
-            finish_tile(own, spot, sums, first, values_ptr, SUMS, SUMS_GROUPS)
+            restore_tile(own, spot, sums, first, values_ptr, False, SUMS, SUMS_GROUPS)
 
 
 @triton.jit

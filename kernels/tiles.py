@@ -14,8 +14,23 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from thinwire.kernels.form import COLUMNS, GROUPS, INDICES, NUMEL, ORIGINS, PLANES, SCALES, SPIKES, START, fact
+from thinwire.kernels.form import (
+    ALIGNMENT,
+    COLUMNS,
+    GROUPS,
+    INDICES,
+    NUMEL,
+    ORIGINS,
+    PLANES,
+    SCALES,
+    SPIKES,
+    START,
+    fact,
+)
 from thinwire.kernels.numbers import (
+    BF16_MAX,
+    FP16_MAX,
+    FP32_MAX,
     INFINITY,
     NOT_FINITE,
     ROUNDER,
@@ -31,26 +46,26 @@ from thinwire.kernels.numbers import (
     wire_minimum,
     wire_scale,
 )
-from thinwire.kernels.planes import below as below  # as it always was: others take these two from here
-from thinwire.kernels.planes import load_planes, store_planes
-from thinwire.kernels.planes import width_at as width_at
+from thinwire.kernels.planes import load_planes, store_planes, width_at
 
 
 @triton.jit
-def part_row(table_ptr, part):
-    """A row of the table as a tuple. Starts are multiples of 8 values, sections of 16 bytes: the compiler may know."""
+def part_row(table_ptr, part, START_ALIGN: tl.constexpr = 8):
+    """A row of the table as a tuple. Starts are multiples of START_ALIGN values, sections of 16 bytes: the compiler may
+    know.
+    """
     row = table_ptr + part * COLUMNS
     return (
-        tl.multiple_of(tl.load(row + START), 8),
+        tl.multiple_of(tl.load(row + START), START_ALIGN),
         tl.load(row + NUMEL),
         tl.load(row + GROUPS),
-        tl.multiple_of(tl.load(row + PLANES), 16),
-        tl.multiple_of(tl.load(row + PLANES + 1), 16),
-        tl.multiple_of(tl.load(row + PLANES + 2), 16),
-        tl.multiple_of(tl.load(row + SCALES), 16),
-        tl.multiple_of(tl.load(row + ORIGINS), 16),
-        tl.multiple_of(tl.load(row + SPIKES), 16),
-        tl.multiple_of(tl.load(row + INDICES), 16),
+        tl.multiple_of(tl.load(row + PLANES), ALIGNMENT),
+        tl.multiple_of(tl.load(row + PLANES + 1), ALIGNMENT),
+        tl.multiple_of(tl.load(row + PLANES + 2), ALIGNMENT),
+        tl.multiple_of(tl.load(row + SCALES), ALIGNMENT),
+        tl.multiple_of(tl.load(row + ORIGINS), ALIGNMENT),
+        tl.multiple_of(tl.load(row + SPIKES), ALIGNMENT),
+        tl.multiple_of(tl.load(row + INDICES), ALIGNMENT),
     )
 
 
@@ -127,7 +142,7 @@ def fact_log2(size: int) -> int:
 @triton.jit
 def scale_pointer(wire_ptr, spot, offset, first, local_G, FORM: tl.constexpr):
     """Pointers [G, 1] to scales or minima, typed as raw bits."""
-    base = wire_ptr + (spot + offset + first * scale_bytes(FORM))
+    base = wire_ptr + (spot + offset + first * fact(FORM, "scale_bytes"))
     if fact(FORM, "scale") == "fp32":
         return base.to(tl.pointer_type(tl.int32)) + local_G[:, None]
     elif fact(FORM, "scale") == "e8m0":
@@ -400,24 +415,19 @@ def add_tile(total, wire_ptr, spot, at, first, local_G, ok_G, FORM: tl.constexpr
 def decoded(x, FORM: tl.constexpr, dtype: tl.constexpr):
     """What a decoder returns: `x` kept within `dtype` where more than a scaled code may leave it."""
     if fact(FORM, "rotation") > 0 or fact(FORM, "grid") == "minimum" or dtype == tl.float16:
-        LIMIT: tl.constexpr = 65504.0 if dtype == tl.float16 else largest(dtype)
+        LIMIT: tl.constexpr = FP16_MAX if dtype == tl.float16 else BF16_MAX if dtype == tl.bfloat16 else FP32_MAX
         kept = tl.minimum(tl.maximum(x, -LIMIT), LIMIT)
         return tl.where(x == x, kept, x)
     else:
         return x
 
 
-@triton.constexpr_function
-def largest(dtype):
-    """The largest finite number of a floating type."""
-    return {"bf16": 3.3895313892515355e38, "fp32": 3.4028234663852886e38, "fp16": 65504.0}[str(dtype)]
-
-
 @triton.jit
 def store_padding(wire_ptr, spot, end):
-    """Zeros from byte `end` of a section to the next 16-byte boundary, where the next one starts."""
-    gap = tl.arange(0, 16)
-    tl.store(wire_ptr + spot + end + gap, tl.zeros((16,), tl.uint8), mask=gap < (16 - end % 16) % 16)
+    """Zeros from byte `end` of a section to the next multiple of ALIGNMENT bytes, where the next one starts."""
+    gap = tl.arange(0, ALIGNMENT)
+    left = (ALIGNMENT - end % ALIGNMENT) % ALIGNMENT
+    tl.store(wire_ptr + spot + end + gap, tl.zeros((ALIGNMENT,), tl.uint8), mask=gap < left)
 
 
 @triton.jit
@@ -427,17 +437,11 @@ def store_paddings(wire_ptr, spot, at, groups, FORM: tl.constexpr):
     for index in tl.static_range(3):
         if width_at(FORM, index) > 0:
             store_padding(wire_ptr, spot, at[PLANES + index] + groups * (K * width_at(FORM, index) // 8))
-    store_padding(wire_ptr, spot, at[SCALES] + groups * scale_bytes(FORM))
+    store_padding(wire_ptr, spot, at[SCALES] + groups * fact(FORM, "scale_bytes"))
     if fact(FORM, "grid") == "minimum":
-        store_padding(wire_ptr, spot, at[ORIGINS] + groups * scale_bytes(FORM))
+        store_padding(wire_ptr, spot, at[ORIGINS] + groups * fact(FORM, "scale_bytes"))
     if fact(FORM, "grid") == "zero_point":
         store_padding(wire_ptr, spot, at[ORIGINS] + groups)
     if fact(FORM, "spikes"):
         store_padding(wire_ptr, spot, at[SPIKES] + groups * 4)
         store_padding(wire_ptr, spot, at[INDICES] + groups * 2 * fact(FORM, "index_bytes"))
-
-
-@triton.constexpr_function
-def scale_bytes(form):
-    """Bytes of a scale on the wire."""
-    return {"e8m0": 1, "bf16": 2, "fp16": 2, "fp32": 4}[form.scale]

@@ -17,53 +17,18 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
-from thinwire.kernels.decode import store_values
+from thinwire.kernels.decode import decode_into
 from thinwire.kernels.encode import encode_into
-from thinwire.kernels.form import GROUPS, form, parts
-from thinwire.kernels.launch import Tuning, cdiv, check_device, default_tuning, options
+from thinwire.kernels.form import form, parts
+from thinwire.kernels.launch import Tuning
 from thinwire.kernels.reduce import can_requantise, reduce_into, requantise_into
-from thinwire.kernels.tiles import decode_tile, decoded, part_row
 from thinwire.reference.catalog import scheme as find_scheme
 from thinwire.reference.schedule import Interval, partition
 from thinwire.reference.scheme import MX, GroupedInt, Scheme
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32)
-
-
-@triton.jit
-def finish_tile(wire_ptr, spot, at, first, values_ptr, FORM: tl.constexpr, TILE_GROUPS: tl.constexpr):
-    """TILE_GROUPS groups from `first` on of a part's encoded sum, decoded to fp32 and rounded to the tensor's type.
-
-    Unlike a decoder's, this rounding may overflow to an infinity, as the uncompressed sum would (`all_reduce`).
-    """
-    local_G = tl.arange(0, TILE_GROUPS)
-    x = decode_tile(wire_ptr, spot, at, first, local_G, first + local_G < at[GROUPS], FORM)
-    store_values(decoded(x, FORM, tl.float32), values_ptr, at, first, local_G, FORM)
-
-
-@triton.jit
-def finish_kernel(
-    wire_ptr,  # uint8, the sum of part that row received at row * wire_row + part * wire_part
-    values_ptr,  # [rows, N]
-    table_ptr,
-    wire_row,
-    wire_part,
-    values_row,
-    FORM: tl.constexpr,
-    TILE_GROUPS: tl.constexpr,
-):
-    """Grid: tiles of the largest part, parts, rows."""
-    part = tl.program_id(1).to(tl.int64)
-    row = tl.program_id(2).to(tl.int64)
-    at = part_row(table_ptr, part)
-    first = tl.program_id(0).to(tl.int64) * TILE_GROUPS
-    if first < at[GROUPS]:
-        spot = row * wire_row + part * wire_part
-        finish_tile(wire_ptr, spot, at, first, values_ptr + row * values_row, FORM, TILE_GROUPS)
 
 
 def check_scheme(scheme: Scheme | str, collectives: tuple[str, ...] = ("two_step", "all_gather")) -> Scheme:
@@ -163,14 +128,7 @@ class TwoStep:
 
     def decode(self) -> None:
         """Third launch of two steps: what every rank has gathered into its result."""
-        check_device(self.gathered, self.results, self.sums.table)
-        compiled = form(self.sums.codec)
-        chosen = self.tunings.get("decode") or default_tuning("decode", self.device)
-        groups = chosen.groups(compiled.padded, max(compiled.padded, compiled.rotation))
-        finish_kernel[(cdiv(self.sums.most_groups, groups), len(self.sums), self.ranks)](
-            self.gathered, self.results, self.sums.table, self.gathered.stride(0), self.gathered.stride(1),
-            self.results.stride(0), FORM=compiled, TILE_GROUPS=groups, **options(chosen),
-        )  # fmt: skip
+        decode_into(self.gathered, self.results, self.sums, self.tunings.get("decode"), saturates=False)
 
     def capture(self, partials_RN: Tensor) -> torch.cuda.CUDAGraph:
         """A CUDA graph of `run(partials_RN)`: each replay reads that tensor anew and overwrites `results`.

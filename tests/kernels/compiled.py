@@ -54,12 +54,12 @@ class Instruction:
 def sources(kernel: str, spec: str) -> tuple[Any, dict[str, Any], int, int]:
     """(function, compile-time arguments, warps, values of a tile) of a kernel at its default tuning."""
     found, tuning = form(parse_codec(spec)), ASSUMED[kernel]
-    groups = tuning.groups(found.padded, max(found.padded, found.rotation))
+    groups = tuning.groups(found)
     values = groups * found.padded
     if kernel == "encode":
         return encode_kernel, {"FORM": found, "TILE_GROUPS": groups, "PAIRS": True}, tuning.warps, values
     if kernel == "decode":
-        return decode_kernel, {"FORM": found, "TILE_GROUPS": groups}, tuning.warps, values
+        return decode_kernel, {"SATURATES": True, "FORM": found, "TILE_GROUPS": groups}, tuning.warps, values
     if kernel == "reduce":
         return (
             reduce_kernel,
