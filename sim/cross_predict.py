@@ -3,23 +3,19 @@
 The path is that of `sim.predict`: workload, engine, schedules, network, timeline. Pure, as that is.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from thinwire.reference.cross_schedule import Wire, crossover_visual_tokens
 from thinwire.reference.scheme import Codec
 from thinwire.sim.cost import CostModel
 from thinwire.sim.cross_attention import METHODS, CrossModel, CrossPrompt, Method, build, memory_bytes
 from thinwire.sim.exchange import Exchanger, slowdown
-from thinwire.sim.predict import run
+from thinwire.sim.predict import check_precision, moved_bytes, run, timeline_of
 from thinwire.sim.profile import Profile
 from thinwire.sim.report import OVERLAP, codec_sentence, kernel_sentences, machine_sentences
 from thinwire.sim.timeline import Breakdown, Timeline
-from thinwire.sim.workload import Workload
 from thinwire.topologies.cluster import Cluster
 
 BASELINE: Method = "ring-attention"
@@ -64,7 +60,7 @@ class CrossPrediction:
 
     def to_dict(self) -> dict[str, Any]:
         """A row of `compare --workload cross-attention --json`; times in milliseconds."""
-        b, config = self.breakdown, self.model.config
+        config = self.model.config
         return {
             "scheme": self.method,
             "model": config.name,
@@ -80,12 +76,7 @@ class CrossPrediction:
             "head_dim": config.head_dim,
             "partial": self.partial.spec if self.method == "lv-xattn" else None,
             "time_ms": self.time_s * 1e3,
-            "breakdown_ms": {
-                "compute": b.compute_s * 1e3,
-                "codec": b.codec_s * 1e3,
-                "communication": b.communication_s * 1e3,
-                "exposed_communication": b.exposed_communication_s * 1e3,
-            },
+            "breakdown_ms": self.breakdown.to_dict(),
             "wire_bytes_per_gpu": max(self.sent_bytes_R),
             "memory_gb_per_gpu": sum(self.memory_bytes.values()) / 1e9,
             "fits_memory": self.fits,
@@ -109,14 +100,12 @@ def predict_cross(
         ValueError: an unknown method, sizes that do not go together, a precision the GPU lacks.
     """
     ranks = len(cluster.gpus)
-    if prompt.weights not in profile.gpu.gemm:
-        known = ", ".join(sorted(profile.gpu.gemm))
-        raise ValueError(f"{cluster.gpu.name} has no {prompt.weights} GEMMs: weights={prompt.weights}, it has {known}")
+    check_precision(cluster, prompt.weights, profile)
     workload = build(model, method, prompt, ranks, wire)
     cost = CostModel(profile, cluster.gpu)
     exchanger = Exchanger(cluster, cost, slowdown(ranks, {}))
     result, folds = run(workload, exchanger, cost, folded)
-    sent_R, links = _traffic(workload, exchanger)
+    sent_R, links = moved_bytes(workload, exchanger, {"all_gather", "passing"})
     memory = memory_bytes(model, method, prompt, ranks, wire.partial.bits_per_value)
     return CrossPrediction(
         model=model,
@@ -125,25 +114,12 @@ def predict_cross(
         prompt=prompt,
         partial=wire.partial,
         profile=profile.name,
-        timeline=Timeline(result.spans, folds, result.end_s + sum(f.copies * f.period_s for f in folds)),
-        sent_bytes_R=sent_R,
+        timeline=timeline_of(result, folds),
+        sent_bytes_R=tuple(int(sent) for sent in sent_R),
         link_bytes=links,
         memory_bytes=memory,
         assumptions=_assumptions(model, method, prompt, wire, cost, exchanger),
     )
-
-
-def _traffic(workload: Workload, exchanger: Exchanger) -> tuple[tuple[int, ...], dict[tuple[str, str], int]]:
-    """Bytes each GPU sends, and bytes on each link, in all layers."""
-    sent_R, links = np.zeros(exchanger.ranks), Counter[tuple[str, str]]()
-    for layer in workload.layers:
-        for op in layer:
-            if op.exchange is not None:
-                timed = exchanger.timed(op.exchange)
-                sent_R += timed.wire_bytes_R
-                for link, nbytes in exchanger.alone(timed).link_bytes.items():
-                    links[link] += int(nbytes)
-    return tuple(int(sent) for sent in sent_R), dict(links)
 
 
 def _assumptions(

@@ -3,7 +3,7 @@ clock.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -15,6 +15,7 @@ from thinwire.sim.cost import CostModel, Launch
 from thinwire.sim.engine import Engine, Issue, Result
 from thinwire.sim.exchange import Exchanger, slowdown
 from thinwire.sim.fold import find_runs, folds_of, kept_layers
+from thinwire.sim.network import Floats
 from thinwire.sim.profile import Profile
 from thinwire.sim.report import Prediction, Traffic, assumptions
 from thinwire.sim.timeline import Fold, Timeline
@@ -55,14 +56,13 @@ def predict(
     cost = CostModel(profile, cluster.gpu, launch)
     exchanger = Exchanger(cluster, cost, slowdown(tp, what_if.slow_ranks))
     result, folds = run(workload, exchanger, cost, folded)
-    ttft_s = result.end_s + sum(f.copies * f.period_s for f in folds)
     return Prediction(
         model=model,
         cluster=cluster,
         scheme=scheme,
         prompt=prompt,
         profile=profile.name,
-        timeline=Timeline(result.spans, folds, ttft_s),
+        timeline=timeline_of(result, folds),
         traffic=traffic(workload, exchanger),
         assumptions=assumptions(prompt, scheme, cost, exchanger),
     )
@@ -77,6 +77,11 @@ def run(workload: Workload, exchanger: Exchanger, cost: CostModel, folded: bool)
         if folds is not None:
             return result, folds
     return _simulate(workload, exchanger, cost, folded), ()
+
+
+def timeline_of(result: Result, folds: tuple[Fold, ...]) -> Timeline:
+    """The whole run: what was simulated, and the repeats that were folded away."""
+    return Timeline(result.spans, folds, result.end_s + sum(f.copies * f.period_s for f in folds))
 
 
 def _simulate(workload: Workload, exchanger: Exchanger, cost: CostModel, replay: bool) -> Result:
@@ -95,9 +100,7 @@ def _simulate(workload: Workload, exchanger: Exchanger, cost: CostModel, replay:
 
 def check_machine(model: ModelConfig, cluster: Cluster, prompt: Prompt, profile: Profile) -> None:
     """Refuse a precision the GPU lacks, and a prompt that does not fit, with the arithmetic."""
-    if prompt.weights not in profile.gpu.gemm:
-        known = ", ".join(sorted(profile.gpu.gemm))
-        raise ValueError(f"{cluster.gpu.name} has no {prompt.weights} GEMMs: weights={prompt.weights}, it has {known}")
+    check_precision(cluster, prompt.weights, profile)
     need = memory_bytes(model, prompt, len(cluster.gpus))
     total = sum(need.values())
     if total > cluster.gpu.memory_bytes:
@@ -109,18 +112,33 @@ def check_machine(model: ModelConfig, cluster: Cluster, prompt: Prompt, profile:
         )
 
 
+def check_precision(cluster: Cluster, weights: str, profile: Profile) -> None:
+    """Refuse a precision the GPU lacks."""
+    if weights not in profile.gpu.gemm:
+        known = ", ".join(sorted(profile.gpu.gemm))
+        raise ValueError(f"{cluster.gpu.name} has no {weights} GEMMs: weights={weights}, it has {known}")
+
+
 def traffic(workload: Workload, exchanger: Exchanger) -> Traffic:
     """Bytes of the whole forward pass, counted from its exchanges."""
+    sent_R, links = moved_bytes(workload, exchanger, {"all_reduce"})
+    return Traffic(workload.all_reduce_count, int(sent_R.max()), links)
+
+
+def moved_bytes(
+    workload: Workload, exchanger: Exchanger, ops: Collection[str]
+) -> tuple[Floats, dict[tuple[str, str], int]]:
+    """(bytes each rank sends in exchanges of `ops`, bytes on each link in all exchanges) of the whole pass."""
     sent_R, links = np.zeros(exchanger.ranks), Counter[tuple[str, str]]()
-    ops = [op for group in (workload.before, *workload.layers, workload.after) for op in group]
-    distinct = {id(op): op.exchange for op in ops}
-    for key, times in Counter(map(id, ops)).items():
+    issued = [op for group in (workload.before, *workload.layers, workload.after) for op in group]
+    distinct = {id(op): op.exchange for op in issued}
+    for key, times in Counter(map(id, issued)).items():
         exchange = distinct[key]
         if exchange is None:
             continue
         timed = exchanger.timed(exchange)
         for link, nbytes in exchanger.alone(timed).link_bytes.items():
             links[link] += int(times * nbytes)
-        if exchange.op == "all_reduce":
+        if exchange.op in ops:
             sent_R += times * timed.wire_bytes_R
-    return Traffic(workload.all_reduce_count, int(sent_R.max()), dict(links))
+    return sent_R, dict(links)

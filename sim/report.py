@@ -52,7 +52,6 @@ class Prediction:
 
     def to_dict(self) -> dict[str, Any]:
         """The document of `predict --json`; times in milliseconds."""
-        b = self.breakdown
         silent = self.scheme.collective == "none" or self.tp == 1
         return {
             "model": self.model.name,
@@ -63,12 +62,7 @@ class Prediction:
             "input_tokens": self.prompt.input_tokens,
             "weights": self.prompt.weights,
             "ttft_ms": self.ttft_s * 1e3,
-            "breakdown_ms": {
-                "compute": b.compute_s * 1e3,
-                "codec": b.codec_s * 1e3,
-                "communication": b.communication_s * 1e3,
-                "exposed_communication": b.exposed_communication_s * 1e3,
-            },
+            "breakdown_ms": self.breakdown.to_dict(),
             "wire_bytes_per_gpu": self.traffic.all_reduce_bytes_per_gpu,
             "all_reduce_count": self.traffic.all_reduce_count,
             "bits_per_value": {

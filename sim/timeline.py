@@ -6,7 +6,7 @@ seen to recur exactly, so a reader never notices which way a prediction was made
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 SAME_TIME = 1e-12  # of the whole: an end and the start it causes may differ by rounding once repeats are shifted
@@ -55,6 +55,10 @@ class Breakdown:
     codec_s: float
     communication_s: float
     exposed_communication_s: float
+
+    def to_dict(self) -> dict[str, float]:
+        """As documents have it: milliseconds."""
+        return {field.name.removesuffix("_s"): getattr(self, field.name) * 1e3 for field in fields(self)}
 
 
 @dataclass(frozen=True)
