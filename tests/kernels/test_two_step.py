@@ -23,10 +23,11 @@ from thinwire.reference.catalog import scheme, schemes
 from thinwire.reference.schedule import build
 from thinwire.reference.scheme import OutlierHybrid, Raw
 
+from .inputs import same
+
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 CUDA = torch.cuda.is_available()
 SMALL = None if CUDA else dict.fromkeys(("encode", "reduce", "requantise", "decode"), Tuning(512, 4))
-BITS = {2: torch.int16, 4: torch.int32}
 
 
 def catalog() -> list[str]:
@@ -60,14 +61,6 @@ def partials(ranks: int, numel: int, dtype: torch.dtype) -> Tensor:
     return values.to(dtype)
 
 
-def assert_same_bits(got: Tensor, want: Tensor) -> None:
-    """The same bits, but that a NaN is a NaN."""
-    nan = want.isnan()
-    assert torch.equal(got.isnan(), nan)
-    kind = BITS[want.element_size()]
-    assert torch.equal(got.view(kind).masked_fill(nan, 0), want.view(kind).masked_fill(nan, 0))
-
-
 def agrees(name: str, ranks: int, numel: int, dtype: torch.dtype, device: torch.device) -> None:
     given = partials(ranks, numel, dtype)
     want = all_reduce_local(list(given), name)
@@ -76,7 +69,7 @@ def agrees(name: str, ranks: int, numel: int, dtype: torch.dtype, device: torch.
         buffer.fill_(0xA5)
     got = runner.run(given.to(device)).cpu()
     for rank in range(ranks):
-        assert_same_bits(got[rank], want[rank])
+        assert same(got[rank], want[rank])
 
 
 # In the interpreter four and eight ranks take seconds each, so some schemes stand for all; on a GPU every one runs.
@@ -188,7 +181,7 @@ def test_every_rank_decodes_what_it_was_sent(device: torch.device) -> None:
     runner.decode()
     assert not runner.results[1].any()
     for rank in (0, 2):
-        assert_same_bits(runner.results[rank].cpu(), want[rank].cpu())
+        assert same(runner.results[rank].cpu(), want[rank].cpu())
 
 
 class Made(TorchDispatchMode):
@@ -239,7 +232,7 @@ def test_a_graph_replays(device: torch.device, name: str) -> None:
         torch.cuda.synchronize()
         want = all_reduce_local(list(given.cpu()), name)
         for rank in range(4):
-            assert_same_bits(runner.results[rank].cpu(), want[rank])
+            assert same(runner.results[rank].cpu(), want[rank])
 
 
 def test_no_graph_without_cuda() -> None:

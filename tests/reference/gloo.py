@@ -63,3 +63,13 @@ def run(
             process.kill()
     files = [folder / f"rank{rank}.json" for rank in range(ranks)]
     return [json.loads(file.read_text()) if file.exists() else [] for file in files]
+
+
+def on_two_ranks(folder: Path, module: str, function: str) -> list[Any]:
+    """What `function(group)` of a module beside this one gives in each of two gloo processes, by rank."""
+    worker = str(Path(__file__).with_name("group_worker.py"))
+    processes = [
+        subprocess.Popen([sys.executable, worker, str(folder), str(rank), module, function]) for rank in range(2)
+    ]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]

@@ -40,7 +40,7 @@ from thinwire.reference.model import FP32, Decoder
 from thinwire.reference.results import Results, Window, code_version, digest, run_key, sources
 from thinwire.reference.sync import ExactSync, Observed, uniform
 
-from . import accuracy_cases
+from . import accuracy_cases, gloo
 from .accuracy_cases import KEY, decoder, go, windows
 
 
@@ -201,10 +201,7 @@ def test_another_decoder_may_be_the_baseline() -> None:
 
 def test_processes_give_the_figures_of_one_process(tmp_path: Path) -> None:
     """Two gloo ranks against a LocalGroup: every sum of every window, bit for bit."""
-    worker = str(Path(__file__).with_name("accuracy_worker.py"))
-    processes = [subprocess.Popen([sys.executable, worker, str(tmp_path), str(rank)]) for rank in range(2)]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
-    found = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
+    found = gloo.on_two_ranks(tmp_path, "accuracy_cases", "figures")
     local = accuracy_cases.figures(LocalGroup(2))
     assert found[0] == found[1] == local
     assert len({json.dumps(rows) for rows in local.values()}) == len(accuracy_cases.SCHEMES)

@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,7 +27,7 @@ from thinwire.reference.sync import (
     uniform,
 )
 
-from . import tiny
+from . import gloo, tiny
 
 torch.set_num_threads(1)
 FP64 = Precision(torch.float64, torch.float64, torch.float64)
@@ -375,10 +373,7 @@ def test_bad_input_is_refused() -> None:
 
 def test_processes_give_the_bits_of_one_process(tmp_path: Path) -> None:
     """Two gloo ranks, each with its own half of the model, against both halves in this process: bit for bit."""
-    worker = str(Path(__file__).with_name("model_worker.py"))
-    processes = [subprocess.Popen([sys.executable, worker, str(tmp_path), str(rank)]) for rank in range(2)]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
-    results = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
+    results = gloo.on_two_ranks(tmp_path, "tiny", "digests")
     local = tiny.digests(LocalGroup(2))
     assert results[0] == results[1] == local
     assert len(set(local.values())) == len(tiny.ON_THE_WIRE)

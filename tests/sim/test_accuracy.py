@@ -11,7 +11,8 @@ import pytest
 from thinwire.reference.catalog import scheme, schemes
 from thinwire.sim import accuracy, api
 from thinwire.sim.accuracy import figure
-from thinwire.sim.cli import main
+
+from ..command import run
 
 SHIPPED = accuracy.TABLES / "accuracy-smollm2-135m.json"
 
@@ -107,20 +108,14 @@ def test_rows_of_compare_carry_it(tables: Path) -> None:
 
 def test_the_table_says_whose_it_is(tables: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--model", "llama-3-8b", "--cluster", "8xl40s-pcie", "--tp", "4", "--input-tokens", "256"]
-    main_status(["compare", *options, "--schemes", "flash-int4,flash-int8,flash-int3,flash-int2"])
-    shown = capsys.readouterr().out
+    status, shown, _ = run(capsys, "compare", *options, "--schemes", "flash-int4,flash-int8,flash-int3,flash-int2")
+    assert status == 0
     lines = {line.split()[0]: line for line in shown.splitlines() if line.startswith("flash-")}
     assert "1.800 (1.750 .. 2.000)" in lines["flash-int4"] and "1.001 (" in lines["flash-int8"]
     assert lines["flash-int3"].rstrip().endswith("not finite") and "(" not in lines["flash-int2"]
     said = " ".join(shown.split())
     assert "measured on Tiny (8-bit), not on llama-3-8b: 30 predictions at TP 4" in said
     assert "at TP 8, the nearest to TP 4 measured (of 1 schemes)" in said
-
-
-def main_status(arguments: list[str]) -> None:
-    with pytest.raises(SystemExit) as status:
-        main(arguments)
-    assert status.value.code == 0
 
 
 # ---- the shipped table

@@ -11,10 +11,10 @@ import pytest
 
 from thinwire.reference.catalog import schemes
 from thinwire.reference.config import model_names
-from thinwire.sim.cli import main
 from thinwire.topologies.load import cluster_names
 
-Capture = pytest.CaptureFixture[str]
+from ..command import Capture, run
+
 PREDICT = ("predict", "--model", "llama-3-8b", "--cluster", "8xl40s-pcie", "--scheme", "flash-int4", "--tp", "4")
 COMPARE = ("compare", "--model", "llama-3-8b", "--cluster", "8xl40s-pcie", "--tp", "4", "--input-tokens", "128")
 COLLECTIVE = ("collective", "--cluster", "8xl40s-pcie", "--tp", "4", "--scheme", "flash-int4", "--bytes", "1048576")
@@ -37,16 +37,6 @@ PREDICTION_KEYS = {
 }
 BREAKDOWN_KEYS = {"compute", "codec", "communication", "exposed_communication"}
 COLLECTIVE_KEYS = {"time_us", "algbw_gb_per_s", "busbw_gb_per_s", "wire_bytes_per_gpu", "algorithm"}
-
-
-def run(capsys: Capture, *arguments: str) -> tuple[int, str, str]:
-    """Exit status, standard output, standard error."""
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    out, err = capsys.readouterr()
-    status = ended.value.code
-    assert isinstance(status, int)
-    return status, out, err
 
 
 def document(capsys: Capture, *arguments: str) -> Any:

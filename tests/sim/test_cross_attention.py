@@ -26,6 +26,7 @@ from thinwire.sim.timeline import Span
 from thinwire.sim.workload import CrossAttend, Elementwise
 from thinwire.topologies.cluster import Cluster
 
+from ..command import run
 from .helpers import (
     CATALOG,
     IDEAL_ATTENTION,
@@ -40,7 +41,7 @@ from .helpers import (
     protocol,
     switched,
 )
-from .test_cli import document, run
+from .test_cli import document
 
 LLAMA = CrossModel(load_model("llama-3-8b"), 8)
 ONE = replace(LLAMA, layers=1)

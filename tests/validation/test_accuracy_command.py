@@ -20,16 +20,17 @@ from thinwire.reference.catalog import scheme, schemes
 from thinwire.reference.config import parse_config
 from thinwire.reference.weights import random_weights
 from thinwire.sim import accuracy as known
-from thinwire.sim.cli import GROUP, main
+from thinwire.sim.cli import GROUP
 from thinwire.validation import accuracy as material
 from thinwire.validation import commands, measure_accuracy
+
+from ..command import Capture, run
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-Capture = pytest.CaptureFixture[str]
 CONFIG = {
     "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 6,
     "num_key_value_heads": 2, "head_dim": 8, "intermediate_size": 96, "vocab_size": 50, "rms_norm_eps": 1e-5,
@@ -71,14 +72,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     text = folder.parent / "text.txt"
     text.write_text(" ".join(f"w{word}" for word in words))
     return folder, text
-
-
-def run(capsys: Capture, *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    out, err = capsys.readouterr()
-    assert isinstance(ended.value.code, int)
-    return ended.value.code, out, err
 
 
 def options(files: tuple[Path, Path], name: str = "flash-int4", *more: str) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from thinwire.reference.catalog import scheme
 from thinwire.reference.config import load_model
-from thinwire.sim.cli import GROUP, main
+from thinwire.sim.cli import GROUP
 from thinwire.sim.elementwise import OPS
 from thinwire.sim.predict import predict
 from thinwire.sim.profile import GpuProfile, Profile, gpu_profile, load_profile
@@ -27,6 +27,7 @@ from thinwire.validation.calibrate_raw import profile_of
 from thinwire.validation.gpus import DEVICES
 from thinwire.validation.raw_file import Raw
 
+from ..command import Capture, run
 from .campaigns import CODECS, GPU, codec_rows, made, truth, written
 
 if sys.version_info >= (3, 11):
@@ -34,7 +35,6 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-Capture = pytest.CaptureFixture[str]
 NOISE = 0.02
 SHIPPED = load_profile(load_cluster("8xh200-nvlink"))
 
@@ -269,14 +269,6 @@ def points() -> Iterator[EntryPoint]:
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.metadata.entry_points", lambda group: tuple(points()) if group == GROUP else ())
-
-
-def run(capsys: Capture, *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    out, err = capsys.readouterr()
-    assert isinstance(ended.value.code, int)
-    return ended.value.code, out, err
 
 
 def quick_file(folder: Path) -> Path:

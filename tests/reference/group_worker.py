@@ -1,7 +1,8 @@
-"""One rank of an accuracy run on a real gloo group: writes `accuracy_cases.figures`. Started by test_accuracy.py, never
-collected.
+"""One of two gloo ranks: writes what a function of a module beside it gives for its group. Never collected; started by
+`gloo.on_two_ranks`.
 """
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -12,17 +13,16 @@ import torch.distributed as dist
 from thinwire.reference.group import TorchGroup
 
 
-def main(folder: Path, rank: int) -> None:
+def main(folder: Path, rank: int, module: str, function: str) -> None:
     """Write `folder/rank<r>.json`."""
     torch.set_num_threads(1)
     store = dist.FileStore(str(folder / "store"), 2)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
-    (folder / f"rank{rank}.json").write_text(json.dumps(figures(TorchGroup())))
+    found = getattr(importlib.import_module(module), function)(TorchGroup())
+    (folder / f"rank{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent))
-    from accuracy_cases import figures
-
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])

@@ -1,0 +1,17 @@
+"""The command line as a user meets it, within the test's process."""
+
+import pytest
+
+from thinwire.sim.cli import main
+
+Capture = pytest.CaptureFixture[str]
+
+
+def run(capsys: Capture, *arguments: str) -> tuple[int, str, str]:
+    """Exit status, standard output, standard error."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    out, err = capsys.readouterr()
+    status = ended.value.code
+    assert isinstance(status, int)
+    return status, out, err
