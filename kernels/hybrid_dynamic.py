@@ -380,14 +380,19 @@ def hybrid_reduce_kernel(
 # ---- launchers
 
 
+def tile_groups(form: HybridForm, tuning: Tuning) -> int:
+    """(Widened) groups of a tile."""
+    padded = form.padded * form.padded_blocks
+    return max(tuning.values, padded * form.least_groups) // padded
+
+
 def _prepare(
     kernel: str, rows: Tensor, parts: Parts, tuning: Tuning | None
 ) -> tuple[HybridForm, Tuning, int, tuple[int, int, int]]:
     """(form, tuning, groups of a tile, grid). Raises ValueError for another codec."""
     compiled = hybrid_form(parts.codec)
     chosen = tuning or default_tuning(kernel, rows.device)
-    padded = compiled.padded * compiled.padded_blocks
-    groups = max(chosen.values, padded * compiled.least_groups) // padded
+    groups = tile_groups(compiled, chosen)
     return compiled, chosen, groups, (cdiv(parts.most_groups, groups), len(parts), rows.shape[0])
 
 

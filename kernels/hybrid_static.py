@@ -413,13 +413,18 @@ def reduce_into(wire_RPB: Tensor, values: Tensor, parts: StaticParts, tuning: Tu
     _launch(wire_RPB, rows, parts, True, LARGEST_FP32, tuning or default_tuning("reduce", rows.device))
 
 
+def tile_shape(features: int, tuning: Tuning) -> tuple[int, int]:
+    """(rows, features) of a decoder's tile."""
+    columns = min(MOST_COLUMNS, max(8, int(triton.next_power_of_2(features))), tuning.values)
+    return tuning.values // columns, columns
+
+
 def _launch(wire_RPB: Tensor, rows: Tensor, parts: StaticParts, summed: bool, limit: float, tuning: Tuning) -> None:
     """Decode, or add up, into `rows`; what a copy decodes to stays within `limit`."""
     if not parts.most_rows:
         return
-    columns = min(MOST_COLUMNS, max(8, int(triton.next_power_of_2(parts.features))), tuning.values)
+    lines, columns = tile_shape(parts.features, tuning)
     column_tiles = cdiv(parts.features, columns)
-    lines = tuning.values // columns
     ranks = wire_RPB.shape[0]
     static_reduce_kernel[cdiv(parts.most_rows, lines) * column_tiles, len(parts), rows.shape[0]](
         wire_RPB, rows, parts.table, parts.lists, parts.scales,

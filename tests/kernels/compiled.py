@@ -28,18 +28,31 @@ from triton.compiler import ASTSource
 
 from thinwire.kernels.decode import decode_kernel
 from thinwire.kernels.encode import encode_kernel
-from thinwire.kernels.form import form
+from thinwire.kernels.form import form, hybrid_form
+from thinwire.kernels.hybrid_dynamic import (
+    hybrid_decode_kernel,
+    hybrid_encode_kernel,
+    hybrid_reduce_kernel,
+    tile_groups,
+)
+from thinwire.kernels.hybrid_static import static_encode_kernel, static_reduce_kernel, tile_shape
 from thinwire.kernels.launch import ASSUMED, options
+from thinwire.kernels.norm import most_registers, norm_kernel, tile_of, written_out
 from thinwire.kernels.reduce import reduce_kernel, requantise_kernel, unrolled
 from thinwire.reference.catalog import parse_codec
 
 RANKS = 8
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 POINTERS = {
-    "values_ptr": "*bf16", "wire_ptr": "*u8", "table_ptr": "*i64", "sums_ptr": "*u8", "sums_table_ptr": "*i64"
+    "values_ptr": "*bf16", "wire_ptr": "*u8", "table_ptr": "*i64", "sums_ptr": "*u8", "sums_table_ptr": "*i64",
+    "residual_ptr": "*bf16", "weight_ptr": "*bf16", "normed_ptr": "*bf16", "lists_ptr": "*i32", "divisors_ptr": "*fp32",
+    "scales_ptr": "*fp32", "hidden": "fp32", "epsilon": "fp32",
 }  # fmt: skip
 # Strides between rows and buffers are multiples of 16, as the launchers ask for and Triton then finds out.
-STRIDES = ("values_row", "wire_row", "wire_rank", "wire_part", "sums_row", "sums_part")
+STRIDES = (
+    "values_row", "wire_row", "wire_rank", "wire_part", "sums_row", "sums_part", "residual_row", "normed_row",
+    "divisors_row", "scales_rank",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +84,48 @@ def sources(kernel: str, spec: str) -> tuple[Any, dict[str, Any], int, int]:
     return requantise_kernel, constants, tuning.warps, values
 
 
-def facts(kernel: str, spec: str, capability: int, listing: str | None = None) -> dict[str, Any]:
-    """Compile one kernel and read its registers, spills, memory accesses and instructions."""
-    function, constants, warps, values = sources(kernel, spec)
-    signature = {n: POINTERS.get(n, "i32") if n not in constants else "constexpr" for n in function.arg_names}
-    aligned = [n in POINTERS or n in STRIDES for n in function.arg_names]
+HIDDEN = 8192  # Llama-3-70B's: the widest rows of the catalog
+
+
+def others(kernel: str, spec: str) -> tuple[Any, dict[str, Any], dict[str, str], dict[str, Any]]:
+    """(function, compile-time arguments, types that are not those of `POINTERS`, options), as launchers have them."""
+    codec = parse_codec(spec)
+    if kernel in ("norm", "reduce_norm"):
+        found = form(codec)
+        groups = HIDDEN // found.group
+        rows, warps = tile_of(groups * found.padded, ASSUMED["decode"])
+        constants = {
+            "UNROLLED": written_out(found, RANKS, warps), "REDUCE": kernel == "reduce_norm", "FORM": found,
+            "ROWS": rows, "ROW_GROUPS": groups, "PARTS": RANKS,
+        }  # fmt: skip
+        chosen = {**options(ASSUMED["decode"]), "num_warps": warps, "maxnreg": most_registers(warps)}
+        return norm_kernel, constants, {"sums_ptr": "*bf16"}, chosen
+    hybrid = hybrid_form(codec)
+    tuning = ASSUMED[kernel.partition("_")[2]]
+    if kernel.startswith("hybrid"):
+        constants = {"FORM": hybrid, "TILE_GROUPS": tile_groups(hybrid, tuning)}
+        function = {"hybrid_encode": hybrid_encode_kernel, "hybrid_decode": hybrid_decode_kernel}.get(kernel)
+        if function is None:
+            function, constants["UNROLLED"] = hybrid_reduce_kernel, unrolled(RANKS)
+        return function, constants, {}, options(tuning)
+    if kernel == "static_encode":
+        return static_encode_kernel, {"FORM": hybrid, "TILE": tuning.values, "WIDE": True}, {}, options(tuning)
+    lines, columns = tile_shape(HIDDEN, tuning)
+    summed = kernel == "static_reduce"
+    constants = {
+        "SUM": summed, "UNROLLED": unrolled(RANKS) if summed else 1, "LIMIT_TO": 0.0, "ALIGN": 8, "EVEN": True,
+        "FORM": hybrid, "ROWS": lines, "COLUMNS": columns,
+    }  # fmt: skip
+    return static_reduce_kernel, constants, {}, options(tuning)
+
+
+def built(
+    function: Any, constants: dict[str, Any], kinds: dict[str, str], chosen: dict[str, Any], capability: int
+) -> tuple[dict[str, Any], str, str]:
+    """(registers, stack and shared memory, SASS, PTX) of a compiled kernel; `kinds`: types by argument, else i32."""
+    signature = {n: kinds.get(n, "i32") if n not in constants else "constexpr" for n in function.arg_names}
+    aligned = [signature[n].startswith("*") or n in STRIDES for n in function.arg_names]
     attributes = {(at,): [["tt.divisibility", 16]] for at, yes in enumerate(aligned) if yes}
-    chosen = {**options(ASSUMED[kernel]), "num_warps": warps}
     source = ASTSource(fn=function, signature=signature, constexprs=constants, attrs=attributes)
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=chosen)
     with tempfile.TemporaryDirectory() as folder:
@@ -85,19 +133,32 @@ def facts(kernel: str, spec: str, capability: int, listing: str | None = None) -
         cubin.write_bytes(compiled.asm["cubin"])
         usage = tool("cuobjdump", "-res-usage", cubin)
         sass = tool("nvdisasm", "-c", cubin)
-    if listing:
-        Path(listing).write_text(sass)
     used = re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+)", usage)
     assert used, usage
+    return dict(zip(("registers", "stack", "shared"), map(int, used.groups()), strict=True)), sass, compiled.asm["ptx"]
+
+
+def measured(kernel: str, spec: str, capability: int) -> dict[str, Any]:
+    """`facts` of the kernels of `sources`; of `others`, what they use and whether they spill."""
+    if kernel in ASSUMED:
+        return facts(kernel, spec, capability)
+    function, constants, types, chosen = others(kernel, spec)
+    used, sass, _ = built(function, constants, POINTERS | types, chosen, capability)
+    return used | {"spills": len(re.findall(r"\b(?:LDL|STL)\b", sass))}
+
+
+def facts(kernel: str, spec: str, capability: int, listing: str | None = None) -> dict[str, Any]:
+    """Compile one kernel and read its registers, spills, memory accesses and instructions."""
+    function, constants, warps, values = sources(kernel, spec)
+    chosen = {**options(ASSUMED[kernel]), "num_warps": warps}
+    used, sass, ptx = built(function, constants, POINTERS, chosen, capability)
+    if listing:
+        Path(listing).write_text(sass)
     blocks, edges = control_flow(sass)
     path = [instruction for block in fast_path(blocks, edges) for instruction in blocks[block]]
     codes = Counter(instruction.code for block in blocks for instruction in block)
-    ptx = compiled.asm["ptx"]
     lanes = 32 * warps
-    return {
-        "registers": int(used[1]),
-        "stack": int(used[2]),
-        "shared": int(used[3]),
+    return used | {
         "spills": sum(n for code, n in codes.items() if code.startswith(("LDL", "STL"))),
         "instructions": sum(codes.values()),
         "per_value": round(len(path) * lanes / values, 2),
@@ -190,4 +251,4 @@ if __name__ == "__main__":
                     print(triton.__version__, one, kernel_, spec_, found_)
     else:
         assert os.environ.get("TRITON_INTERPRET", "") != "1", "the interpreter cannot compile"
-        json.dump([facts(kernel, spec, capability) for kernel, spec, capability in json.load(sys.stdin)], sys.stdout)
+        json.dump([measured(kernel, spec, capability) for kernel, spec, capability in json.load(sys.stdin)], sys.stdout)
