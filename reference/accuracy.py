@@ -14,7 +14,7 @@ Legend: W windows, T tokens of a window, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -24,10 +24,11 @@ from torch import Tensor
 
 from .calibration import Calibration
 from .group import LocalGroup
+from .mixed import AnyScheme, Point, Site, entries, plan_of
 from .model import LOGIT_CHUNK, Decoder
 from .results import Results, Window, digest
-from .scheme import OutlierHybrid, Scheme
-from .sync import Calibrating, ExactSync, Observed, Plan, Point, SchemeSync, Site, Sync, uniform
+from .scheme import OutlierHybrid
+from .sync import Calibrating, ExactSync, Observed, SchemeSync, Sync
 
 CONFIDENCE = 0.95
 
@@ -150,21 +151,21 @@ def baseline_run(decoder: Decoder) -> Run:
 
 def scheme_run(
     decoder: Decoder,
-    scheme: Scheme,
+    scheme: AnyScheme,
     calibrations: Mapping[Point, Calibration] | None = None,
 ) -> Run:
-    """A scheme at every sync point, with its dropped points and its split sequence.
+    """A scheme at every sync point, or each point's own, with its dropped points and its split sequence.
 
-    Raises ValueError for a scheme that no model can run under (`none`).
+    Raises ValueError for a scheme that no model can run under (`none`), or one for another number of layers.
     """
-    plan = uniform(scheme, decoder.config.num_layers)
+    plan = plan_of(scheme, decoder.config.num_layers)
     sync = SchemeSync(decoder.group, plan, calibrations=calibrations, islands=islands(scheme, decoder.group.size))
     return Run(decoder, sync, scheme.sequence_split)
 
 
-def islands(scheme: Scheme, ranks: int) -> tuple[tuple[int, ...], ...] | None:
+def islands(scheme: AnyScheme, ranks: int) -> tuple[tuple[int, ...], ...] | None:
     """Two islands of neighbouring ranks for `hierarchical`, None for others and below four ranks, where it is one."""
-    if scheme.collective != "hierarchical" or ranks < 4:
+    if all(entry.collective != "hierarchical" for entry in entries(scheme)) or ranks < 4:
         return None
     return tuple(range(ranks // 2)), tuple(range(ranks // 2, ranks))
 
@@ -272,10 +273,9 @@ def calibrate(decoder: Decoder, windows_WT: Tensor, skip: int = 0) -> dict[Point
     return hook.freeze()
 
 
-def needs_calibration(schemes: Scheme | Plan) -> bool:
-    """Does a scheme, or any of a plan, hold a static outlier hybrid?"""
-    found: Collection[Scheme | None] = (schemes,) if isinstance(schemes, Scheme) else schemes.values()
-    codecs = [codec for scheme in found if scheme is not None for codec in (scheme.reduce, scheme.gather)]
+def needs_calibration(scheme: AnyScheme) -> bool:
+    """Does a scheme, or any entry of a mixed one, hold a static outlier hybrid?"""
+    codecs = [codec for entry in entries(scheme) for codec in (entry.reduce, entry.gather)]
     return any(isinstance(codec, OutlierHybrid) and codec.scale == "static" for codec in codecs)
 
 

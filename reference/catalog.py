@@ -1,9 +1,10 @@
 """Every scheme by name, and the grammar for those without one.
 
 A name is one of `schemes()`, `spd-N` (sync-point drop in N % of the blocks, N from 0 to 100, decimals
-allowed), `iso` (the sequence split in halves, or `iso-N` with N % of the tokens in the first half) or a spec.
-Joined by `+`, one codec-and-collective scheme takes at most one spd and one iso: `flash-int4+spd-50+iso`.
-Alone, `spd-N` and `iso` leave what remains to the `bf16` baseline.
+allowed), `iso` (the sequence split in halves, or `iso-N` with N % of the tokens in the first half),
+`exempt-N` (the first N tokens of every sequence travel uncompressed) or a spec. Joined by `+`, one
+codec-and-collective scheme takes at most one of each: `flash-int4+exempt-1+spd-50+iso`. Without one,
+`spd-N` and `iso` leave what remains to the `bf16` baseline, and `exempt-N` means nothing.
 
 Spec strings, for schemes that have no name:
 
@@ -64,6 +65,7 @@ _COMPRESS = "Communication Compression for Tensor Parallel LLM Inference, arXiv 
 _LOW_BIT = "Towards Low-bit Communication for Tensor Parallel LLM Inference, arXiv 2411.07942"
 _QUICK = "QuickReduce: mk1-project/quickreduce and its port in vLLM"
 _SPD = "SPD: Sync-Point Drop, arXiv 2502.20727"
+_EXEMPT = "first tokens uncompressed: docs/decisions/012-auto.md"
 _ISO = "ISO: Overlap of Computation and Communication within Sequence, arXiv 2409.11155"
 
 _ALL = (
@@ -107,7 +109,7 @@ _ALL = (
 _CATALOG: Mapping[str, Scheme] = MappingProxyType({entry.name: entry for entry in _ALL})
 
 _GRAMMAR = (
-    "a catalog name, spd-N, iso or iso-N, a spec COLLECTIVE:CODEC[/CODEC][@chunk=VALUES[xIN_FLIGHT]][@fused] "
+    "a catalog name, spd-N, iso or iso-N, exempt-N, a spec COLLECTIVE:CODEC[/CODEC][@chunk=VALUES[xIN_FLIGHT]][@fused] "
     "such as two_step:int4-g32-min/int8-g128-sym@chunk=1048576x2, or these joined by +: flash-int4+spd-50+iso"
 )
 _CODECS = (
@@ -130,6 +132,7 @@ def scheme(name_or_spec: str) -> Scheme:
     if name_or_spec in _CATALOG:
         return _CATALOG[name_or_spec]
     base: Scheme | None = None
+    exempt: int | None = None
     drop: float | None = None
     split: float | None = None  # percent of the tokens in the first half
     for part in name_or_spec.split("+"):
@@ -143,15 +146,21 @@ def scheme(name_or_spec: str) -> Scheme:
             split = 50.0 if percent is None else percent
             if not 0 < split < 100:
                 raise ValueError(f"iso-N needs N above 0 and below 100: {part!r}")
+        elif match := re.fullmatch(r"exempt-(\d+)", part):
+            if exempt is not None:
+                raise ValueError(f"scheme {name_or_spec!r} exempts tokens twice; give one exempt-N")
+            exempt = int(match[1])
+            if not exempt:
+                raise ValueError(f"exempt-N needs N of 1 or more: {part!r}")
         else:
             second = _CATALOG.get(part) or _parse_spec(part)
             if base is not None:
                 raise ValueError(
                     f"scheme {name_or_spec!r} names two codec schemes, {base.name!r} and {second.name!r}; "
-                    "only spd-N and iso combine with one"
+                    "only exempt-N, spd-N and iso combine with one"
                 )
             base = second
-    return _combine(name_or_spec, base, drop, split)
+    return _combine(name_or_spec, base, exempt, drop, split)
 
 
 def _percent(part: str, family: str) -> float | None:
@@ -163,16 +172,22 @@ def _percent(part: str, family: str) -> float | None:
     return float(match[1])
 
 
-def _combine(given: str, base: Scheme | None, drop: float | None, split: float | None) -> Scheme:
-    """`base` (None = bf16) with sync points dropped and the sequence split, under its canonical name."""
+def _combine(given: str, base: Scheme | None, exempt: int | None, drop: float | None, split: float | None) -> Scheme:
+    """`base` (None = bf16) with tokens exempt, sync points dropped and the sequence split, under its canonical name."""
     if base is not None and base.collective == "none" and (drop is not None or split is not None):
         raise ValueError(f"scheme {given!r}: 'none' has no all-reduce left to drop or to overlap")
     if split is not None and base is not None and base.sequence_split is not None:
         raise ValueError(f"scheme {given!r}: {base.name!r} splits the sequence already")
+    if exempt is not None and (base is None or (base.reduce.is_raw and base.gather.is_raw)):
+        raise ValueError(f"scheme {given!r}: exempt-N needs a scheme that compresses, such as flash-int4+exempt-1")
     names, sources, found = [], [], base or _CATALOG["bf16"]
     if base is not None:
         names.append(base.name)
         sources.append(base.source)
+    if exempt is not None:
+        names.append(f"exempt-{exempt}")
+        sources.append(_EXEMPT)
+        found = replace(found, exempt_tokens=exempt)
     if drop is not None:
         names.append(f"spd-{_number(drop)}")
         sources.append(_SPD)

@@ -24,8 +24,9 @@ from torch.nn import functional
 from .attention import attend, causal_mask, check_rope, frequencies, rotary, rotate
 from .config import ModelConfig
 from .group import Group
+from .mixed import Point
 from .shard import LayerPart, Shard, cut, shards
-from .sync import ExactSync, Point, Sync, ranks_here
+from .sync import ExactSync, Sync, ranks_here
 from .weights import layer_shapes
 
 GEMMA = "Gemma2ForCausalLM"

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .mixed import AnyScheme, plan_of
 from .model import Decoder
-from .scheme import Scheme
 
 _KIND = "thinwire accuracy 1"
 
@@ -87,7 +87,7 @@ class Results:
             file.write(json.dumps(asdict(window)) + "\n")
 
 
-def run_key(scheme: Scheme, decoder: Decoder, weights: str, calibration_WT: Tensor | None = None) -> dict[str, Any]:
+def run_key(scheme: AnyScheme, decoder: Decoder, weights: str, calibration_WT: Tensor | None = None) -> dict[str, Any]:
     """What a window's figures depend on beside its token ids, which stand for text and tokenizer.
 
     weights: checksum of the model. calibration_WT: the windows calibrated on, None where the scheme needs none.
@@ -97,8 +97,7 @@ def run_key(scheme: Scheme, decoder: Decoder, weights: str, calibration_WT: Tens
         "model": decoder.config.name,
         "weights": weights,
         "scheme": scheme.name,
-        "codecs": [scheme.reduce.spec, scheme.gather.spec, scheme.collective],
-        "drop_attention_percent": scheme.drop_attention_percent,
+        "plan": _plan(scheme, decoder.config.num_layers),
         "sequence_split": scheme.sequence_split,
         "tp": decoder.group.size,
         "precision": [str(precision.compute), str(precision.partial), str(precision.logits)],
@@ -106,6 +105,19 @@ def run_key(scheme: Scheme, decoder: Decoder, weights: str, calibration_WT: Tens
         "torch": torch.__version__,
         "code": code_version(),
     }
+
+
+def _plan(scheme: AnyScheme, num_layers: int) -> list[list[Any]]:
+    """What each sync point does, whatever it is called: runs of equal points as [how many, what]."""
+    plan = plan_of(scheme, num_layers)
+    found: list[list[Any]] = []
+    for entry in plan.values():
+        does = entry and [entry.reduce.spec, entry.gather.spec, entry.collective, entry.exempt_tokens]
+        if found and found[-1][1] == does:
+            found[-1][0] += 1
+        else:
+            found.append([1, does])
+    return found
 
 
 def code_version() -> str:

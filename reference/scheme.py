@@ -345,8 +345,10 @@ class Scheme:
     drop_attention_percent: sync-point drop, the share of blocks, taken from the last block backwards, whose
     attention all-reduce is left out. sequence_split: share of the tokens in the first half of a split
     sequence (None = whole). chunk_values, chunks_in_flight: pipelined chunks (None = one chunk).
-    codec_launch: codec kernels inside the collective's kernel, or launches of their own. Raises ValueError
-    for a combination that means nothing.
+    codec_launch: codec kernels inside the collective's kernel, or launches of their own. exempt_tokens: the
+    first tokens of every sequence, which travel uncompressed in an all-reduce of their own: activations of
+    the very first are often a hundred times the others'. Raises ValueError for a combination that means
+    nothing.
     """
 
     name: str
@@ -358,6 +360,7 @@ class Scheme:
     chunk_values: int | None = None
     chunks_in_flight: int = 1
     codec_launch: Literal["fused", "separate"] = "separate"
+    exempt_tokens: int = 0
     source: str = ""
 
     def __post_init__(self) -> None:
@@ -372,6 +375,8 @@ class Scheme:
             raise ValueError(f"drop_attention_percent must lie in 0..100: {self.drop_attention_percent}")
         if self.sequence_split is not None and not 0 < self.sequence_split < 1:
             raise ValueError(f"sequence_split must lie between 0 and 1, or be None: {self.sequence_split}")
+        if self.exempt_tokens < 0 or (self.exempt_tokens and self.reduce.is_raw and self.gather.is_raw):
+            raise ValueError(f"exempt_tokens must be 0, or more with a codec: {self.exempt_tokens}, {given}")
         if self.chunk_values is not None and self.chunk_values < 1:
             raise ValueError(f"chunk_values must be positive, or None: {self.chunk_values}")
         if self.chunks_in_flight < 1 or (self.chunks_in_flight > 1 and self.chunk_values is None):

@@ -8,7 +8,7 @@ runs `reference.allreduce` with a scheme for each point, `Observed` looks on. Le
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,16 +17,14 @@ from .allreduce import all_reduce, all_reduce_local
 from .calibration import Calibration, Calibrator
 from .catalog import scheme as find_scheme
 from .group import Group, LocalGroup, TorchGroup
+from .mixed import Plan, Point, Site
 from .schedule import Islands
 from .scheme import Scheme
 
-Site = Literal["attention", "mlp"]
-Point = tuple[int, Site]  # (layer from 0, site)
-SITES: tuple[Site, ...] = ("attention", "mlp")
-Plan = Mapping[Point, Scheme | None]  # None = this sync point is dropped
 Hook = Callable[[int, Site, Sequence[Tensor]], None]
 
 _EXACT = find_scheme("all_gather:fp32")  # every rank adds all partial sums itself, in rank order
+_UNCOMPRESSED = find_scheme("bf16")
 
 
 class Sync(Protocol):
@@ -81,9 +79,9 @@ class SchemeSync:
 
     Args:
         group: the decoder's.
-        plan: a scheme for every sync point (`uniform` makes one of a single scheme). What a scheme says of dropped
-            points and split sequences is not read here: `uniform` turns the former into None, `Decoder.prefill` takes
-            the latter.
+        plan: a scheme for every sync point (`plan_of` makes one of any scheme). What a scheme says of dropped points
+            and split sequences is not read here: `plan_of` turns the former into None, `Decoder.prefill` takes the
+            latter. Tokens that a scheme exempts go in an all-reduce of their own, uncompressed.
         calibrations: of the points whose scheme is a static outlier hybrid.
         backend, gate_bytes, islands: as `all_reduce` takes them.
 
@@ -118,9 +116,21 @@ class SchemeSync:
         scheme = self._plan[point]
         if scheme is None:
             return None
+        exempt = min(max(scheme.exempt_tokens - position, 0), partials[0].shape[1])
+        parts = [
+            self._sum([partial_BTD[:, chosen].contiguous() for partial_BTD in partials], taken, point)
+            for chosen, taken in ((slice(exempt), _UNCOMPRESSED), (slice(exempt, None), scheme))
+            if partials[0][:, chosen].numel()
+        ]
+        total_BTD = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        # Every rank has the same bits, as tests/reference/test_allreduce.py holds.
+        return [total_BTD] * len(partials)
+
+    def _sum(self, partials: Sequence[Tensor], scheme: Scheme, point: Point) -> Tensor:
+        """One all-reduce, its result on the first of the ranks here."""
         calibration = self._calibrations.get(point)
         if isinstance(self._group, LocalGroup):
-            results = all_reduce_local(
+            return all_reduce_local(
                 partials,
                 scheme,
                 group=self._group,
@@ -128,22 +138,17 @@ class SchemeSync:
                 calibration=calibration,
                 gate_bytes=self._gate_bytes,
                 islands=self._islands,
-            )
-            return [results[0]] * len(
-                results
-            )  # the same bits on every rank, as tests/reference/test_allreduce.py holds
+            )[0]
         assert isinstance(self._group, TorchGroup)
-        return [
-            all_reduce(
-                partials[0],
-                scheme,
-                self._group,
-                backend=self._backend,
-                calibration=calibration,
-                gate_bytes=self._gate_bytes,
-                islands=self._islands,
-            )
-        ]
+        return all_reduce(
+            partials[0],
+            scheme,
+            self._group,
+            backend=self._backend,
+            calibration=calibration,
+            gate_bytes=self._gate_bytes,
+            islands=self._islands,
+        )
 
 
 class Observed:
@@ -180,15 +185,3 @@ class Calibrating:
     def freeze(self) -> dict[Point, Calibration]:
         """The calibration of every point seen."""
         return {point: calibrator.freeze() for point, calibrator in self._calibrators.items()}
-
-
-def points(num_layers: int) -> tuple[Point, ...]:
-    """Every sync point of a decoder, in the order in which they come."""
-    return tuple((layer, site) for layer in range(num_layers) for site in SITES)
-
-
-def uniform(scheme: Scheme | str, num_layers: int) -> dict[Point, Scheme | None]:
-    """One scheme at every sync point, its sync-point drop resolved: dropped attention points are None."""
-    found = find_scheme(scheme) if isinstance(scheme, str) else scheme
-    kept = found.kept_attention(num_layers)
-    return {(layer, site): found if site == "mlp" or kept[layer] else None for layer, site in points(num_layers)}

@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from thinwire.reference.mixed import AnyScheme, MixedScheme
 from thinwire.reference.scheme import Scheme
 
 TABLES = Path(__file__).parent / "profiles"
@@ -55,15 +56,18 @@ class Figure:
         }
 
 
-def figure(scheme: Scheme, tp: int, islands: int = 2) -> Figure | None:
+def figure(scheme: AnyScheme, tp: int, islands: int = 2) -> Figure | None:
     """What is known of a scheme, at the TP degree asked for or the nearest measured one (by ratio, the larger of two).
 
     islands: of the ranks, for `hierarchical`, which was measured on two and is `two_step` where there is nothing to
     tell apart (`reference.schedule.build`).
 
     None where it was not measured, and on one rank, where nothing is sent. Chunks, fused kernels and names change no
-    figure: schemes are told apart by codecs, collective, dropped sync points and split sequence.
+    figure: schemes are told apart by codecs, collective, exempt tokens, dropped sync points and split sequence. A mixed
+    scheme is no scheme of a table.
     """
+    if isinstance(scheme, MixedScheme):
+        return None
     flat = scheme.collective == "hierarchical" and not 1 < islands < tp
     asked = replace(scheme, collective="two_step") if flat else scheme
     measured = {} if tp == 1 else _measured(TABLES).get(_identity(asked), {})
@@ -74,7 +78,7 @@ def figure(scheme: Scheme, tp: int, islands: int = 2) -> Figure | None:
 
 def _identity(scheme: Scheme) -> tuple[Any, ...]:
     codecs = (scheme.reduce.spec, scheme.gather.spec, scheme.collective)
-    return (*codecs, scheme.drop_attention_percent, scheme.sequence_split)
+    return (*codecs, scheme.exempt_tokens, scheme.drop_attention_percent, scheme.sequence_split)
 
 
 @lru_cache(maxsize=8)
@@ -86,7 +90,8 @@ def _measured(folder: Path) -> Mapping[tuple[Any, ...], Mapping[int, Figure]]:
             table = json.loads(path.read_text(encoding="utf-8"))
             for row in table["rows"]:
                 codecs = (row["reduce"], row["gather"], row["collective"])
-                identity = (*codecs, row["drop_attention_percent"], row["sequence_split"])
+                options = ("exempt_tokens", "drop_attention_percent", "sequence_split")
+                identity = (*codecs, *(row[name] for name in options))
                 found.setdefault(identity, {})[row["tp"]] = _figure(table, row)
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} is no table of accuracies: {type(error).__name__}: {error}") from None

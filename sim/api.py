@@ -9,6 +9,7 @@ from thinwire.reference.catalog import scheme as find_scheme
 from thinwire.reference.catalog import schemes as catalog_schemes
 from thinwire.reference.config import ModelConfig, load_model, model_names
 from thinwire.reference.cross_schedule import Wire
+from thinwire.reference.mixed import AnyScheme, find
 from thinwire.reference.schedule import Op as CollectiveOp
 from thinwire.reference.scheme import Codec, Scheme
 from thinwire.sim import predict as main_path
@@ -40,7 +41,7 @@ def group(cluster: str | Cluster, tp: int | None = None, scaled_links: Mapping[s
 def predict(
     model: str | ModelConfig,
     cluster: str | Cluster,
-    scheme: str | Scheme,
+    scheme: str | AnyScheme,
     tp: int | None = None,
     batch: int = 1,
     input_tokens: int = 1024,
@@ -57,7 +58,8 @@ def predict(
     Args:
         model: catalog name, path of a Hugging Face config.json, or a ModelConfig.
         cluster: catalog name, path of a TOML file, or a Cluster.
-        scheme: catalog name, combination such as "flash-int4+spd-50", spec string, or a Scheme.
+        scheme: catalog name, combination such as "flash-int4+spd-50", spec string, path of a TOML file with a scheme
+            for each sync point, or a Scheme or MixedScheme.
         tp: the first tp GPUs of the cluster; None takes all.
         batch: sequences prefilled together, of `input_tokens` tokens each.
         weights: precision of weights and GEMMs.
@@ -75,7 +77,7 @@ def predict(
     return main_path.predict(
         load_model(model) if isinstance(model, str) else model,
         gpus,
-        find_scheme(scheme) if isinstance(scheme, str) else scheme,
+        find(scheme) if isinstance(scheme, str) else scheme,
         Prompt(batch, input_tokens, weights),
         profile if isinstance(profile, Profile) else load_profile(gpus, profile),
         WhatIf(slow_ranks or {}),
@@ -113,7 +115,7 @@ class Comparison:
 
 
 def compare(
-    schemes: Iterable[str | Scheme],
+    schemes: Iterable[str | AnyScheme],
     model: str | ModelConfig,
     cluster: str | Cluster,
     tp: int | None = None,

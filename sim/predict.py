@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from thinwire.reference.config import ModelConfig
-from thinwire.reference.scheme import Scheme
+from thinwire.reference.mixed import AnyScheme
 from thinwire.sim.collective import TimedSchedule
 from thinwire.sim.cost import CostModel, Launch
 from thinwire.sim.engine import Engine, Issue, Result
@@ -33,7 +33,7 @@ class WhatIf:
 def predict(
     model: ModelConfig,
     cluster: Cluster,
-    scheme: Scheme,
+    scheme: AnyScheme,
     prompt: Prompt,
     profile: Profile,
     what_if: WhatIf = WhatIf(),

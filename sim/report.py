@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from thinwire.reference.config import ModelConfig
-from thinwire.reference.scheme import Scheme
+from thinwire.reference.mixed import AnyScheme, MixedScheme, entries, plan_of
 from thinwire.sim.cost import CostModel
 from thinwire.sim.exchange import Exchanger
 from thinwire.sim.timeline import Breakdown, Timeline
@@ -28,7 +28,7 @@ class Prediction:
 
     model: ModelConfig
     cluster: Cluster
-    scheme: Scheme
+    scheme: AnyScheme
     prompt: Prompt
     profile: str
     timeline: Timeline
@@ -50,9 +50,19 @@ class Prediction:
         """TP degree."""
         return len(self.cluster.gpus)
 
+    @property
+    def bits_per_value(self) -> dict[str, float]:
+        """Bits a value costs in the reduce and in the gather phase, over the sync points that stay; of a mixed scheme
+        the mean. Zero where nothing is sent.
+        """
+        plan = plan_of(self.scheme, self.model.num_layers)
+        kept = [entry for entry in plan.values() if entry is not None and entry.collective != "none" and self.tp > 1]
+        reduce = sum(entry.reduce.bits_per_value for entry in kept) / max(1, len(kept))
+        gather = sum(entry.gather.bits_per_value for entry in kept) / max(1, len(kept))
+        return {"reduce": reduce, "gather": gather}
+
     def to_dict(self) -> dict[str, Any]:
         """The document of `predict --json`; times in milliseconds."""
-        silent = self.scheme.collective == "none" or self.tp == 1
         return {
             "model": self.model.name,
             "cluster": self.cluster.name,
@@ -65,10 +75,7 @@ class Prediction:
             "breakdown_ms": self.breakdown.to_dict(),
             "wire_bytes_per_gpu": self.traffic.all_reduce_bytes_per_gpu,
             "all_reduce_count": self.traffic.all_reduce_count,
-            "bits_per_value": {
-                "reduce": 0.0 if silent else self.scheme.reduce.bits_per_value,
-                "gather": 0.0 if silent else self.scheme.gather.bits_per_value,
-            },
+            "bits_per_value": self.bits_per_value,
             "profile": self.profile,
             "assumptions": list(self.assumptions),
         }
@@ -77,7 +84,7 @@ class Prediction:
 LAUNCHED = {"eager": "one by one", "graph": "as a CUDA graph"}
 
 
-def assumptions(prompt: Prompt, scheme: Scheme, cost: CostModel, exchanger: Exchanger) -> tuple[str, ...]:
+def assumptions(prompt: Prompt, scheme: AnyScheme, cost: CostModel, exchanger: Exchanger) -> tuple[str, ...]:
     """Every sentence a prediction rests on: its own, then the machine's, then the profile's."""
     sentences = [
         "tensor parallelism as in Megatron-LM: every rank does the same work; embeddings are replicated and only the "
@@ -86,11 +93,23 @@ def assumptions(prompt: Prompt, scheme: Scheme, cost: CostModel, exchanger: Exch
         "detokenising the first token are not counted",
         *kernel_sentences(prompt.weights, cost),
     ]
-    if not (scheme.reduce.is_raw and scheme.gather.is_raw):
-        sentences.append(codec_sentence(cost, scheme.codec_launch == "fused"))
-    if scheme.drop_attention_percent:
+    for entry in entries(scheme):
+        if not (entry.reduce.is_raw and entry.gather.is_raw):
+            sentences.append(codec_sentence(cost, entry.codec_launch == "fused"))
+        if entry.drop_attention_percent:
+            sentences.append(
+                f"sync-point drop takes the last {entry.drop_attention_percent:g} % of the blocks; what it costs in "
+                "accuracy is not part of this number"
+            )
+        if entry.exempt_tokens:
+            sentences.append(
+                f"the first {entry.exempt_tokens} tokens of each sequence travel uncompressed, in an all-reduce of "
+                "their own"
+            )
+    if isinstance(scheme, MixedScheme):
+        dropped = sum(entry is None for entry in (*scheme.attention, *scheme.mlp))
         sentences.append(
-            f"sync-point drop takes the last {scheme.drop_attention_percent:g} % of the blocks; what it costs in "
+            f"a scheme for each of {2 * scheme.layers} sync points, {dropped} of them dropped; what that costs in "
             "accuracy is not part of this number"
         )
     if scheme.sequence_split is not None:

@@ -27,8 +27,8 @@ def _heading(p: Prediction) -> str:
 
 
 def _bits(p: Prediction) -> str:
-    bits = p.to_dict()["bits_per_value"]
-    return f"{bits['reduce']:g}" if bits["reduce"] == bits["gather"] else f"{bits['reduce']:g} / {bits['gather']:g}"
+    shown = [f"{bits:.4g}" for bits in p.bits_per_value.values()]
+    return " / ".join(dict.fromkeys(shown))
 
 
 def prediction(p: Prediction, explain: bool) -> None:

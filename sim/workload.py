@@ -6,11 +6,12 @@ same part of the sequence has ended on its rank. The split follows Megatron-LM (
 and MLP are column- then row-parallel, so each block ends in an all-reduce of (tokens x hidden) partial sums.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from thinwire.reference.config import ModelConfig
+from thinwire.reference.mixed import SITES, AnyScheme, Site, plan_of
 from thinwire.reference.schedule import Schedule
 from thinwire.reference.scheme import Scheme
 
@@ -173,28 +174,29 @@ def parts(prompt: Prompt, split: float | None) -> tuple[Part, ...]:
     return Part(first, first), Part(total - first, total)
 
 
-def build(model: ModelConfig, scheme: Scheme, prompt: Prompt, tp: int) -> Workload:
+def build(model: ModelConfig, scheme: AnyScheme, prompt: Prompt, tp: int) -> Workload:
     """The workload of one rank.
 
     Raises:
-        ValueError: where the model does not divide over tp, or the sequence cannot be split.
+        ValueError: where the model does not divide over tp, the sequence cannot be split, or a mixed scheme is for
+        another number of layers.
     """
     shard = Shard.of(model, tp)
     sequence_parts = parts(prompt, scheme.sequence_split if tp > 1 else None)  # nothing to overlap with
-    kept = scheme.kept_attention(model.num_layers)
-    synchronised = tp > 1 and scheme.collective != "none"
-    distinct: dict[tuple[int | None, bool], tuple[Op, ...]] = {}
+    plan = plan_of(scheme, model.num_layers)
+    distinct: dict[tuple[int | None, int, int], tuple[Op, ...]] = {}
     layers = []
     for number in range(model.num_layers):
-        window, keep = model.window(number), kept[number]
-        if (window, keep) not in distinct:
-            blocks = [
-                [_attention(model, shard, prompt, part, window) for part in sequence_parts],
-                [mlp(model, shard, prompt, part) for part in sequence_parts],
-            ]
-            exchange_after = [synchronised and keep, synchronised]
-            distinct[window, keep] = tuple(_layer(model, scheme, prompt, sequence_parts, blocks, exchange_after))
-        layers.append(distinct[window, keep])
+        window = model.window(number)
+        after: dict[Site, Scheme | None] = {site: plan[number, site] if tp > 1 else None for site in SITES}
+        key = (window, id(after["attention"]), id(after["mlp"]))  # a plan's equal schemes are one object
+        if key not in distinct:
+            kernels: dict[Site, list[tuple[Kernel, ...]]] = {
+                "attention": [_attention(model, shard, prompt, part, window) for part in sequence_parts],
+                "mlp": [mlp(model, shard, prompt, part) for part in sequence_parts],
+            }
+            distinct[key] = tuple(_layer(model, prompt, sequence_parts, kernels, after))
+        layers.append(distinct[key])
     last = len(sequence_parts) - 1
     tokens = prompt.batch * prompt.input_tokens
     opening = [
@@ -219,28 +221,39 @@ def build(model: ModelConfig, scheme: Scheme, prompt: Prompt, tp: int) -> Worklo
 
 def _layer(
     model: ModelConfig,
-    scheme: Scheme,
     prompt: Prompt,
     sequence_parts: tuple[Part, ...],
-    blocks: list[list[tuple[Kernel, ...]]],
-    exchange_after: list[bool],
+    kernels: Mapping[Site, list[tuple[Kernel, ...]]],
+    after: Mapping[Site, Scheme | None],
 ) -> Iterator[Op]:
     """Compute and exchanges of one layer in issue order; blocks with no exchange between them are one op."""
-    names = ("attention", "mlp")
     waiting: list[tuple[Kernel, ...]] = [()] * len(sequence_parts)
     name = ""
-    for block, kernels, exchanged in zip(names, blocks, exchange_after, strict=True):
+    for block in SITES:
         name = f"{name}+{block}" if name else block
+        scheme = after[block]
+        exchanged = scheme is not None and scheme.collective != "none"
         for i, part in enumerate(sequence_parts):
-            waiting[i] += kernels[i]
-            if exchanged or block == names[-1]:
+            waiting[i] += kernels[block][i]
+            if exchanged or block == SITES[-1]:
                 yield Op(name, i, waiting[i])
                 waiting[i] = ()
-            if exchanged:
-                numel = prompt.batch * part.queries * model.hidden_size
-                yield Op(f"all-reduce after {block}", i, exchange=Exchange("all_reduce", numel, scheme))
+            if scheme is not None and exchanged:
+                for what, exchange in all_reduces(scheme, prompt.batch, part, model.hidden_size):
+                    yield Op(f"all-reduce {what} {block}", i, exchange=exchange)
         if exchanged:
             name = ""
+
+
+def all_reduces(scheme: Scheme, batch: int, part: Part, width: int) -> Iterator[tuple[str, Exchange]]:
+    """What one sync point sends, with words for it: the tokens that the scheme exempts go uncompressed, before the
+    others.
+    """
+    exempt = min(max(scheme.exempt_tokens - (part.keys - part.queries), 0), part.queries)
+    if exempt:
+        yield "of exempt tokens after", Exchange("all_reduce", batch * exempt * width, None)
+    if part.queries > exempt:
+        yield "after", Exchange("all_reduce", batch * (part.queries - exempt) * width, scheme)
 
 
 def _attention(model: ModelConfig, shard: Shard, prompt: Prompt, part: Part, window: int | None) -> tuple[Kernel, ...]:

@@ -23,7 +23,7 @@ else:
 
 FOLDERS = ("kernels", "reference", "sim", "topologies", "validation")
 # reference/, torch-free
-CORE = frozenset({"__init__", "catalog", "config", "cross_schedule", "formats", "schedule", "scheme"})
+CORE = frozenset({"__init__", "catalog", "config", "cross_schedule", "formats", "mixed", "schedule", "scheme"})
 DATA = (
     "gpus",
     "machines",

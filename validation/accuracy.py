@@ -30,10 +30,9 @@ from thinwire.reference.accuracy import (
 from thinwire.reference.calibration import Calibration
 from thinwire.reference.downloads import TEXT, WEIGHTS, fetch, sha256
 from thinwire.reference.group import LocalGroup
+from thinwire.reference.mixed import AnyScheme, Point, plan_of
 from thinwire.reference.model import BF16, Decoder
 from thinwire.reference.results import Results, run_key
-from thinwire.reference.scheme import Scheme
-from thinwire.reference.sync import Point
 from thinwire.reference.text import open_tokenizer
 from thinwire.reference.weights import Checkpoint, open_checkpoint
 
@@ -65,21 +64,31 @@ class Subject:
     weights: Source
     text: Source
     windows: Text
-    _calibrations: dict[Point, Calibration] = field(default_factory=dict)
+    _calibrations: dict[int, dict[Point, Calibration]] = field(default_factory=dict)  # by tokens left out
 
-    def run(self, scheme: Scheme) -> Run:
+    def run(self, scheme: AnyScheme) -> Run:
         """The scheme on this model; calibrated first where it must be."""
-        if needs_calibration(scheme) and not self._calibrations:
-            self._calibrations = calibrate(self.decoder, self.windows.calibration_WT)
-        return scheme_run(self.decoder, scheme, self._calibrations)
+        return scheme_run(self.decoder, scheme, self._calibrate(scheme) if needs_calibration(scheme) else None)
 
-    def key(self, scheme: Scheme) -> dict[str, Any]:
+    def _calibrate(self, scheme: AnyScheme) -> dict[Point, Calibration]:
+        """Tokens that a point exempts never meet its codec, so they are no part of its calibration either."""
+        plan = plan_of(scheme, self.decoder.config.num_layers)
+        found = {}
+        for point, entry in plan.items():
+            if entry is not None and needs_calibration(entry):
+                skip = entry.exempt_tokens
+                if skip not in self._calibrations:
+                    self._calibrations[skip] = calibrate(self.decoder, self.windows.calibration_WT, skip)
+                found[point] = self._calibrations[skip][point]
+        return found
+
+    def key(self, scheme: AnyScheme) -> dict[str, Any]:
         """What its windows' figures depend on."""
         calibration = self.windows.calibration_WT if needs_calibration(scheme) else None
         return run_key(scheme, self.decoder, self.weights.sha256, calibration)
 
     def measure(
-        self, schemes: Sequence[Scheme], folder: Path | None = None, progress: Progress | None = None
+        self, schemes: Sequence[AnyScheme], folder: Path | None = None, progress: Progress | None = None
     ) -> dict[str, Accuracy]:
         """Figures by the schemes' names. folder: where windows done are kept, a file a scheme; None = nowhere."""
         runs = {scheme.name: self.run(scheme) for scheme in schemes}
@@ -90,7 +99,7 @@ class Subject:
             }
         return evaluate_all(baseline_run(self.decoder), runs, self.windows.evaluation_WT, results, progress)
 
-    def document(self, scheme: Scheme, accuracy: Accuracy) -> dict[str, Any]:
+    def document(self, scheme: AnyScheme, accuracy: Accuracy) -> dict[str, Any]:
         """The document of `accuracy --json`."""
         grouping = islands(scheme, self.decoder.group.size)
         return {
@@ -148,7 +157,7 @@ class Material:
         self.text = Source(TEXT.source if text is None else str(words), hashlib.sha256(content).hexdigest())
         self.ids = open_tokenizer(path).encode(decoded)
 
-    def windows(self, tokens: int, windows: int, *schemes: Scheme) -> Text:
+    def windows(self, tokens: int, windows: int, *schemes: AnyScheme) -> Text:
         """Windows of the text, some of them to calibrate on where a scheme asks for that.
 
         Raises ValueError where the text is too short, or a window longer than the model's positions.

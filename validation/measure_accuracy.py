@@ -28,7 +28,7 @@ from thinwire.validation.accuracy import CALIBRATION_WINDOWS, WINDOW_TOKENS, WIN
 
 TABLE = Path(__file__).resolve().parents[1] / "sim" / "profiles" / "accuracy-smollm2-135m.json"
 # What is no scheme of the catalog and says why its schemes cost what they do: more and fewer dropped sync points, other
-# grids, groups, one step for two, spike reserving, rotation, the hybrid at other widths.
+# grids, groups, one step for two, spike reserving, rotation, the hybrid at other widths, the first token uncompressed.
 MORE = (
     "spd-10",
     "spd-20",
@@ -50,6 +50,14 @@ MORE = (
     "two_step:hybrid4-k64-dyn-g64",
     "all_gather:int4-g128-zp",
     "all_gather:int3-g128-zp",
+    "flash-int6+exempt-1",
+    "flash2-int6+exempt-1",
+    "flash2-int5+exempt-1",
+    "flash-int4+exempt-1",
+    "flash-int3+exempt-1",
+    "mxfp4+exempt-1",
+    "hybrid-4.2+exempt-1",
+    "hybrid-4.2-two-step+exempt-1",
 )
 
 
@@ -66,6 +74,7 @@ def row(scheme: Scheme, document: dict[str, Any]) -> dict[str, Any]:
         "reduce": scheme.reduce.spec,
         "gather": scheme.gather.spec,
         "collective": scheme.collective,
+        "exempt_tokens": scheme.exempt_tokens,
         "drop_attention_percent": scheme.drop_attention_percent,
         "sequence_split": scheme.sequence_split,
         "tp": document["tp"],

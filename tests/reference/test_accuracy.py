@@ -36,9 +36,10 @@ from thinwire.reference.accuracy import (
 from thinwire.reference.catalog import scheme
 from thinwire.reference.catalog import schemes as catalog_schemes
 from thinwire.reference.group import LocalGroup
+from thinwire.reference.mixed import MixedScheme
 from thinwire.reference.model import FP32, Decoder
 from thinwire.reference.results import Results, Window, code_version, digest, run_key, sources
-from thinwire.reference.sync import ExactSync, Observed, uniform
+from thinwire.reference.sync import ExactSync, Observed
 
 from . import accuracy_cases, gloo
 from .accuracy_cases import KEY, decoder, go, windows
@@ -237,8 +238,9 @@ def test_hierarchical_gets_two_islands() -> None:
 def test_static_hybrids_are_calibrated() -> None:
     asking = {name for name, found in catalog_schemes().items() if needs_calibration(found)}
     assert asking == {"hybrid-4.2", "hybrid-4.2-two-step"}
-    assert needs_calibration(uniform("two_step:int4/hybrid4", 2))
-    assert not needs_calibration({(0, "attention"): None, (0, "mlp"): scheme("two_step:hybrid4-k64-dyn")})
+    static, dynamic = scheme("two_step:int4/hybrid4"), scheme("two_step:hybrid4-k64-dyn")
+    assert needs_calibration(static) and needs_calibration(MixedScheme("x", (None, static), (dynamic, dynamic)))
+    assert not needs_calibration(MixedScheme("x", (None,), (dynamic,)))
     model = decoder(LocalGroup(2))
     calibrations = calibrate(model, windows(2, seed=8))
     assert set(calibrations) == {(layer, site) for layer in range(2) for site in ("attention", "mlp")}
@@ -392,7 +394,8 @@ def test_the_key_tells_runs_apart() -> None:
     others = [
         run_key(scheme("flash-int5"), model, "sum"),
         run_key(replace(four, reduce=scheme("flash-int5").reduce), model, "sum"),  # a catalog that changed its mind
-        run_key(replace(four, drop_attention_percent=10), model, "sum"),
+        run_key(replace(four, drop_attention_percent=50), model, "sum"),
+        run_key(replace(four, exempt_tokens=1), model, "sum"),
         run_key(replace(four, sequence_split=0.5), model, "sum"),
         run_key(four, decoder(LocalGroup(3)), "sum"),
         run_key(four, decoder(LocalGroup(2), FP32), "sum"),

@@ -92,18 +92,28 @@ def test_combinations() -> None:
     assert scheme("iso-int8+spd-20").drop_attention_percent == 20
     assert scheme("iso+flash-int4") is schemes()["flash-int4+iso"]
     assert scheme("ring:int8+spd-10").collective == "ring"
+    four = scheme("iso+exempt-1+flash-int4+spd-50")
+    assert four.name == "flash-int4+exempt-1+spd-50+iso" and (four.exempt_tokens, four.reduce) == (1, GroupedInt(4))
+    assert scheme("iso-int8+exempt-3").exempt_tokens == 3
 
 
 percents = st.one_of(st.integers(0, 100).map(float), st.floats(0, 100, allow_nan=False).map(lambda x: round(x, 6)))
 bases = st.sampled_from(["bf16-ring", "flash-int4", "mxfp8", "two_step:int5-g64-zp", "tree:bf16@chunk=4096"])
 
 
-@given(bases, st.one_of(st.none(), percents), st.one_of(st.none(), percents.filter(lambda x: 0 < x < 100)))
-def test_names_round_trip(base: str, drop: float | None, split: float | None) -> None:
-    parts = [base] + ([f"spd-{drop:f}"] if drop is not None else []) + ([f"iso-{split:f}"] if split is not None else [])
+@given(
+    bases,
+    st.integers(0, 40),
+    st.one_of(st.none(), percents),
+    st.one_of(st.none(), percents.filter(lambda x: 0 < x < 100)),
+)
+def test_names_round_trip(base: str, exempt: int, drop: float | None, split: float | None) -> None:
+    exempt = 0 if "bf16" in base else exempt
+    parts = [base, *([f"exempt-{exempt}"] if exempt else [])]
+    parts += ([f"spd-{drop:f}"] if drop is not None else []) + ([f"iso-{split:f}"] if split is not None else [])
     entry = scheme("+".join(parts))
     assert scheme(entry.name) == entry
-    assert entry.drop_attention_percent == (drop or 0.0)
+    assert entry.drop_attention_percent == (drop or 0.0) and entry.exempt_tokens == exempt
     assert entry.sequence_split == (None if split is None else split / 100)
 
 
@@ -170,6 +180,10 @@ def test_spec_options() -> None:
         ("iso+iso-40", "splits the sequence twice"),
         ("spd-1+spd-2", "drops sync points twice"),
         ("flash-int4+mxfp4", "names two codec schemes, 'flash-int4' and 'mxfp4'"),
+        ("flash-int4+exempt-1+exempt-2", "exempts tokens twice"),
+        ("flash-int4+exempt-0", "exempt-N needs N of 1 or more: 'exempt-0'"),
+        ("exempt-1+spd-10", "exempt-N needs a scheme that compresses"),
+        ("bf16-ring+exempt-1", "exempt-N needs a scheme that compresses"),
         ("spd-101", "spd-N needs N from 0 to 100: 'spd-101'"),
         ("spd-", "did you mean spd-50"),
         ("iso-100", "iso-N needs N above 0 and below 100: 'iso-100'"),

@@ -11,10 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from thinwire.reference.allreduce import all_reduce_local
 from thinwire.reference.attention import causal_mask, frequencies
 from thinwire.reference.catalog import scheme
 from thinwire.reference.config import ModelConfig
 from thinwire.reference.group import LocalGroup
+from thinwire.reference.mixed import plan_of, points
 from thinwire.reference.model import BF16, Decoder, Precision
 from thinwire.reference.sync import (
     Calibrating,
@@ -23,8 +25,6 @@ from thinwire.reference.sync import (
     Point,
     SchemeSync,
     Site,
-    points,
-    uniform,
 )
 
 from . import gloo, tiny
@@ -216,7 +216,7 @@ def test_schemes_at_the_seam() -> None:
     errors = {}
     for name in ("bf16", "flash-int8", "two_step:int4-g32", "flash-int2"):
         group.reset_counters()
-        got = logits(ours, ids_BT, sync=SchemeSync(group, uniform(name, 3)))
+        got = logits(ours, ids_BT, sync=SchemeSync(group, plan_of(name, 3)))
         errors[name] = float((got - exact).norm() / exact.norm())
         if name == "flash-int8":  # each rank sends 3 of 4 aligned chunks in either phase, at 6 points
             codec = scheme(name).reduce
@@ -241,14 +241,40 @@ def test_each_point_has_its_scheme() -> None:
     ours.prefill(ids_BT, sync=spy, split=0.5)
     assert seen == [(layer, site, start) for start in (0, 12) for layer, site in points(3)]
 
-    plan = uniform("all_gather:fp32", 3)
+    plan = plan_of("all_gather:fp32", 3)
     whole = logits(ours, ids_BT)
     assert torch.equal(logits(ours, ids_BT, sync=SchemeSync(group, plan)), whole)  # fp32, in rank order: the exact sum
     for point in points(3):
         got = logits(ours, ids_BT, sync=SchemeSync(group, plan | {point: scheme("flash-int4")}))
         assert not torch.equal(got, whole)
-    gated = SchemeSync(group, uniform("flash-int2", 3), gate_bytes=2**30)
+    gated = SchemeSync(group, plan_of("flash-int2", 3), gate_bytes=2**30)
     torch.testing.assert_close(logits(ours, ids_BT, sync=gated), whole, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("tokens", "split"), [(24, None), (24, 0.5), (1, None), (2, None)])
+def test_exempt_tokens_go_uncompressed(tokens: int, split: float | None) -> None:
+    """The first two tokens of each sequence as `bf16` sends them, the others as the codec does, wherever a part starts;
+    and the bytes of both all-reduces."""
+    group = LocalGroup(2)
+    first, then = scheme("bf16"), scheme("flash-int3")
+    sync = SchemeSync(group, plan_of("flash-int3+exempt-2", 1))
+    starts = [0, round(tokens * split)] if split else [0]
+    generator = torch.Generator().manual_seed(3)
+    whole = [torch.randn(3, tokens, 20, generator=generator).bfloat16() for _ in range(2)]
+    for start, stop in zip(starts, [*starts[1:], tokens], strict=True):
+        partials = [partial_BTD[:, start:stop] for partial_BTD in whole]
+        group.reset_counters()
+        got = sync(0, "mlp", partials, start)
+        sent = dict(group.sent_bytes)
+        assert got is not None and got[0] is got[1] and got[0].shape == (3, stop - start, 20)
+        cut = min(max(2 - start, 0), stop - start)
+        group.reset_counters()
+        wanted = [
+            all_reduce_local([p[:, where].contiguous() for p in partials], chosen, group=group)[0]
+            for where, chosen in ((slice(cut), first), (slice(cut, None), then))
+            if partials[0][:, where].numel()
+        ]
+        assert torch.equal(got[0], torch.cat(wanted, 1)) and sent == dict(group.sent_bytes)
 
 
 def test_calibration_at_the_seam() -> None:
@@ -261,7 +287,7 @@ def test_calibration_at_the_seam() -> None:
     assert torch.equal(shown, ours.forward(ids_BT))
     found = hook.freeze()
     assert set(found) == set(points(3)) and found[2, "mlp"].features == 36 and found[0, "mlp"].ranks == 2
-    plan = uniform("hybrid-4.2", 3)
+    plan = plan_of("hybrid-4.2", 3)
     with pytest.raises(ValueError, match="needs a calibration"):
         ours.forward(ids_BT, sync=SchemeSync(group, plan))
     fit = ours.forward(ids_BT, sync=SchemeSync(group, plan, calibrations=found))
@@ -297,7 +323,7 @@ def test_dropped_points_by_hand() -> None:
         down_part[:, list(shard.mlp)] = down[:, list(shard.mlp)]
         mine = block(x_BTD, out_part, 0 * down)
         wanted = wanted + mine + block(x_BTD + out_bias + mine, 0 * out, down_part)
-    sync = SchemeSync(split.group, uniform("all_gather:fp32+spd-100", 1) | {(0, "mlp"): scheme("all_gather:fp32")})
+    sync = SchemeSync(split.group, plan_of("all_gather:fp32+spd-100", 1) | {(0, "mlp"): scheme("all_gather:fp32")})
     assert sync(0, "attention", [], 0) is None
 
     def exact(layer: int, site: Site, partials: Sequence[Tensor], position: int) -> list[Tensor] | None:
@@ -362,9 +388,9 @@ def test_bad_input_is_refused() -> None:
     with pytest.raises(ValueError, match="position 3 need the cache"):
         ours.block(0, ours.embed(tiny.ids(model)), start=3)
     with pytest.raises(ValueError, match="sums nothing"):
-        SchemeSync(LocalGroup(2), uniform("none", 3))
+        SchemeSync(LocalGroup(2), plan_of("none", 3))
     with pytest.raises(ValueError, match="no scheme for the attention of layer 1; it holds 2 points"):
-        decoder(model, 2).forward(tiny.ids(model), sync=SchemeSync(LocalGroup(2), uniform("bf16", 1)))
+        decoder(model, 2).forward(tiny.ids(model), sync=SchemeSync(LocalGroup(2), plan_of("bf16", 1)))
     assert ours.nll(tiny.ids(model, tokens=1)).shape == (2, 0)
 
 

@@ -256,6 +256,8 @@ def test_codecs_refuse(make: Any, message: str) -> None:
         ("int4", "int4", "two_step", {"drop_attention_percent": float("nan")}, "0..100: nan"),
         ("int4", "int4", "two_step", {"sequence_split": 1.0}, "sequence_split"),
         ("int4", "int4", "two_step", {"chunk_values": 0}, "chunk_values"),
+        ("int4", "int4", "two_step", {"exempt_tokens": -1}, "exempt_tokens must be 0, or more with a codec: -1"),
+        ("bf16", "bf16", "ring", {"exempt_tokens": 1}, "more with a codec: 1, reduce=bf16"),
         ("int4", "int4", "two_step", {"chunks_in_flight": 2}, "chunk_values=None"),
         ("int4", "int4", "two_step", {"chunks_in_flight": 0, "chunk_values": 8}, "chunks_in_flight=0"),
         ("int4", "int4", "two_step", {"codec_launch": "later"}, "codec_launch='later'"),

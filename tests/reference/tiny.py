@@ -10,8 +10,9 @@ from torch import Tensor
 
 from thinwire.reference.config import ModelConfig, parse_config
 from thinwire.reference.group import Group, LocalGroup
+from thinwire.reference.mixed import plan_of
 from thinwire.reference.model import BF16, Decoder
-from thinwire.reference.sync import Calibrating, ExactSync, Observed, SchemeSync, uniform
+from thinwire.reference.sync import Calibrating, ExactSync, Observed, SchemeSync
 from thinwire.reference.weights import random_weights
 
 _SIZES: dict[str, Any] = {
@@ -92,7 +93,7 @@ def digests(group: Group) -> dict[str, str]:
     watched.forward(ids(model), sync=Observed(ExactSync(together), hook))
     found = {}
     for name in ON_THE_WIRE:
-        sync = None if name == "exact" else SchemeSync(group, uniform(name, 3), calibrations=hook.freeze())
+        sync = None if name == "exact" else SchemeSync(group, plan_of(name, 3), calibrations=hook.freeze())
         seen = [ours.logits(ours.forward(ids(model), sync=sync)), ours.generate(ids(model), 5, sync=sync)]
         found[name] = hashlib.sha256(b"".join(x.numpy().tobytes() for x in seen)).hexdigest()
     return found

@@ -21,7 +21,8 @@ def row(name: str, tp: int, ratio: float | None) -> dict[str, Any]:
     found = scheme(name)
     return {
         "scheme": name, "reduce": found.reduce.spec, "gather": found.gather.spec, "collective": found.collective,
-        "drop_attention_percent": found.drop_attention_percent, "sequence_split": found.sequence_split, "tp": tp,
+        "exempt_tokens": found.exempt_tokens, "drop_attention_percent": found.drop_attention_percent,
+        "sequence_split": found.sequence_split, "tp": tp,
         "windows": 3, "tokens": 30, "perplexity_ratio": ratio, "kl": 0.1, "top1_agreement": 0.9,
         "perplexity_ratio_interval": None if ratio is None else [ratio - 0.05, ratio + 0.2],
     }  # fmt: skip

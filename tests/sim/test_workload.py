@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from thinwire.reference.catalog import scheme
 from thinwire.reference.config import ModelConfig, load_model, model_names
+from thinwire.reference.mixed import MixedScheme
 from thinwire.sim.attention import scored_pairs
 from thinwire.sim.workload import (
     Attend,
@@ -151,6 +152,44 @@ def test_dropped_sync_points_leave_no_exchange(layers: int, percent: float) -> N
         assert [op.name for op in layer] == [*names, "all-reduce after mlp"]
     whole = build(small("llama-3-70b", layers), BF16, Prompt(1, 64), 8)
     assert [kernels(layer) for layer in workload.layers] == [kernels(layer) for layer in whole.layers]
+
+
+def test_each_sync_point_has_its_scheme() -> None:
+    """A mixed scheme's entries reach their points; layers alike share their ops, so that they fold."""
+    four, eight, exempt = scheme("flash-int4"), scheme("flash-int8"), scheme("flash-int4+exempt-2")
+    mixed = MixedScheme("mixed", (four, None, four, exempt), (eight, eight, eight, four), model="by hand")
+    workload = build(small("llama-3-70b", 4), mixed, Prompt(3, 50), 8)
+    seen = [[(op.name, op.exchange.scheme) for op in layer if op.exchange] for layer in workload.layers]
+    both = [("all-reduce after attention", four), ("all-reduce after mlp", eight)]
+    assert seen == [
+        both,
+        [("all-reduce after mlp", eight)],
+        both,
+        [
+            ("all-reduce of exempt tokens after attention", None),
+            ("all-reduce after attention", exempt),
+            ("all-reduce after mlp", four),
+        ],
+    ]
+    assert workload.layers[0] is workload.layers[2]
+    sizes = [op.exchange.numel for op in workload.layers[3] if op.exchange]
+    assert sizes == [3 * 2 * 8192, 3 * 48 * 8192, 3 * 50 * 8192]
+    assert build(small("llama-3-70b", 4), mixed, Prompt(3, 50), 1).all_reduce_count == 0
+    with pytest.raises(ValueError, match=r"mixed names schemes for 4 layers .by hand., the model has 5"):
+        build(small("llama-3-70b", 5), mixed, Prompt(1, 50), 8)
+
+
+@given(st.integers(2, 40), st.integers(1, 45), st.sampled_from([None, 0.3, 0.5]))
+def test_exempt_tokens_are_the_first_of_the_sequence(tokens: int, exempt: int, split: float | None) -> None:
+    """Every value is exchanged once, and of the sequence's first tokens none by the codec."""
+    chosen = replace(scheme("flash-int4"), exempt_tokens=exempt, sequence_split=split)
+    if split is not None and not 0 < round(tokens * split) < tokens:
+        return
+    layer = build(small("llama-3-70b", 1), chosen, Prompt(2, tokens), 8).layers[0]
+    exchanges = [op.exchange for op in layer if op.exchange and "attention" in op.name]
+    raw = sum(e.numel for e in exchanges if e.scheme is None)
+    assert raw == 2 * min(exempt, tokens) * 8192
+    assert sum(e.numel for e in exchanges) == 2 * tokens * 8192 and all(e.numel for e in exchanges)
 
 
 def test_what_is_exchanged() -> None:

@@ -120,9 +120,9 @@ def test_calibration_is_of_other_windows(
 ) -> None:
     seen: list[Any] = []
 
-    def watched(decoder: Any, windows_WT: Any) -> Any:
+    def watched(decoder: Any, windows_WT: Any, skip: int) -> Any:
         seen.append(windows_WT)
-        return running.calibrate(decoder, windows_WT)
+        return running.calibrate(decoder, windows_WT, skip)
 
     monkeypatch.setattr(material, "calibrate", watched)
     status, out, _ = run(capsys, *options(files, "hybrid-4.2", "--json"))
