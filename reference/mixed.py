@@ -7,6 +7,7 @@ and the reference both ask `plan_of` what happens where, and nobody else resolve
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -106,7 +107,25 @@ def plan_of(scheme: AnyScheme | str, num_layers: int) -> dict[Point, Scheme | No
     return {(layer, site): own[by_site[site][layer]] for layer, site in points(num_layers)}
 
 
-# ---- files
+# ---- names and files
+
+
+def auto_budget(name: str) -> float | None:
+    """The share by which perplexity may rise: 0.01 of `auto:+1%`; None for names of other schemes.
+
+    Raises ValueError for a budget that is not a percentage of 0 or more.
+    """
+    if not (name.startswith("auto:") and name.endswith("%")):  # auto:bf16 is a spec: a collective and a codec
+        return None
+    match = re.fullmatch(r"auto:\+?(\d+(?:\.\d+)?)%", name)
+    if match is None:
+        raise ValueError(f"auto takes a budget of perplexity in percent, 0 or more, such as auto:+1%: {name!r}")
+    return float(match[1]) / 100
+
+
+def auto_name(budget: float) -> str:
+    """The name of a scheme chosen under a budget: `auto:+1%` for 0.01."""
+    return f"auto:+{budget * 100:.10g}%"
 
 
 class _File(BaseModel):
@@ -123,8 +142,14 @@ class _File(BaseModel):
 def find(name_or_path: str) -> AnyScheme:
     """The scheme of a catalog name, a combination, a spec, or a TOML file (`*.toml`) that holds a mixed one.
 
-    Raises ValueError for what is neither, naming what was given and what is allowed.
+    Raises ValueError for what is neither, naming what was given and what is allowed, and for `auto:+1%`: that is chosen
+    for a model, a machine and a prompt, which nobody here knows.
     """
+    if auto_budget(name_or_path) is not None:
+        raise ValueError(
+            f"{name_or_path} is chosen for a model, a machine and a prompt: predict and compare take it; "
+            "`thinwire auto` writes it to a file that everything takes"
+        )
     return read(Path(name_or_path)) if name_or_path.endswith(".toml") else find_scheme(name_or_path)
 
 

@@ -2,14 +2,15 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from thinwire.reference.catalog import parse_codec
 from thinwire.reference.catalog import scheme as find_scheme
 from thinwire.reference.catalog import schemes as catalog_schemes
 from thinwire.reference.config import ModelConfig, load_model, model_names
 from thinwire.reference.cross_schedule import Wire
-from thinwire.reference.mixed import AnyScheme, find
+from thinwire.reference.mixed import AnyScheme, MixedScheme, auto_budget, find
 from thinwire.reference.schedule import Op as CollectiveOp
 from thinwire.reference.scheme import Codec, Scheme
 from thinwire.sim import predict as main_path
@@ -24,6 +25,9 @@ from thinwire.sim.report import Prediction
 from thinwire.sim.workload import Prompt
 from thinwire.topologies.cluster import Cluster
 from thinwire.topologies.load import cluster_names, load_cluster
+
+if TYPE_CHECKING:
+    from thinwire.sim.auto import Chosen
 
 
 def group(cluster: str | Cluster, tp: int | None = None, scaled_links: Mapping[str, float] | None = None) -> Cluster:
@@ -59,7 +63,7 @@ def predict(
         model: catalog name, path of a Hugging Face config.json, or a ModelConfig.
         cluster: catalog name, path of a TOML file, or a Cluster.
         scheme: catalog name, combination such as "flash-int4+spd-50", spec string, path of a TOML file with a scheme
-            for each sync point, or a Scheme or MixedScheme.
+            for each sync point, "auto:+1%" (chosen for this model, machine and prompt), or a Scheme or MixedScheme.
         tp: the first tp GPUs of the cluster; None takes all.
         batch: sequences prefilled together, of `input_tokens` tokens each.
         weights: precision of weights and GEMMs.
@@ -74,16 +78,47 @@ def predict(
         allowed.
     """
     gpus = group(cluster, tp, scaled_links)
-    return main_path.predict(
-        load_model(model) if isinstance(model, str) else model,
-        gpus,
-        find(scheme) if isinstance(scheme, str) else scheme,
-        Prompt(batch, input_tokens, weights),
-        profile if isinstance(profile, Profile) else load_profile(gpus, profile),
-        WhatIf(slow_ranks or {}),
-        folded,
-        launch,
-    )
+    prompt = Prompt(batch, input_tokens, weights)
+    costs = profile if isinstance(profile, Profile) else load_profile(gpus, profile)
+    found = load_model(model) if isinstance(model, str) else model
+    if not isinstance(scheme, str):
+        chosen = scheme
+    elif (budget := auto_budget(scheme)) is not None:
+        chosen = auto(budget, found, gpus, None, batch, input_tokens, weights, costs).scheme
+    else:
+        chosen = find(scheme)
+    return main_path.predict(found, gpus, chosen, prompt, costs, WhatIf(slow_ranks or {}), folded, launch)
+
+
+def auto(
+    budget: float,
+    model: str | ModelConfig,
+    cluster: str | Cluster,
+    tp: int | None = None,
+    batch: int = 1,
+    input_tokens: int = 1024,
+    weights: Literal["bf16", "fp8"] = "bf16",
+    profile: str | Profile | None = None,
+    *,
+    sensitivities: str | Path | None = None,
+    scaled_links: Mapping[str, float] | None = None,
+) -> "Chosen":
+    """A scheme for each sync point: the least TTFT while perplexity rises by at most `budget` (0.01: one percent).
+
+    Args:
+        sensitivities: what a codec at each sync point costs the model, as `thinwire sensitivity` wrote it; None takes
+            what was measured of a model of the catalog.
+
+    The other arguments and errors are `predict`'s; ValueError also where nobody measured the model.
+    """
+    from thinwire.sim.auto import choose  # scipy's solver: a quarter of a second that only this needs
+    from thinwire.sim.sensitivity import read, shipped
+
+    gpus = group(cluster, tp, scaled_links)
+    costs = profile if isinstance(profile, Profile) else load_profile(gpus, profile)
+    found = load_model(model) if isinstance(model, str) else model
+    losses = shipped(found.name) if sensitivities is None else read(Path(sensitivities))
+    return choose(found, gpus, Prompt(batch, input_tokens, weights), costs, losses, budget)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +248,9 @@ def collective(
         raise ValueError(f"bytes must be a positive even number, bf16 values being 2 bytes: bytes={nbytes}")
     gpus = group(cluster, tp, scaled_links)
     costs = profile if isinstance(profile, Profile) else load_profile(gpus, profile)
-    found = find_scheme(scheme) if isinstance(scheme, str) else scheme
+    found = find(scheme) if isinstance(scheme, str) else scheme
+    if isinstance(found, MixedScheme):
+        raise ValueError(f"one collective runs one scheme; {found.name} has one for each sync point")
     ranks = len(gpus.gpus)
     exchanger = Exchanger(gpus, CostModel(costs, gpus.gpu), slowdown(ranks, {}))
     timed = exchanger.time(op, nbytes // 2, found)

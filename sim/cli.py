@@ -111,7 +111,10 @@ ClusterName = Annotated[
 ]
 SchemeName = Annotated[
     str,
-    typer.Option(help="Catalog name, combination (flash-int4+spd-50) or spec.", autocompletion=_names("schemes")),
+    typer.Option(
+        help="Catalog name, combination (flash-int4+spd-50), spec, auto:+1% or a TOML file of `thinwire auto`.",
+        autocompletion=_names("schemes"),
+    ),
 ]
 Tp = Annotated[int | None, typer.Option(help="TP degree: the first N GPUs. All of them when left out.")]
 Batch = Annotated[int, typer.Option(help="Sequences prefilled together.")]
@@ -246,6 +249,53 @@ def compare(
         weights.value, profile, scaled_links=links,
     )  # fmt: skip
     _print(found.to_dict(), as_json, lambda: _tables().comparison(found))
+
+
+@app.command()
+def auto(
+    budget: Annotated[str, typer.Argument(help="How far perplexity may rise: +1%, say.")],
+    model: Model,
+    cluster: ClusterName,
+    tp: Tp = None,
+    batch: Batch = 1,
+    input_tokens: InputTokens = 1024,
+    weights: WeightsOption = Weights.bf16,
+    profile: ProfileOption = None,
+    sensitivities: Annotated[
+        str | None, typer.Option(help="JSON file of `thinwire sensitivity`; the shipped one of the model otherwise.")
+    ] = None,
+    out: Annotated[str | None, typer.Option(help="Write the scheme to this TOML file, for --scheme.")] = None,
+    scale_link: ScaleLink = None,
+    as_json: Json = False,
+) -> None:
+    """A scheme for each sync point: the least TTFT under a budget of perplexity."""
+    from pathlib import Path
+
+    from thinwire.reference.mixed import auto_budget, write
+    from thinwire.sim import api
+
+    share = auto_budget(f"auto:{budget.removeprefix('auto:')}")
+    if share is None:
+        raise ValueError(f"the budget is a percentage, such as +1%: {budget!r}")
+    if out is not None and not out.endswith(".toml"):
+        raise ValueError(f"--out names a file that ends in .toml, by which --scheme knows it: {out!r}")
+    links = _factors("--scale-link", scale_link)
+    chosen = api.auto(
+        share, model, cluster, tp, batch, input_tokens, weights.value, profile, sensitivities=sensitivities,
+        scaled_links=links,
+    )  # fmt: skip
+    rows = api.compare(
+        [chosen.scheme, chosen.uniform], model, cluster, tp, batch, input_tokens, weights.value, profile,
+        scaled_links=links,
+    )  # fmt: skip
+    if out is not None:
+        try:
+            write(chosen.scheme, Path(out))
+        except OSError as error:
+            raise ValueError(f"cannot write the scheme to {out}: {error.strerror}") from None
+        print(f"scheme written to {out}", file=sys.stderr)
+    document = {**chosen.to_dict(), **rows.to_dict()}
+    _print(document, as_json, lambda: _tables().chosen(chosen, rows))
 
 
 @app.command()

@@ -112,6 +112,7 @@ def assumptions(prompt: Prompt, scheme: AnyScheme, cost: CostModel, exchanger: E
             f"a scheme for each of {2 * scheme.layers} sync points, {dropped} of them dropped; what that costs in "
             "accuracy is not part of this number"
         )
+        sentences += [scheme.source] if scheme.source else []
     if scheme.sequence_split is not None:
         sentences.append(OVERLAP)
     return tuple(dict.fromkeys(sentences + machine_sentences(prompt.weights, cost, exchanger)))

@@ -1,18 +1,24 @@
 """Tables for people, with rich. Numbers only; every fact they show comes from a prediction or a catalog."""
 
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
+from thinwire.reference.mixed import DROP, SITES, MixedScheme, Site, plan_of
+from thinwire.reference.scheme import Scheme
 from thinwire.sim.accuracy import Figure
 from thinwire.sim.api import Comparison
 from thinwire.sim.cross_predict import CrossComparison
 from thinwire.sim.report import Prediction
 from thinwire.topologies.cluster import Cluster
 from thinwire.topologies.draw import draw
+
+if TYPE_CHECKING:
+    from thinwire.sim.auto import Chosen
 
 # Piped output has no width: wide enough for the widest table, so that names are not cut.
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
@@ -108,6 +114,26 @@ def comparison(c: Comparison) -> None:
     shared = [s for s in c.baseline.assumptions if all(s in row.assumptions for row in c.rows)]
     own = dict.fromkeys(s for row in c.rows for s in row.assumptions if s not in shared)
     _assumptions([*shared, *own])
+
+
+def chosen(c: "Chosen", rows: Comparison) -> None:
+    """What was chosen, site by site, and what it is worth next to the best single scheme."""
+    comparison(rows)
+    console.print(
+        f"expected perplexity x {c.perplexity_ratio:.4f} of x {1 + c.budget:g} allowed; the best single scheme within "
+        f"the same budget is {c.uniform}"
+    )
+    counts = Counter((DROP if entry is None else entry.name, site) for site, entry in _sites(c.scheme))
+    names = sorted({name for name, _ in counts}, key=lambda name: -sum(counts[name, site] for site in SITES))
+    table = Table("sync points", *SITES, box=None, pad_edge=False)
+    for name in names:
+        table.add_row(name, *(str(counts[name, site] or "") for site in SITES))
+    console.print(table)
+    console.print(c.scheme.source, markup=False)
+
+
+def _sites(scheme: MixedScheme) -> list[tuple[Site, Scheme | None]]:
+    return [(site, entry) for (_, site), entry in plan_of(scheme, scheme.layers).items()]
 
 
 def _perplexity(known: Figure | None) -> str:

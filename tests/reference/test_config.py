@@ -55,8 +55,15 @@ def count(shapes: list[tuple[int, ...]]) -> int:
 
 
 def test_catalog_is_the_interface() -> None:
-    assert sorted(model_names()) == sorted(row["name"] for row in SIZES)
-    assert len(model_names()) == 9
+    assert sorted(model_names()) == sorted([*(row["name"] for row in SIZES), "smollm2-135m"])
+    assert len(model_names()) == 10
+
+
+def test_the_measured_model_is_in_the_catalog() -> None:
+    """SmolLM2-135M is no row of models.csv: its sizes are those of the file that accuracy is measured on."""
+    model = load_model("smollm2-135m")
+    assert model.parameters == 134_515_008  # of the 272 tensors of the GGUF file
+    model.check_tp(3)
 
 
 @pytest.mark.parametrize("row", SIZES, ids=[row["name"] for row in SIZES])

@@ -73,7 +73,7 @@ def test_gemms_add_up_to_two_operations_a_weight_and_token(name: str, tp: int, s
 
 def test_the_catalog_has_models_for_every_degree() -> None:
     assert {tp for _, tp in SHARDINGS} >= set(DEGREES)
-    assert len(SHARDINGS) >= 4 * len(model_names()) - 1
+    assert len(SHARDINGS) >= 4 * (len(model_names()) - 1) - 1  # all but SmolLM2 divide by 2, 4 and 8
 
 
 @pytest.mark.parametrize("tp", DEGREES)
