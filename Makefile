@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq -c constrain
 MANIFESTS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench calibrate validate accuracy gpu picture clean
+.PHONY: help demo test check bench calibrate validate accuracy auto gpu picture clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -47,6 +47,9 @@ validate: $(VENV)/.core ## hold predictions against published measurements
 
 accuracy: $(VENV)/.test ## measure what schemes cost in perplexity (downloads a small model; hours; run again, it goes on)
 	OMP_NUM_THREADS=1 nice $(BIN)/python -m thinwire.validation.measure_accuracy $(ARGS)
+
+auto: $(VENV)/.test ## measure the frontier of auto:<budget> against single schemes (after make sensitivity; an hour)
+	OMP_NUM_THREADS=1 nice $(BIN)/python -m thinwire.validation.measure_auto $(ARGS)
 
 # Runs on a bare GPU machine: no environment, no pip, only PYTHON with torch, Triton, numpy and pytest. Wrong kernels are
 # measured all the same (what they cost may say why), but the status says so. Tests that only compile need no GPU; those

@@ -162,10 +162,14 @@ class Material:
 
         Raises ValueError where the text is too short, or a window longer than the model's positions.
         """
+        calibration = CALIBRATION_WINDOWS if any(needs_calibration(scheme) for scheme in schemes) else 0
+        return self.cut(tokens, windows, calibration)
+
+    def cut(self, tokens: int, windows: int, calibration: int) -> Text:
+        """So many windows of either kind; errors as of `windows`."""
         limit = self.checkpoint.config.max_positions
         if tokens > limit:
             raise ValueError(f"{self.checkpoint.config.name} has {limit} positions: tokens={tokens}")
-        calibration = CALIBRATION_WINDOWS if any(needs_calibration(scheme) for scheme in schemes) else 0
         return cut_text(self.ids, tokens, windows, calibration)
 
     def subject(self, tp: int, windows: Text) -> Subject:
