@@ -50,7 +50,8 @@ def all_reduce(
 
     Args:
         x: this rank's partial sum, bf16, fp16 or fp32, any shape whose last dimension is the features.
-        scheme: name, spec or value. Sync-point drop and sequence overlap are the model's business and ignored here.
+        scheme: name, spec or value. Sync-point drop, exempt tokens and sequence overlap are the model's business
+            (`reference.sync`) and ignored here: an all-reduce does not know which values are whose token's.
         group: a TorchGroup, a process group, or None for the default one.
         backend: who runs the codecs, "torch" or "triton".
         calibration: features and scales of a static outlier hybrid.

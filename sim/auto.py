@@ -23,9 +23,9 @@ from thinwire.reference.catalog import scheme as find_scheme
 from thinwire.reference.config import ModelConfig
 from thinwire.reference.mixed import DROP, MixedScheme, auto_name, points
 from thinwire.sim.cost import CostModel
-from thinwire.sim.exchange import UNCOMPRESSED, Exchanger, slowdown
+from thinwire.sim.exchange import Exchanger, slowdown
 from thinwire.sim.profile import Profile
-from thinwire.sim.sensitivity import Sensitivities
+from thinwire.sim.sensitivity import UNCOMPRESSED, Sensitivities
 from thinwire.sim.workload import Part, Prompt, all_reduces
 from thinwire.topologies.cluster import Cluster
 
@@ -94,7 +94,7 @@ def choose(
             f"{model.num_layers}"
         )
     seconds = Prices(model, cluster, prompt, profile)
-    options = [{UNCOMPRESSED.name: 0.0, **sensitivities.of(point)} for point in points(model.num_layers)]
+    options = [sensitivities.of(point) for point in points(model.num_layers)]
     allowed = math.log1p(budget) / sensitivities.slope
     names, bound_s = knapsack([{name: seconds[name] for name in losses} for losses in options], options, allowed)
     loss = math.fsum(losses[name] for losses, name in zip(options, names, strict=True))
@@ -116,7 +116,7 @@ def choose(
         budget,
         math.fsum(seconds[name] for name in names),
         bound_s,
-        len(names) * seconds[UNCOMPRESSED.name],
+        len(names) * seconds[UNCOMPRESSED],
         math.exp(sensitivities.slope * loss),
         uniform,
         len(names) * seconds[uniform],

@@ -1,8 +1,9 @@
 """What a codec at one sync point alone costs a model: measured tables (`sim/profiles/sensitivity-*.json`).
 
-`thinwire sensitivity` measures them (validation/measure_sensitivity.py); `sim.auto` chooses by them. Losses are
-KL(uncompressed || changed) of the next-token distributions, in nats a predicted token: never negative, and with far
-less scatter than the difference of two losses of the same text.
+`thinwire sensitivity` measures them (validation/measure_sensitivity.py); `sim.auto` chooses by them. What is measured
+is KL(exact || changed) of the next-token distributions, in nats a predicted token, which scatters far less than the
+difference of two losses of the same text. A model in bf16 that is touched anywhere rounds differently everywhere after
+that, which no second change makes worse; so a choice's loss is what it has above the choice `bf16` at the same point.
 """
 
 import json
@@ -19,14 +20,15 @@ from thinwire.reference.mixed import DROP, SITES, Point, Site
 
 TABLES = Path(__file__).parent / "profiles"
 _NAMES = "sensitivity-*.json"
+UNCOMPRESSED = "bf16"
 
 
 @dataclass(frozen=True, slots=True)
 class Sensitivities:
     """Losses of one model by choice, site and layer, at one TP degree.
 
-    loss: nats a predicted token; a choice is a scheme's name or `drop`. slope: what the text's loss rises by when many
-    points are changed at once, over the sum of their losses here (1 where that was not measured).
+    loss: nats a predicted token above `bf16`'s; a choice is a scheme's name or `drop`. slope: what the text's loss
+    rises by when many points are changed at once, over the sum of their losses here (1 where that was not measured).
     """
 
     model: str
@@ -110,13 +112,22 @@ def read(path: Path) -> Sensitivities:
             _ = name == DROP or find_scheme(name)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
+    if UNCOMPRESSED not in table.choices:
+        raise ValueError(f"{path} lacks the choice {UNCOMPRESSED!r}, which the others are held against")
+    floor = table.choices[UNCOMPRESSED]
     source = table.source
     return Sensitivities(
         table.model,
         table.title,
         table.tp,
         table.layers,
-        {name: {site: tuple(losses.kl) for site, losses in by.items()} for name, by in table.choices.items()},
+        {
+            name: {
+                site: tuple(max(kl - least, 0.0) for kl, least in zip(losses.kl, floor[site].kl, strict=True))
+                for site, losses in by_site.items()
+            }
+            for name, by_site in table.choices.items()
+        },
         table.additivity.slope if table.additivity else 1.0,
         f"{source.kind}: {source.how}; text: {source.text}",
     )

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from thinwire.reference.catalog import scheme
 from thinwire.reference.config import load_model
-from thinwire.reference.mixed import DROP, entries, plan_of
+from thinwire.reference.mixed import DROP, SITES, entries, plan_of
 from thinwire.sim import api, sensitivity
 from thinwire.sim.auto import GAP, knapsack
 
@@ -24,9 +24,13 @@ MACHINE: dict[str, Any] = {"cluster": "4xl4-pcie", "tp": 3, "batch": 8}
 MODEL = "smollm2-135m"
 # Nats a point, on average over points: an order of magnitude for each bit or so, as measured.
 LOSSES = {
+    "bf16": 0.0,
     "flash-int8": 3e-5, "flash2-int6": 2e-4, "flash2-int5": 1e-3, "flash-int4": 6e-3, "flash-int4+exempt-1": 4e-3,
     "all_gather:int4-g128-zp": 3e-3, "flash2-int2-sr": 0.1, DROP: 0.02,
 }  # fmt: skip
+
+
+FLOOR = 2e-4  # what any change at all does to a model in bf16
 
 
 def table(layers: int = 30, **changes: Any) -> dict[str, Any]:
@@ -34,7 +38,11 @@ def table(layers: int = 30, **changes: Any) -> dict[str, Any]:
     chance = random.Random(1)
     scale = {site: [math.exp(chance.gauss(0, 1.3)) for _ in range(layers)] for site in ("attention", "mlp")}
     choices = {
-        name: {site: {"kl": [loss * x for x in scale[site]]} for site in scale if name != DROP or site == "attention"}
+        name: {
+            site: {"kl": [FLOOR + loss * x for x in scale[site]]}
+            for site in scale
+            if name != DROP or site == "attention"
+        }
         for name, loss in LOSSES.items()
     }
     source = {"kind": "made", "how": "up", "text": "none"}
@@ -109,7 +117,7 @@ def test_more_budget_never_costs_time(losses: Path) -> None:
     for chosen in found:
         plan = plan_of(chosen.scheme, 30)
         names = {point: DROP if entry is None else entry.name for point, entry in plan.items()}
-        loss = math.fsum(0.0 if name == "bf16" else known.of(point)[name] for point, name in names.items())
+        loss = math.fsum(known.of(point)[name] for point, name in names.items())
         assert chosen.perplexity_ratio == pytest.approx(math.exp(loss)) and loss <= math.log1p(chosen.budget)
         assert chosen.exchange_s <= chosen.uniform_s * (1 + GAP)
         saved = plain.ttft_s - api.predict(MODEL, scheme=chosen.uniform, **MACHINE).ttft_s
@@ -206,6 +214,7 @@ def test_tables_are_checked(tmp_path: Path) -> None:
         (table(kind="another"), "kind: Input should be 'thinwire sensitivity 1'"),
         (table(tp=1), "tp: Input should be greater than or equal to 2"),
         (short, "choice 'flash-int8' must have 30 losses for attention and mlp: {'attention': 30, 'mlp': 29}"),
+        (table(choices={}), "lacks the choice 'bf16', which the others are held against"),
         (table(choices={"flash-int8": {"mlp": {"kl": [0.1] * 30}}}), "'flash-int8' must have 30 losses"),
         (table(choices={DROP: {"mlp": {"kl": [0.1] * 30}}}), "'drop' must have 30 losses for attention: "),
         (table(choices={"flash-int8": {"mlp": {"kl": [-0.1] * 30}}}), "greater than or equal to 0"),
@@ -227,3 +236,15 @@ def test_another_number_of_layers_is_refused(losses: Path) -> None:
         api.auto(0.01, model, **MACHINE, sensitivities=losses)
     with pytest.raises(ValueError, match=r"budget must be 0 or more: budget=-0.1"):
         api.auto(-0.1, MODEL, **MACHINE, sensitivities=losses)
+
+
+def test_losses_are_above_those_of_rounding(losses: Path) -> None:
+    """The floor that every measurement has is taken off, never below nothing."""
+    known = sensitivity.read(losses)
+    assert all(known.loss["bf16"][site] == (0.0,) * 30 for site in SITES)
+    raw = table()["choices"]["flash-int4"]["mlp"]["kl"]
+    assert known.loss["flash-int4"]["mlp"] == pytest.approx([kl - FLOOR for kl in raw])
+    lower = table()
+    lower["choices"]["flash-int8"]["mlp"]["kl"] = [FLOOR / 2] * 30
+    losses.write_text(json.dumps(lower))
+    assert sensitivity.read(losses).loss["flash-int8"]["mlp"] == (0.0,) * 30

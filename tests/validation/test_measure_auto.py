@@ -42,7 +42,7 @@ class Model:
         known, rise = read(self.path), 0.0
         for point, entry in plan_of(scheme, 30).items():
             name = DROP if entry is None else "bf16" if entry.reduce.is_raw else entry.name
-            rise += STEEPER * {"bf16": 0.0, "mxfp6": 0.01, "mxint8": 0.0, **known.of(point)}[name]
+            rise += STEEPER * {"mxfp6": 0.01, "mxint8": 0.0, **known.of(point)}[name]
         return Accuracy(tuple(Window(str(i), 10, 10 * (2 + i + rise), 10 * (2 + i), 10 * rise, 9) for i in range(2)))
 
 
