@@ -140,8 +140,12 @@ class Run:
     def log_probs(self, ids_T: Tensor) -> Tensor:
         """log p of every token at positions 1 .. T-1 given those before, [T-1, V]."""
         hidden_TD = self.decoder.prefill(ids_T[None], sync=self.sync, split=self.split)[0, :-1]
-        rows = [torch.log_softmax(self.decoder.logits(rows_TD), -1) for rows_TD in torch.split(hidden_TD, LOGIT_CHUNK)]
-        return torch.cat(rows)
+        found_TV = hidden_TD.new_empty(len(hidden_TD), self.decoder.config.vocab_size)  # a `cat` would hold it twice
+        for rows_TD, rows_TV in zip(
+            torch.split(hidden_TD, LOGIT_CHUNK), torch.split(found_TV, LOGIT_CHUNK), strict=True
+        ):
+            rows_TV.copy_(torch.log_softmax(self.decoder.logits(rows_TD), -1))
+        return found_TV
 
 
 def baseline_run(decoder: Decoder) -> Run:
@@ -192,7 +196,8 @@ def evaluate(
         results: where windows done are kept and found again; in one process only.
         progress: called after every pass of a window through a model.
 
-    Raises ValueError for windows that are not [W, T > 1] and for losses that are not numbers.
+    Raises ValueError for windows that are not [W, T > 1], a split that leaves a half of them empty, and for losses that
+    are not numbers.
     """
     runs = {"": Run(decoder, sync, split)}
     kept = {} if results is None else {"": results}
@@ -209,6 +214,8 @@ def evaluate_all(
     """`evaluate` for several runs, the baseline run once a window for all of them; errors the same."""
     if windows_WT.dim() != 2 or windows_WT.shape[0] < 1 or windows_WT.shape[1] < 2:
         raise ValueError(f"windows must be [windows, tokens], two tokens or more: given {list(windows_WT.shape)}")
+    for chosen in (baseline, *runs.values()):
+        _check_split(chosen.split, windows_WT.shape[1])
     kept = dict(results or {})
     if kept and any(not isinstance(run.decoder.group, LocalGroup) for run in (baseline, *runs.values())):
         raise ValueError("results are kept by one process only: ranks that read a file each could disagree on it")
@@ -233,9 +240,7 @@ def evaluate_all(
             reference_TV = baseline.log_probs(ids_T)
             passed(1)
             for run in missing:
-                window = compare(name, reference_TV, runs[run].log_probs(ids_T), ids_T[1:])
-                if not math.isfinite(window.nll + window.nll_bf16 + window.kl):
-                    raise ValueError(f"the model's output is not finite under {run or 'this sync'}: {window}")
+                window = _window(name, reference_TV, runs[run], ids_T, run or "this sync")
                 found[run][name] = window
                 if run in kept:
                     kept[run].add(window)
@@ -243,8 +248,26 @@ def evaluate_all(
     return {run: Accuracy(tuple(windows[name] for name in names_W)) for run, windows in found.items()}
 
 
+def _check_split(split: float | None, tokens: int) -> None:
+    """The simulator's refusal (`sim.workload.parts`): what is split at an end would be measured unsplit."""
+    if split is not None and not 0 < round(tokens * split) < tokens:
+        raise ValueError(f"sequence_split leaves a half empty: sequence_split={split}, input_tokens={tokens}")
+
+
+def _window(name: str, reference_TV: Tensor, run: Run, ids_T: Tensor, under: str) -> Window:
+    scheme_TV = run.log_probs(ids_T)
+    try:
+        return compare(name, reference_TV, scheme_TV, ids_T[1:])
+    except ValueError as error:
+        raise ValueError(f"the model's output is not finite under {under}: {error}") from None
+
+
 def compare(name: str, reference_TV: Tensor, scheme_TV: Tensor, target_T: Tensor) -> Window:
-    """The sums of one window from log p under the baseline and under a scheme, and the tokens that came."""
+    """The sums of one window from log p under the baseline and under a scheme, and the tokens that came.
+
+    Raises ValueError for sums that are not finite.
+    """
+    target_T = target_T.long()
     nll = -scheme_TV.gather(1, target_T[:, None]).double().sum()
     nll_bf16 = -reference_TV.gather(1, target_T[:, None]).double().sum()
     chunks = zip(torch.split(reference_TV, LOGIT_CHUNK), torch.split(scheme_TV, LOGIT_CHUNK), strict=True)

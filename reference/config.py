@@ -234,7 +234,11 @@ def parse_config(data: Mapping[str, Any], name: str) -> ModelConfig:
     if activation not in _ACTIVATIONS:
         raise ValueError(f"model {name}: activation must be one of {', '.join(_ACTIVATIONS)}: {activation!r}")
     window = _sliding_window(raw, family, name)
-    rope = raw.rope_theta or (raw.rope_parameters.rope_theta if raw.rope_parameters else None) or 10000.0
+    if head_dim % 2:
+        raise ValueError(f"model {name}: head_dim must be even, since rotary positions turn pairs: head_dim={head_dim}")
+    # As transformers: rope_scaling before rope_parameters unless it is empty, the dict's base before the one beside it.
+    rope = raw.rope_scaling if data.get("rope_scaling") else raw.rope_parameters
+    rope_theta = (rope.rope_theta if rope else None) or raw.rope_theta or 10000.0
     tied = raw.tie_word_embeddings if raw.tie_word_embeddings is not None else family.gemma
     attention_bias = raw.attention_bias and family.model_type in ("llama", "gemma2")
     return ModelConfig(
@@ -256,13 +260,13 @@ def parse_config(data: Mapping[str, Any], name: str) -> ModelConfig:
         attention_softcap=_softcap(raw, "attn_logit_softcapping", 50.0, family),
         final_softcap=_softcap(raw, "final_logit_softcapping", 30.0, family),
         query_scale=((raw.query_pre_attn_scalar or 256.0) if family.gemma else head_dim) ** -0.5,
-        rope_theta=rope,
+        rope_theta=rope_theta,
         norm_eps=raw.rms_norm_eps,
         max_positions=raw.max_position_embeddings or family.max_positions,
         source=str(data.get("_source", "config.json given by the user")),
         output_bias=attention_bias,
         mlp_bias=raw.mlp_bias and family.model_type == "llama",
-        rope_scaling=_rope_scaling(raw, raw.max_position_embeddings or family.max_positions, name),
+        rope_scaling=_rope_scaling(rope, raw.max_position_embeddings or family.max_positions, name),
     )
 
 
@@ -292,8 +296,7 @@ def _softcap(raw: _HuggingFace, key: str, default: float, family: _Family) -> fl
     return value if key in raw.model_fields_set else default
 
 
-def _rope_scaling(raw: _HuggingFace, max_positions: int, name: str) -> RopeScaling | None:
-    given = raw.rope_scaling or raw.rope_parameters
+def _rope_scaling(given: _Rope | None, max_positions: int, name: str) -> RopeScaling | None:
     kind = (given.rope_type or given.type or "default") if given else "default"
     if given is None or kind == "default":
         return None

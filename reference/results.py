@@ -28,6 +28,7 @@ class Window:
 
     digest: of its token ids. nll, nll_bf16: -log p of the text, under the scheme and under the baseline, in nats.
     kl: KL(baseline || scheme) of the next-token distributions. agreed: predictions whose likeliest token is the same.
+    Raises ValueError for what no window can have.
     """
 
     digest: str
@@ -36,6 +37,15 @@ class Window:
     nll_bf16: float
     kl: float
     agreed: int
+
+    def __post_init__(self) -> None:
+        counts, sums = (self.tokens, self.agreed), (self.nll, self.nll_bf16, self.kl)
+        if not isinstance(self.digest, str) or any(isinstance(x, bool) for x in (*counts, *sums)):
+            raise ValueError(f"digest must be a string, everything else a number: {self}")
+        if not all(isinstance(x, int) for x in counts) or not 0 <= self.agreed <= self.tokens or not self.tokens:
+            raise ValueError(f"tokens must be a positive whole number, agreed one of 0..tokens: {self}")
+        if not all(isinstance(x, int | float) and abs(x) < 1e300 for x in sums):  # whole numbers have no end
+            raise ValueError(f"nll, nll_bf16 and kl must be finite numbers: {self}")
 
 
 def digest(ids: Tensor) -> str:
@@ -54,9 +64,14 @@ class Results:
         self.path, self.windows = path, dict[str, Window]()
         header = json.dumps({"kind": _KIND, **key}, sort_keys=True)
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        try:
+            text = path.read_text(encoding="utf-8") if path.exists() else ""
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not UTF-8, so it holds no results: {error}; give another file") from None
         whole = text[: text.rfind("\n") + 1]
         if not whole:
+            if not header.startswith(text):  # neither new nor killed within the key
+                raise ValueError(f"{path} holds no accuracy results: its first line is {text[:80]!r}")
             path.write_text(header + "\n", encoding="utf-8")
             return
         lines = whole.splitlines()
@@ -64,7 +79,7 @@ class Results:
         for number, line in enumerate(lines[1:], 2):
             try:
                 window = Window(**json.loads(line))
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, RecursionError) as error:
                 raise ValueError(f"{path} is damaged in line {number}: {error}; remove it to start anew") from None
             self.windows[window.digest] = window
         if whole != text:
@@ -73,7 +88,7 @@ class Results:
     def _check(self, line: str, wanted: dict[str, Any]) -> None:
         try:
             given = dict(json.loads(line))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             raise ValueError(f"{self.path} holds no accuracy results: its first line is {line[:80]!r}") from None
         differ = sorted(name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name))
         if differ:
@@ -83,8 +98,11 @@ class Results:
     def add(self, window: Window) -> None:
         """Keep a window, on disk when this returns."""
         self.windows[window.digest] = window
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(window)) + "\n")
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(window)) + "\n")
+        except OSError as error:  # a full disk names no file
+            raise OSError(error.errno, error.strerror, str(self.path)) from None
 
 
 def run_key(scheme: AnyScheme, decoder: Decoder, weights: str, calibration_WT: Tensor | None = None) -> dict[str, Any]:
@@ -100,11 +118,19 @@ def run_key(scheme: AnyScheme, decoder: Decoder, weights: str, calibration_WT: T
         "plan": _plan(scheme, decoder.config.num_layers),
         "sequence_split": scheme.sequence_split,
         "tp": decoder.group.size,
+        "heads": _heads(decoder),
         "precision": [str(precision.compute), str(precision.partial), str(precision.logits)],
         "calibration": None if calibration_WT is None else digest(calibration_WT),
         "torch": torch.__version__,
+        "threads": torch.get_num_threads(),  # how a kernel cuts its sums follows from both
+        "cpu": torch.backends.cpu.get_cpu_capability(),
         "code": code_version(),
     }
+
+
+def _heads(decoder: Decoder) -> list[list[int]]:
+    """Query heads of each rank; the key-value heads follow from them, and columns of the MLP are always cut alike."""
+    return [list(shard.query_heads) for shard in decoder.shards]
 
 
 def _plan(scheme: AnyScheme, num_layers: int) -> list[list[Any]]:

@@ -53,6 +53,13 @@ def ranks_here(group: Group) -> tuple[int, ...]:
     raise TypeError(f"a model runs under a LocalGroup or a TorchGroup: given {type(group).__name__}")
 
 
+def check_partials(group: Group, partials: Sequence[Tensor]) -> None:
+    """ValueError unless there is a partial sum of each rank that a group has here."""
+    here = len(ranks_here(group))
+    if len(partials) != here:
+        raise ValueError(f"the sync's group has {here} ranks here, the decoder gives partial sums of {len(partials)}")
+
+
 class ExactSync:
     """The sum in fp32 (fp64 for partial sums in fp64, in one process only), in rank order: not rounded, not counted.
 
@@ -64,7 +71,8 @@ class ExactSync:
         self._group = group
 
     def __call__(self, layer: int, site: Site, partials: Sequence[Tensor], position: int) -> list[Tensor]:
-        """Never drops."""
+        """Never drops. ValueError for partial sums of another number of ranks."""
+        check_partials(self._group, partials)
         wide = torch.promote_types(partials[0].dtype, torch.float32)
         if isinstance(self._group, TorchGroup):
             return [all_reduce(partials[0].to(wide), _EXACT, self._group)]
@@ -86,7 +94,7 @@ class SchemeSync:
         backend, gate_bytes, islands: as `all_reduce` takes them.
 
     Raises ValueError for collective `none` (it leaves different values on the ranks, a floor for time and no numerics)
-    and, when called, for a point that the plan lacks.
+    and, when called, for a point that the plan lacks or partial sums of another number of ranks.
     """
 
     def __init__(
@@ -105,6 +113,7 @@ class SchemeSync:
                 raise ValueError(f"scheme {scheme.name!r} sums nothing, so no model can run under it: {point}")
         self._group, self._plan, self._calibrations = group, dict(plan), dict(calibrations or {})
         self._backend, self._gate_bytes, self._islands = backend, gate_bytes, islands
+        self.layers = 1 + max((layer for layer, _ in plan), default=-1)  # of the model that the plan is for
 
     def __call__(self, layer: int, site: Site, partials: Sequence[Tensor], position: int) -> list[Tensor] | None:
         """The all-reduce of this point's scheme; None where the plan drops it."""
@@ -116,6 +125,7 @@ class SchemeSync:
         scheme = self._plan[point]
         if scheme is None:
             return None
+        check_partials(self._group, partials)
         exempt = min(max(scheme.exempt_tokens - position, 0), partials[0].shape[1])
         parts = [
             self._sum([partial_BTD[:, chosen].contiguous() for partial_BTD in partials], taken, point)

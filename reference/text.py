@@ -55,6 +55,8 @@ def _from_folder(folder: Path) -> Tokenizer:
         inner = package.Tokenizer.from_file(str(file))
     except Exception as error:  # the package raises bare Exceptions
         raise ValueError(f"{file} cannot be read as a tokenizer: {error}") from None
+    inner.no_truncation()  # files may ask for either, and a text would lose its end or gain one
+    inner.no_padding()
     return Tokenizer(inner, _end_of(folder, inner))
 
 
@@ -62,30 +64,54 @@ def _end_of(folder: Path, inner: Any) -> int | None:
     for name in ("generation_config.json", "config.json"):
         file = folder / name
         if file.is_file():
-            found = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
-            found = found[0] if isinstance(found, list) and found else found
-            if isinstance(found, int) and inner.id_to_token(found) is not None:
-                return found
+            try:
+                given = json.loads(file.read_text(encoding="utf-8"))
+            except (OSError, ValueError, RecursionError) as error:
+                raise ValueError(f"{file} cannot be read as JSON: {error}") from None
+            if not isinstance(given, dict):
+                raise ValueError(f"{file} must hold a JSON object, not {type(given).__name__}")
+            found: Any = given.get("eos_token_id")
+            if isinstance(found, list) and found:
+                found = found[0]
+            if _is_id(found, inner):  # what is none of the tokenizer's ids ends no text
+                return int(found)
     return None
+
+
+def _is_id(found: Any, inner: Any) -> bool:
+    whole = isinstance(found, int) and not isinstance(found, bool)
+    return whole and 0 <= found < 2**32 and inner.id_to_token(found) is not None
 
 
 def _from_gguf(file: GGUF) -> Tokenizer:
     package = needed("tokenizers", "tokenizers")
     kind, pre = file.need("tokenizer.ggml.model"), file.get("tokenizer.ggml.pre", "default")
-    if kind != "gpt2" or pre not in _DIGITS:
+    if kind != "gpt2" or pre not in tuple(_DIGITS):
         raise ValueError(
             f"{file.path}: tokenizer {kind!r} with pre-tokenizer {pre!r} is not supported; "
             f"allowed: 'gpt2' with {', '.join(map(repr, _DIGITS))}"
         )
-    tokens, types = file.need("tokenizer.ggml.tokens"), file.need("tokenizer.ggml.token_type")
-    merges = [tuple(pair.split(" ", 1)) for pair in file.need("tokenizer.ggml.merges")]
-    byte_level = package.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    digits = [package.pre_tokenizers.Digits(individual_digits=True)] if _DIGITS[pre] else []
+    tokens, types, merges = (file.need(f"tokenizer.ggml.{name}") for name in ("tokens", "token_type", "merges"))
+    try:
+        inner = _bpe(package, tokens, types, merges, _DIGITS[pre])
+    except Exception as error:  # the package raises bare Exceptions, and the metadata may be of any type
+        said = " ".join(str(error).split())
+        raise ValueError(f"{file.path} holds no tokenizer: {type(error).__name__}: {said}") from None
+    end = file.get("tokenizer.ggml.eos_token_id")
+    if end is not None and not _is_id(end, inner):
+        raise ValueError(f"{file.path}: tokenizer.ggml.eos_token_id must be one of its {len(tokens)} tokens: {end!r}")
+    return Tokenizer(inner, end)
 
-    inner = package.Tokenizer(package.models.BPE(dict(zip(tokens, range(len(tokens)), strict=True)), merges))
+
+def _bpe(package: Any, tokens: Any, types: Any, merges: Any, digits_alone: bool) -> Any:
+    pairs = [tuple(pair.split(" ", 1)) for pair in merges]
+    byte_level = package.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    digits = [package.pre_tokenizers.Digits(individual_digits=True)] if digits_alone else []
+
+    inner = package.Tokenizer(package.models.BPE(dict(zip(tokens, range(len(tokens)), strict=True)), pairs))
     inner.pre_tokenizer = package.pre_tokenizers.Sequence([*digits, byte_level])
     inner.decoder = package.decoders.ByteLevel()
     for type_, add in ((_CONTROL, inner.add_special_tokens), (_USER, inner.add_tokens)):
         whole = [token for token, given in zip(tokens, types, strict=True) if given == type_]
         add([package.AddedToken(token, special=type_ == _CONTROL, normalized=False) for token in whole])
-    return Tokenizer(inner, file.get("tokenizer.ggml.eos_token_id"))
+    return inner

@@ -226,7 +226,10 @@ class GGUF:
     def get(self, key: str, default: Any = None) -> Any:
         """A metadata value as Python has it, `default` where there is none."""
         field = self._reader.get_field(key)
-        return default if field is None else field.contents()
+        try:
+            return default if field is None else field.contents()
+        except (ValueError, LookupError) as error:
+            raise ValueError(f"{self.path}: metadata {key!r} cannot be read: {error}") from None
 
     def need(self, key: str) -> Any:
         """A metadata value; ValueError where there is none."""
@@ -242,7 +245,11 @@ class GGUF:
     def values(self, name: str) -> Tensor:
         """A tensor, fp32."""
         tensor = self.tensors[name]
-        found = self.package.dequantize(tensor.data, tensor.tensor_type)
+        try:
+            found = self.package.dequantize(tensor.data, tensor.tensor_type)
+        except NotImplementedError:
+            kind = tensor.tensor_type.name
+            raise ValueError(f"{self.path}: {name} is {kind}, which the package gguf cannot dequantise") from None
         return torch.from_numpy(found.copy() if not found.flags.writeable else found).float().reshape(self.shape(name))
 
 
@@ -314,7 +321,26 @@ def _gguf_config(file: GGUF, tied: bool) -> ModelConfig:
     }
     if scaling == "linear":
         data["rope_scaling"] = {"rope_type": "linear", "factor": file.get("llama.rope.scaling.factor")}
-    return parse_config(data, file.path.stem)
+    config = parse_config(data, file.path.stem)
+    _check_neutral(file, config.head_dim)
+    return config
+
+
+def _check_neutral(file: GGUF, head_dim: int) -> None:
+    """ValueError for metadata that change the arithmetic of a llama in a way not known here. 0 is llama.cpp's unset."""
+    neutral = {
+        "rope.dimension_count": (head_dim,),
+        "rope.scale_linear": (0, 1),
+        "logit_scale": (0, 1),
+        "embedding_scale": (0, 1),
+        "residual_scale": (0, 1),
+        "attention.scale": (0, _decimal(head_dim**-0.5)),
+    }
+    for key, allowed in neutral.items():
+        given = file.get(f"llama.{key}")
+        if given is not None and (_decimal(given) if isinstance(given, float) else given) not in allowed:
+            said = " or ".join(str(value) for value in allowed if value)
+            raise ValueError(f"{file.path}: llama.{key} is not supported unless it is {said}: {given!r}")
 
 
 def _decimal(value: float) -> float:

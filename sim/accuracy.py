@@ -83,23 +83,41 @@ def _identity(scheme: Scheme) -> tuple[Any, ...]:
 
 @lru_cache(maxsize=8)
 def _measured(folder: Path) -> Mapping[tuple[Any, ...], Mapping[int, Figure]]:
-    """By scheme and TP degree. ValueError for a table that lacks a key or its source."""
+    """By scheme and TP degree. ValueError for a table that lacks a key or its source, or two that hold the same row."""
     found: dict[tuple[Any, ...], dict[int, Figure]] = {}
+    holder: dict[tuple[Any, ...], Path] = {}
     for path in sorted(folder.glob(_NAMES)):
-        try:
-            table = json.loads(path.read_text(encoding="utf-8"))
-            for row in table["rows"]:
-                codecs = (row["reduce"], row["gather"], row["collective"])
-                options = ("exempt_tokens", "drop_attention_percent", "sequence_split")
-                identity = (*codecs, *(row[name] for name in options))
-                found.setdefault(identity, {})[row["tp"]] = _figure(table, row)
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{path} is no table of accuracies: {type(error).__name__}: {error}") from None
+        for identity, known in _rows(path):
+            first = holder.setdefault((identity, known.tp), path)
+            if first != path:
+                raise ValueError(f"{first} and {path} both hold {' '.join(map(str, identity))} at TP {known.tp}")
+            found.setdefault(identity, {})[known.tp] = known
     return found
+
+
+def _rows(path: Path) -> list[tuple[tuple[Any, ...], Figure]]:
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+        found = []
+        for row in table["rows"]:
+            codecs = (row["reduce"], row["gather"], row["collective"])
+            options = ("exempt_tokens", "drop_attention_percent", "sequence_split")
+            identity = (*codecs, *(row[name] for name in options))
+            hash(identity)
+            found.append((identity, _figure(table, row)))
+        return found
+    except (LookupError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no table of accuracies: {type(error).__name__}: {error}") from None
 
 
 def _figure(table: Mapping[str, Any], row: Mapping[str, Any]) -> Figure:
     source, interval = table["source"], row["perplexity_ratio_interval"]
+    if isinstance(row["tp"], bool) or not isinstance(row["tp"], int) or row["tp"] < 1:
+        raise ValueError(f"tp must be a positive whole number: {row['tp']!r}")
+    ends = interval if isinstance(interval, list) and len(interval) == 2 else [interval]
+    for figure in (row["perplexity_ratio"], row["kl"], row["top1_agreement"], *ends):
+        if figure is not None and (isinstance(figure, bool) or not isinstance(figure, int | float)):
+            raise ValueError(f"figures are numbers or null, an interval is two numbers: {figure!r}")
     return Figure(
         model=table["model"],
         title=table["title"],

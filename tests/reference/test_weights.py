@@ -328,6 +328,40 @@ def test_gguf_files_that_are_refused(tmp_path: Path) -> None:
             open_checkpoint(tmp_path / "bad.gguf")
 
 
+@pytest.mark.parametrize(
+    ("key", "neutral", "other"),
+    [
+        ("rope.dimension_count", 8, 4),
+        ("rope.scale_linear", 1.0, 4.0),
+        ("logit_scale", 1.0, 2.0),
+        ("embedding_scale", 0.0, 12.0),
+        ("residual_scale", 1.0, 0.22),
+        ("attention.scale", 8**-0.5, 0.25),
+    ],
+)
+def test_gguf_arithmetic_of_other_models_is_refused(tmp_path: Path, key: str, neutral: Any, other: Any) -> None:
+    """Granite's scales, a rotation of half a head: read past, they would give another model's numbers."""
+    model = tiny.config("llama")
+    same = {f"llama.{key}": neutral}
+    open_checkpoint(write_gguf(tmp_path / "tiny.gguf", model, tiny.weights(model), metadata=same))
+    for given in (other, "x"):
+        path = write_gguf(tmp_path / "tiny.gguf", model, tiny.weights(model), metadata={f"llama.{key}": given})
+        with pytest.raises(ValueError, match=rf"tiny\.gguf: llama\.{key} is not supported unless it is [\d.]+: "):
+            open_checkpoint(path)
+
+
+def test_gguf_types_that_the_package_cannot_read_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny.config("llama")
+    found = open_checkpoint(write_gguf(tmp_path / "tiny.gguf", model, tiny.weights(model)))
+
+    def cannot(*_: Any) -> Any:
+        raise NotImplementedError
+
+    monkeypatch.setattr(gguf, "dequantize", cannot)
+    with pytest.raises(ValueError, match=r"tiny\.gguf: token_embd\.weight is F32, which the package gguf cannot"):
+        found["model.embed_tokens.weight"]
+
+
 # ---- text
 
 

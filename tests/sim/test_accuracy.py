@@ -87,6 +87,39 @@ def test_a_table_without_its_source_is_refused(tables: Path, lost: str) -> None:
         accuracy._measured(tables / "other")
 
 
+def test_two_tables_of_the_same_row_are_refused(tables: Path) -> None:
+    """Whose figure is shown would depend on the files' names. Another TP degree or scheme is another row."""
+    other = tables / "accuracy-other.json"
+    other.write_text(json.dumps(table(row("flash-int4", 4, 1.4))))
+    known = figure(scheme("flash-int4"), 4)
+    assert known is not None and known.perplexity_ratio == 1.4
+    other.write_text(json.dumps(table(row("two_step:int4-g128-zp", 8, 9.9))))
+    accuracy._measured.cache_clear()
+    with pytest.raises(ValueError, match=r"accuracy-other\.json and .*accuracy-tiny\.json both hold int4-.* at TP 8"):
+        figure(scheme("flash-int4"), 4)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tp": "4"}, {"tp": 0}, {"tp": True}, {"tp": 2.0}, {"perplexity_ratio_interval": []},
+        {"perplexity_ratio_interval": [1.0]}, {"perplexity_ratio_interval": 1.0},
+        {"perplexity_ratio_interval": ["1", "2"]}, {"perplexity_ratio": "1.2"}, {"kl": True}, {"reduce": []},
+    ],
+)  # fmt: skip
+def test_a_damaged_row_is_refused(tables: Path, change: dict[str, Any]) -> None:
+    (tables / "accuracy-tiny.json").write_text(json.dumps(table(row("flash-int4", 4, 1.2) | change)))
+    with pytest.raises(ValueError, match=r"accuracy-tiny\.json is no table of accuracies: "):
+        figure(scheme("flash-int4"), 4)
+
+
+def test_a_file_that_is_no_json_is_refused(tables: Path) -> None:
+    for content in (b"[" * 100_000, b"\xff", b"[1]", b'{"rows": {"a": 1}}'):
+        (tables / "accuracy-tiny.json").write_bytes(content)
+        with pytest.raises(ValueError, match=r"accuracy-tiny\.json is no table of accuracies: "):
+            figure(scheme("flash-int4"), 4)
+
+
 def test_compare_tells_islands_apart() -> None:
     """Eight L40S are two sockets, the first four of them one."""
     for tp, name in ((4, "flash-int4"), (8, "flash2-int4-hier")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -115,6 +116,34 @@ def test_a_second_run_finds_the_first(capsys: Capture, files: tuple[Path, Path],
     assert len(list(kept.parent.iterdir())) == 2 and len(list((tmp_path / "mine").iterdir())) == 1
 
 
+@pytest.mark.parametrize("changed", ["weights", "config", "calibration"])
+def test_what_changes_figures_is_another_file(
+    capsys: Capture, files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    """The folder's name, the text and the options are the same: only what lies in the folder tells the runs apart."""
+    folder = shutil.copytree(files[0], tmp_path / files[0].name)
+    given = options((folder, files[1]), "hybrid-4.2", "--json")
+    first = run(capsys, *given)
+    if changed == "weights":
+        weights = safetensors.torch.load_file(folder / "model.safetensors")
+        weights["model.norm.weight"] = weights["model.norm.weight"] * 1.5
+        safetensors.torch.save_file(weights, folder / "model.safetensors")
+    elif changed == "config":
+        (folder / "config.json").write_text(json.dumps(CONFIG | {"rope_theta": 100.0}))
+    else:
+        monkeypatch.setattr(material, "CALIBRATION_WINDOWS", 3)
+    second = run(capsys, *given)
+    assert first[0] == second[0] == 0
+    assert json.loads(first[1])["perplexity"] != json.loads(second[1])["perplexity"]
+    assert len(list((tmp_path / "cache" / "thinwire" / "accuracy").iterdir())) == 2
+
+
+def test_a_byte_order_mark_is_no_text(files: tuple[Path, Path], tmp_path: Path) -> None:
+    marked = tmp_path / "marked.txt"
+    marked.write_bytes(b"\xef\xbb\xbf" + files[1].read_bytes())
+    assert material.Material(files[0], marked).ids == material.Material(*files).ids
+
+
 def test_calibration_is_of_other_windows(
     capsys: Capture, files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,10 +167,13 @@ def test_calibration_is_of_other_windows(
     [
         (("--scheme", "none"), "'none' sums nothing"),
         (("--scheme", "flash-int44"), "unknown scheme 'flash-int44'; did you mean flash-int4"),
-        (("--tp", "0"), "size=0"),
+        (("--tp", "0"), "tp must lie in 1..1024: tp=0"),
+        (("--tp", "99999999999999999999"), "tp must lie in 1..1024: tp=99999999999999999999"),
         (("--windows", "31"), "do not fit a text of 600 tokens"),
         (("--tokens", "65"), "tiny has 64 positions: tokens=65"),
-        (("--threads", "0"), "threads must be positive: threads=0"),
+        (("--scheme", "two_step:int4+iso-1"), "sequence_split leaves a half empty: sequence_split=0.01"),
+        (("--threads", "0"), "threads must lie in 1..1024: threads=0"),
+        (("--threads", "99999999999"), "threads must lie in 1..1024: threads=99999999999"),
         (("--weights", "/nowhere"), "no checkpoint at /nowhere"),
         (("--text", "/nowhere"), "cannot read the text /nowhere"),
         (("--results", "/dev/null/x"), "cannot read or write /dev/null/x"),

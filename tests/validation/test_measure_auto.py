@@ -21,7 +21,7 @@ from thinwire.validation import measure_auto
 from thinwire.validation.accuracy import Subject
 from thinwire.validation.measure_auto import additivity, frontier, lines, slope
 
-from ..sim.test_auto import table
+from ..sensitivities import table
 
 STEEPER = 1.5  # this model's perplexity rises so much faster than the points' losses add up to
 
