@@ -18,10 +18,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq -c constrain
 MANIFESTS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench calibrate validate accuracy auto gpu picture clean
+.PHONY: help demo test check bench calibrate validate accuracy sensitivity auto gpu picture clean
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' Makefile
 
 demo: $(VENV)/.core ## Llama-3-70B on four of eight L40S: TTFT of every scheme (installs no torch)
 	$(BIN)/thinwire compare --model llama-3-70b --cluster 8xl40s-pcie --tp 4 --batch 8 --input-tokens 1024
@@ -47,6 +47,9 @@ validate: $(VENV)/.core ## hold predictions against published measurements
 
 accuracy: $(VENV)/.test ## measure what schemes cost in perplexity (downloads a small model; hours; run again, it goes on)
 	OMP_NUM_THREADS=1 nice $(BIN)/python -m thinwire.validation.measure_accuracy $(ARGS)
+
+sensitivity: $(VENV)/.test ## measure what each sync point costs when it alone is compressed (an hour; run again, it goes on)
+	OMP_NUM_THREADS=1 nice $(BIN)/python -m thinwire.validation.measure_sensitivity $(ARGS)
 
 auto: $(VENV)/.test ## measure the frontier of auto:<budget> against single schemes (after make sensitivity; an hour)
 	OMP_NUM_THREADS=1 nice $(BIN)/python -m thinwire.validation.measure_auto $(ARGS)

@@ -140,12 +140,15 @@ class Run:
     def log_probs(self, ids_T: Tensor) -> Tensor:
         """log p of every token at positions 1 .. T-1 given those before, [T-1, V]."""
         hidden_TD = self.decoder.prefill(ids_T[None], sync=self.sync, split=self.split)[0, :-1]
-        found_TV = hidden_TD.new_empty(len(hidden_TD), self.decoder.config.vocab_size)  # a `cat` would hold it twice
-        for rows_TD, rows_TV in zip(
-            torch.split(hidden_TD, LOGIT_CHUNK), torch.split(found_TV, LOGIT_CHUNK), strict=True
-        ):
-            rows_TV.copy_(torch.log_softmax(self.decoder.logits(rows_TD), -1))
-        return found_TV
+        return log_probs(self.decoder, hidden_TD)
+
+
+def log_probs(decoder: Decoder, hidden_TD: Tensor) -> Tensor:
+    """log p of the token that follows each of these normalised hidden states, fp32 [T, V]."""
+    found_TV = hidden_TD.new_empty(len(hidden_TD), decoder.config.vocab_size)  # a `cat` would hold it twice
+    for rows_TD, rows_TV in zip(torch.split(hidden_TD, LOGIT_CHUNK), torch.split(found_TV, LOGIT_CHUNK), strict=True):
+        rows_TV.copy_(torch.log_softmax(decoder.logits(rows_TD), -1))
+    return found_TV
 
 
 def baseline_run(decoder: Decoder) -> Run:
@@ -212,8 +215,7 @@ def evaluate_all(
     progress: Progress | None = None,
 ) -> dict[str, Accuracy]:
     """`evaluate` for several runs, the baseline run once a window for all of them; errors the same."""
-    if windows_WT.dim() != 2 or windows_WT.shape[0] < 1 or windows_WT.shape[1] < 2:
-        raise ValueError(f"windows must be [windows, tokens], two tokens or more: given {list(windows_WT.shape)}")
+    check_windows(windows_WT)
     for chosen in (baseline, *runs.values()):
         _check_split(chosen.split, windows_WT.shape[1])
     kept = dict(results or {})
@@ -240,7 +242,7 @@ def evaluate_all(
             reference_TV = baseline.log_probs(ids_T)
             passed(1)
             for run in missing:
-                window = _window(name, reference_TV, runs[run], ids_T, run or "this sync")
+                window = compare(name, reference_TV, runs[run].log_probs(ids_T), ids_T[1:], run or "this sync")
                 found[run][name] = window
                 if run in kept:
                     kept[run].add(window)
@@ -254,18 +256,10 @@ def _check_split(split: float | None, tokens: int) -> None:
         raise ValueError(f"sequence_split leaves a half empty: sequence_split={split}, input_tokens={tokens}")
 
 
-def _window(name: str, reference_TV: Tensor, run: Run, ids_T: Tensor, under: str) -> Window:
-    scheme_TV = run.log_probs(ids_T)
-    try:
-        return compare(name, reference_TV, scheme_TV, ids_T[1:])
-    except ValueError as error:
-        raise ValueError(f"the model's output is not finite under {under}: {error}") from None
-
-
-def compare(name: str, reference_TV: Tensor, scheme_TV: Tensor, target_T: Tensor) -> Window:
+def compare(name: str, reference_TV: Tensor, scheme_TV: Tensor, target_T: Tensor, under: str = "this sync") -> Window:
     """The sums of one window from log p under the baseline and under a scheme, and the tokens that came.
 
-    Raises ValueError for sums that are not finite.
+    Raises ValueError for sums that are not finite. under: what the model ran under, for the error.
     """
     target_T = target_T.long()
     nll = -scheme_TV.gather(1, target_T[:, None]).double().sum()
@@ -273,7 +267,16 @@ def compare(name: str, reference_TV: Tensor, scheme_TV: Tensor, target_T: Tensor
     chunks = zip(torch.split(reference_TV, LOGIT_CHUNK), torch.split(scheme_TV, LOGIT_CHUNK), strict=True)
     kl = math.fsum(float((p_TV.exp() * (p_TV - q_TV)).sum(-1).double().sum()) for p_TV, q_TV in chunks)
     agreed = (reference_TV.argmax(-1) == scheme_TV.argmax(-1)).sum()
-    return Window(name, len(target_T), float(nll), float(nll_bf16), kl, int(agreed))
+    try:
+        return Window(name, len(target_T), float(nll), float(nll_bf16), kl, int(agreed))
+    except ValueError as error:
+        raise ValueError(f"the model's output is not finite under {under}: {error}") from None
+
+
+def check_windows(windows_WT: Tensor) -> None:
+    """ValueError for windows that are not [W, T > 1]."""
+    if windows_WT.dim() != 2 or windows_WT.shape[0] < 1 or windows_WT.shape[1] < 2:
+        raise ValueError(f"windows must be [windows, tokens], two tokens or more: given {list(windows_WT.shape)}")
 
 
 def calibrate(decoder: Decoder, windows_WT: Tensor, skip: int = 0) -> dict[Point, Calibration]:

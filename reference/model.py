@@ -201,11 +201,7 @@ class Decoder:
             stream = self.block(layer, stream, start, cache, sync)
         if cache is not None:
             cache.length += ids_BT.shape[1]
-        if stream.pending is not None:
-            raise ValueError(
-                "the last sync point of a model cannot be dropped: its ranks would end with different values"
-            )
-        return self._norm(stream.agreed[0], self._norm_D)
+        return self.hidden(stream)
 
     def prefill(
         self, ids_BT: Tensor, cache: Cache | None = None, sync: Sync | None = None, split: float | None = None
@@ -309,6 +305,14 @@ class Decoder:
         inputs = self._normed(stream, before_mlp)
         partials = [self._mlp(part, x_BTD) for part, x_BTD in zip(whole.parts, inputs, strict=True)]
         return self._join(stream, (layer, "mlp"), partials, whole.down_bias_D, after_mlp, start, chosen)
+
+    def hidden(self, stream: Stream) -> Tensor:
+        """Normalised hidden states [B, T, D] of the stream behind the last block. ValueError where ranks differ."""
+        if stream.pending is not None:
+            raise ValueError(
+                "the last sync point of a model cannot be dropped: its ranks would end with different values"
+            )
+        return self._norm(stream.agreed[0], self._norm_D)
 
     def _normed(self, stream: Stream, weight_D: Tensor) -> list[Tensor]:
         return _once(lambda x_BTD: self._norm(x_BTD, weight_D).to(self.precision.compute), stream.values())

@@ -1,4 +1,4 @@
-"""Windows of an accuracy run that are done, and the file that keeps them, so that a stopped run goes on.
+"""What of a measurement is done, and the file that keeps it, so that a stopped run goes on.
 
 Legend: W windows, T tokens of a window.
 """
@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +20,13 @@ from .mixed import AnyScheme, plan_of
 from .model import Decoder
 
 _KIND = "thinwire accuracy 1"
+
+
+class _Dataclass(Protocol):
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+Record = TypeVar("Record", bound=_Dataclass)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +60,22 @@ def digest(ids: Tensor) -> str:
     return hashlib.sha256(f"{list(ids.shape)}:{ids.reshape(-1).tolist()}".encode()).hexdigest()[:16]
 
 
-class Results:
-    """A file of windows done, one JSON object a line behind the key: a run that was stopped goes on from it.
+class Lines(Generic[Record]):
+    """A file of results done, one JSON object a line behind a key: a run that was stopped goes on from it.
 
-    The key says what every window was measured with (`run_key`). A last line cut short by a kill is dropped. One
-    process writes at a time. Raises ValueError for a file of another key, naming what differs, or one that is damaged.
+    Args:
+        path: the file, made where there is none.
+        kind: what the file is, its version last: `thinwire accuracy 1`.
+        key: what every line was measured with.
+        record: dataclass of a line.
+
+    A last line cut short by a kill is dropped. One process writes at a time. Raises ValueError for a file of another
+    key, naming what differs, or one that is damaged.
     """
 
-    def __init__(self, path: Path, key: Mapping[str, Any]) -> None:
-        self.path, self.windows = path, dict[str, Window]()
-        header = json.dumps({"kind": _KIND, **key}, sort_keys=True)
+    def __init__(self, path: Path, kind: str, key: Mapping[str, Any], record: type[Record]) -> None:
+        self.path, self.kind, self.found = path, kind, list[Record]()
+        header = json.dumps({"kind": kind, **key}, sort_keys=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             text = path.read_text(encoding="utf-8") if path.exists() else ""
@@ -71,17 +84,16 @@ class Results:
         whole = text[: text.rfind("\n") + 1]
         if not whole:
             if not header.startswith(text):  # neither new nor killed within the key
-                raise ValueError(f"{path} holds no accuracy results: its first line is {text[:80]!r}")
+                raise ValueError(f"{path} holds no {self._what} results: its first line is {text[:80]!r}")
             path.write_text(header + "\n", encoding="utf-8")
             return
         lines = whole.splitlines()
         self._check(lines[0], json.loads(header))
         for number, line in enumerate(lines[1:], 2):
             try:
-                window = Window(**json.loads(line))
+                self.found.append(record(**json.loads(line)))
             except (ValueError, TypeError, RecursionError) as error:
                 raise ValueError(f"{path} is damaged in line {number}: {error}; remove it to start anew") from None
-            self.windows[window.digest] = window
         if whole != text:
             path.write_text(whole, encoding="utf-8")
 
@@ -89,20 +101,36 @@ class Results:
         try:
             given = dict(json.loads(line))
         except (ValueError, TypeError, RecursionError):
-            raise ValueError(f"{self.path} holds no accuracy results: its first line is {line[:80]!r}") from None
+            raise ValueError(f"{self.path} holds no {self._what} results: its first line is {line[:80]!r}") from None
         differ = sorted(name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name))
         if differ:
             said = "; ".join(f"{name} was {given.get(name)!r}, is {wanted.get(name)!r}" for name in differ)
             raise ValueError(f"{self.path} holds results of another run ({said}); give another file or remove it")
 
-    def add(self, window: Window) -> None:
-        """Keep a window, on disk when this returns."""
-        self.windows[window.digest] = window
+    def add(self, record: Record) -> None:
+        """Keep a record, on disk when this returns."""
+        self.found.append(record)
         try:
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(window)) + "\n")
+                file.write(json.dumps(asdict(record)) + "\n")
         except OSError as error:  # a full disk names no file
             raise OSError(error.errno, error.strerror, str(self.path)) from None
+
+    @property
+    def _what(self) -> str:
+        return self.kind.split()[1]
+
+
+class Results(Lines[Window]):
+    """The windows of an accuracy run; their key is a `run_key`."""
+
+    def __init__(self, path: Path, key: Mapping[str, Any]) -> None:
+        super().__init__(path, _KIND, key, Window)
+
+    @property
+    def windows(self) -> dict[str, Window]:
+        """Windows done, by digest."""
+        return {window.digest: window for window in self.found}
 
 
 def run_key(scheme: AnyScheme, decoder: Decoder, weights: str, calibration_WT: Tensor | None = None) -> dict[str, Any]:
@@ -110,21 +138,28 @@ def run_key(scheme: AnyScheme, decoder: Decoder, weights: str, calibration_WT: T
 
     weights: checksum of the model. calibration_WT: the windows calibrated on, None where the scheme needs none.
     """
+    return {
+        **model_key(decoder, weights),
+        "scheme": scheme.name,
+        "plan": _plan(scheme, decoder.config.num_layers),
+        "sequence_split": scheme.sequence_split,
+        "calibration": None if calibration_WT is None else digest(calibration_WT),
+    }
+
+
+def model_key(decoder: Decoder, weights: str, *modules: str) -> dict[str, Any]:
+    """What any figure of a model depends on. modules: of this folder, beside those that `code_version` starts from."""
     precision = decoder.precision
     return {
         "model": decoder.config.name,
         "weights": weights,
-        "scheme": scheme.name,
-        "plan": _plan(scheme, decoder.config.num_layers),
-        "sequence_split": scheme.sequence_split,
         "tp": decoder.group.size,
         "heads": _heads(decoder),
         "precision": [str(precision.compute), str(precision.partial), str(precision.logits)],
-        "calibration": None if calibration_WT is None else digest(calibration_WT),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),  # how a kernel cuts its sums follows from both
         "cpu": torch.backends.cpu.get_cpu_capability(),
-        "code": code_version(),
+        "code": code_version(*modules),
     }
 
 
@@ -146,14 +181,15 @@ def _plan(scheme: AnyScheme, num_layers: int) -> list[list[Any]]:
     return found
 
 
-def code_version() -> str:
+def code_version(*modules: str) -> str:
     """Checksum of the source that these numbers come from (`sources`), comments and all."""
-    return hashlib.sha256(b"".join(text for _, text in sorted(sources().items()))).hexdigest()[:16]
+    return hashlib.sha256(b"".join(text for _, text in sorted(sources(*modules).items()))).hexdigest()[:16]
 
 
-def sources() -> dict[str, bytes]:
-    """Modules of this folder that `accuracy` imports, itself or through others, and the codecs, found by name."""
-    folder, seen, waiting = Path(__file__).parent, dict[str, bytes](), ["accuracy", "codec_torch"]
+def sources(*modules: str) -> dict[str, bytes]:
+    """Modules of this folder that `accuracy` and those named import, themselves or through others, and the codecs,
+    found by name."""
+    folder, seen, waiting = Path(__file__).parent, dict[str, bytes](), ["accuracy", "codec_torch", *modules]
     while waiting:
         name = waiting.pop()
         if name not in seen:

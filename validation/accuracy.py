@@ -7,6 +7,8 @@ runs in bf16, all ranks in this process.
 from __future__ import annotations
 
 import hashlib
+import json
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +38,7 @@ from thinwire.reference.results import Results, run_key
 from thinwire.reference.text import open_tokenizer
 from thinwire.reference.weights import Checkpoint, open_checkpoint
 
+MODEL, TITLE = "smollm2-135m", "SmolLM2-135M (4-bit weights)"  # of the default weights, in tables
 WINDOW_TOKENS = 512
 WINDOWS = 16  # 8,176 predictions: a scheme takes a minute
 CALIBRATION_WINDOWS = 8  # for static outlier hybrids
@@ -129,9 +132,9 @@ def use_threads(asked: int | None, width: int) -> None:
         torch.set_num_threads(asked or 1)
 
 
-def results_file(folder: Path, key: Mapping[str, Any]) -> Path:
-    """The file of a key: another key, another file."""
-    name = "".join(c if c.isalnum() or c in "-.+" else "_" for c in str(key["scheme"]))[:80]
+def results_file(folder: Path, key: Mapping[str, Any], what: str = "scheme") -> Path:
+    """The file of a key: another key, another file. what: entry of the key that names it."""
+    name = "".join(c if c.isalnum() or c in "-.+" else "_" for c in str(key[what]))[:80]
     mark = hashlib.sha256(repr(sorted(key.items())).encode()).hexdigest()[:12]
     return folder / f"{name}-tp{key['tp']}-{mark}.jsonl"
 
@@ -146,6 +149,7 @@ class Material:
     def __init__(self, weights: Path | None = None, text: Path | None = None) -> None:
         path = fetch(WEIGHTS) if weights is None else weights
         self.checkpoint: Checkpoint = open_checkpoint(path)
+        self.model, self.title = (MODEL, TITLE) if weights is None else (self.checkpoint.config.name,) * 2
         self.weights = Source(WEIGHTS.source if weights is None else str(path), _checksum(path))
         words = fetch(TEXT) if text is None else text
         try:
@@ -166,6 +170,16 @@ class Material:
         calibration = CALIBRATION_WINDOWS if any(needs_calibration(scheme) for scheme in schemes) else 0
         return self.cut(tokens, windows, calibration)
 
+    def calibration(self, tokens: int, windows: int) -> Text:
+        """The first WINDOWS windows to evaluate, and `windows` to calibrate on that are none of them.
+
+        More windows to calibrate on begin with the fewer. Errors as `windows`, and for none.
+        """
+        if windows < 1:
+            raise ValueError(f"windows must be positive: windows={windows}")
+        found = self.cut(tokens, WINDOWS, windows)
+        return Text(found.evaluation_WT, found.calibration_WT.flip(0))
+
     def cut(self, tokens: int, windows: int, calibration: int) -> Text:
         """So many windows of either kind; errors as of `windows`."""
         limit = self.checkpoint.config.max_positions
@@ -173,12 +187,43 @@ class Material:
             raise ValueError(f"{self.checkpoint.config.name} has {limit} positions: tokens={tokens}")
         return cut_text(self.ids, tokens, windows, calibration)
 
+    def source(self, how: str) -> dict[str, str]:
+        """Where a table measured with these comes from. how: the command that measures it."""
+        return {
+            "kind": "measured",
+            "how": how,
+            "weights": self.weights.about,
+            "weights_sha256": self.weights.sha256,
+            "text": self.text.about,
+            "text_sha256": self.text.sha256,
+            "torch": torch.__version__,
+            "machine": platform.machine(),
+        }
+
     def subject(self, tp: int, windows: Text) -> Subject:
         """The model on `tp` ranks. ValueError for fewer than one or more than MOST."""
         if not 1 <= tp <= MOST:
             raise ValueError(f"tp must lie in 1..{MOST}: tp={tp}")
         decoder = Decoder(self.checkpoint.config, self.checkpoint, LocalGroup(tp), precision=BF16)
         return Subject(decoder, self.weights, self.text, windows)
+
+
+def write_table(path: Path, shared: Mapping[str, Any], name: str, entries: Sequence[Any] | Mapping[str, Any]) -> None:
+    """A table in JSON that people can compare: what all entries share, then `name`, an entry a line.
+
+    The file is there whole or not at all. Raises OSError where it cannot be written.
+    """
+    if isinstance(entries, Mapping):
+        left, right = "{}"
+        rows = [f"{json.dumps(key)}: {json.dumps(entry, allow_nan=False)}" for key, entry in entries.items()]
+    else:
+        left, right = "[]"
+        rows = [json.dumps(entry, allow_nan=False) for entry in entries]
+    lines = ",\n".join(f"  {row}" for row in rows)
+    text = json.dumps(shared, indent=1, ensure_ascii=False, allow_nan=False).removesuffix("\n}")
+    part = path.with_suffix(".part")
+    part.write_text(f'{text},\n "{name}": {left}\n{lines}\n {right}\n}}\n', encoding="utf-8")
+    part.replace(path)
 
 
 def _checksum(path: Path) -> str:

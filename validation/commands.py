@@ -1,4 +1,4 @@
-"""`thinwire accuracy`, `calibrate` and `validate`, which the command line finds by their entry points.
+"""`thinwire accuracy`, `calibrate`, `sensitivity` and `validate`, which the command line finds by their entry points.
 
 Nothing imports validation/, so sim/cli.py cannot name these: pyproject.toml does (docs/decisions/008-commands.md).
 Imports stand in the functions, since help loads this module.
@@ -18,9 +18,25 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from thinwire.reference.accuracy import Progress
+    from thinwire.validation.accuracy import Material
     from thinwire.validation.raw_file import Part, Raw
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+# Of the commands that run a model.
+Tp = Annotated[int, typer.Option(help="TP degree: ranks whose partial sums are encoded and added.")]
+Weights = Annotated[
+    str | None, typer.Option(help="Hugging Face folder or GGUF file; SmolLM2-135M when left out, downloaded once.")
+]
+Text = Annotated[
+    str | None,
+    typer.Option(help="UTF-8 text, run without a BOS token; prose of Wikipedia when left out, downloaded once."),
+]
+Windows = Annotated[int, typer.Option(help="Windows of the text to run.")]
+Tokens = Annotated[int, typer.Option(help="Tokens of a window.")]
+Results = Annotated[
+    str | None, typer.Option(help="Folder of what is done, where a stopped run goes on; the cache by default.")
+]
+Threads = Annotated[int | None, typer.Option(help="Threads; one for small models when left out, all cores for others.")]
 
 
 class Section(str, Enum):
@@ -114,48 +130,87 @@ def validate(
 
 def accuracy(
     scheme: Annotated[str, typer.Option(help="Catalog name, combination (flash-int4+spd-50) or spec.")],
-    tp: Annotated[int, typer.Option(help="TP degree: ranks whose partial sums are encoded and added.")] = 4,
-    weights: Annotated[
-        str | None, typer.Option(help="Hugging Face folder or GGUF file; SmolLM2-135M when left out, downloaded once.")
-    ] = None,
-    text: Annotated[
-        str | None,
-        typer.Option(help="UTF-8 text, run without a BOS token; prose of Wikipedia when left out, downloaded once."),
-    ] = None,
-    windows: Annotated[int, typer.Option(help="Windows of the text to evaluate.")] = 16,
-    tokens: Annotated[int, typer.Option(help="Tokens of a window.")] = 512,
-    results: Annotated[
-        str | None, typer.Option(help="Folder of the windows done, where a stopped run goes on; the cache by default.")
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(help="Threads; one for small models when left out, all cores for others.")
-    ] = None,
+    tp: Tp = 4,
+    weights: Weights = None,
+    text: Text = None,
+    windows: Windows = 16,
+    tokens: Tokens = 512,
+    results: Results = None,
+    threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Perplexity of a real model under a scheme, held against the same model uncompressed."""
     from thinwire.reference.catalog import scheme as find_scheme
 
     found = find_scheme(scheme)
-    try:
-        from thinwire.reference.downloads import cache_folder
-        from thinwire.validation.accuracy import Material, use_threads
-
-        with _progress() as progress:
-            material = Material(None if weights is None else Path(weights), None if text is None else Path(text))
-            use_threads(threads, material.checkpoint.config.hidden_size)
-            subject = material.subject(tp, material.windows(tokens, windows, found))
-            folder = cache_folder() / "accuracy" if results is None else Path(results)
-            document = subject.document(found, subject.measure([found], folder, progress)[found.name])
-    except ImportError as error:
-        raise ValueError(
-            f"accuracy runs a model and needs pip install 'thinwire[reference,weights]': {error}"
-        ) from None
-    except OSError as error:
-        raise ValueError(f"accuracy cannot read or write {error.filename or 'a file'}: {error.strerror}") from None
+    with _running_a_model("accuracy") as progress:
+        material, folder = _material(weights, text, results, "accuracy", threads)
+        subject = material.subject(tp, material.windows(tokens, windows, found))
+        document = subject.document(found, subject.measure([found], folder, progress)[found.name])
     if as_json:
         print(json.dumps(document, indent=1, allow_nan=False))
         return
     _show_accuracy(document)
+
+
+def sensitivity(
+    choices: Annotated[
+        str | None, typer.Option(help="Schemes and drop, joined by commas; a dozen when left out.")
+    ] = None,
+    tp: Tp = 3,
+    weights: Weights = None,
+    text: Text = None,
+    windows: Windows = 4,
+    tokens: Tokens = 512,
+    out: Annotated[str | None, typer.Option(help="Where the table goes; beside you, named after the model.")] = None,
+    results: Results = None,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """What each sync point of a real model costs when it alone is compressed, into a table."""
+    with _running_a_model("sensitivity") as progress:
+        from thinwire.validation import measure_sensitivity as measuring
+
+        material, folder = _material(weights, text, results, "sensitivity", threads)
+        target = Path(out) if out is not None else Path(f"sensitivity-{material.model}.json")
+        chosen = measuring.CHOICES if choices is None else choices.split(",")
+        table = measuring.run(
+            material, target, folder, choices=chosen, tp=tp, windows=windows, tokens=tokens,
+            how="thinwire sensitivity", progress=progress,
+        )  # fmt: skip
+    summary = measuring.summary(table)
+    if as_json:
+        print(json.dumps({"sensitivities": str(target), **summary}, indent=1, allow_nan=False))
+        return
+    _show_sensitivity(summary)
+    print(f"sensitivities of every sync point: {target}")
+
+
+@contextmanager
+def _running_a_model(command: str) -> "Iterator[Progress]":
+    """A progress bar, and what goes wrong around a model in one line each."""
+    try:
+        with _progress() as progress:
+            yield progress
+    except ImportError as error:
+        raise ValueError(
+            f"{command} runs a model and needs pip install 'thinwire[reference,weights]': {error}"
+        ) from None
+    except OSError as error:
+        where = error.filename or "a file"
+        raise ValueError(f"{command} cannot read or write {where}: {error.strerror}") from None
+
+
+def _material(
+    weights: str | None, text: str | None, results: str | None, command: str, threads: int | None
+) -> "tuple[Material, Path]":
+    """Model and text, and the folder of what is done; threads set."""
+    from thinwire.reference.downloads import cache_folder
+    from thinwire.validation.accuracy import Material, use_threads
+
+    material = Material(None if weights is None else Path(weights), None if text is None else Path(text))
+    use_threads(threads, material.checkpoint.config.hidden_size)
+    return material, cache_folder() / command if results is None else Path(results)
 
 
 @contextmanager
@@ -168,7 +223,7 @@ def _progress() -> "Iterator[Progress]":
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("reading model and text", total=None)
-        yield lambda done, total: bar.update(task, description="passes", completed=done, total=total)
+        yield lambda done, total: bar.update(task, description="running the model", completed=done, total=total)
 
 
 def _show_accuracy(document: dict[str, Any]) -> None:
@@ -195,3 +250,21 @@ def _show_accuracy(document: dict[str, Any]) -> None:
     console.print(f"{document['tokens']} predictions in windows of {document['window_tokens']} tokens")
     for kind in ("weights", "text"):
         console.print(f"{kind}: {document[kind]['source']}", markup=False)
+
+
+def _show_sensitivity(summary: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        "sync point", "KL divergence, nats", "loss, nats", box=None, pad_edge=False, title_justify="left",
+        title=f"{summary['title']} at TP {summary['tp']}: the most sensitive points under {summary['under']}",
+    )  # fmt: skip
+    for point in summary["most_sensitive"]:
+        table.add_row(f"{point['layer']}.{point['site']}", f"{point['kl']:.4g}", f"{point['nll']:+.4g}")
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    console.print(table)
+    console.print(
+        f"a predicted token, over {summary['predictions']} predictions in {summary['windows']} windows of "
+        f"{summary['window_tokens']} tokens"
+    )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
 import time
 from collections.abc import Sequence
@@ -21,10 +20,10 @@ import torch
 from thinwire.reference.accuracy import CONFIDENCE, needs_calibration
 from thinwire.reference.catalog import scheme as find_scheme
 from thinwire.reference.catalog import schemes as catalog_schemes
-from thinwire.reference.downloads import TEXT, WEIGHTS, cache_folder
+from thinwire.reference.downloads import cache_folder
 from thinwire.reference.results import code_version
 from thinwire.reference.scheme import Scheme
-from thinwire.validation.accuracy import CALIBRATION_WINDOWS, WINDOW_TOKENS, WINDOWS, Material
+from thinwire.validation.accuracy import CALIBRATION_WINDOWS, WINDOW_TOKENS, WINDOWS, Material, write_table
 
 TABLE = Path(__file__).resolve().parents[1] / "sim" / "profiles" / "accuracy-smollm2-135m.json"
 # What is no scheme of the catalog and says why its schemes cost what they do: more and fewer dropped sync points, other
@@ -96,21 +95,12 @@ def _short(found: Any) -> Any:
     return [_short(value) for value in found] if isinstance(found, list) else float(f"{found:.6g}")
 
 
-def header(model: str, tokens: int) -> dict[str, Any]:
+def header(material: Material, tokens: int) -> dict[str, Any]:
     """What all rows share."""
     return {
-        "model": model,
-        "title": "SmolLM2-135M (4-bit weights)",
-        "source": {
-            "kind": "measured",
-            "how": "python -m thinwire.validation.measure_accuracy",
-            "weights": WEIGHTS.source,
-            "weights_sha256": WEIGHTS.sha256,
-            "text": TEXT.source,
-            "text_sha256": TEXT.sha256,
-            "torch": torch.__version__,
-            "machine": platform.machine(),
-        },
+        "model": material.checkpoint.config.name,
+        "title": material.title,
+        "source": material.source("python -m thinwire.validation.measure_accuracy"),
         "window_tokens": tokens,
         "calibration_windows": CALIBRATION_WINDOWS,
         "precision": "bf16 products and partial sums, fp32 residual and logits",
@@ -127,11 +117,7 @@ def write(path: Path, shared: dict[str, Any], rows: Sequence[dict[str, Any]]) ->
     found = {(row["scheme"], row["tp"]): row for row in (*kept, *rows)}
     place = {name: number for number, name in enumerate(all_schemes())}
     order = sorted(found, key=lambda key: (key[1], place.get(key[0], len(place)), key[0]))
-    lines = ",\n".join("  " + json.dumps(found[key], allow_nan=False) for key in order)
-    text = json.dumps(shared, indent=1, ensure_ascii=False).removesuffix("\n}") + f',\n "rows": [\n{lines}\n ]\n}}\n'
-    part = path.with_suffix(".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    write_table(path, shared, "rows", [found[key] for key in order])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -161,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         chosen = [scheme for scheme in schemes if scheme.collective != "hierarchical" or tp >= 4]
         measured = subject.measure(chosen, given.folder, tell)
         rows = [row(scheme, subject.document(scheme, measured[scheme.name])) for scheme in chosen]
-        write(given.write, header(material.checkpoint.config.name, given.tokens), rows)
+        write(given.write, header(material, given.tokens), rows)
         print(f"TP {tp}: {len(rows)} rows in {given.write}", file=sys.stderr)
 
 

@@ -26,7 +26,7 @@ from thinwire.reference.mixed import DROP, AnyScheme
 from thinwire.sim import api
 from thinwire.sim.auto import Chosen
 from thinwire.sim.sensitivity import TABLES, read
-from thinwire.validation.accuracy import WINDOW_TOKENS, WINDOWS, Material, Subject
+from thinwire.validation.accuracy import WINDOW_TOKENS, WINDOWS, Material, Subject, write_table
 
 TABLE = TABLES / "sensitivity-smollm2-135m.json"
 RAW = Path(__file__).resolve().parent / "raw" / "auto-smollm2-135m.json"
@@ -51,9 +51,7 @@ def slope(losses: Sequence[float], rises: Sequence[float]) -> float:
 
 def additivity(subject: Subject, table: Path, folder: Path | None) -> dict[str, Any]:
     """The field `additivity` of a table of sensitivities, from schemes that were chosen as if losses just added up."""
-    content = json.loads(table.read_text(encoding="utf-8"))
-    content.pop("additivity", None)
-    write(table, content)
+    amend(table)
     plans = [chosen(budget, subject.decoder.group.size, table) for budget in BUDGETS]
     measured = subject.measure([plan.scheme for plan in plans], folder, progress("additivity"))
     losses = [math.log(plan.perplexity_ratio) for plan in plans]
@@ -71,30 +69,17 @@ def additivity(subject: Subject, table: Path, folder: Path | None) -> dict[str, 
     return {"slope": short(slope(losses, rises)), "windows": windows, "window_tokens": tokens, "rows": rows}
 
 
+def amend(table: Path, **fields: Any) -> None:
+    """Write a table of sensitivities anew with these fields, without an `additivity` of before."""
+    content = json.loads(table.read_text(encoding="utf-8"))
+    content.pop("additivity", None)
+    choices = content.pop("choices")
+    write_table(table, {**content, **fields}, "choices", choices)
+
+
 def short(figure: float) -> float:
     """Four digits."""
     return float(f"{figure:.4g}")
-
-
-def write(path: Path, content: dict[str, Any]) -> None:
-    """A JSON file, whole or not at all; short lists and innermost objects on a line."""
-    part = path.with_suffix(".part")
-    part.write_text(lines(content) + "\n", encoding="utf-8")
-    part.replace(path)
-
-
-def lines(content: Any, indent: int = 0) -> str:
-    """JSON with everything that fits a line on one."""
-    flat = json.dumps(content, allow_nan=False, ensure_ascii=False)
-    if len(flat) + indent <= 118 or not isinstance(content, dict | list) or not content:
-        return flat
-    inner = " " * (indent + 1)
-    if isinstance(content, dict):
-        parts = [f"{inner}{json.dumps(key)}: {lines(value, indent + 1)}" for key, value in content.items()]
-        return "{\n" + ",\n".join(parts) + "\n" + " " * indent + "}"
-    if all(isinstance(value, float | int) for value in content):
-        return flat
-    return "[\n" + ",\n".join(inner + lines(value, indent + 1) for value in content) + "\n" + " " * indent + "]"
 
 
 def progress(what: str) -> Any:
@@ -152,25 +137,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     text = material.cut(WINDOW_TOKENS, given.windows, SLOPE_WINDOWS + content["windows"])
     subject = material.subject(known.tp, Text(text.calibration_WT[:SLOPE_WINDOWS], text.calibration_WT))
     found = additivity(subject, given.table, given.folder)
-    write(given.table, {**content, "additivity": found})
+    amend(given.table, additivity=found)
     print(f"slope {found['slope']} in {given.table}", file=sys.stderr)
 
     subject = material.subject(known.tp, text)
     rows = frontier(subject, given.table, given.folder)
     windows, tokens = subject.windows.evaluation_WT.shape
-    write(
-        given.write,
-        {
-            "kind": "thinwire auto 1",
-            "how": "python -m thinwire.validation.measure_auto",
-            "model": MODEL,
-            "machine": f"{known.tp} GPUs of {CLUSTER}, batch {BATCH} x {TOKENS} tokens, predicted",
-            "windows": windows,
-            "window_tokens": tokens,
-            "torch": torch.__version__,
-            "rows": rows,
-        },
-    )
+    shared = {
+        "kind": "thinwire auto 1",
+        "model": MODEL,
+        "machine": f"{known.tp} GPUs of {CLUSTER}, batch {BATCH} x {TOKENS} tokens, predicted",
+        "source": material.source("python -m thinwire.validation.measure_auto"),
+        "windows": windows,
+        "window_tokens": tokens,
+    }
+    write_table(given.write, shared, "rows", rows)
     print(f"{len(rows)} schemes in {given.write}", file=sys.stderr)
 
 

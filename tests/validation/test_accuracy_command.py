@@ -6,73 +6,26 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Iterator
-from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
 import pytest
 import safetensors.torch
-import tokenizers
 import torch
 
 from thinwire.reference import accuracy as running
 from thinwire.reference.catalog import scheme, schemes
-from thinwire.reference.config import parse_config
-from thinwire.reference.weights import random_weights
 from thinwire.sim import accuracy as known
-from thinwire.sim.cli import GROUP
 from thinwire.validation import accuracy as material
 from thinwire.validation import commands, measure_accuracy
 
 from ..command import Capture, run
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-CONFIG = {
-    "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 6,
-    "num_key_value_heads": 2, "head_dim": 8, "intermediate_size": 96, "vocab_size": 50, "rms_norm_eps": 1e-5,
-    "max_position_embeddings": 64, "tie_word_embeddings": True,
-}  # fmt: skip
 KEYS = {
     "perplexity", "perplexity_bf16", "perplexity_ratio", "kl", "top1_agreement", "tokens", "model", "scheme", "tp",
 }  # fmt: skip
 
-
-@pytest.fixture(autouse=True)
-def installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Commands as pyproject.toml names them, a cache of the test's own, no index to download from, threads as found."""
-    path = Path(__file__).resolve().parents[2] / "pyproject.toml"
-    table = tomllib.loads(path.read_text("utf-8"))["project"]["entry-points"][GROUP]
-    points = tuple(EntryPoint(name, value, GROUP) for name, value in table.items())
-    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: points if group == GROUP else ())
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A Hugging Face folder and a text of 600 words out of 50."""
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    folder.mkdir()
-    config = parse_config(CONFIG, "tiny")
-    weights = random_weights(config, 1)
-    weights["model.embed_tokens.weight"] *= 0.1
-    (folder / "config.json").write_text(json.dumps(CONFIG))
-    safetensors.torch.save_file(weights, folder / "model.safetensors")
-    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel({f"w{i}": i for i in range(50)}, unk_token="w0"))
-    inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    inner.save(str(folder / "tokenizer.json"))
-    words = torch.randint(50, (600,), generator=torch.Generator().manual_seed(2)).tolist()
-    text = folder.parent / "text.txt"
-    text.write_text(" ".join(f"w{word}" for word in words))
-    return folder, text
+pytestmark = pytest.mark.usefixtures("installed")
 
 
 def options(files: tuple[Path, Path], name: str = "flash-int4", *more: str) -> tuple[str, ...]:
@@ -129,7 +82,9 @@ def test_what_changes_figures_is_another_file(
         weights["model.norm.weight"] = weights["model.norm.weight"] * 1.5
         safetensors.torch.save_file(weights, folder / "model.safetensors")
     elif changed == "config":
-        (folder / "config.json").write_text(json.dumps(CONFIG | {"rope_theta": 100.0}))
+        (folder / "config.json").write_text(
+            json.dumps(json.loads((folder / "config.json").read_text()) | {"rope_theta": 100.0})
+        )
     else:
         monkeypatch.setattr(material, "CALIBRATION_WINDOWS", 3)
     second = run(capsys, *given)

@@ -19,7 +19,7 @@ from thinwire.reference.results import Window
 from thinwire.sim.sensitivity import read
 from thinwire.validation import measure_auto
 from thinwire.validation.accuracy import Subject
-from thinwire.validation.measure_auto import additivity, frontier, lines, slope
+from thinwire.validation.measure_auto import additivity, frontier, slope
 
 from ..sensitivities import table
 
@@ -64,7 +64,7 @@ def test_the_slope_is_found_and_keeps_the_budget(losses: Path) -> None:
     for row, budget in zip(found["rows"], measure_auto.BUDGETS, strict=True):
         assert 0.5 * math.log1p(budget) < row["sum_of_losses"] <= math.log1p(budget)
         assert row["log_perplexity_ratio"] == pytest.approx(STEEPER * row["sum_of_losses"], rel=1e-3)
-    measure_auto.write(losses, {**json.loads(losses.read_text()), "additivity": found})
+    measure_auto.amend(losses, additivity=found)
     assert read(losses).slope == found["slope"]
 
     rows = frontier(subject, losses, None)
@@ -84,14 +84,3 @@ def test_the_slope_is_found_and_keeps_the_budget(losses: Path) -> None:
 @given(st.floats(0.1, 3), st.lists(st.floats(0.001, 1), min_size=1))
 def test_a_line_is_found(steepness: float, losses: list[float]) -> None:
     assert slope(losses, [steepness * loss for loss in losses]) == pytest.approx(steepness)
-
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=30) | st.dictionaries(st.text(), inner, max_size=9),
-)
-
-
-@given(json_values)
-def test_lines_are_json(content: Any) -> None:
-    assert json.loads(lines(content)) == content
