@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq -c constrain
 MANIFESTS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench calibrate validate accuracy sensitivity auto gpu picture clean
+.PHONY: help demo test check bench calibrate validate peers accuracy sensitivity auto gpu picture clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -44,6 +44,9 @@ calibrate: $(VENV)/.core ## fit sim/profiles/ to the measurements in validation/
 
 validate: $(VENV)/.core ## hold predictions against published measurements
 	$(BIN)/python -m thinwire.validation.compare $(ARGS)
+
+peers: $(VENV)/.core ## hold AIConfigurator and GenZ against the same rows (each in an environment of its own, 1.7 GB; ten minutes)
+	nice $(BIN)/python -m thinwire.validation.peers $(ARGS)
 
 accuracy: $(VENV)/.test ## measure what schemes cost in perplexity (downloads a small model; hours; run again, it goes on)
 	OMP_NUM_THREADS=1 nice $(BIN)/python -m thinwire.validation.measure_accuracy $(ARGS)
