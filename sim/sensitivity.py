@@ -129,7 +129,7 @@ def read(path: Path) -> Sensitivities:
             for name, by_site in table.choices.items()
         },
         table.additivity.slope if table.additivity else 1.0,
-        f"{source.kind}: {source.how}; text: {source.text}",
+        f"{source.kind}: {source.how}",
     )
 
 

@@ -159,11 +159,12 @@ def _measured_on(c: Comparison) -> list[str]:
         near = (
             "" if tp == c.baseline.tp else f", the nearest to TP {c.baseline.tp} measured (of {len(figures)} schemes)"
         )
+        other = "" if figures[0].model == c.baseline.model.name else f", not on {c.baseline.model.name}"
         tokens = sorted({found.tokens for found in figures})
         counted = f"{tokens[0]}" if len(tokens) == 1 else f"{tokens[0]} to {tokens[-1]}"
         sentences.append(
             f"perplexity x: perplexity over the uncompressed model's, {figures[0].confidence:.0%} interval, measured "
-            f"on {title}, not on {c.baseline.model.name}: {counted} predictions at TP {tp}{near}"
+            f"on {title}{other}: {counted} predictions at TP {tp}{near}"
         )
     return sentences
 

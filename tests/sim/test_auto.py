@@ -219,3 +219,27 @@ def test_losses_are_above_those_of_rounding(losses: Path) -> None:
     lower["choices"]["flash-int8"]["mlp"]["kl"] = [FLOOR / 2] * 30
     losses.write_text(json.dumps(lower))
     assert sensitivity.read(losses).loss["flash-int8"]["mlp"] == (0.0,) * 30
+
+
+def test_the_shipped_table_is_whole() -> None:
+    """Every choice at every point, sources there, and the slope from schemes whose losses span the budgets."""
+    path = sensitivity.TABLES / "sensitivity-smollm2-135m.json"
+    found = json.loads(path.read_text())
+    assert {"weights", "weights_sha256", "text", "text_sha256", "how"} <= found["source"].keys()
+    known = sensitivity.shipped(MODEL)
+    assert known.layers == load_model(MODEL).num_layers and known.tp == 3 and DROP in known.loss
+    summed = {name: sum(sum(losses) for losses in by_site.values()) for name, by_site in known.loss.items()}
+    assert summed["bf16"] == 0 < summed["flash-int8"] < summed["flash2-int6"] < summed["flash2-int5"]
+    assert summed["flash2-int5"] < summed["flash-int4"] < summed["flash2-int3"]
+    rows = found["additivity"]["rows"]
+    assert all(row["kl"] == pytest.approx(row["sum_of_losses"], rel=0.15) for row in rows)
+    assert 0.8 < known.slope == found["additivity"]["slope"] < 1.3
+
+
+@pytest.mark.parametrize("budget", [0.005, 0.02, 0.1])
+def test_it_beats_the_best_single_scheme(budget: float) -> None:
+    """By what the shipped table says: within the same budget less time, fewer bytes."""
+    chosen = api.auto(budget, MODEL, **MACHINE)
+    mine, single = (api.predict(MODEL, scheme=name, **MACHINE) for name in (chosen.scheme, chosen.uniform))
+    assert mine.ttft_s < single.ttft_s
+    assert mine.traffic.all_reduce_bytes_per_gpu < single.traffic.all_reduce_bytes_per_gpu
