@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from thinwire.reference.schedule import SWITCH, Op, Schedule, Step, Work
 from thinwire.sim.network import Batch, Floats, Ints, Network, Routes, groups
 from thinwire.sim.profile import FabricProfile, Protocol
+from thinwire.sim.timeline import Carried
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -52,6 +53,7 @@ class TimedSchedule:
     wire_bytes_R: Floats  # sent by each rank in all
     codec_s_R: Floats  # codec kernels of each rank in all
     notes: tuple[str, ...] = ()
+    carried: Carried | None = None
 
 
 MANY_HOPS = ("ring", "tree", "nvls")  # one call of a library runs all of a lane's steps; a direct exchange is a call
@@ -74,7 +76,7 @@ def time_schedule(
         large, which sends more in all.
     """
     notes: dict[str, None] = {}
-    lanes = []
+    lanes, carrier, bits = [], library, 0.0
     for lane in schedule.lanes:
         per_rank = bytes_per_rank(lane.steps, schedule.ranks)
         timed, launched = [], set()
@@ -82,6 +84,9 @@ def time_schedule(
             protocol, note, latency_s = None, "", 0.0
             if step.transfers:
                 protocol, note = fabric.protocol(library, op, step.primitive, schedule.ranks)
+                if note or protocol.source.startswith("assumed"):
+                    carrier = "stand-in"
+                bits = bits or step.transfers[0].codec.bits_per_value
                 latency_s = protocol.hop_s + (0.0 if step.primitive in launched else protocol.launch_s)
                 if step.primitive in MANY_HOPS:
                     launched.add(step.primitive)
@@ -95,7 +100,8 @@ def time_schedule(
         for s in lane_steps:
             sent += np.bincount(s.ends_F2[:, 0], s.nbytes_F, minlength=schedule.ranks + 1)[:-1]
             codec += s.codec_s_R
-    return TimedSchedule(schedule.ranks, tuple(lanes), schedule.chunks_in_flight, sent, codec, tuple(notes))
+    carried = Carried(carrier, schedule.numel * bits / 8)
+    return TimedSchedule(schedule.ranks, tuple(lanes), schedule.chunks_in_flight, sent, codec, tuple(notes), carried)
 
 
 def _streamed(steps: tuple[Step, ...]) -> tuple[Step, ...]:

@@ -50,6 +50,11 @@ class CostModel:
         """Seconds from this kernel's start to the next one's."""
         return _kernel_alone_s(self.profile.gpu, kernel) + self.gap_s.value
 
+    def is_sustained(self, product: Gemm) -> bool:
+        """Is a product held to the rate that power allows over a whole prefill?"""
+        gpu = self.profile.gpu
+        return gpu.gemm[product.precision].time_s(product.m, product.n, product.k) < _sustained_s(gpu, product)
+
     def codec_s(self, work: Iterable[Work], ranks: int, fused: bool) -> NDArray[np.float64]:
         """Codec time of each rank in one step, (R,).
 
@@ -68,11 +73,14 @@ class CostModel:
         return local_s + wire_s + moved.passes_R * (codec.separate_pass_s.value + self.gap_s.value)
 
 
+def _sustained_s(costs: GpuProfile, product: Gemm) -> float:
+    return 2.0 * product.m * product.n * product.k / costs.sustained_flops_per_s[product.precision].value
+
+
 def _kernel_alone_s(costs: GpuProfile, kernel: Kernel) -> float:
     match kernel:
         case Gemm(m=m, n=n, k=k, precision=precision):
-            sustained_s = 2.0 * m * n * k / costs.sustained_flops_per_s[precision].value
-            return max(costs.gemm[precision].time_s(m, n, k), sustained_s)
+            return max(costs.gemm[precision].time_s(m, n, k), _sustained_s(costs, kernel))
         case Attend():
             return costs.attention.time_s(
                 kernel.batch,

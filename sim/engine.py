@@ -137,7 +137,9 @@ class Engine:
         start, now = meeting.start_s, self.env.now
         codec_s = float(timed.codec_s_R[rank] * self.slowdown_R[rank])
         waited_s = start - float(meeting.arrival_s[rank])
-        span = Span(rank, "communication", issue.name, issue.layer, issue.part, start, now, codec_s, waited_s)
+        span = Span(
+            rank, "communication", issue.name, issue.layer, issue.part, start, now, codec_s, waited_s, (), timed.carried
+        )
         self._recorded.append((i, span))
 
     def _exchange(self, meeting: _Meeting, timed: TimedSchedule) -> None:

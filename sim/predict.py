@@ -15,6 +15,7 @@ from thinwire.sim.cost import CostModel, Launch
 from thinwire.sim.engine import Engine, Issue, Result
 from thinwire.sim.exchange import Exchanger, slowdown
 from thinwire.sim.fold import find_runs, folds_of, kept_layers
+from thinwire.sim.interval import kernels_of
 from thinwire.sim.network import Floats
 from thinwire.sim.profile import Profile
 from thinwire.sim.report import Prediction, Traffic, assumptions
@@ -65,6 +66,8 @@ def predict(
         timeline=timeline_of(result, folds),
         traffic=traffic(workload, exchanger),
         assumptions=assumptions(prompt, scheme, cost, exchanger),
+        cost=cost,
+        kernels=kernels_of(workload),
     )
 
 

@@ -21,6 +21,7 @@ from thinwire.reference.scheme import Collective
 from thinwire.sim.attention import AttentionModel
 from thinwire.sim.elementwise import ElementwiseModel
 from thinwire.sim.gemm import GemmModel
+from thinwire.sim.spread import Spread, check_source
 from thinwire.topologies.cluster import Cluster
 
 PROFILES = Path(__file__).parent / "profiles"
@@ -34,14 +35,9 @@ class Quantity:
     source: str
 
     def __post_init__(self) -> None:
-        _check_source(self.source)
+        check_source(self.source)
         if not (isfinite(self.value) and self.value >= 0):
             raise ValueError(f"a quantity is finite and not negative: {self.value} ({self.source})")
-
-
-def _check_source(source: str) -> None:
-    if source.split(":")[0] not in ("datasheet", "measured", "assumed"):
-        raise ValueError(f"a source starts with datasheet:, measured: or assumed: (given {source!r})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +83,7 @@ class GpuProfile:
     codec: CodecCost
     assumptions: tuple[str, ...] = ()
     fits: tuple[FitRecord, ...] = ()
+    spreads: tuple[Spread, ...] = ()  # of gemm (by m), attention (keys), elementwise (bytes), gap, codec, prefill
 
     def __post_init__(self) -> None:
         given, ceilings = sorted(self.gemm), sorted(self.sustained_flops_per_s)
@@ -120,7 +117,7 @@ class Protocol:
     source: str
 
     def __post_init__(self) -> None:
-        _check_source(self.source)
+        check_source(self.source)
         if self.primitive not in STAND_INS or self.ranks < 1:
             raise ValueError(f"protocol {self.key}: needs ranks >= 1 and a primitive among {', '.join(STAND_INS)}")
         if not all(isfinite(x) for x in (self.launch_s, self.hop_s, *chain.from_iterable(self.knots))):
@@ -197,6 +194,7 @@ class FabricProfile:
     assumptions: tuple[str, ...] = ()
     fits: tuple[FitRecord, ...] = ()
     within: str | None = None  # the fabric of one island, where this one joins several
+    spreads: tuple[Spread, ...] = ()  # of what each library carries, by bytes of the message, and of stand-ins
 
     def protocol(self, library: str, op: str, primitive: str, ranks: int) -> tuple[Protocol, str]:
         """The entry to use and, where it is not the one asked for, a sentence saying what stands in (else "")."""
@@ -264,6 +262,7 @@ class _GpuFile:
     codec: CodecCost
     assumptions: tuple[str, ...] = ()
     fits: tuple[FitRecord, ...] = ()
+    spreads: tuple[Spread, ...] = ()
 
 
 def gpu_profile(data: Mapping[str, Any]) -> GpuProfile:
@@ -281,6 +280,7 @@ def gpu_profile(data: Mapping[str, Any]) -> GpuProfile:
             codec=file.codec,
             assumptions=file.assumptions,
             fits=file.fits,
+            spreads=file.spreads,
         )
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"profile {file.name}: a kernel's table has the wrong form: {error!r}") from None
@@ -297,6 +297,7 @@ class _FabricFile:
     assumptions: tuple[str, ...] = ()
     fits: tuple[FitRecord, ...] = ()
     within: str | None = None
+    spreads: tuple[Spread, ...] = ()
 
 
 def gpu_profile_dict(profile: GpuProfile) -> dict[str, Any]:
@@ -309,6 +310,7 @@ def gpu_profile_dict(profile: GpuProfile) -> dict[str, Any]:
         "codec": asdict(profile.codec),
         "assumptions": list(profile.assumptions),
         "fits": [asdict(fit) for fit in profile.fits],
+        "spreads": [asdict(spread) for spread in profile.spreads],
         "elementwise": profile.elementwise.to_dict(),
         "attention": profile.attention.to_dict(),
         "gemm": {precision: model.to_dict() for precision, model in profile.gemm.items()},
@@ -321,7 +323,7 @@ def fabric_profile(data: Mapping[str, Any]) -> FabricProfile:
     if set(file.libraries) != {"separate", "fused"}:
         raise ValueError(f"fabric {file.name}: libraries must be separate and fused: {sorted(file.libraries)}")
     return FabricProfile(
-        file.name, file.protocols, file.baseline, file.libraries, file.assumptions, file.fits, file.within
+        file.name, file.protocols, file.baseline, file.libraries, file.assumptions, file.fits, file.within, file.spreads
     )
 
 

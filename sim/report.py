@@ -1,13 +1,16 @@
 """What a prediction says: numbers for programs, sentences for people."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from thinwire.reference.config import ModelConfig
 from thinwire.reference.mixed import AnyScheme, MixedScheme, entries, plan_of
 from thinwire.sim.cost import CostModel
 from thinwire.sim.exchange import Exchanger
+from thinwire.sim.interval import Interval, Kernels, interval_of
+from thinwire.sim.spread import CONFIDENCE
 from thinwire.sim.timeline import Breakdown, Timeline
 from thinwire.sim.workload import Prompt
 from thinwire.topologies.cluster import Cluster
@@ -34,6 +37,13 @@ class Prediction:
     timeline: Timeline
     traffic: Traffic
     assumptions: tuple[str, ...]
+    cost: CostModel = field(repr=False, compare=False)
+    kernels: Kernels = field(repr=False, compare=False)
+
+    @cached_property
+    def interval(self) -> Interval:
+        """Where the TTFT lies with a probability of 90 %, by what the profile's parts are off by."""
+        return interval_of(self.timeline, self.kernels, self.cost)
 
     @property
     def ttft_s(self) -> float:
@@ -72,6 +82,8 @@ class Prediction:
             "input_tokens": self.prompt.input_tokens,
             "weights": self.prompt.weights,
             "ttft_ms": self.ttft_s * 1e3,
+            "ttft_ms_interval": [self.interval.low_s * 1e3, self.interval.high_s * 1e3],
+            "interval_confidence": CONFIDENCE,
             "breakdown_ms": self.breakdown.to_dict(),
             "wire_bytes_per_gpu": self.traffic.all_reduce_bytes_per_gpu,
             "all_reduce_count": self.traffic.all_reduce_count,
@@ -115,7 +127,8 @@ def assumptions(prompt: Prompt, scheme: AnyScheme, cost: CostModel, exchanger: E
         sentences += [scheme.source] if scheme.source else []
     if scheme.sequence_split is not None:
         sentences.append(OVERLAP)
-    return tuple(dict.fromkeys(sentences + machine_sentences(prompt.weights, cost, exchanger)))
+    sentences += machine_sentences(prompt.weights, cost, exchanger)
+    return tuple(dict.fromkeys([*sentences, interval_sentence(prompt.weights, scheme, cost)]))
 
 
 OVERLAP = "computation and communication overlap without slowing each other"
@@ -129,6 +142,20 @@ def kernel_sentences(precision: str, cost: CostModel) -> list[str]:
         f"({ceiling.source})",
         f"kernels launched {LAUNCHED[cost.launch]}: {gap.value * 1e6:.1f} us between them ({gap.source})",
     ]
+
+
+def interval_sentence(precision: str, scheme: AnyScheme, cost: CostModel) -> str:
+    """What the interval rests on."""
+    raw = all(entry.reduce.is_raw and entry.gather.is_raw for entry in entries(scheme))
+    unused = {f"gemm {p}" for p in cost.profile.gpu.gemm if p not in (precision, "bf16")} | (
+        {"codec"} if raw else set()
+    )
+    assumed = dict.fromkeys(s.part for s in cost.profile.gpu.spreads if s.is_assumed and s.part not in unused)
+    return (
+        f"the interval ({CONFIDENCE:.0%}) is of what the profile's parts are off by on rows their fits did not see; a "
+        "part errs alike in every layer, parts independently of each other; another host of the kind may lie outside"
+        + (f"; assumed, not measured here: how far off {', '.join(assumed)} may be" if assumed else "")
+    )
 
 
 def codec_sentence(cost: CostModel, fused: bool) -> str:

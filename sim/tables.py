@@ -3,6 +3,7 @@
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from math import expm1
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -14,6 +15,7 @@ from thinwire.sim.accuracy import Figure
 from thinwire.sim.api import Comparison
 from thinwire.sim.cross_predict import CrossComparison
 from thinwire.sim.report import Prediction
+from thinwire.sim.spread import CONFIDENCE
 from thinwire.topologies.cluster import Cluster
 from thinwire.topologies.draw import draw
 
@@ -32,6 +34,11 @@ def _heading(p: Prediction) -> str:
     )
 
 
+def _interval(p: Prediction, digits: int) -> str:
+    low_ms, high_ms = p.interval.low_s * 1e3, p.interval.high_s * 1e3
+    return f"{low_ms:.{digits}f} .. {high_ms:.{digits}f}"
+
+
 def _bits(p: Prediction) -> str:
     shown = [f"{bits:.4g}" for bits in p.bits_per_value.values()]
     return " / ".join(dict.fromkeys(shown))
@@ -41,7 +48,10 @@ def prediction(p: Prediction, explain: bool) -> None:
     """One prediction; `explain` adds where the time goes and what the number rests on."""
     b = p.breakdown
     console.print(_heading(p))
-    console.print(f"TTFT [bold]{p.ttft_s * 1e3:.2f} ms[/bold] with {p.scheme.name}")
+    console.print(
+        f"TTFT [bold]{p.ttft_s * 1e3:.2f} ms[/bold] with {p.scheme.name}, {CONFIDENCE:.0%} interval "
+        f"{_interval(p, 2)} ms ({p.interval.low_s / p.ttft_s - 1:+.1%} .. {p.interval.high_s / p.ttft_s - 1:+.1%})"
+    )
     table = Table("", "ms", "% of TTFT", box=None, pad_edge=False)
     for name, seconds in (
         ("compute", b.compute_s),
@@ -76,7 +86,23 @@ def _explain(p: Prediction) -> None:
     total_ms = sum(s.seconds for s in path) * 1e3
     exchanges_ms = sum(s.seconds for s in path if s.stream == "communication") * 1e3
     console.print(f"critical path: {len(path)} spans, {total_ms:.2f} ms, {exchanges_ms:.2f} ms of it exchanges")
+    _spreads(p)
     _assumptions(p.assumptions)
+
+
+def _spreads(p: Prediction) -> None:
+    """What the interval is made of."""
+    table = Table(
+        "part of the critical path", "ms", "off by (90 %)", "known from",
+        title="What the interval is made of", title_justify="left", box=None,
+    )  # fmt: skip
+    found = p.interval
+    terms = [(term.what, term.seconds, term.spread) for term in sorted(found.terms, key=lambda term: -term.seconds)]
+    for what, seconds, spread in (*terms, ("all compute, once more", found.compute_s, found.prefill)):
+        off = "" if spread is None else f"{expm1(spread.low):+.1%} .. {expm1(spread.high):+.1%}"
+        source = "at the sustained rate: as all compute" if spread is None else spread.source
+        table.add_row(what, f"{seconds * 1e3:.3f}", off, source)
+    console.print(table)
 
 
 def _assumptions(sentences: Sequence[str]) -> None:
@@ -92,6 +118,7 @@ def comparison(c: Comparison) -> None:
     for column in (
         "scheme",
         "TTFT ms",
+        f"{CONFIDENCE:.0%} interval",
         "speed-up",
         "compute",
         "codec",
@@ -105,7 +132,12 @@ def comparison(c: Comparison) -> None:
     for row in c.rows:
         b = row.breakdown
         times = (b.compute_s, b.codec_s, b.communication_s, b.exposed_communication_s)
-        cells = [f"{row.ttft_s * 1e3:.1f}", f"{c.speedup(row):.2f}", *(f"{t * 1e3:.1f}" for t in times)]
+        cells = [
+            f"{row.ttft_s * 1e3:.1f}",
+            _interval(row, 0),
+            f"{c.speedup(row):.2f}",
+            *(f"{t * 1e3:.1f}" for t in times),
+        ]
         cells += [_bits(row), f"{row.traffic.all_reduce_bytes_per_gpu / 1e6:.0f}", _perplexity(c.accuracy(row))]
         table.add_row(row.scheme.name, *cells)
     console.print(table)

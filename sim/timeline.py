@@ -7,9 +7,17 @@ seen to recur exactly, so a reader never notices which way a prediction was made
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 SAME_TIME = 1e-12  # of the whole: an end and the start it causes may differ by rounding once repeats are shifted
+
+
+class Carried(NamedTuple):
+    """Who carries an exchange, "stand-in" where nobody timed it, and how large it is: an uncompressed message of as
+    many bytes on the wire."""
+
+    carrier: str
+    nbytes: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +34,7 @@ class Span:
     codec_s: float = 0.0
     waited_s: float = 0.0  # of an exchange: from this rank's arrival to the last rank's
     kernels: tuple[tuple[str, float], ...] = ()  # of a compute op: name and seconds, back to back
+    carried: Carried | None = None  # of an exchange
 
     @property
     def seconds(self) -> float:
@@ -128,7 +137,14 @@ class Timeline:
 
         A collective starts with its last rank, so the chain moves to the rank that arrived last.
         """
-        spans = sorted(self.spans(), key=lambda s: (s.end_s, s.start_s, s.rank))
+        return self._path(self.spans())
+
+    def simulated_path(self) -> list[Span]:
+        """The same of the simulated spans alone: with `weight` for each layer, what the end is made of."""
+        return self._path(self.simulated)
+
+    def _path(self, of: Iterable[Span]) -> list[Span]:
+        spans = sorted(of, key=lambda s: (s.end_s, s.start_s, s.rank))
         ends = [span.end_s for span in spans]
         slack_s = SAME_TIME * ends[-1]
         path = [min((s for s in spans if s.end_s == ends[-1]), key=lambda s: s.rank)]

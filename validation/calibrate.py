@@ -28,7 +28,17 @@ from thinwire.sim.profile import (
     gpu_profile_dict,
 )
 from thinwire.topologies.load import load_gpu
-from thinwire.validation import fit_attention, fit_codec, fit_elementwise, fit_engine, fit_fabric, fit_gemm, records
+from thinwire.validation import (
+    fit_attention,
+    fit_codec,
+    fit_elementwise,
+    fit_engine,
+    fit_fabric,
+    fit_gemm,
+    records,
+    spreads,
+    spreads_fabric,
+)
 from thinwire.validation.gpus import NEAREST_KERNELS, NEAREST_MEMORY, SYSTEMS
 from thinwire.validation.published_tables import select
 from thinwire.validation.series import calibration
@@ -79,7 +89,7 @@ def fabrics() -> dict[str, FabricProfile]:
         for op, choices in baselines[lender].items():
             if fabric != "h100-ib" or op not in ops:
                 ops.setdefault(op, {}).update(choices)
-    return {
+    found_fabrics = {
         name: FabricProfile(
             name=name,
             protocols=tuple(own[key] for key in sorted(own)),
@@ -93,6 +103,7 @@ def fabrics() -> dict[str, FabricProfile]:
         )
         for name, own in sorted(protocols.items())
     }
+    return spreads_fabric.with_fabric_spreads(found_fabrics)
 
 
 def gemms() -> dict[str, dict[str, GemmModel]]:
@@ -189,7 +200,8 @@ def gpus(found_fabrics: Mapping[str, FabricProfile]) -> dict[str, GpuProfile]:
             fits=tuple(kernel_fits(gpu, gemm[gpu], attention[gpu], elementwise[gpu]))
             + ((records.of_codec(codec_fit, codec_rows),) if gpu == "mi300x" else ()),
         )
-    return fit_engine.with_engine(profiles, found_fabrics)
+    with_engine = fit_engine.with_engine(profiles, found_fabrics)
+    return spreads.with_gpu_spreads(with_engine, profiles, found_fabrics, elementwise)
 
 
 def kernel_fits(

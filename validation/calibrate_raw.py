@@ -6,7 +6,7 @@ shipped: it never saw these rows. A part that was not measured is taken from the
 so. Times are those in CUDA graphs, which is what the published kernel tables hold too.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from statistics import median
 
@@ -20,6 +20,7 @@ from thinwire.sim.cost import CostModel
 from thinwire.sim.elementwise import OPS, ElementwiseModel, OpCost
 from thinwire.sim.gemm import GemmModel
 from thinwire.sim.profile import CodecCost, FabricProfile, GpuProfile, Profile, Quantity
+from thinwire.sim.spread import Spread
 from thinwire.sim.workload import Kernel, Prompt, build
 from thinwire.topologies.cluster import Gpu
 from thinwire.validation import fit_attention, fit_codec, fit_elementwise, fit_engine, fit_gemm
@@ -59,7 +60,19 @@ def profile_of(raw: Raw) -> GpuProfile:
     )
     gap = layers(raw, kernels)
     return replace(
-        kernels, kernel_gap_s=gap, assumptions=tuple(raw.assumptions), fits=tuple(part.fitted for part in raw.parts)
+        kernels,
+        kernel_gap_s=gap,
+        assumptions=tuple(raw.assumptions),
+        fits=tuple(part.fitted for part in raw.parts),
+        spreads=borrowed(raw.shipped.spreads) if raw.shipped else (),
+    )
+
+
+def borrowed(spreads: Iterable[Spread]) -> tuple[Spread, ...]:
+    """The shipped profile's, until parts measured here are left out by size as its own are."""
+    return tuple(
+        replace(s, source=f"assumed: as of the shipped profile ({s.source.removeprefix('assumed: ')})", bias=0.0)
+        for s in spreads
     )
 
 

@@ -98,7 +98,7 @@ def _short(found: Any) -> Any:
 def header(material: Material, tokens: int) -> dict[str, Any]:
     """What all rows share."""
     return {
-        "model": material.checkpoint.config.name,
+        "model": material.model,
         "title": material.title,
         "source": material.source("python -m thinwire.validation.measure_accuracy"),
         "window_tokens": tokens,

@@ -24,6 +24,7 @@ class Point:
     measured: float
     predicted: float
     detail: str = ""  # where the prediction comes from
+    interval: tuple[float, float] | None = None  # of 90 %, in the same unit, by spreads that never saw the row
 
     def __post_init__(self) -> None:
         if not (self.measured > 0 and self.predicted > 0 and np.isfinite(self.measured + self.predicted)):
@@ -36,6 +37,13 @@ class Point:
     def error(self) -> float:
         """Predicted over measured, less one."""
         return self.predicted / self.measured - 1
+
+    @property
+    def inside(self) -> bool:
+        """Does the interval hold what was measured? ValueError without one."""
+        if self.interval is None:
+            raise ValueError(f"no interval: {self.group}, {self.label}")
+        return self.interval[0] <= self.measured <= self.interval[1]
 
     @property
     def sign_right(self) -> bool:
@@ -67,6 +75,28 @@ class Summary:
             float(size.max()),
             float(np.median(signed)),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How many measured figures the 90 % intervals of some points hold, and how wide these are."""
+
+    rows: int
+    inside: float  # share of the rows
+    width: float  # mean of (high - low) / predicted
+
+    @classmethod
+    def of(cls, points: Iterable[Point]) -> "Coverage | None":
+        """Of the points that have an interval; None where none has."""
+        kept = [(point, point.interval) for point in points if point.interval is not None]
+        if not kept:
+            return None
+        widths = [(interval[1] - interval[0]) / point.predicted for point, interval in kept]
+        return cls(len(kept), sum(point.inside for point, _ in kept) / len(kept), float(np.mean(widths)))
+
+    def to_dict(self) -> dict[str, float]:
+        """Rounded, for the JSON twin."""
+        return {"rows": self.rows, "inside": round(self.inside, DIGITS), "width": round(self.width, DIGITS)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +146,11 @@ class Entry:
         return Summary.of(self.points)
 
     @property
+    def coverage(self) -> Coverage | None:
+        """Of the points that have an interval."""
+        return Coverage.of(self.points)
+
+    @property
     def signs_right(self) -> float | None:
         """Share of the points whose sign is right, where that is asked for."""
         if self.limits.signs_right is None:
@@ -149,8 +184,9 @@ class Entry:
         }
         signs = {} if self.signs_right is None else {"signs_right": round(self.signs_right, DIGITS)}
         limits = {name: value for name, value in asdict(self.limits).items() if value is not None}
+        covered = {} if self.coverage is None else {"interval": self.coverage.to_dict()}
         return {
-            "key": self.key, "what": self.what, "how": self.how, **found, **signs,
+            "key": self.key, "what": self.what, "how": self.how, **found, **signs, **covered,
             "limits": limits, "gated": self.gated, "verdict": self.verdict,
         }  # fmt: skip
 

@@ -4,7 +4,7 @@ Left out: fitted again without the row by the functions that calibration uses; t
 runs (tests/validation/test_fit_fabric.py).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 
 import numpy as np
@@ -15,8 +15,9 @@ from thinwire.sim.collective import TimedSchedule
 from thinwire.sim.cost import CostModel
 from thinwire.sim.exchange import Exchanger, slowdown, uncompressed
 from thinwire.sim.profile import Baseline, load_profile
+from thinwire.sim.spread import Spread, find, sum_interval
 from thinwire.topologies.load import load_cluster
-from thinwire.validation import fit_fabric, series
+from thinwire.validation import fit_fabric, series, spreads_fabric
 from thinwire.validation.fit_fabric import Series
 from thinwire.validation.published_tables import Row, rows, select
 from thinwire.validation.targets import Entry, Limits, Point, Section
@@ -80,12 +81,20 @@ def exchanger_of(machine: str, ranks: int) -> Exchanger:
 
 
 @cache
-def simulated(machine: str, ranks: int, op: Op, baseline: Baseline, nbytes: float) -> tuple[float, str]:
-    """Seconds of an uncompressed collective, and where they come from. Sizes are rounded up to whole bf16 values."""
+def simulated(machine: str, ranks: int, op: Op, baseline: Baseline, nbytes: float) -> tuple[float, str, Spread]:
+    """Seconds of an uncompressed collective, where they come from, and how far off its like are. Sizes are rounded up
+    to whole bf16 values.
+    """
     exchanger, numel = exchanger_of(machine, ranks), max(1, -(-int(nbytes) // 2))
     timed = exchanger.attach(op, numel, uncompressed(baseline, numel, ranks), baseline.library)
     seconds = exchanger.alone(timed).seconds
-    return seconds, breakdown(timed, seconds)
+    return seconds, breakdown(timed, seconds), spread_of(timed, exchanger.cost.fabric.spreads)
+
+
+def spread_of(timed: TimedSchedule, known: Sequence[Spread]) -> Spread:
+    """How far off exchanges of this carrier and size are."""
+    carrier, nbytes = timed.carried or ("stand-in", 0.0)
+    return find(known, nbytes, carrier, "stand-in")
 
 
 def simulated_scheme(machine: str, ranks: int, chosen: Scheme, nbytes: int) -> tuple[float, str]:
@@ -126,30 +135,43 @@ def regime(nbytes: float) -> str:
     return "> 16 MiB"
 
 
-def series_point(s: Series, index: int, seconds: float | None = None, group: str = "") -> Point:
-    """`seconds`: of a left-out fit; None takes the simulator's. `group`: the host, if it is not the catalog machine."""
+@cache
+def spreads_without(series_key: tuple[str, str, str, int]) -> tuple[Spread, ...]:
+    """Of a series' fabric, by the other series alone."""
+    rest = [row for row in spreads_fabric.fabric_left_out() if row.series != series_key]
+    return tuple(spreads_fabric.libraries(series_key[0], rest, series_key[1]))
+
+
+def series_point(s: Series, index: int, seconds: float | None = None, group: str = "", held_out: bool = False) -> Point:
+    """`seconds`: of a left-out fit; None takes the simulator's. `group`: the host, if it is not the catalog machine. A
+    row left out or held out has an interval, by spreads of other series.
+    """
     nbytes = float(s.nbytes[index])
-    found, detail = simulated(s.machine, s.ranks, s.op, s.baseline, nbytes)
+    found, detail, spread = simulated(s.machine, s.ranks, s.op, s.baseline, nbytes)
+    if seconds is not None:
+        found = seconds
+        spread = find(spreads_without(spreads_fabric.series_key(s)), nbytes, s.library)
     where, row = group or s.machine, s.row_numbers[index] + 1
     return Point(
         where,
         regime(nbytes),
         f"{where} {s.library} {s.op} x{s.ranks}, {size(nbytes)} ({s.table} row {row})",
         float(s.seconds[index]),
-        found if seconds is None else seconds,
+        found,
         detail,
+        sum_interval(found, [(found, spread)]) if held_out else None,
     )
 
 
-def series_points(some: Iterable[Series]) -> list[tuple[Series, int, Point]]:
+def series_points(some: Iterable[Series], held_out: bool = False) -> list[tuple[Series, int, Point]]:
     """Every row of some series, simulated: the series, the row's index, the point."""
-    return [(s, i, series_point(s, i)) for s in some for i in range(len(s.nbytes))]
+    return [(s, i, series_point(s, i, held_out=held_out)) for s in some for i in range(len(s.nbytes))]
 
 
 def left_out_points(some: Iterable[Series]) -> list[tuple[Series, int, Point]]:
     """Every row of some series but their ends, by a fit without it: the series, the row's index, the point."""
     return [
-        (s, i, series_point(s, i, seconds))
+        (s, i, series_point(s, i, seconds, held_out=True))
         for group in fit_fabric.by_baseline(some)
         for s, i, seconds in fit_fabric.leave_one_out(group)
     ]
@@ -165,7 +187,7 @@ def all_reduce() -> Section:
     other_ops = [s for s in calibrated if s.op != "all_reduce"]
     int8 = [s for s in series.nccl("int8") if s.op == "all_reduce"]
     other_int8 = [s for s in series.nccl("int8") if s.op != "all_reduce"]
-    hosts = [(s, i, series_point(s, i, group=host)) for host, s in other_hosts() for i in range(len(s.nbytes))]
+    hosts = [(s, i, series_point(s, i, None, host, True)) for host, s in other_hosts() for i in range(len(s.nbytes))]
     entries: list[Entry] = []
 
     def add(key: str, what: str, how: str, found: Iterable[tuple[Series, int, Point]], gated: bool) -> None:
@@ -182,14 +204,14 @@ def all_reduce() -> Section:
 
     add("in-sample", "all-reduce", "in-sample", series_points(wanted), True)
     add("row", "all-reduce", "one row out", left_out_points(wanted), True)
-    add("int8", "all-reduce, int8", "held out", series_points(int8), True)
+    add("int8", "all-reduce, int8", "held out", series_points(int8, True), True)
     add("other-ops.in-sample", "other operations", "in-sample", series_points(other_ops), False)
     add("other-ops.row", "other operations", "one row out", left_out_points(other_ops), False)
     add(
         "other-ops.int8",
         "other operations, int8",
         "held out",
-        series_points(other_int8),
+        series_points(other_int8, True),
         False,
     )
     add("other-hosts", "all-reduce, other hosts", "held out", hosts, False)
@@ -276,9 +298,11 @@ def misc() -> Section:
             continue
         op, ranks, nbytes = ops[row["op"]], int(row["num_gpus"]), float(row["message_bytes"])
         baseline = Baseline("nccl", series.algorithm(machine, "nccl", op, ranks))
-        seconds, detail = simulated(machine, ranks, op, baseline, nbytes)
+        seconds, detail, spread = simulated(machine, ranks, op, baseline, nbytes)
+        interval = sum_interval(seconds, [(seconds, spread)])
         label = f"{machine} {op} x{ranks}, {size(nbytes)} (row {number + 1}: {row['software']})"
-        point = Point(f"{machine} x{ranks}", regime(nbytes), label, float(row["latency_us"]) * 1e-6, seconds, detail)
+        where = f"{machine} x{ranks}", regime(nbytes), label
+        point = Point(*where, float(row["latency_us"]) * 1e-6, seconds, detail, interval)
         points.setdefault(machine, []).append(point)
     entries = [
         Entry(f"misc.{machine}", f"NCCL against {machine}", "held out", tuple(found), gated=False)

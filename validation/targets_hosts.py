@@ -9,9 +9,10 @@ import simpy
 from thinwire.reference.catalog import scheme
 from thinwire.sim.exchange import UNCOMPRESSED
 from thinwire.sim.network import Batch, Ints, Network, Routes
+from thinwire.sim.spread import Spread, find, sum_interval
 from thinwire.topologies.cluster import Cluster
 from thinwire.topologies.load import load_cluster
-from thinwire.validation import fit_codec, fit_fabric, series
+from thinwire.validation import fit_codec, fit_fabric, series, spreads
 from thinwire.validation.published_tables import select
 from thinwire.validation.targets import Entry, Limits, Point, Section
 from thinwire.validation.targets_fabric import (
@@ -153,14 +154,29 @@ def _compressed(formats: Iterable[str]) -> list[_Compressed]:
     return found
 
 
+def _codec_interval(row: fit_codec.Row, seconds: float, codec: Spread) -> tuple[float, float]:
+    """Wire and codec kernels err independently."""
+    known = exchanger_of(fit_codec.MACHINE, row.ranks).cost.fabric.spreads
+    sent = row.nbytes * scheme(fit_codec.SCHEMES[row.wire_format]).reduce.bits_per_value / 16
+    wire_s = min(row.wire_s, seconds)
+    return sum_interval(seconds, [(wire_s, find(known, sent, "fused")), (seconds - wire_s, codec)])
+
+
 def _codec_entries(
-    key: str, how: str, some: Sequence[_Compressed], seconds: Sequence[float], gated: bool = True
+    key: str,
+    how: str,
+    some: Sequence[_Compressed],
+    seconds: Sequence[float],
+    gated: bool = True,
+    codec: Sequence[Spread | None] = (),
 ) -> Iterator[Entry]:
+    """`codec`: each row's spread of codec kernels, where it has an interval."""
     times, gains = [], []
-    for c, predicted in zip(some, seconds, strict=True):
+    for c, predicted, spread in zip(some, seconds, codec or [None] * len(some), strict=True):
         group = f"{c.row.wire_format} TP{c.row.ranks}"
         where = group, regime(c.row.nbytes), f"{group}, {size(c.row.nbytes)}"
-        times.append(Point(*where, c.row.seconds, predicted, c.detail))
+        interval = None if spread is None else _codec_interval(c.row, predicted, spread)
+        times.append(Point(*where, c.row.seconds, predicted, c.detail, interval))
         gains.append(Point(*where, c.row.uncompressed_s / c.row.seconds, c.rccl_s / predicted, c.detail))
     yield Entry(f"quickreduce.{key}.time", "time", how, tuple(times), CODEC_LIMITS, gated)
     yield Entry(f"quickreduce.{key}.gain", "gain over RCCL", how, tuple(gains), GAIN_LIMITS, gated)
@@ -176,9 +192,11 @@ def quickreduce() -> Section:
         return fit_codec.fit([row for i, row in enumerate(every) if i not in gone])
 
     row_out = [float(without([i]).seconds([row])[0]) for i, row in enumerate(every)]
+    logs = spreads.codec_logs(every)
+    others = [spreads.codec_measured(np.delete(logs, i)) for i in range(len(every))]
     entries = [
         *_codec_entries("in-sample", "in-sample", found, [c.seconds for c in found]),
-        *_codec_entries("row", "one row out", found, row_out),
+        *_codec_entries("row", "one row out", found, row_out, codec=others),
     ]
     for here, there in ((4, 8), (8, 4)):
         tested = [c for c in found if c.row.ranks == there]
@@ -186,7 +204,8 @@ def quickreduce() -> Section:
         seconds = fit.seconds([c.row for c in tested]).tolist()
         entries += _codec_entries(f"tp{there}", f"fitted to TP{here}, tested on TP{there}", tested, seconds, False)
     fp8 = _compressed(("fp8 block32",))
-    entries += _codec_entries("fp8", "held out", fp8, [c.seconds for c in fp8], False)
+    shipped = [find(exchanger_of(fit_codec.MACHINE, 8).cost.profile.gpu.spreads, 0.0, "codec")] * len(fp8)
+    entries += _codec_entries("fp8", "held out", fp8, [c.seconds for c in fp8], False, shipped)
     return Section(
         "quickreduce",
         "QuickReduce",

@@ -3,7 +3,7 @@
 Left out: fitted again without the rows by the functions that calibration uses.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -17,9 +17,10 @@ from thinwire.sim.gemm import GemmModel
 from thinwire.sim.predict import predict
 from thinwire.sim.profile import GpuProfile, Profile, load_profile
 from thinwire.sim.report import Prediction
+from thinwire.sim.spread import Spread, find, sum_interval
 from thinwire.sim.workload import Prompt
 from thinwire.topologies.load import load_cluster
-from thinwire.validation import fit_attention, fit_engine, fit_gemm
+from thinwire.validation import fit_attention, fit_engine, fit_gemm, spreads
 from thinwire.validation.fit_engine import EngineFit, Prefill
 from thinwire.validation.targets import Entry, Limits, Point, Section
 
@@ -58,7 +59,7 @@ def _us(seconds: float) -> str:
 
 def gemm(full: bool = False) -> Section:
     """Every row of gemm.csv in-sample; rows and whole (n, k) left out, a sample of them unless `full`."""
-    entries = []
+    entries, sums = list[Entry](), list[Point]()
     tables = {key: rows for key, rows in fit_gemm.read_rows().items() if key[0] in MEASURED}
     for (gpu, dtype), rows in tables.items():
         shipped = profile(MEASURED[gpu]).gpu.gemm[dtype]
@@ -71,8 +72,12 @@ def gemm(full: bool = False) -> Section:
             ("row", "one row of each (n, k) out", fit_gemm.leave_one_out(rows, facts, dtype, row_folds)),
             ("shape", "one (n, k) out", fit_gemm.leave_one_out(rows, facts, dtype, shape_folds)),
         ):
-            points = [_gemm_point(shipped, gpu, dtype, row, log) for row, log in logs.items()]
+            known = () if key == "in-sample" else profile(MEASURED[gpu]).gpu.spreads
+            points = [_gemm_point(shipped, gpu, dtype, row, log, known) for row, log in logs.items()]
             entries.append(Entry(f"gemm.{gpu}.{dtype}.{key}", f"{gpu} {dtype}", how, tuple(points), GEMM_LIMITS))
+            if key == "shape":
+                sums += _sums(logs, f"{gpu} {dtype}", dtype, known)
+    entries.append(Entry("gemm.sums", "sums over (n, k)", "one (n, k) out", tuple(sums), gated=False))
     sampled = "All are left out in turn."
     if not full:
         sampled = f"Here, every {ROW_FOLDS}th fold of rows and every {SHAPE_FOLDS}th shape; `--full` leaves out all."
@@ -86,21 +91,45 @@ def gemm(full: bool = False) -> Section:
 
         Left out: the whole model, roofline and correction, is fitted again without the fold. A fold of rows takes
         one m from each (n, k), a fold of shapes all m of one. {sampled}
+
+        Sums: the left-out products of one m one after another, as a layer runs some. Each is predicted by a fit
+        without its own (n, k); not asked for, but intervals of prefills rest on how such errors add up.
         """,
         tuple(entries),
     )
 
 
-def _gemm_point(shipped: GemmModel, gpu: str, dtype: str, row: fit_gemm.Row, log_ratio: float) -> Point:
+def _sums(logs: Mapping[fit_gemm.Row, float], group: str, dtype: str, known: Sequence[Spread]) -> Iterator[Point]:
+    """All left-out products of one m after each other."""
+    by_m: dict[int, list[tuple[float, float]]] = {}
+    for row, log in logs.items():
+        by_m.setdefault(row.m, []).append((row.time_s, row.time_s / float(np.exp(log))))
+    for m, times in sorted(by_m.items()):
+        measured_s, predicted_s = (sum(column) for column in zip(*times, strict=True))
+        spread = find(known, m, f"gemm {dtype}")
+        interval = sum_interval(predicted_s, [(seconds, spread) for _, seconds in times])
+        label = f"{group} m={m}, {len(times)} products"
+        yield Point(group, _m_regime(m), label, measured_s, predicted_s, f"{len(times)} products", interval)
+
+
+def _m_regime(m: int) -> str:
+    return "m <= 512" if m <= 512 else "m 513-4096" if m <= 4096 else "m > 4096"
+
+
+def _gemm_point(
+    shipped: GemmModel, gpu: str, dtype: str, row: fit_gemm.Row, log_ratio: float, known: Sequence[Spread] = ()
+) -> Point:
+    """`known`: spreads, where the row has an interval."""
     predicted = row.time_s / float(np.exp(log_ratio))
     roofline_s = shipped.base.time_s(shipped.gpu, dtype, row.m, row.n, row.k)
     return Point(
         f"{gpu} {dtype}",
-        "m <= 512" if row.m <= 512 else "m 513-4096" if row.m <= 4096 else "m > 4096",
+        _m_regime(row.m),
         f"{gpu} {dtype} m={row.m} n={row.n} k={row.k}",
         row.time_s,
         predicted,
         f"roofline {_us(roofline_s)}, corrected by {predicted / roofline_s:.2f}",
+        sum_interval(predicted, [(predicted, find(known, row.m, f"gemm {dtype}"))]) if known else None,
     )
 
 
@@ -117,7 +146,7 @@ def attention(full: bool = False) -> Section:
         found = [("in-sample", "in-sample", fit_attention.predict(shipped, rows))]
         found += [(kind, KIND[kind], attention_left_out(system, rows, kind)) for kind in kinds]
         for key, how, predicted in found:
-            points = _attention_points(gpu, rows, shipped, predicted)
+            points = _attention_points(gpu, rows, shipped, predicted, attention_spreads(gpu, rows, key))
             entries.append(Entry(f"attention.{gpu}.{key}", gpu, how, points, ATTENTION_LIMITS))
     return Section(
         "attention",
@@ -144,8 +173,17 @@ def attention_left_out(system: str, rows: fit_attention.Rows, kind: str) -> Floa
     return seconds
 
 
+def attention_spreads(gpu: str, rows: fit_attention.Rows, kind: str) -> list[Spread | None]:
+    """The shipped spread for each row but those that it comes from, and in-sample for none."""
+    behind = np.any(spreads.attention_folds(rows)[spreads.PAIRS], axis=0)
+    known = profile(MEASURED[gpu]).gpu.spreads
+    return [
+        None if kind == "in-sample" or behind[i] else find(known, rows.length[i], "attention") for i in range(len(rows))
+    ]
+
+
 def _attention_points(
-    gpu: str, rows: fit_attention.Rows, shipped: AttentionModel, predicted: Floats
+    gpu: str, rows: fit_attention.Rows, shipped: AttentionModel, predicted: Floats, known: Sequence[Spread | None]
 ) -> tuple[Point, ...]:
     logs = np.log([getattr(shipped, name) for name in fit_attention.NAMES])
     facts = shipped.peak_flops_per_s, shipped.memory_bandwidth_bytes_per_s, shipped.sm_count
@@ -153,15 +191,16 @@ def _attention_points(
     points = []
     for i in range(len(rows)):
         batch, length, heads, kv = (int(c[i]) for c in (rows.batch, rows.length, rows.heads, rows.kv_heads))
-        physical = max(float(kernel[i]), float(bound[i]))
+        physical, seconds, spread = max(float(kernel[i]), float(bound[i])), float(predicted[i]), known[i]
         points.append(
             Point(
                 gpu,
                 "length <= 512" if length <= 512 else "length 513-4096" if length <= 4096 else "length > 4096",
                 f"{gpu} batch={batch} length={length} heads={heads}/{kv}",
                 float(rows.time_s[i]),
-                float(predicted[i]),
+                seconds,
                 f"floor {_us(floor)}, kernel {_us(physical)}, corrected by {(predicted[i] - floor) / physical:.2f}",
+                None if spread is None else sum_interval(seconds, [(seconds, spread)]),
             )
         )
     return tuple(points)
@@ -170,16 +209,35 @@ def _attention_points(
 # --- whole prefills ---
 
 
-def predicted(prefill: Prefill) -> Prediction:
-    """thinwire's prediction of a published prefill by the shipped profiles."""
+def predicted(prefill: Prefill, known: Profile | None = None) -> Prediction:
+    """thinwire's prediction of a published prefill, by the shipped profiles unless others are given."""
     cluster = load_cluster(prefill.machine).take(prefill.tp)
     prompt = Prompt(1, prefill.input_tokens, "fp8" if prefill.weights == "fp8" else "bf16")
-    return predict(load_model(prefill.model), cluster, scheme(prefill.scheme), prompt, profile(prefill.machine))
+    model = load_model(prefill.model)
+    return predict(model, cluster, scheme(prefill.scheme), prompt, known or profile(prefill.machine))
 
 
-def _prefill_point(prefill: Prefill, error: float | None = None) -> Point:
-    """`error`: of a left-out fit, predicted over measured less one; None takes the shipped profile."""
-    found = predicted(prefill)
+@cache
+def _prefill_spreads() -> spreads.Prefills:
+    found = {machine: profile(machine) for machine in ("8xh100-nvlink", "8xa100-nvlink")}
+    bare = {p.gpu.name: _without_engine(p.gpu) for p in found.values()}
+    return spreads.prefills(engine_fits(), bare, {p.fabric.name: p.fabric for p in found.values()})
+
+
+def _unseen(prefill: Prefill) -> Profile:
+    """The shipped profile with the spread of the other prefills."""
+    shipped, own = profile(prefill.machine), _prefill_spreads().spread((prefill.table, prefill.row))
+    rest = tuple(s for s in shipped.gpu.spreads if s.part != "prefill")
+    return replace(shipped, gpu=replace(shipped.gpu, spreads=(*rest, own)))
+
+
+def _prefill_point(prefill: Prefill, error: float | None = None, held_out: bool = False) -> Point:
+    """`error`: of a left-out fit, predicted over measured less one; None takes the shipped profile. A row left out
+    or held out has an interval.
+    """
+    found = predicted(prefill, None if error is None else _unseen(prefill))
+    seconds = found.ttft_s if error is None else prefill.seconds * (1 + error)
+    low_s, high_s = (bound * seconds / found.ttft_s for bound in (found.interval.low_s, found.interval.high_s))
     b = found.breakdown
     exposed_s = max(0.0, b.exposed_communication_s)  # a difference: without exchanges it may round below nothing
     largest = ", ".join(f"{name} {seconds * 1e3:.1f}" for name, seconds in list(found.timeline.by_name().items())[:4])
@@ -188,8 +246,9 @@ def _prefill_point(prefill: Prefill, error: float | None = None) -> Point:
         f"{prefill.input_tokens} tokens",
         f"{prefill.model} {prefill.weights} TP{prefill.tp} {prefill.scheme}, {prefill.input_tokens} tokens",
         prefill.seconds,
-        found.ttft_s if error is None else prefill.seconds * (1 + error),
+        seconds,
         f"compute {b.compute_s * 1e3:.1f} ms, exposed communication {exposed_s * 1e3:.1f}; {largest}",
+        None if error is None and not held_out else (low_s, high_s),
     )
 
 
@@ -234,11 +293,16 @@ def tokenweave() -> Section:
             "prefill.served.held-out",
             bf16,
             "held out",
-            tuple(_prefill_point(served[i]) for i in inside),
+            tuple(_prefill_point(served[i], held_out=True) for i in inside),
             PREFILL_LIMITS,
         ),
         Entry("prefill.no_ar.64k", f"{none}, 64k", "one row out", _left_out("h100-sxm", silent, outside)),
-        Entry("prefill.served.64k", f"{bf16}, 64k", "held out", tuple(_prefill_point(served[i]) for i in outside)),
+        Entry(
+            "prefill.served.64k",
+            f"{bf16}, 64k",
+            "held out",
+            tuple(_prefill_point(served[i], held_out=True) for i in outside),
+        ),
     ]
     return Section(
         "prefill",

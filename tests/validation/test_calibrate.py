@@ -4,6 +4,7 @@ import json
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 
 from thinwire.sim.profile import (
@@ -14,8 +15,9 @@ from thinwire.sim.profile import (
     gpu_profile,
     gpu_profile_dict,
 )
+from thinwire.sim.spread import CONFIDENCE, find
 from thinwire.topologies.load import cluster_names, gpu_names, load_cluster, load_gpu
-from thinwire.validation import calibrate
+from thinwire.validation import calibrate, spreads, spreads_fabric
 from thinwire.validation.gpus import NEAREST_KERNELS
 
 GPUS = sorted(path.stem.removeprefix("gpu-") for path in PROFILES.glob("gpu-*.json"))
@@ -112,3 +114,78 @@ def test_calibrate_writes_where_it_is_told(tmp_path: Any, monkeypatch: pytest.Mo
     assert written == sorted(["gpu-l40s.json", *(f"fabric-{name}.json" for name in FABRICS)])
     again = gpu_profile(json.loads((tmp_path / "profiles" / "gpu-l40s.json").read_text("utf-8")))
     assert gpu_profile_dict(again) == gpu_profile_dict(l40s)
+
+
+# --- spreads ---
+
+
+@pytest.mark.parametrize("rows", [8, 12, 18, 19, 40, 200])
+def test_a_spread_holds_one_more_row_nine_times_in_ten(rows: int) -> None:
+    """4,000 tables of normal errors: Student's t is exact, order statistics at least 90 % and at most 2 / (rows + 1)
+    more. Three standard errors are 1.4 %.
+    """
+    rng, tables = np.random.default_rng(rows), 4000
+    logs, next_one = 0.02 + 0.05 * rng.standard_normal((tables, rows)), 0.02 + 0.05 * rng.standard_normal(tables)
+    found = [spreads.spread("x", own, "measured: drawn") for own in logs]
+    inside = float(np.mean([s.low <= one <= s.high for s, one in zip(found, next_one, strict=True)]))
+    above = 2 / (rows + 1) if rows >= spreads.ENOUGH else 0.0
+    assert CONFIDENCE - 0.015 <= inside <= CONFIDENCE + above + 0.015
+
+
+def test_a_spread_keeps_sign_and_bias() -> None:
+    """Measured longer than predicted is above nought; of a stand-in the bias is dropped, the quantiles are not."""
+    found = spreads.spread("x", np.linspace(0.1, 0.3, 41), "measured: made up")
+    assert (found.low, found.bias, found.high, found.rows) == (0.0, 0.2, 0.295, 41)
+    mirrored = spreads.spread("x", -np.linspace(0.1, 0.3, 41), "measured: made up", centred=True)
+    assert (mirrored.low, mirrored.bias, mirrored.high) == (-0.295, 0.0, 0.0)
+    with pytest.raises(ValueError, match="a spread needs rows: x, 1"):
+        spreads.spread("x", [0.1], "measured: made up")
+
+
+def test_a_regime_of_few_rows_joins_the_next() -> None:
+    sizes, logs = [1.0] * 7 + [20.0] * 3 + [300.0] * 9, [0.1] * 7 + [-0.2] * 3 + [0.3] * 9
+    found = spreads.by_regime("x", sizes, logs, (10, 100, None), "measured: made up")
+    assert [(s.up_to, s.rows) for s in found] == [(100, 10), (None, 9)]
+    with pytest.raises(ValueError, match="needs 8 rows in one regime"):
+        spreads.by_regime("x", sizes[:5], logs[:5], (10, 100, None), "measured: made up")
+
+
+def test_libraries_take_their_own_rows_first_then_other_fabrics() -> None:
+    """Ten rows of one's own in the smallest regime; two in the next, where other fabrics have thirty."""
+
+    def rows(fabric: str, count: int, nbytes: float, log: float) -> list[spreads_fabric.Timed]:
+        return [
+            spreads_fabric.Timed((fabric, "lib", "all_reduce", 8), nbytes, log + 1e-3 * (i % 2)) for i in range(count)
+        ]
+
+    timed = [*rows("a", 10, 1e3, 0.1), *rows("a", 2, 5e4, 0.1), *rows("b", 30, 5e4, 0.4), *rows("b", 30, 1e3, 0.4)]
+    found = list(spreads_fabric.libraries("a", timed))
+    assert [(s.up_to, s.rows, s.is_assumed) for s in found[:2]] == [(2**13, 10, False), (2**16, 32, True)]
+    assert found[0].bias == pytest.approx(0.1005) and found[1].high == pytest.approx(0.401)
+    assert all(s.rows == 12 and not s.is_assumed for s in found[2:]), "no rows there: its own of all sizes"
+    assert not list(spreads_fabric.libraries("a", timed, "other"))
+
+
+def test_spreads_of_fabrics_are_of_rows_left_out() -> None:
+    """A series published three times slower leaves its rows' residuals at log 3 or so only where it is interpolated
+    from others: no row is predicted by itself.
+    """
+    timed = spreads_fabric.fabric_left_out()
+    assert len(timed) == 1623
+    series = {row.series for row in timed}
+    assert len(series) == len({spreads_fabric.series_key(s) for s in calibrate.calibration()})
+    mean_error = np.mean([abs(row.log) for row in timed])
+    assert mean_error > 0.03, "in-sample they are 0.01"
+
+
+def test_prefills_are_the_same_rows_as_the_fits() -> None:
+    """The shipped spread of whole prefills is that of 18 rows, and of 17 without one of them."""
+    from thinwire.validation.targets_kernels import _prefill_spreads
+
+    whole = _prefill_spreads()
+    assert len(whole.keys) == len(set(whole.keys)) == len(whole.left_out) == 18
+    ours = gpu_profile(shipped("gpu", "h100-sxm")).spreads
+    told, again = find(ours, 0, "prefill"), whole.spread()
+    assert (told.low, told.bias, told.high) == pytest.approx((again.low, again.bias, again.high), abs=2e-3)
+    assert whole.spread(whole.keys[0]).rows == 17
+    assert np.abs(whole.stand_in).mean() > 2 * np.abs(whole.left_out).mean()

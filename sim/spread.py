@@ -1,0 +1,83 @@
+"""How far a part of a profile is off, and what several parts make of a sum.
+
+A `Spread` holds quantiles of log(measured / predicted) over rows that the part's fit did not see, at one kind of op and
+up to one size. `sum_interval` adds parts that err independently.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import exp, hypot, isfinite
+
+CONFIDENCE = 0.9  # of every interval: between the 5th and the 95th percentile
+
+
+def check_source(source: str) -> None:
+    """ValueError unless a source says how its number is known."""
+    if source.split(":")[0] not in ("datasheet", "measured", "assumed"):
+        raise ValueError(f"a source starts with datasheet:, measured: or assumed: (given {source!r})")
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Quantiles of log(measured / predicted): 5 %, median (the signed bias), 95 %."""
+
+    part: str  # "gemm bf16", "attention", ..., or who carries a collective
+    up_to: float | None  # largest size it holds for: rows m, keys, bytes; None: any
+    low: float
+    bias: float
+    high: float
+    rows: int  # behind it
+    source: str
+
+    def __post_init__(self) -> None:
+        check_source(self.source)
+        quantiles = self.low, self.bias, self.high
+        if not all(map(isfinite, quantiles)) or not self.low <= self.bias <= self.high:
+            raise ValueError(f"spread of {self.part}: quantiles must be finite and in order: {quantiles}")
+        if not self.low <= 0 <= self.high:
+            raise ValueError(f"spread of {self.part}: must hold no error at all: {self.low} .. {self.high}")
+        if self.up_to is not None and not self.up_to > 0:
+            raise ValueError(f"spread of {self.part}: up_to must be positive: {self.up_to}")
+
+    @property
+    def is_assumed(self) -> bool:
+        """Was it carried over from something else?"""
+        return self.source.startswith("assumed")
+
+
+UNKNOWN = Spread(
+    "unknown", None, -0.3, 0.0, 0.3, 0, "assumed: the profile gives no spread; as wide as stand-ins of another kind are"
+)
+
+
+def find(spreads: Iterable[Spread], size: float, *parts: str) -> Spread:
+    """The spread of the first of `parts` that is known, in its smallest regime that holds `size`; beyond all, the
+    largest. `UNKNOWN` where none is.
+    """
+    known = tuple(spreads)
+    for part in parts:
+        own = [s for s in known if s.part == part]
+        fitting = [s for s in own if s.up_to is None or size <= s.up_to]
+        if own:
+            return min(fitting, key=_reach) if fitting else max(own, key=_reach)
+    return UNKNOWN
+
+
+def _reach(spread: Spread) -> float:
+    return float("inf") if spread.up_to is None else spread.up_to
+
+
+def sum_interval(total_s: float, terms: Iterable[tuple[float, Spread]]) -> tuple[float, float]:
+    """90 % interval of a sum: (seconds, spread of those seconds) each, independent of each other.
+
+    Biases add, distances from the median to either quantile add in squares: exact for one term, and for normal errors.
+    Seconds of `total_s` without a term are taken as exact; two terms may spread the same seconds. `total_s` itself
+    always lies inside.
+    """
+    middle_s, down_s, up_s = total_s, 0.0, 0.0
+    for seconds, spread in terms:
+        median_s = seconds * exp(spread.bias)
+        middle_s += median_s - seconds
+        down_s = hypot(down_s, median_s - seconds * exp(spread.low))
+        up_s = hypot(up_s, seconds * exp(spread.high) - median_s)
+    return min(total_s, middle_s - down_s), max(total_s, middle_s + up_s)

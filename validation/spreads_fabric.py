@@ -1,0 +1,107 @@
+"""How far exchanges are off on rows that their fits did not see: `spreads` of the fabrics in `sim/profiles/`.
+
+By library and size of the message. What nobody timed on a fabric takes the spread of stand-ins: timed series, predicted
+as if nobody had timed them (docs/decisions/014-intervals.md).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+
+from thinwire.reference.schedule import build
+from thinwire.sim.collective import run_alone, time_schedule
+from thinwire.sim.exchange import uncompressed
+from thinwire.sim.network import Routes
+from thinwire.sim.profile import FabricProfile
+from thinwire.sim.spread import Spread
+from thinwire.topologies.load import load_cluster
+from thinwire.validation import fit_fabric
+from thinwire.validation.fit_fabric import Series
+from thinwire.validation.series import calibration
+from thinwire.validation.spreads import ENOUGH, FEWEST, THIN, Regimes, by_regime, spread
+
+MESSAGE_REGIMES: Regimes = (2**13, 2**16, 2**20, 2**24, None)  # bytes of a message, as validate groups them
+LIKE = (  # fabrics that could stand in for each other
+    ("a100-nvlink", "h200-nvlink", "b200-nvlink"),
+    ("l40s-pcie", "rtx-pro-6000-pcie"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """A row of a series, its fabric fitted without it: log(measured / predicted)."""
+
+    series: tuple[str, str, str, int]  # fabric, library, op, ranks
+    nbytes: float
+    log: float
+
+
+def series_key(s: Series) -> tuple[str, str, str, int]:
+    """Which series a row belongs to."""
+    return s.fabric, s.library, s.op, s.ranks
+
+
+@cache
+def fabric_left_out() -> tuple[Timed, ...]:
+    """Every row that calibrates a fabric but each series' ends."""
+    return tuple(
+        Timed(series_key(s), float(s.nbytes[i]), float(np.log(s.seconds[i] / seconds)))
+        for group in fit_fabric.by_baseline(calibration())
+        for s, i, seconds in fit_fabric.leave_one_out(group)
+    )
+
+
+def libraries(fabric: str, rows: Sequence[Timed], *names: str) -> Iterator[Spread]:
+    """A fabric's libraries (or those named), regime by regime: its own rows; where they are few, those of all fabrics;
+    then its own of all sizes.
+    """
+    for library in names or sorted({row.series[1] for row in rows if row.series[0] == fabric}):
+        same = [row for row in rows if row.series[1] == library]
+        mine = [row for row in same if row.series[0] == fabric]
+        above = 0.0
+        for up_to in MESSAGE_REGIMES:
+            most = np.inf if up_to is None else up_to
+            own, pooled = ([row.log for row in some if above < row.nbytes <= most] for some in (mine, same))
+            above = most
+            if len(own) >= FEWEST:
+                yield spread(library, own, f"measured: {len(own)} rows of {library}, each fitted without it", up_to)
+            elif len(pooled) >= ENOUGH:
+                yield spread(library, pooled, f"assumed: as {library} on all fabrics, {len(pooled)} rows", up_to)
+            elif len(mine) >= FEWEST:
+                every = [row.log for row in mine]
+                yield spread(library, every, f"measured: {len(mine)} rows of {library} of all sizes", up_to)
+
+
+def stand_in_rows(fabrics: Mapping[str, FabricProfile]) -> Iterator[tuple[float, float]]:
+    """(bytes, log) of series predicted as if nobody had timed them: by what stands in on their own fabric, and by the
+    protocols of a fabric like theirs.
+    """
+    for s in calibration():
+        own, cluster = fabrics[s.fabric], load_cluster(s.machine).take(s.ranks)
+        others = tuple(p for p in own.protocols if (p.library, p.op) != (s.library, s.op))
+        lenders = [name for like in LIKE if s.fabric in like for name in like if name != s.fabric]
+        routes = Routes(cluster)
+        for fabric in (replace(own, protocols=others), *(fabrics[name] for name in lenders)):
+            for nbytes, measured_s in zip(s.nbytes[::THIN], s.seconds[::THIN], strict=True):
+                numel = max(1, round(nbytes / 2))
+                schedule = build(uncompressed(s.baseline, numel, s.ranks), s.ranks, numel, cluster.islands, s.op)
+                try:
+                    timed = time_schedule(schedule, s.library, s.op, fabric, lambda _work, n: np.zeros(n), routes)
+                except ValueError:  # nothing that could stand in
+                    break
+                yield float(nbytes), float(np.log(measured_s / run_alone(timed, routes).seconds))
+
+
+def stand_ins(fabrics: Mapping[str, FabricProfile]) -> list[Spread]:
+    """The same for every fabric."""
+    sizes, logs = zip(*stand_in_rows(fabrics), strict=True)
+    source = "assumed: as timed series are off when their own fabric's others, or a fabric like it, stand in"
+    return by_regime("stand-in", sizes, logs, MESSAGE_REGIMES, source, centred=True)
+
+
+def with_fabric_spreads(fabrics: Mapping[str, FabricProfile]) -> dict[str, FabricProfile]:
+    """The fabric profiles with their spreads."""
+    assumed, rows = stand_ins(fabrics), fabric_left_out()
+    return {name: replace(fabric, spreads=(*libraries(name, rows), *assumed)) for name, fabric in fabrics.items()}
