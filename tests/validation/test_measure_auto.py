@@ -88,7 +88,7 @@ def test_a_line_is_found(steepness: float, losses: list[float]) -> None:
 
 
 def test_the_measured_frontier_is_above_every_single_scheme() -> None:
-    """What was measured on text used for nothing else: budgets kept, and no single scheme as accurate as an `auto` is as
+    """What was measured on text used for nothing else: budgets kept, no single scheme as accurate as an `auto` is as
     fast or sends as little. The times are today's predictions, so a profile that changes the answer shows here."""
     found = json.loads(measure_auto.RAW.read_text())
     chosen = [row for row in found["rows"] if row["scheme"].startswith("auto")]
