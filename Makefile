@@ -35,8 +35,9 @@ check: $(VENV)/.dev ## ruff, mypy --strict, then every test
 	$(BIN)/mypy
 	@$(MAKE) --no-print-directory test
 
-bench: $(VENV)/.test ## time the simulator, then the codecs
+bench: $(VENV)/.test ## time the simulator, serving runs, then the codecs
 	$(BIN)/python -m thinwire.sim.bench $(ARGS)
+	$(BIN)/python -m thinwire.sim.bench_serving
 	$(BIN)/python -m thinwire.reference.bench
 
 calibrate: $(VENV)/.core ## fit sim/profiles/ to the measurements in validation/published/

@@ -4,6 +4,7 @@ With --json, one JSON document goes to standard output and nothing else; warning
 with status 2 and one line on standard error.
 """
 
+import importlib
 import json
 import os
 import sys
@@ -16,6 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 PROGRAM = "thinwire"
+LATE = {"serve": "thinwire.sim.serve_cli"}  # command -> the module whose `command` it is, imported when asked for
 GROUP = f"{PROGRAM}.commands"  # of entry points: commands of installed packages, ours among them (docs/decisions/008)
 
 
@@ -27,20 +29,25 @@ def _entry_points() -> dict[str, Any]:
 
 
 class Commands(TyperGroup):
-    """The commands below, and those of the entry points."""
+    """The commands below, those of modules of their own, and those of the entry points."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         """All names, for help and completion."""
-        return [*super().list_commands(ctx), *sorted(_entry_points().keys() - self.commands.keys())]
+        ours = [*super().list_commands(ctx), *LATE]
+        return [*ours, *sorted(_entry_points().keys() - set(ours))]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """A command by name; one of an entry point is imported here."""
         found = super().get_command(ctx, cmd_name)
-        point = None if found else _entry_points().get(cmd_name)
-        if point is None:
-            return found
+        if found is None and cmd_name in LATE:
+            action = importlib.import_module(LATE[cmd_name]).command
+        else:
+            point = None if found else _entry_points().get(cmd_name)
+            if point is None:
+                return found
+            action = point.load()
         holder = typer.Typer(add_completion=False, rich_markup_mode=None)
-        holder.command(cmd_name)(point.load())
+        holder.command(cmd_name)(action)
         return typer.main.get_command(holder)
 
 

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from thinwire.reference.schedule import Work
 from thinwire.sim.elementwise import elementwise_bytes
 from thinwire.sim.profile import FabricProfile, GpuProfile, Profile, Quantity
-from thinwire.sim.workload import Attend, CrossAttend, Elementwise, Gemm, Kernel
+from thinwire.sim.workload import Attend, AttendChunks, CrossAttend, DecodeAttend, Elementwise, Gemm, Kernel
 from thinwire.topologies.cluster import Gpu
 
 BF16_BYTES = 2
+STREAM = "residual_add"  # the element-wise kernel whose share of the memory bandwidth decode attention is given
 
 Launch = Literal["eager", "graph"]
 GRAPH_GAP = Quantity(0.0, "measured: the kernel tables are timed in CUDA-graph replays, gaps included")
@@ -99,6 +100,19 @@ def _kernel_alone_s(costs: GpuProfile, kernel: Kernel) -> float:
                 kernel.heads,
                 kernel.kv_heads,
                 kernel.head_dim,
+            )
+        case AttendChunks(chunks=chunks, heads=heads, kv_heads=kv_heads, head_dim=dim, window=window):
+            model = costs.attention
+            alone_s = (model.time_s(1, tokens, keys, heads, kv_heads, dim, window) for tokens, keys in chunks)
+            return model.floor_s + sum(seconds - model.floor_s for seconds in alone_s)
+        case DecodeAttend():
+            return costs.attention.decode_time_s(
+                kernel.sequences,
+                kernel.context_tokens,
+                kernel.kv_heads,
+                kernel.head_dim,
+                costs.elementwise.costs[STREAM].efficiency,
+                kernel.window,
             )
         case Elementwise(op=op, tokens=tokens, width=width):
             return costs.elementwise.time_s(op, elementwise_bytes(op, tokens, width))

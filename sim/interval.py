@@ -13,7 +13,7 @@ from thinwire.sim.cost import CostModel
 from thinwire.sim.elementwise import elementwise_bytes
 from thinwire.sim.spread import Spread, find, sum_interval
 from thinwire.sim.timeline import Timeline
-from thinwire.sim.workload import Elementwise, Gemm, Kernel, Workload
+from thinwire.sim.workload import AttendChunks, DecodeAttend, Elementwise, Gemm, Kernel, Workload
 
 Kernels = Mapping[tuple[int, str], Kernel]
 
@@ -52,6 +52,10 @@ def kernel_spread(kernel: Kernel, cost: CostModel) -> Spread | None:
             return None if cost.is_sustained(kernel) else find(spreads, m, f"gemm {precision}")
         case Elementwise(op=op, tokens=tokens, width=width):
             return find(spreads, elementwise_bytes(op, tokens, width), "elementwise")
+        case AttendChunks(chunks=chunks):
+            return find(spreads, max(context for _, context in chunks), "attention")
+        case DecodeAttend(sequences=sequences, context_tokens=context):
+            return find(spreads, context // sequences, "attention")
         case _:
             return find(spreads, kernel.key_tokens, "attention")
 

@@ -76,6 +76,33 @@ class CrossAttend:
 
 
 @dataclass(frozen=True, slots=True)
+class AttendChunks:
+    """Causal attention of chunks of several sequences in one call; each is (tokens, its context with them)."""
+
+    name: str
+    chunks: tuple[tuple[int, int], ...]
+    heads: int
+    kv_heads: int
+    head_dim: int
+    window: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeAttend:
+    """Attention of one new token of each of `sequences`, whose contexts are `context_tokens` in all, the new tokens
+    counted.
+    """
+
+    name: str
+    sequences: int
+    context_tokens: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    window: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Elementwise:
     """A memory-bound kernel; `width` values wide over `tokens` rows."""
 
@@ -85,7 +112,7 @@ class Elementwise:
     width: int
 
 
-Kernel = Gemm | Attend | CrossAttend | Elementwise
+Kernel = Gemm | Attend | AttendChunks | CrossAttend | DecodeAttend | Elementwise
 
 
 @dataclass(frozen=True, slots=True)

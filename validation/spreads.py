@@ -11,7 +11,7 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from thinwire.sim.elementwise import ElementwiseModel
 from thinwire.sim.gemm import GemmModel
@@ -50,7 +50,7 @@ def spread(part: str, logs: ArrayLike, source: str, up_to: float | None = None, 
         low, bias, high = found[count - k], np.median(found), found[k - 1]
     else:
         bias = found.mean()
-        reach = student.ppf(TAIL, count - 1) * found.std(ddof=1) * np.sqrt(1 + 1 / count)
+        reach = stdtrit(count - 1, TAIL) * found.std(ddof=1) * np.sqrt(1 + 1 / count)
         low, high = bias - reach, bias + reach
     low, high = min(0.0, float(low)), max(0.0, float(high))
     return Spread(part, up_to, round(low, 4), 0.0 if centred else round(float(bias), 4), round(high, 4), count, source)

@@ -1,7 +1,7 @@
 """thinwire: time to first token when the wire between GPUs carries fewer bits.
 
-`predict` answers one what-if; `compare` many. Importing this package pulls in neither torch nor the simulator until one
-of them is used.
+`predict` answers one what-if; `compare` many; `serve` puts a `Deployment` under a load. Importing this package pulls in
+neither torch nor the simulator until one of them is used.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -11,15 +11,21 @@ if TYPE_CHECKING:
     from thinwire.sim.api import compare as compare
     from thinwire.sim.api import predict as predict
     from thinwire.sim.report import Prediction as Prediction
+    from thinwire.sim.serve import Deployment as Deployment
+    from thinwire.sim.serve import serve as serve
 
 __version__ = "0.1.0"
-__all__ = ["Comparison", "Prediction", "__version__", "compare", "predict"]
+__all__ = ["Comparison", "Deployment", "Prediction", "__version__", "compare", "predict", "serve"]
 
 
 def __getattr__(name: str) -> Any:
     """Load the simulator when one of its names is first asked for."""
     if name not in __all__:
         raise AttributeError(f"module 'thinwire' has no attribute {name!r}")
+    if name in ("Deployment", "serve"):
+        from thinwire.sim import serve as serving
+
+        return getattr(serving, name)
     from thinwire.sim import api
 
     return getattr(api, name)

@@ -1,0 +1,264 @@
+"""Who asks what, and when: streams of requests, drawn or read in pieces, so that an hour of them takes no memory.
+
+A request is an arrival time, prompt tokens and output tokens. Times come from a Poisson process, from one with gamma
+distributed gaps (`burstiness` above 1: bursts), or from a trace file in the format of the public Azure LLM inference
+traces; or a closed loop keeps a number of requests under way, as benchmarks do.
+Every draw comes from one generator with the seed given: the same seed, the same requests.
+"""
+
+import csv
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+PIECE = 4096  # requests drawn or read at a time
+COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
+MOST_TOKENS = 1 << 24  # of a prompt or an output: more is a mistake in a file
+
+
+class Piece(NamedTuple):
+    """Requests in order of arrival."""
+
+    at_s: Floats
+    prompt_tokens: Ints
+    output_tokens: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """Always as many tokens."""
+
+    tokens: int
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1:
+            raise ValueError(f"a length is 1 token or more: {self.tokens}")
+
+    @property
+    def mean(self) -> float:
+        """Mean tokens."""
+        return float(self.tokens)
+
+    def draw(self, generator: np.random.Generator, number: int) -> Ints:
+        """`number` lengths."""
+        return np.full(number, self.tokens, dtype=np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class LogNormal:
+    """Log-normal lengths of this mean and coefficient of variation, rounded, cut at `most`."""
+
+    mean_tokens: float
+    variation: float = 1.0
+    most: int = 32768
+
+    def __post_init__(self) -> None:
+        if not (self.mean_tokens >= 1 and 0 < self.variation < math.inf and 1 <= self.most <= MOST_TOKENS):
+            raise ValueError(
+                f"log-normal lengths need a mean of 1 or more, a positive coefficient of variation and 1 <= most <= "
+                f"{MOST_TOKENS}: mean={self.mean_tokens}, variation={self.variation}, most={self.most}"
+            )
+
+    @property
+    def mean(self) -> float:
+        """Mean tokens, what is cut off included."""
+        return min(self.mean_tokens, float(self.most))
+
+    def draw(self, generator: np.random.Generator, number: int) -> Ints:
+        """`number` lengths."""
+        spread = math.log1p(self.variation**2)
+        drawn = generator.lognormal(math.log(self.mean_tokens) - spread / 2, math.sqrt(spread), number)
+        return np.clip(np.rint(drawn), 1, self.most).astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Geometric:
+    """Geometric lengths: every token is the last with the same chance."""
+
+    mean_tokens: float
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.mean_tokens <= MOST_TOKENS:
+            raise ValueError(f"geometric lengths need a mean of 1 to {MOST_TOKENS}: {self.mean_tokens}")
+
+    @property
+    def mean(self) -> float:
+        """Mean tokens."""
+        return self.mean_tokens
+
+    def draw(self, generator: np.random.Generator, number: int) -> Ints:
+        """`number` lengths."""
+        return generator.geometric(1 / self.mean_tokens, number)
+
+
+Lengths = Fixed | LogNormal | Geometric
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """`rate_per_s` requests a second on average. burstiness: squared coefficient of variation of the gaps between them,
+    which are gamma distributed; 1 is a Poisson process.
+    """
+
+    rate_per_s: float
+    prompt: Lengths
+    output: Lengths
+    burstiness: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("rate_per_s", "burstiness"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be positive and finite: {name}={getattr(self, name)}")
+
+    @property
+    def mean_output(self) -> float:
+        """Mean output tokens."""
+        return self.output.mean
+
+    def pieces(self, seed: int, until_s: float) -> Iterator[Piece]:
+        """Requests that arrive before `until_s`."""
+        gaps, lengths = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(2))
+        now, mean_s = 0.0, 1 / self.rate_per_s
+        while now < until_s:
+            if self.burstiness == 1:
+                gap = gaps.exponential(mean_s, PIECE)
+            else:
+                gap = gaps.gamma(1 / self.burstiness, mean_s * self.burstiness, PIECE)
+            at_s = now + np.cumsum(gap)
+            now = float(at_s[-1])
+            early = at_s < until_s
+            yield Piece(at_s[early], self.prompt.draw(lengths, PIECE)[early], self.output.draw(lengths, PIECE)[early])
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedLoop:
+    """`users` requests under way at all times: whoever has been served asks again at once."""
+
+    users: int
+    prompt: Lengths
+    output: Lengths
+
+    def __post_init__(self) -> None:
+        if self.users < 1:
+            raise ValueError(f"a closed loop needs a user: users={self.users}")
+
+    @property
+    def mean_output(self) -> float:
+        """Mean output tokens."""
+        return self.output.mean
+
+    def pieces(self, seed: int, until_s: float) -> Iterator[Piece]:
+        """Lengths without end; the times are the start, the simulation knows when a user asks again."""
+        generator = np.random.default_rng(np.random.SeedSequence(seed).spawn(2)[1])
+        while True:
+            yield Piece(np.zeros(PIECE), self.prompt.draw(generator, PIECE), self.output.draw(generator, PIECE))
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """A CSV file with the columns TIMESTAMP, ContextTokens, GeneratedTokens (Azure LLM inference traces 2023 and 2024).
+
+    An answer of no tokens counts as one of a single token. speed: how much faster than recorded it is played. The file
+    is read twice, row by row: here, to check it, and when it is played. ValueError names file and line of a fault.
+    """
+
+    path: str
+    speed: float = 1.0
+    mean_output: float = 0.0  # set on construction
+    requests: int = 0
+    seconds: float = 0.0  # as played, from the first request to the last
+
+    def __post_init__(self) -> None:
+        if not 0 < self.speed < math.inf:
+            raise ValueError(f"speed must be positive and finite: speed={self.speed}")
+        number, generated, seconds = 0, 0, 0.0
+        for at_s, _, output in self._rows():
+            number, generated, seconds = number + 1, generated + output, at_s
+        if not number:
+            raise ValueError(f"trace {self.path} holds no requests")
+        object.__setattr__(self, "mean_output", generated / number)
+        object.__setattr__(self, "requests", number)
+        object.__setattr__(self, "seconds", seconds)
+
+    def pieces(self, seed: int, until_s: float) -> Iterator[Piece]:
+        """Requests that arrive before `until_s`; nothing is drawn."""
+        rows: list[tuple[float, int, int]] = []
+        for row in self._rows():
+            if row[0] >= until_s:
+                break
+            rows.append(row)
+            if len(rows) == PIECE:
+                yield _piece(rows)
+                rows = []
+        if rows:
+            yield _piece(rows)
+
+    def _rows(self) -> Iterator[tuple[float, int, int]]:
+        """Seconds since the first row, as played; prompt; output."""
+        try:
+            with open(self.path, newline="", encoding="utf-8-sig") as file:
+                reader = csv.reader(file)
+                header = next(reader, None)
+                if header is None or tuple(name.strip() for name in header) != COLUMNS:
+                    raise ValueError(f"{self.path}:1: a trace has the columns {', '.join(COLUMNS)}: {header}")
+                start, last = None, -math.inf
+                for row in reader:
+                    if not row:
+                        continue
+                    at_s, prompt, output = _parsed(f"{self.path}:{reader.line_num}", row)
+                    if at_s < last:
+                        raise ValueError(f"{self.path}:{reader.line_num}: rows must be in order of time: {row[0]!r}")
+                    start, last = at_s if start is None else start, at_s
+                    yield (at_s - start) / self.speed, prompt, output
+        except OSError as error:
+            raise ValueError(f"cannot read trace {self.path}: {error.strerror}") from None
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise ValueError(f"trace {self.path} is no CSV text: {error}") from None
+
+
+Load = Drawn | ClosedLoop | Trace
+
+
+def _parsed(where: str, row: list[str]) -> tuple[float, int, int]:
+    if len(row) != len(COLUMNS):
+        raise ValueError(f"{where}: {len(COLUMNS)} values a row, {', '.join(COLUMNS)}: {row}")
+    tokens = []
+    for name, text in zip(COLUMNS[1:], row[1:], strict=True):
+        digits = text.strip()
+        least = int(name == COLUMNS[1])
+        if not (digits.isascii() and digits.isdecimal() and least <= int(digits[:12]) <= MOST_TOKENS):
+            raise ValueError(f"{where}: {name} is a whole number of {least} to {MOST_TOKENS}: {text!r}")
+        tokens.append(max(1, int(digits)))
+    return _seconds(where, row[0].strip()), tokens[0], tokens[1]
+
+
+def _seconds(where: str, text: str) -> float:
+    """A date and time as the traces have it (`2023-11-16 18:15:46.6805900`), or plain seconds."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        pass
+    else:
+        if math.isfinite(seconds):
+            return seconds
+    head, dot, rest = text.partition(".")
+    digits = rest[: len(rest) - len(rest.lstrip("0123456789"))]
+    try:
+        moment = datetime.fromisoformat(head + rest[len(digits) :])
+    except ValueError:
+        raise ValueError(f"{where}: TIMESTAMP is a date and time or a number of seconds: {text!r}") from None
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+    return moment.timestamp() + (float(f"0.{digits}") if dot and digits else 0.0)
+
+
+def _piece(rows: list[tuple[float, int, int]]) -> Piece:
+    at_s, prompt, output = zip(*rows, strict=True)
+    return Piece(np.array(at_s), np.array(prompt, dtype=np.int64), np.array(output, dtype=np.int64))

@@ -1,0 +1,232 @@
+"""One iteration of a serving engine: chunks of prompts and a token for each decoding sequence, in one forward pass.
+
+The same kernels and exchanges as in `sim.workload`, with as many rows as the iteration has tokens; attention alone asks
+whose tokens they are. Prompts' chunks share one attention call (a variable-length kernel), decoding sequences another.
+
+Where a scheme splits the sequence (ISO), an iteration with prompt tokens is split in the same ratio: chunks fill the
+first part in order, decoding sequences go with the rest. An iteration of decoding alone stays whole: it reads all
+weights for a few rows, and two halves would read them twice.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from thinwire.reference.config import ModelConfig
+from thinwire.reference.mixed import SITES, AnyScheme, Site, plan_of
+from thinwire.reference.scheme import Scheme
+from thinwire.sim.workload import (
+    AttendChunks,
+    DecodeAttend,
+    Elementwise,
+    Exchange,
+    Gemm,
+    Kernel,
+    Op,
+    Shard,
+    Workload,
+    norms,
+)
+
+FP8_ROWS = 4
+"""Rows an engine pads an fp8 forward to a multiple of: on Hopper others cost an extra copy (docs/decisions/003)."""
+
+Weights = Literal["bf16", "fp8"]
+Chunk = tuple[int, int]
+"""Tokens of a prompt in this iteration, and tokens of its context with them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one part of an iteration holds: whole or cut chunks, and sequences that decode."""
+
+    chunks: tuple[Chunk, ...] = ()
+    sequences: int = 0
+    context_tokens: int = 0  # of the decoding sequences in all, their new tokens counted
+
+    def __post_init__(self) -> None:
+        for tokens, context in self.chunks:
+            if not 1 <= tokens <= context:
+                raise ValueError(f"a chunk holds 1 token or more of its context: tokens={tokens}, context={context}")
+        if self.sequences < 0 or self.context_tokens < self.sequences:
+            raise ValueError(
+                f"decoding sequences have a token or more each: sequences={self.sequences}, "
+                f"context_tokens={self.context_tokens}"
+            )
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of prompts."""
+        return sum(tokens for tokens, _ in self.chunks)
+
+    @property
+    def tokens(self) -> int:
+        """Rows of every matrix product."""
+        return self.prompt_tokens + self.sequences
+
+    def exempt(self, first_tokens: int) -> int:
+        """Rows among the first `first_tokens` of their sequences."""
+        return sum(min(max(first_tokens - (context - tokens), 0), tokens) for tokens, context in self.chunks)
+
+
+@dataclass(frozen=True, slots=True)
+class Iteration:
+    """What an engine runs at once; `finishing` counts the prompts whose last token is in it."""
+
+    whole: Share
+    finishing: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.whole.tokens:
+            raise ValueError("an iteration needs a token: no chunks and no sequences given")
+        if not 0 <= self.finishing <= len(self.whole.chunks):
+            raise ValueError(f"finishing counts chunks: {self.finishing} of {len(self.whole.chunks)}")
+
+    @property
+    def sampled(self) -> int:
+        """Sequences that get a token from it."""
+        return self.whole.sequences + self.finishing
+
+
+def shares(whole: Share, split: float | None) -> tuple[Share, ...]:
+    """The iteration whole, or cut in two as the module says."""
+    if split is None or whole.tokens < 2 or not whole.chunks:
+        return (whole,)
+    room = min(max(round(whole.tokens * split), 1), whole.tokens - 1, whole.prompt_tokens)
+    if room == whole.prompt_tokens and not whole.sequences:
+        room -= 1
+    first: list[Chunk] = []
+    second: list[Chunk] = []
+    for tokens, context in whole.chunks:
+        taken = min(tokens, room)
+        room -= taken
+        if taken:
+            first.append((taken, context - tokens + taken))
+        if tokens > taken:
+            second.append((tokens - taken, context))
+    return Share(tuple(first)), Share(tuple(second), whole.sequences, whole.context_tokens)
+
+
+def build(model: ModelConfig, scheme: AnyScheme, iteration: Iteration, tp: int, weights: Weights) -> Workload:
+    """The workload of one rank, for `sim.predict.run`. ValueError as `sim.workload.build`."""
+    shard = Shard.of(model, tp)
+    parts = shares(iteration.whole, scheme.sequence_split if tp > 1 else None)
+    plan = plan_of(scheme, model.num_layers)
+    distinct: dict[tuple[int | None, int, int], tuple[Op, ...]] = {}
+    layers = []
+    for number in range(model.num_layers):
+        window = model.window(number)
+        after = {site: plan[number, site] if tp > 1 else None for site in SITES}
+        key = (window, id(after["attention"]), id(after["mlp"]))
+        if key not in distinct:
+            distinct[key] = tuple(_layer(model, shard, parts, window, after, weights))
+        layers.append(distinct[key])
+    hidden = model.hidden_size
+    opening = tuple(
+        Op("embedding", i, (Elementwise("embedding", "embedding", part.tokens, hidden),))
+        for i, part in enumerate(parts)
+    )
+    return Workload(opening, tuple(layers), closing(model, shard, iteration, tp, len(parts) - 1))
+
+
+def closing(model: ModelConfig, shard: Shard, iteration: Iteration, tp: int, last: int) -> tuple[Op, ...]:
+    """The final norm, and the logits of the sequences that are sampled."""
+    head: tuple[Kernel, ...] = (Elementwise("final norm", "add_rms_norm", iteration.whole.tokens, model.hidden_size),)
+    if not iteration.sampled:
+        return (Op("final norm", last, head),)
+    head = (*head, Gemm("lm head", iteration.sampled, shard.vocabulary, model.hidden_size, "bf16"))
+    if tp == 1:
+        return (Op("logits", last, head),)
+    gather = Exchange("all_gather", iteration.sampled * model.vocab_size, None)
+    return Op("logits", last, head), Op("gather logits", last, exchange=gather)
+
+
+def _layer(
+    model: ModelConfig,
+    shard: Shard,
+    parts: Sequence[Share],
+    window: int | None,
+    after: dict[Site, Scheme | None],
+    weights: Weights,
+) -> list[Op]:
+    """Ops in issue order, as `sim.workload` orders them; blocks with no exchange between them are one op."""
+    ops: list[Op] = []
+    waiting: list[tuple[Kernel, ...]] = [()] * len(parts)
+    name = ""
+    for block in SITES:
+        name = f"{name}+{block}" if name else block
+        scheme = after[block]
+        exchanged = scheme is not None and scheme.collective != "none"
+        for i, part in enumerate(parts):
+            tokens = part.tokens
+            if block == "attention":
+                before, behind = around_attention(model, shard, tokens, weights)
+                waiting[i] += (*before, *attention(model, shard, part, window), *behind)
+            else:
+                waiting[i] += mlp(model, shard, tokens, weights)
+            if exchanged or block == SITES[-1]:
+                ops.append(Op(name, i, waiting[i]))
+                waiting[i] = ()
+            if scheme is not None and exchanged:
+                for what, exchange in all_reduces(scheme, tokens, part.exempt(scheme.exempt_tokens), model.hidden_size):
+                    ops.append(Op(f"all-reduce {what} {block}", i, exchange=exchange))
+        if exchanged:
+            name = ""
+    return ops
+
+
+def all_reduces(scheme: Scheme, tokens: int, exempt: int, width: int) -> list[tuple[str, Exchange]]:
+    """What one sync point sends: exempt rows uncompressed, before the others."""
+    found = []
+    if exempt:
+        found.append(("of exempt tokens after", Exchange("all_reduce", exempt * width, None)))
+    if tokens > exempt:
+        found.append(("after", Exchange("all_reduce", (tokens - exempt) * width, scheme)))
+    return found
+
+
+def rows(tokens: int, weights: Weights) -> int:
+    """Rows a matrix product is launched with."""
+    return tokens if weights == "bf16" else -(-tokens // FP8_ROWS) * FP8_ROWS
+
+
+def around_attention(
+    model: ModelConfig, shard: Shard, tokens: int, weights: Weights
+) -> tuple[tuple[Kernel, ...], tuple[Kernel, ...]]:
+    """Kernels of the attention block before and behind attention itself."""
+    hidden, dim, heads, kv_heads = model.hidden_size, model.head_dim, shard.heads, shard.kv_heads
+    m = rows(tokens, weights)
+    before: tuple[Kernel, ...] = (
+        *norms(model, tokens),
+        Gemm("qkv", m, (heads + 2 * kv_heads) * dim, hidden, weights),
+        Elementwise("rope", "rope", tokens, (heads + kv_heads) * dim),
+    )
+    return before, (Gemm("o", m, hidden, heads * dim, weights),)
+
+
+def attention(model: ModelConfig, shard: Shard, part: Share, window: int | None) -> tuple[Kernel, ...]:
+    """One call for all chunks, and one for all decoding sequences."""
+    heads, kv_heads, dim = shard.heads, shard.kv_heads, model.head_dim
+    found: tuple[Kernel, ...] = ()
+    if part.chunks:
+        found += (AttendChunks("attention", part.chunks, heads, kv_heads, dim, window),)
+    if part.sequences:
+        decoding = part.sequences, part.context_tokens
+        found += (DecodeAttend("decode attention", *decoding, heads, kv_heads, dim, window),)
+    return found
+
+
+def mlp(model: ModelConfig, shard: Shard, tokens: int, weights: Weights) -> tuple[Kernel, ...]:
+    """The gated MLP of one rank, its norm included."""
+    hidden, inner, m = model.hidden_size, shard.intermediate, rows(tokens, weights)
+    return (
+        *norms(model, tokens),
+        Gemm("gate_up", m, 2 * inner, hidden, weights),
+        Elementwise("activation", "silu_mul" if model.activation == "silu" else "gelu_mul", tokens, inner),
+        Gemm("down", m, hidden, inner, weights),
+    )
+
+
+def kv_bytes_per_token(model: ModelConfig, tp: int) -> int:
+    """What one GPU keeps of a token: keys and values of all layers, in bf16."""
+    return 2 * 2 * model.num_layers * model.kv_heads_per_gpu(tp) * model.head_dim
