@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq -c constrain
 MANIFESTS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench calibrate validate peers accuracy sensitivity auto gpu picture clean
+.PHONY: help demo test check bench calibrate validate peers emulate accuracy sensitivity auto gpu picture clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -27,7 +27,7 @@ demo: $(VENV)/.core ## Llama-3-70B on four of eight L40S: TTFT of every scheme (
 	$(BIN)/thinwire compare --model llama-3-70b --cluster 8xl40s-pcie --tp 4 --batch 8 --input-tokens 1024
 
 test: $(VENV)/.test ## every test; ARGS="-k layout" for some of them
-	$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+	$(BIN)/pytest -rs -n $(WORKERS) --dist loadgroup $(ARGS)
 
 check: $(VENV)/.dev ## ruff, mypy --strict, then every test
 	$(BIN)/ruff check .
@@ -48,6 +48,10 @@ validate: $(VENV)/.core ## hold predictions against published measurements
 
 peers: $(VENV)/.core ## hold AIConfigurator and GenZ against the same rows (each in an environment of its own, 1.7 GB; ten minutes)
 	nice $(BIN)/python -m thinwire.validation.peers $(ARGS)
+
+# Needs Linux, root, iproute2 and a C compiler; what is missing is said, and the status is 2.
+emulate: $(VENV)/.test ## predict, then really run, prefills on two to eight ranks in network namespaces (six minutes; ARGS=--smoke: one)
+	$(BIN)/python -m thinwire.validation.emulate $(ARGS)
 
 accuracy: $(VENV)/.test ## measure what schemes cost in perplexity (downloads a small model; hours; run again, it goes on)
 	OMP_NUM_THREADS=1 nice $(BIN)/python -m thinwire.validation.measure_accuracy $(ARGS)

@@ -1,7 +1,7 @@
 """Where a schedule's bytes travel: all ranks in one process, or one process a rank over torch.distributed.
 
-Both run the same `RankState`s through the same steps: one wire buffer for each step and peer, receives posted before
-the step's work, bytes counted for each peer. A group outlives its collectives; its counters add up until
+Both run the same `RankState`s through the same steps: one wire buffer for each step and peer, receives posted a step
+ahead, bytes counted for each peer. A group outlives its collectives; its counters add up until
 `reset_counters`.
 """
 
@@ -141,11 +141,23 @@ class TorchGroup(Group):
         self._peers = dist.get_process_group_ranks(self._group)
         self.rank = dist.get_rank(self._group)
         self.sent_bytes = Counter()
+        self._early: tuple[Schedule, dict[int, list[_Pending]]] | None = None
 
     @property
     def size(self) -> int:
         """Number of ranks."""
         return len(self._peers)
+
+    def prepare(self, schedule: Schedule) -> None:
+        """Post the receives that the next collective, which must be this one, begins with (gloo; CPU tensors only).
+
+        A rank that arrives early then sends at once to peers that still compute: without, gloo waits to be asked for
+        the bytes, and such requests queue behind the bytes of others.
+        """
+        if self._early is not None:
+            raise ValueError("a collective is prepared already and has not been run")
+        lanes = range(min(schedule.chunks_in_flight, len(schedule.lanes)))
+        self._early = schedule, {number: self._ahead(schedule, number, 0, [], torch.device("cpu")) for number in lanes}
 
     def run(self, schedule: Schedule, values: Sequence[Tensor], coding: Coding) -> list[Tensor]:
         """`values` of this rank alone."""
@@ -171,7 +183,11 @@ class TorchGroup(Group):
         return list(values)
 
     def _run_lanes(self, state: RankState, schedule: Schedule) -> None:
-        waiting = [self._lane(state, schedule, number) for number in range(len(schedule.lanes))]
+        prepared, early = self._early or (schedule, {})
+        if prepared is not schedule:
+            raise ValueError(f"another collective was prepared: {prepared.collective} of {prepared.numel} values")
+        self._early = None
+        waiting = [self._lane(state, schedule, number, early.get(number, [])) for number in range(len(schedule.lanes))]
         active = waiting[: schedule.chunks_in_flight]
         waiting = waiting[schedule.chunks_in_flight :]
         while active:  # lanes take turns: one encodes while another's bytes are on their way
@@ -181,15 +197,28 @@ class TorchGroup(Group):
                     active += waiting[:1]
                     waiting = waiting[1:]
 
-    def _lane(self, state: RankState, schedule: Schedule, number: int) -> Iterator[bool]:
+    def _lane(self, state: RankState, schedule: Schedule, number: int, posted: list[_Pending]) -> Iterator[bool]:
         steps = schedule.lanes[number].steps
         for index, step in enumerate(steps):
-            tag = number * len(steps) + index
-            pending = self._post(step, f"step {index} ({step.primitive}) of chunk {number}", state.value_N.device, tag)
+            posted = self._ahead(schedule, number, index, posted, state.value_N.device)
+            pending = posted.pop(0)
             state.do(step)
-            self._send(pending, state, tag)
+            self._send(pending, state, number * len(steps) + index)
             yield True
             self._finish(pending, state)
+
+    def _ahead(
+        self, schedule: Schedule, number: int, index: int, posted: list[_Pending], device: torch.device
+    ) -> list[_Pending]:
+        """The receives of step `index` of a lane and of the one after it, those in `posted` among them.
+
+        They stand a step before their bytes come, so that gloo's request for these need not queue behind this step's.
+        """
+        steps = schedule.lanes[number].steps
+        for later in range(index + len(posted), min(index + 2, len(steps))):
+            where = f"step {later} ({steps[later].primitive}) of chunk {number}"
+            posted.append(self._post(steps[later], where, device, number * len(steps) + later))
+        return posted
 
     def _post(self, step: Step, where: str, device: torch.device, tag: int) -> _Pending:
         sizes: Counter[int] = Counter()
@@ -208,7 +237,9 @@ class TorchGroup(Group):
         for peer, buffer in pending.kept.items():
             self.sent_bytes[self.rank, peer] += buffer.numel()
         if state.value_N.device.type == "cpu":
-            for peer, buffer in pending.kept.items():
+            # The next rank first, so that not all send to the same one at once.
+            for peer in sorted(pending.kept, key=lambda peer: (peer - self.rank) % self.size):
+                buffer = pending.kept[peer]
                 with self._losing(peer, pending.where):
                     pending.sends[peer] = dist.isend(buffer, self._peers[peer], self._group, tag)
             return

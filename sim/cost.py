@@ -62,16 +62,28 @@ class CostModel:
         Kernels of their own read or write the tensor and the encoded buffers, and leave a gap as all kernels do. Fused
         into the collective's kernel they cost the encoded buffers alone: reading the tensor and writing the result is
         what an uncompressed collective does as well, and so part of its protocol's efficiency, as is the reduction of
-        raw values, which need no codec.
+        raw values, which need no codec. Kernels that the profile has timed themselves cost what they took.
         """
         codec = self.profile.gpu.codec
+        timed_s_R = np.zeros(ranks)
+        if codec.timed:
+            lines = {(line.codec, line.kind): line for line in codec.timed}
+            rest = []
+            for w in work:
+                line = lines.get((w.codec.spec, w.kind))
+                if line is None:
+                    rest.append(w)
+                else:
+                    copies = len(w.sources) if w.kind == "reduce" else 1
+                    timed_s_R[w.rank] += line.call_s + line.value_s * copies * len(w.interval)
+            work = rest
         moved = codec_traffic(work, ranks)
         bandwidth = self.gpu.memory_bandwidth_bytes_per_s
         wire_s = moved.wire_bytes_R / (bandwidth * codec.wire_share.value)
         if fused:
-            return wire_s + moved.passes_R * codec.fused_pass_s.value
+            return timed_s_R + wire_s + moved.passes_R * codec.fused_pass_s.value
         local_s = moved.local_bytes_R / (bandwidth * codec.local_share.value)
-        return local_s + wire_s + moved.passes_R * (codec.separate_pass_s.value + self.gap_s.value)
+        return timed_s_R + local_s + wire_s + moved.passes_R * (codec.separate_pass_s.value + self.gap_s.value)
 
 
 def _sustained_s(costs: GpuProfile, product: Gemm) -> float:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from itertools import chain, pairwise
 from math import exp, isfinite, log
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
@@ -53,16 +53,34 @@ class FitRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class CodecKernel:
+    """One kernel of one codec, timed itself: `call_s` a call, and `value_s` a value (a reduce: of each copy)."""
+
+    codec: str  # its spec; raw formats too
+    kind: Literal["encode", "reduce", "decode"]
+    call_s: float
+    value_s: float
+    source: str
+
+    def __post_init__(self) -> None:
+        check_source(self.source)
+        if not all(isfinite(x) and x >= 0 for x in (self.call_s, self.value_s)):
+            raise ValueError(f"times are finite and not negative: {self}")
+
+
+@dataclass(frozen=True, slots=True)
 class CodecCost:
     """Cost of codec kernels: a time a pass, and bytes over a share of the memory bandwidth.
 
-    Encoded buffers have a share of their own: memory that peers may write can be slower than the GPU's own.
+    Encoded buffers have a share of their own: memory that peers may write can be slower than the GPU's own. `timed`
+    holds kernels whose cost is no matter of bytes (a CPU's) and goes before the rest.
     """
 
     fused_pass_s: Quantity  # inside the collective's kernel
     separate_pass_s: Quantity  # as a launch of its own
     local_share: Quantity
     wire_share: Quantity
+    timed: tuple[CodecKernel, ...] = ()
 
     def __post_init__(self) -> None:
         if not (self.local_share.value > 0 and self.wire_share.value > 0):
@@ -302,12 +320,13 @@ class _FabricFile:
 
 def gpu_profile_dict(profile: GpuProfile) -> dict[str, Any]:
     """What `gpu_profile` reads."""
+    codec = {key: value for key, value in asdict(profile.codec).items() if value or key != "timed"}
     return {
         "name": profile.name,
         "gpu": profile.gpu,
         "sustained_flops_per_s": {p: asdict(q) for p, q in profile.sustained_flops_per_s.items()},
         "kernel_gap_s": asdict(profile.kernel_gap_s),
-        "codec": asdict(profile.codec),
+        "codec": codec,
         "assumptions": list(profile.assumptions),
         "fits": [asdict(fit) for fit in profile.fits],
         "spreads": [asdict(spread) for spread in profile.spreads],
