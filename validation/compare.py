@@ -23,12 +23,19 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 from rich.console import Console
 from rich.table import Table
 
+from thinwire.validation import emulate_report
 from thinwire.validation import targets_fabric as fabric
 from thinwire.validation import targets_hosts as hosts
 from thinwire.validation import targets_kernels as kernels
 from thinwire.validation.targets import Coverage, Entry, Point, Section, Summary, broken_down, pooled, worst
 
 REPORTS = Path(__file__).parent / "reports"
+RAW = Path(__file__).parent / "raw"
+PICTURES = {
+    "predicted-against-measured.svg": "Left-out rows of TTFT and collectives; grey: within a fifth",
+    "error-by-size.svg": "Size of the error by regime, rows left out",
+    "emulated-links.svg": "Prefills on emulated links, predicted before they ran",
+}
 SECTIONS: Mapping[str, Callable[[bool], Section]] = {
     "gemm": kernels.gemm,
     "attention": kernels.attention,
@@ -121,6 +128,8 @@ def markdown(sections: Sequence[Section], full: bool) -> str:
         "",
     ]
     lines += table(("target", "predicted", *FIGURES, "limit", "verdict"), overviews(sections))
+    lines += ["", "## Pictures", "", *(line for name in PICTURES for line in (f"![{PICTURES[name]}]({name})", ""))]
+    lines += links(campaign())
     covered = coverages(sections)
     if covered:
         lines += ["", "## Intervals", "", INTERVALS, ""]
@@ -144,6 +153,40 @@ def markdown(sections: Sequence[Section], full: bool) -> str:
         if section.left_out:
             lines += ["", "### Rows left out", "", *(f"- {said}" for said in section.left_out)]
     return "\n".join(lines) + "\n"
+
+
+def campaign() -> Mapping[str, Any] | None:
+    """The kept emulation campaign, the latest of several; None where there is none."""
+    kept = sorted(RAW.glob("emulate-*.json"))
+    return json.loads(kept[-1].read_text("utf-8")) if kept else None
+
+
+def links(found: Mapping[str, Any] | None) -> list[str]:
+    """The report's part on emulated links, and where that on other tools is."""
+    lines = [
+        "## Other tools on the same rows",
+        "",
+        "AIConfigurator and GenZ: [peers.md](peers.md), by `make peers`.",
+        "",
+    ]
+    if found is None:
+        return lines
+    rows = (
+        [figure.what + figure.note, str(figure.cells), f"{figure.value:.1%}", f"<= {figure.tolerance:.0%}",
+         "missed" if figure.beyond else "met"]
+        for figure in emulate_report.figures(found)
+    )  # fmt: skip
+    return [
+        "## Emulated links",
+        "",
+        "Prefills that really ran, 2 to 8 gloo ranks in network namespaces on links of set rate and delay, each "
+        "predicted before it ran from kernels and exchanges timed in the same campaign (`make emulate`, "
+        "docs/decisions/013-emulation.md).",
+        "",
+        *table(("figure", "cells", "error", "limit", "verdict"), rows),
+        "",
+        *lines,
+    ]
 
 
 def _group(point: Point) -> str:
@@ -291,6 +334,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         (options.reports / "validation.md").write_text(markdown(sections, options.full), "utf-8")
         twin.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
         console.print(f"written: {options.reports / 'validation.md'} and its twin {twin.name}")
+        try:
+            from thinwire.validation import plots
+        except ImportError as error:
+            console.print(f"no pictures: {error}; pip install 'thinwire[dev]' draws them")
+        else:
+            drawn = plots.draw(sections, campaign(), options.reports)
+            console.print(f"drawn: {', '.join(path.name for path in drawn)}")
     return 0
 
 
