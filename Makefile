@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq -c constrain
 MANIFESTS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench calibrate validate peers emulate accuracy sensitivity auto gpu picture clean
+.PHONY: help demo test check bench calibrate validate peers emulate accuracy sensitivity auto spd gpu picture clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -43,7 +43,7 @@ bench: $(VENV)/.test ## time the simulator, serving runs, then the codecs
 calibrate: $(VENV)/.core ## fit sim/profiles/ to the measurements in validation/published/
 	$(BIN)/python -m thinwire.validation.calibrate $(ARGS)
 
-validate: $(VENV)/.core ## hold predictions against published measurements
+validate: $(VENV)/.test ## hold predictions against published measurements
 	$(BIN)/python -m thinwire.validation.compare $(ARGS)
 
 peers: $(VENV)/.core ## hold AIConfigurator and GenZ against the same rows (each in an environment of its own, 1.7 GB; ten minutes)
@@ -61,6 +61,9 @@ sensitivity: $(VENV)/.test ## measure what each sync point costs when it alone i
 
 auto: $(VENV)/.test ## measure the frontier of auto:<budget> against single schemes (after make sensitivity; an hour)
 	OMP_NUM_THREADS=1 nice $(BIN)/python -m thinwire.validation.measure_auto $(ARGS)
+
+spd: $(VENV)/.test ## measure what sync-point drop costs, trained and not (the same model; an hour; run again, it goes on)
+	OMP_NUM_THREADS=1 nice $(BIN)/python -m thinwire.validation.measure_spd $(ARGS)
 
 # Runs on a bare GPU machine: no environment, no pip, only PYTHON with torch, Triton, numpy and pytest. Wrong kernels are
 # measured all the same (what they cost may say why), but the status says so. Tests that only compile need no GPU; those

@@ -14,6 +14,7 @@ and G key-value heads of a rank, K values of a head, F columns of a rank's part 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -82,12 +83,15 @@ class Stream:
 
 
 class Cache:
-    """Keys and values of the tokens so far, by layer and rank held here; room for `capacity` tokens."""
+    """Keys and values of the tokens so far, by layer and rank held here; room for `capacity` tokens.
+
+    held: the shards of each layer. Layers may differ in them, and so in the key-value heads that a rank keeps.
+    """
 
     def __init__(
         self,
         config: ModelConfig,
-        held: Sequence[Shard],
+        held: Sequence[Sequence[Shard]],
         batch: int,
         capacity: int,
         dtype: torch.dtype,
@@ -97,9 +101,10 @@ class Cache:
             raise ValueError(f"batch and capacity must be positive: batch={batch}, capacity={capacity}")
         self.batch, self.capacity, self.length = batch, capacity, 0
         self.held = tuple(held)
-        shapes = [(2, batch, len(shard.kv_heads), capacity, config.head_dim) for shard in held]
+        shape = (capacity, config.head_dim)
         self._kept = [
-            [torch.empty(shape, dtype=dtype, device=device) for shape in shapes] for _ in range(config.num_layers)
+            [torch.empty(2, batch, len(shard.kv_heads), *shape, dtype=dtype, device=device) for shard in of_layer]
+            for of_layer in held
         ]
 
     def extend(self, layer: int, place: int, key_BGTK: Tensor, value_BGTK: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,9 +125,10 @@ class Cache:
 
 
 @dataclass(slots=True)
-class _Layer:
-    """A layer: what is whole on every rank, and each rank's part."""
+class Layer:
+    """A layer: what is whole on every rank, and the part of each rank held here, in rank order."""
 
+    shards: tuple[Shard, ...]
     norms: dict[str, Tensor]
     output_bias_D: Tensor | None
     down_bias_D: Tensor | None
@@ -139,9 +145,10 @@ class Decoder:
         group: the tensor-parallel ranks.
         precision: dtypes.
         sync: what happens at sync points unless a call says otherwise; None = exact sums.
-        heads: query heads of each rank, None = in order and as even as can be.
+        heads: query heads of each rank, in the layers named; in others they are in order and as even as can be.
 
-    Raises ValueError for what `shard.shards` refuses and for unknown rotary scaling; KeyError for a missing tensor.
+    Raises ValueError for what `shard.shards` refuses, a layer that is none and unknown rotary scaling; KeyError for a
+    missing tensor.
     """
 
     def __init__(
@@ -152,34 +159,51 @@ class Decoder:
         *,
         precision: Precision = FP32,
         sync: Sync | None = None,
-        heads: Sequence[Sequence[int]] | None = None,
+        heads: Mapping[int, Sequence[Sequence[int]]] | None = None,
     ) -> None:
         check_rope(config)
         self.config, self.group, self.precision = config, group, precision
         self.sync: Sync = ExactSync(group) if sync is None else sync
-        self.shards = shards(config, group.size, heads)
-        self.held = tuple(self.shards[rank] for rank in ranks_here(group))  # the parts in this process
+        self._here = ranks_here(group)
         self._gemma = config.architecture == GEMMA
         self._activation = _ACTIVATIONS[config.activation]
         self._embedding_VD = weights["model.embed_tokens.weight"]
-        self._frequency_K = frequencies(config).to(self._embedding_VD.device)
+        self.frequency_K = frequencies(config).to(self._embedding_VD.device)
         self._head_VD = self._embedding_VD if config.tied_embeddings else weights["lm_head.weight"]
         self._head_VD = self._head_VD.to(precision.logits)
         self._norm_D = weights["model.norm.weight"].to(precision.residual)
-        self.layers = [self._load(layer, weights) for layer in range(config.num_layers)]
+        heads = heads or {}
+        if not heads.keys() <= set(range(config.num_layers)):
+            raise ValueError(f"heads are given for layers 0..{config.num_layers - 1}: layers={sorted(heads)}")
+        self.layers = [self.load(layer, weights, heads.get(layer)) for layer in range(config.num_layers)]
 
-    def _load(self, layer: int, weights: Mapping[str, Tensor]) -> _Layer:
+    def load(self, layer: int, weights: Mapping[str, Tensor], heads: Sequence[Sequence[int]] | None = None) -> Layer:
+        """One layer from the model's weights; heads: query heads of each rank. `replaced` takes it."""
+        split = shards(self.config, self.group.size, heads)
+        held = tuple(split[rank] for rank in self._here)
         prefix, compute = f"model.layers.{layer}.", self.precision.compute
         names = layer_shapes(self.config)
         norms = {name: weights[prefix + name].to(self.precision.residual) for name in names if "layernorm" in name}
         tensors = {name: weights[prefix + name].to(compute) for name in names if "layernorm" not in name}
-        alone = len(self.held) < self.group.size
-        return _Layer(
+        alone = len(held) < self.group.size
+        return Layer(
+            held,
             {name.removesuffix(".weight"): norm for name, norm in norms.items()},
             tensors.pop("self_attn.o_proj.bias", None),
             tensors.pop("mlp.down_proj.bias", None),
-            [cut(self.config, shard, tensors, own=alone) for shard in self.held],
+            [cut(self.config, shard, tensors, own=alone) for shard in held],
         )
+
+    def replaced(self, layers: Mapping[int, Layer]) -> Decoder:
+        """This decoder with other layers; everything else is shared, and this one stays as it is."""
+        found = copy.copy(self)
+        found.layers = [layers.get(layer, kept) for layer, kept in enumerate(self.layers)]
+        return found
+
+    @property
+    def held(self) -> tuple[tuple[Shard, ...], ...]:
+        """By layer: what the ranks in this process hold."""
+        return tuple(layer.shards for layer in self.layers)
 
     def new_cache(self, batch: int, capacity: int) -> Cache:
         """An empty cache for `batch` sequences of up to `capacity` tokens."""
@@ -246,14 +270,8 @@ class Decoder:
         return found if cap is None else cap * torch.tanh(found / cap)
 
     def nll(self, ids_BT: Tensor, sync: Sync | None = None, split: float | None = None) -> Tensor:
-        """-log p of tokens 1 .. T-1 given those before, fp32 [B, T-1]; few logits exist at a time."""
-        hidden_BTD = self.prefill(ids_BT, sync=sync, split=split)[:, :-1]
-        found = [
-            functional.cross_entropy(self.logits(row_TD), target_T, reduction="none")
-            for hidden_TD, next_T in zip(hidden_BTD, ids_BT[:, 1:].long(), strict=True)
-            for row_TD, target_T in zip(hidden_TD.split(LOGIT_CHUNK), next_T.split(LOGIT_CHUNK), strict=True)
-        ]
-        return torch.cat(found).reshape(ids_BT.shape[0], -1) if found else hidden_BTD.new_empty(ids_BT.shape[0], 0)
+        """-log p of tokens 1 .. T-1 given those before, fp32 [B, T-1]."""
+        return self.losses(self.prefill(ids_BT, sync=sync, split=split), ids_BT)
 
     def generate(self, ids_BT: Tensor, new_tokens: int, stop: int | None = None, sync: Sync | None = None) -> Tensor:
         """Greedy continuation [B, <= new_tokens]: ends when every sequence has had the token `stop`, which also fills
@@ -285,7 +303,7 @@ class Decoder:
         if self._gemma:  # the factor too is rounded to the weights' dtype, in training as well
             factor = torch.tensor(self.config.hidden_size**0.5, dtype=self.precision.compute)
             hidden_BTD = hidden_BTD * factor.to(self.precision.residual)
-        return Stream([hidden_BTD] * len(self.held))
+        return Stream([hidden_BTD] * len(self._here))
 
     def block(
         self, layer: int, stream: Stream, start: int = 0, cache: Cache | None = None, sync: Sync | None = None
@@ -299,10 +317,10 @@ class Decoder:
             after_attention, before_mlp = before_mlp, norms["pre_feedforward_layernorm"]
             after_mlp = norms["post_feedforward_layernorm"]
 
-        partials = self._attention(layer, self._normed(stream, before_attention), start, cache)
+        partials = self._attention(layer, self.normed(stream, before_attention), start, cache)
         stream = self._join(stream, (layer, "attention"), partials, whole.output_bias_D, after_attention, start, chosen)
 
-        inputs = self._normed(stream, before_mlp)
+        inputs = self.normed(stream, before_mlp)
         partials = [self._mlp(part, x_BTD) for part, x_BTD in zip(whole.parts, inputs, strict=True)]
         return self._join(stream, (layer, "mlp"), partials, whole.down_bias_D, after_mlp, start, chosen)
 
@@ -314,7 +332,17 @@ class Decoder:
             )
         return self._norm(stream.agreed[0], self._norm_D)
 
-    def _normed(self, stream: Stream, weight_D: Tensor) -> list[Tensor]:
+    def losses(self, hidden_BTD: Tensor, ids_BT: Tensor) -> Tensor:
+        """-log p of tokens 1 .. T-1 from the hidden states of all, fp32 [B, T-1]; few logits exist at a time."""
+        found = [
+            functional.cross_entropy(self.logits(row_TD), target_T, reduction="none")
+            for hidden_TD, next_T in zip(hidden_BTD[:, :-1], ids_BT[:, 1:].long(), strict=True)
+            for row_TD, target_T in zip(hidden_TD.split(LOGIT_CHUNK), next_T.split(LOGIT_CHUNK), strict=True)
+        ]
+        return torch.cat(found).reshape(ids_BT.shape[0], -1) if found else hidden_BTD.new_empty(ids_BT.shape[0], 0)
+
+    def normed(self, stream: Stream, weight_D: Tensor) -> list[Tensor]:
+        """The inputs of each rank's products: the stream under a layer's norm, in the dtype of compute."""
         return _once(lambda x_BTD: self._norm(x_BTD, weight_D).to(self.precision.compute), stream.values())
 
     def _norm(self, x_BTD: Tensor, weight_D: Tensor) -> Tensor:
@@ -324,22 +352,16 @@ class Decoder:
     def _attention(self, layer: int, inputs: Sequence[Tensor], start: int, cache: Cache | None) -> list[Tensor]:
         """Partial sums of the output projection."""
         config, (batch, tokens, _) = self.config, inputs[0].shape
-        rope = rotary(self._frequency_K, start, tokens)
+        rope = rotary(self.frequency_K, start, tokens)
         if cache is None and start:
             raise ValueError(f"tokens that start at position {start} need the cache of those before: cache=None")
         mask_TS = causal_mask(start, tokens, config.window(layer), inputs[0].device)
-        found = []
-        for place, (part, shard, x_BTD) in enumerate(zip(self.layers[layer].parts, self.held, inputs, strict=True)):
+        found, whole = [], self.layers[layer]
+        for place, (part, shard, x_BTD) in enumerate(zip(whole.parts, whole.shards, inputs, strict=True)):
             if not shard.query_heads:
                 found.append(x_BTD.new_zeros(x_BTD.shape, dtype=self.precision.partial))
                 continue
-            query_BTX = functional.linear(x_BTD, part.query_HKxD, part.query_bias_HK)
-            key_BTX = functional.linear(x_BTD, part.key_GKxD, part.key_bias_GK)
-            value_BTX = functional.linear(x_BTD, part.value_GKxD, part.value_bias_GK)
-            query_BHTK, key_BGSK, value_BGSK = (
-                x.view(batch, tokens, -1, config.head_dim).transpose(1, 2) for x in (query_BTX, key_BTX, value_BTX)
-            )
-            query_BHTK, key_BGSK = rotate(query_BHTK, rope), rotate(key_BGSK, rope)
+            query_BHTK, key_BGSK, value_BGSK = self.project(part, x_BTD, rope)
             if cache is not None:
                 key_BGSK, value_BGSK = cache.extend(layer, place, key_BGSK, value_BGSK)
             out_BHTK = attend(
@@ -354,6 +376,16 @@ class Decoder:
             out_BTX = out_BHTK.transpose(1, 2).reshape(batch, tokens, -1)
             found.append(functional.linear(out_BTX, part.output_DxHK).to(self.precision.partial))
         return found
+
+    def project(self, part: LayerPart, x_BTD: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """A rank's queries [B, H, T, K], turned keys and values [B, G, T, K] of normed inputs; rope: `rotary`'s."""
+        query_BTX = functional.linear(x_BTD, part.query_HKxD, part.query_bias_HK)
+        key_BTX = functional.linear(x_BTD, part.key_GKxD, part.key_bias_GK)
+        value_BTX = functional.linear(x_BTD, part.value_GKxD, part.value_bias_GK)
+        query_BHTK, key_BGTK, value_BGTK = (
+            x.view(*x_BTD.shape[:2], -1, self.config.head_dim).transpose(1, 2) for x in (query_BTX, key_BTX, value_BTX)
+        )
+        return rotate(query_BHTK, rope), rotate(key_BGTK, rope), value_BGTK
 
     def _mlp(self, part: LayerPart, x_BTD: Tensor) -> Tensor:
         gate_BTF = self._activation(functional.linear(x_BTD, part.gate_FxD, part.gate_bias_F))

@@ -163,9 +163,10 @@ def model_key(decoder: Decoder, weights: str, *modules: str) -> dict[str, Any]:
     }
 
 
-def _heads(decoder: Decoder) -> list[list[int]]:
-    """Query heads of each rank; the key-value heads follow from them, and columns of the MLP are always cut alike."""
-    return [list(shard.query_heads) for shard in decoder.shards]
+def _heads(decoder: Decoder) -> list[list[list[int]]]:
+    """Query heads of each rank, by layer, or once where layers agree; what else ranks hold follows from them."""
+    splits = [[list(shard.query_heads) for shard in shards] for shards in decoder.held]
+    return splits if any(split != splits[0] for split in splits) else splits[:1]
 
 
 def _plan(scheme: AnyScheme, num_layers: int) -> list[list[Any]]:

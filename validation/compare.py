@@ -337,7 +337,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             from thinwire.validation import plots
         except ImportError as error:
-            console.print(f"no pictures: {error}; pip install 'thinwire[dev]' draws them")
+            console.print(f"no pictures: {error}; pip install 'thinwire[plots]' draws them")
         else:
             drawn = plots.draw(sections, campaign(), options.reports)
             console.print(f"drawn: {', '.join(path.name for path in drawn)}")

@@ -1,6 +1,6 @@
 """The report's pictures, as SVG: predicted against measured, error by size, the emulated links. Same rows, same bytes.
 
-Drawn by `compare.py` where matplotlib is installed (the dev extra); the report links to them.
+Drawn by `compare.py` where matplotlib is installed (the extra `plots`); the report links to them.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ from thinwire.reference.weights import random_weights
 from . import accuracy_cases, gloo
 from .accuracy_cases import CONFIG, KEY, decoder, go, windows
 
-HEADS = [[5, 0], [1, 2, 3, 4]]
+HEADS = {1: [[5, 0], [1, 2, 3, 4]]}
 
 
 def window(nll: float, nll_bf16: float, kl: float = 0.0, agreed: int = 10, tokens: int = 10, name: str = "") -> Window:

@@ -71,13 +71,25 @@ def test_ranks_change_nothing_but_rounding(family: str) -> None:
 
 
 def test_heads_may_lie_anywhere() -> None:
-    """A permutation of heads over ranks, one of them without any: what head grouping needs."""
+    """Permutations of heads over ranks, one of them without any, in some layers: what head grouping needs.
+
+    Ranks then keep other key-value heads in each layer, so the cache must follow: whole, and in pieces.
+    """
     model = tiny.config("llama-biases")
     ids_BT = tiny.ids(model)
-    split = decoder(model, 3, heads=[[5, 0, 3], [], [4, 2, 1]], precision=FP64)
-    torch.testing.assert_close(
-        logits(split, ids_BT), logits(decoder(model, precision=FP64), ids_BT), rtol=0, atol=1e-11
-    )
+    split = decoder(model, 3, heads={0: [[5, 0, 3], [], [4, 2, 1]], 2: [[0, 3], [5, 1], [2, 4]]}, precision=FP64)
+    assert [[len(shard.kv_heads) for shard in layer.shards] for layer in split.layers] == [
+        [2, 0, 2],
+        [1, 2, 1],
+        [2] * 3,
+    ]
+    wanted = logits(decoder(model, precision=FP64), ids_BT)
+    torch.testing.assert_close(logits(split, ids_BT), wanted, rtol=0, atol=1e-11)
+    cache = split.new_cache(2, 24)
+    pieces = [logits(split, piece, cache=cache) for piece in ids_BT.split([7, 1, 16], dim=1)]
+    torch.testing.assert_close(torch.cat(pieces, dim=1), wanted, rtol=0, atol=1e-11)
+    with pytest.raises(ValueError, match=r"heads are given for layers 0\.\.2: layers=\[1, 3\]"):
+        decoder(model, 1, heads={1: [range(6)], 3: [range(6)]})
 
 
 # ---- Hugging Face
@@ -316,7 +328,7 @@ def test_dropped_points_by_hand() -> None:
 
     x_BTD = split.embed(ids_BT).agreed[0]
     wanted = x_BTD + out_bias + down_bias
-    for shard in split.shards:
+    for shard in split.layers[0].shards:
         heads = [8 * head + k for head in shard.query_heads for k in range(8)]
         out_part, down_part = torch.zeros_like(out), torch.zeros_like(down)
         out_part[:, heads] = out[:, heads]
@@ -427,7 +439,7 @@ def test_what_a_cache_cannot_take_leaves_it_as_it_was() -> None:
     with pytest.raises(ValueError, match=r"ids must lie in 0..96"):
         ours.prefill(wrong_BT, cache, split=0.5)
     assert cache.length == 0
-    for other in (decoder(model, 3), decoder(model, 2, heads=[[5, 0, 3], [4, 2, 1]])):
+    for other in (decoder(model, 3), decoder(model, 2, heads={0: [[5, 0, 3], [4, 2, 1]]})):
         with pytest.raises(ValueError, match="cache is of another split over ranks"):
             other.forward(ids_BT, cache)
     assert ours.prefill(ids_BT[:, :20], cache, split=0.5).shape == (2, 20, 36)

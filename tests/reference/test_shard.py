@@ -91,7 +91,9 @@ def test_partial_sums_add_up_to_the_layer(split: tuple[int, int, int, list[list[
     whole = random_weights(model, 3, torch.float64)
     outs = []
     for count, assigned in ((1, None), (ranks, heads)):
-        decoder = Decoder(model, whole, LocalGroup(count), precision=FP64, heads=assigned)
+        decoder = Decoder(
+            model, whole, LocalGroup(count), precision=FP64, heads=None if assigned is None else {0: assigned}
+        )
         outs.append(decoder.block(0, decoder.embed(tiny.ids(model, 1, 6))).agreed[0])
     torch.testing.assert_close(outs[1], outs[0], rtol=0, atol=1e-12)
 

@@ -2,12 +2,8 @@
 
 from pathlib import Path
 
-import pytest
-
-from thinwire.validation import compare
+from thinwire.validation import compare, plots
 from thinwire.validation.targets import Entry, Limits, Point, Section
-
-plots = pytest.importorskip("thinwire.validation.plots", reason="matplotlib is part of the dev extra")
 
 
 def section(key: str, rows: int, how: str = "one row out") -> Section:
