@@ -42,8 +42,10 @@ def draw(sections: Sequence[Section], campaign: Mapping[str, Any] | None, folder
 
 
 def left_out(section: Section) -> list[Point]:
-    """The points that no fit had seen, of the claims in the section's own unit; in-sample ones where there are none."""
-    claims = [entry for entry in section.entries if entry.limits.signs_right is None]  # those are ratios
+    """The points that no fit had seen, of the claims that the issue asks for in the section's own unit; in-sample ones
+    where there are none.
+    """
+    claims = [entry for entry in section.asked_for if entry.limits.signs_right is None]  # those are ratios
     unseen = [entry for entry in claims if "in-sample" not in entry.how]
     return [point for entry in unseen or claims for point in entry.points]
 
@@ -80,13 +82,12 @@ def by_size(sections: Sequence[Section]) -> Figure | None:
     """Median and 90th percentile of the error's size in each regime of each section that has more than one."""
     shown: list[tuple[str, list[tuple[str, Summary]]]] = []
     for section in sections:
-        unseen = [entry for entry in section.entries if "in-sample" not in entry.how] or section.entries
         found: dict[str, list[Point]] = {}
-        for entry in unseen:
-            for point in entry.points:
-                found.setdefault(point.regime, []).append(point)
+        for point in left_out(section):
+            found.setdefault(point.regime, []).append(point)
         if 1 < len(found) <= MOST_REGIMES:
-            shown.append((section.title, [(name, Summary.of(points)) for name, points in found.items()]))
+            order = sorted(found, key=lambda name: min(point.measured for point in found[name]))  # small sizes first
+            shown.append((section.title, [(name, Summary.of(found[name])) for name in order]))
     if not shown:
         return None
     rows = -(-len(shown) // 2)

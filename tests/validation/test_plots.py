@@ -35,4 +35,6 @@ def test_pictures_hold_every_row_and_come_out_alike(tmp_path: Path) -> None:
 
 def test_rows_that_a_fit_had_seen_are_not_shown_as_predicted() -> None:
     assert len(plots.left_out(section("prefill", 5))) == 5
-    assert len(plots.left_out(section("prefill", 5, "in-sample"))) == 6  # all there is
+    assert len(plots.left_out(section("prefill", 5, "in-sample"))) == 5  # all there is
+    beside = Entry("x/beside", "beside", "held out", section("x", 3).entries[1].points, gated=False)
+    assert len(plots.left_out(Section("x", "X", "", "", (*section("x", 5).entries, beside)))) == 5
