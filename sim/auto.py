@@ -26,7 +26,7 @@ from thinwire.sim.cost import CostModel
 from thinwire.sim.exchange import Exchanger, slowdown
 from thinwire.sim.profile import Profile
 from thinwire.sim.sensitivity import UNCOMPRESSED, Sensitivities
-from thinwire.sim.workload import Part, Prompt, all_reduces
+from thinwire.sim.workload import Prompt, all_reduces
 from thinwire.topologies.cluster import Cluster
 
 GAP = 1e-3  # of the objective, to which the optimum is proven: a prediction is never that exact
@@ -133,8 +133,9 @@ class Prices(dict[str, float]):
         self._prompt, self._width = prompt, model.hidden_size
 
     def __missing__(self, name: str) -> float:
-        whole = Part(self._prompt.input_tokens, self._prompt.input_tokens)
-        exchanges = all_reduces(find_scheme(name), self._prompt.batch, whole, self._width)
+        scheme, tokens = find_scheme(name), self._prompt.input_tokens
+        exempt = min(scheme.exempt_tokens, tokens)
+        exchanges = all_reduces(scheme, self._prompt.batch * tokens, self._prompt.batch * exempt, self._width)
         timed = (self._exchanger.timed(exchange) for _, exchange in exchanges)
         self[name] = math.fsum(self._exchanger.alone(found).seconds for found in timed)
         return self[name]

@@ -8,13 +8,11 @@ first part in order, decoding sequences go with the rest. An iteration of decodi
 weights for a few rows, and two halves would read them twice.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from thinwire.reference.config import ModelConfig
-from thinwire.reference.mixed import SITES, AnyScheme, Site, plan_of
-from thinwire.reference.scheme import Scheme
+from thinwire.reference.mixed import AnyScheme
 from thinwire.sim.workload import (
     AttendChunks,
     DecodeAttend,
@@ -22,9 +20,11 @@ from thinwire.sim.workload import (
     Exchange,
     Gemm,
     Kernel,
+    Kernels,
     Op,
     Shard,
     Workload,
+    layers_of,
     norms,
 )
 
@@ -111,22 +111,27 @@ def build(model: ModelConfig, scheme: AnyScheme, iteration: Iteration, tp: int, 
     """The workload of one rank, for `sim.predict.run`. ValueError as `sim.workload.build`."""
     shard = Shard.of(model, tp)
     parts = shares(iteration.whole, scheme.sequence_split if tp > 1 else None)
-    plan = plan_of(scheme, model.num_layers)
-    distinct: dict[tuple[int | None, int, int], tuple[Op, ...]] = {}
-    layers = []
-    for number in range(model.num_layers):
-        window = model.window(number)
-        after = {site: plan[number, site] if tp > 1 else None for site in SITES}
-        key = (window, id(after["attention"]), id(after["mlp"]))
-        if key not in distinct:
-            distinct[key] = tuple(_layer(model, shard, parts, window, after, weights))
-        layers.append(distinct[key])
+
+    def kernels(window: int | None) -> Kernels:
+        around = [around_attention(model, shard, part.tokens, weights) for part in parts]
+        return {
+            "attention": [
+                (*before, *attention(model, shard, part, window), *behind)
+                for part, (before, behind) in zip(parts, around, strict=True)
+            ],
+            "mlp": [mlp(model, shard, part.tokens, weights) for part in parts],
+        }
+
+    def sizes(part: int, first: int) -> tuple[int, int]:
+        return parts[part].tokens, parts[part].exempt(first)
+
+    layers = layers_of(model, scheme, tp, kernels, sizes)
     hidden = model.hidden_size
     opening = tuple(
         Op("embedding", i, (Elementwise("embedding", "embedding", part.tokens, hidden),))
         for i, part in enumerate(parts)
     )
-    return Workload(opening, tuple(layers), closing(model, shard, iteration, tp, len(parts) - 1))
+    return Workload(opening, layers, closing(model, shard, iteration, tp, len(parts) - 1))
 
 
 def closing(model: ModelConfig, shard: Shard, iteration: Iteration, tp: int, last: int) -> tuple[Op, ...]:
@@ -139,50 +144,6 @@ def closing(model: ModelConfig, shard: Shard, iteration: Iteration, tp: int, las
         return (Op("logits", last, head),)
     gather = Exchange("all_gather", iteration.sampled * model.vocab_size, None)
     return Op("logits", last, head), Op("gather logits", last, exchange=gather)
-
-
-def _layer(
-    model: ModelConfig,
-    shard: Shard,
-    parts: Sequence[Share],
-    window: int | None,
-    after: dict[Site, Scheme | None],
-    weights: Weights,
-) -> list[Op]:
-    """Ops in issue order, as `sim.workload` orders them; blocks with no exchange between them are one op."""
-    ops: list[Op] = []
-    waiting: list[tuple[Kernel, ...]] = [()] * len(parts)
-    name = ""
-    for block in SITES:
-        name = f"{name}+{block}" if name else block
-        scheme = after[block]
-        exchanged = scheme is not None and scheme.collective != "none"
-        for i, part in enumerate(parts):
-            tokens = part.tokens
-            if block == "attention":
-                before, behind = around_attention(model, shard, tokens, weights)
-                waiting[i] += (*before, *attention(model, shard, part, window), *behind)
-            else:
-                waiting[i] += mlp(model, shard, tokens, weights)
-            if exchanged or block == SITES[-1]:
-                ops.append(Op(name, i, waiting[i]))
-                waiting[i] = ()
-            if scheme is not None and exchanged:
-                for what, exchange in all_reduces(scheme, tokens, part.exempt(scheme.exempt_tokens), model.hidden_size):
-                    ops.append(Op(f"all-reduce {what} {block}", i, exchange=exchange))
-        if exchanged:
-            name = ""
-    return ops
-
-
-def all_reduces(scheme: Scheme, tokens: int, exempt: int, width: int) -> list[tuple[str, Exchange]]:
-    """What one sync point sends: exempt rows uncompressed, before the others."""
-    found = []
-    if exempt:
-        found.append(("of exempt tokens after", Exchange("all_reduce", exempt * width, None)))
-    if tokens > exempt:
-        found.append(("after", Exchange("all_reduce", (tokens - exempt) * width, scheme)))
-    return found
 
 
 def rows(tokens: int, weights: Weights) -> int:

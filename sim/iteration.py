@@ -22,11 +22,11 @@ from thinwire.reference.config import ModelConfig
 from thinwire.reference.mixed import SITES, AnyScheme, plan_of
 from thinwire.reference.scheme import Scheme
 from thinwire.sim.cost import STREAM, CostModel
-from thinwire.sim.decode import Chunk, Share, Weights, all_reduces, around_attention, mlp, shares
+from thinwire.sim.decode import Chunk, Share, Weights, around_attention, mlp, shares
 from thinwire.sim.exchange import Exchanger
 from thinwire.sim.fold import find_runs
 from thinwire.sim.report import machine_sentences
-from thinwire.sim.workload import Elementwise, Exchange, Gemm, Kernel, Op, Shard
+from thinwire.sim.workload import Elementwise, Exchange, Gemm, Kernel, Op, Shard, all_reduces
 
 BOUND = 0.01
 CHUNKS_KEPT = 1 << 16  # chunks whose attention is remembered

@@ -6,7 +6,7 @@ same part of the sequence has ended on its rank. The split follows Megatron-LM (
 and MLP are column- then row-parallel, so each block ends in an all-reduce of (tokens x hidden) partial sums.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -115,6 +115,10 @@ class Elementwise:
 Kernel = Gemm | Attend | AttendChunks | CrossAttend | DecodeAttend | Elementwise
 
 
+Kernels = Mapping[Site, Sequence[tuple[Kernel, ...]]]  # of a layer's blocks, for each part of the sequence
+Sizes = Callable[[int, int], tuple[int, int]]  # (part, N) -> its tokens, those among the first N of their sequence
+
+
 @dataclass(frozen=True, slots=True)
 class Exchange:
     """A collective over the whole group on `numel` bf16 values."""
@@ -189,6 +193,10 @@ class Part:
     queries: int
     keys: int
 
+    def sizes(self, first: int) -> tuple[int, int]:
+        """(tokens, those among the sequence's `first` tokens)."""
+        return self.queries, min(max(first - (self.keys - self.queries), 0), self.queries)
+
 
 def parts(prompt: Prompt, split: float | None) -> tuple[Part, ...]:
     """The sequence whole, or in two with the causal order kept (ISO, arXiv 2409.11155)."""
@@ -210,20 +218,18 @@ def build(model: ModelConfig, scheme: AnyScheme, prompt: Prompt, tp: int) -> Wor
     """
     shard = Shard.of(model, tp)
     sequence_parts = parts(prompt, scheme.sequence_split if tp > 1 else None)  # nothing to overlap with
-    plan = plan_of(scheme, model.num_layers)
-    distinct: dict[tuple[int | None, int, int], tuple[Op, ...]] = {}
-    layers = []
-    for number in range(model.num_layers):
-        window = model.window(number)
-        after: dict[Site, Scheme | None] = {site: plan[number, site] if tp > 1 else None for site in SITES}
-        key = (window, id(after["attention"]), id(after["mlp"]))  # a plan's equal schemes are one object
-        if key not in distinct:
-            kernels: dict[Site, list[tuple[Kernel, ...]]] = {
-                "attention": [_attention(model, shard, prompt, part, window) for part in sequence_parts],
-                "mlp": [mlp(model, shard, prompt, part) for part in sequence_parts],
-            }
-            distinct[key] = tuple(_layer(model, prompt, sequence_parts, kernels, after))
-        layers.append(distinct[key])
+
+    def kernels(window: int | None) -> Kernels:
+        return {
+            "attention": [_attention(model, shard, prompt, part, window) for part in sequence_parts],
+            "mlp": [mlp(model, shard, prompt, part) for part in sequence_parts],
+        }
+
+    def sizes(part: int, first: int) -> tuple[int, int]:
+        tokens, exempt = sequence_parts[part].sizes(first)
+        return prompt.batch * tokens, prompt.batch * exempt
+
+    layers = layers_of(model, scheme, tp, kernels, sizes)
     last = len(sequence_parts) - 1
     tokens = prompt.batch * prompt.input_tokens
     opening = [
@@ -243,44 +249,56 @@ def build(model: ModelConfig, scheme: AnyScheme, prompt: Prompt, tp: int) -> Wor
         closing.append(
             Op("gather logits", last, exchange=Exchange("all_gather", prompt.batch * model.vocab_size, None))
         )
-    return Workload(tuple(opening), tuple(layers), tuple(closing))
+    return Workload(tuple(opening), layers, tuple(closing))
 
 
-def _layer(
-    model: ModelConfig,
-    prompt: Prompt,
-    sequence_parts: tuple[Part, ...],
-    kernels: Mapping[Site, list[tuple[Kernel, ...]]],
-    after: Mapping[Site, Scheme | None],
-) -> Iterator[Op]:
+def layers_of(
+    model: ModelConfig, scheme: AnyScheme, tp: int, kernels: Callable[[int | None], Kernels], sizes: Sizes
+) -> tuple[tuple[Op, ...], ...]:
+    """The ops of every layer; layers alike are one object, by which they fold.
+
+    kernels: of the blocks of a layer with this attention window, for each part of the sequence. ValueError for a mixed
+    scheme of another number of layers.
+    """
+    plan = plan_of(scheme, model.num_layers)
+    distinct: dict[tuple[int | None, int, int], tuple[Op, ...]] = {}
+    layers = []
+    for number in range(model.num_layers):
+        window = model.window(number)
+        after: dict[Site, Scheme | None] = {site: plan[number, site] if tp > 1 else None for site in SITES}
+        key = (window, id(after["attention"]), id(after["mlp"]))  # a plan's equal schemes are one object
+        if key not in distinct:
+            distinct[key] = tuple(_layer(model.hidden_size, kernels(window), after, sizes))
+        layers.append(distinct[key])
+    return tuple(layers)
+
+
+def _layer(width: int, kernels: Kernels, after: Mapping[Site, Scheme | None], sizes: Sizes) -> Iterator[Op]:
     """Compute and exchanges of one layer in issue order; blocks with no exchange between them are one op."""
-    waiting: list[tuple[Kernel, ...]] = [()] * len(sequence_parts)
+    waiting: list[tuple[Kernel, ...]] = [()] * len(kernels["mlp"])
     name = ""
     for block in SITES:
         name = f"{name}+{block}" if name else block
         scheme = after[block]
         exchanged = scheme is not None and scheme.collective != "none"
-        for i, part in enumerate(sequence_parts):
-            waiting[i] += kernels[block][i]
+        for i, of_part in enumerate(kernels[block]):
+            waiting[i] += of_part
             if exchanged or block == SITES[-1]:
                 yield Op(name, i, waiting[i])
                 waiting[i] = ()
             if scheme is not None and exchanged:
-                for what, exchange in all_reduces(scheme, prompt.batch, part, model.hidden_size):
+                for what, exchange in all_reduces(scheme, *sizes(i, scheme.exempt_tokens), width):
                     yield Op(f"all-reduce {what} {block}", i, exchange=exchange)
         if exchanged:
             name = ""
 
 
-def all_reduces(scheme: Scheme, batch: int, part: Part, width: int) -> Iterator[tuple[str, Exchange]]:
-    """What one sync point sends, with words for it: the tokens that the scheme exempts go uncompressed, before the
-    others.
-    """
-    exempt = min(max(scheme.exempt_tokens - (part.keys - part.queries), 0), part.queries)
+def all_reduces(scheme: Scheme, tokens: int, exempt: int, width: int) -> Iterator[tuple[str, Exchange]]:
+    """What one sync point sends, with words for it: of its tokens those exempt go uncompressed, before the others."""
     if exempt:
-        yield "of exempt tokens after", Exchange("all_reduce", batch * exempt * width, None)
-    if part.queries > exempt:
-        yield "after", Exchange("all_reduce", batch * (part.queries - exempt) * width, scheme)
+        yield "of exempt tokens after", Exchange("all_reduce", exempt * width, None)
+    if tokens > exempt:
+        yield "after", Exchange("all_reduce", (tokens - exempt) * width, scheme)
 
 
 def _attention(model: ModelConfig, shard: Shard, prompt: Prompt, part: Part, window: int | None) -> tuple[Kernel, ...]:

@@ -197,7 +197,6 @@ def measure(material: Material, given: argparse.Namespace) -> dict[str, Any]:
             runs[f"{name} {percent}"] = Run(model, Dropping(ExactSync(decoder.group), order))
             dropped[f"{name} {percent}"] = sorted(order)
     results = {name: Results(kept.folder / f"{name.replace(' ', '-')}.jsonl", {**key, "run": name}) for name in runs}
-    begin = time.monotonic()
     measured = evaluate_all(baseline_run(decoder), runs, text.evaluation_WT, results, told("evaluating"))
     rows: list[dict[str, Any]] = [
         {
@@ -247,7 +246,6 @@ def measure(material: Material, given: argparse.Namespace) -> dict[str, Any]:
             {"percent": percent, "wall_s": made["wall_s"], "blocks": [row for row in made["blocks"] if row["dropped"]]}
             for percent, (_, made) in prepared.items()
         ],
-        "evaluation_wall_s": round(time.monotonic() - begin, 1),
         "rows": rows,
     }
 
