@@ -14,7 +14,7 @@ from thinwire.reference.schedule import build
 from thinwire.sim.collective import run_alone, time_schedule
 from thinwire.sim.exchange import uncompressed
 from thinwire.sim.network import Routes
-from thinwire.sim.profile import FabricProfile
+from thinwire.sim.profile import FabricProfile, Protocol
 from thinwire.sim.spread import Spread
 from thinwire.topologies.load import load_cluster
 from thinwire.validation import fit_fabric
@@ -74,24 +74,44 @@ def libraries(fabric: str, rows: Sequence[Timed], *names: str) -> Iterator[Sprea
                 yield spread(library, every, f"measured: {len(mine)} rows of {library} of all sizes", up_to)
 
 
+def lenders(s: Series, fabrics: Mapping[str, FabricProfile]) -> list[FabricProfile]:
+    """Fabrics like a series' own, which could stand in for it."""
+    return [fabrics[name] for like in LIKE if s.fabric in like for name in like if name != s.fabric]
+
+
+def borrowed(s: Series, fabric: FabricProfile, thin: int = 1) -> Iterator[tuple[int, float]]:
+    """(index, seconds) of every `thin`-th row of a series on its own machine's links, by a fabric that never saw it;
+    nothing where that holds nothing that could stand in.
+    """
+    cluster = load_cluster(s.machine).take(s.ranks)
+    routes = Routes(cluster)
+    for index in range(0, len(s.nbytes), thin):
+        numel = max(1, round(s.nbytes[index] / 2))
+        schedule = build(uncompressed(s.baseline, numel, s.ranks), s.ranks, numel, cluster.islands, s.op)
+        try:
+            timed = time_schedule(schedule, s.library, s.op, fabric, lambda _work, n: np.zeros(n), routes)
+        except ValueError:
+            return
+        yield index, run_alone(timed, routes).seconds
+
+
+def without(fabric: FabricProfile, s: Series, ranks: int | None = None) -> FabricProfile:
+    """The fabric as if nobody had timed a series' library and operation on it, or not on this number of ranks."""
+
+    def left_out(p: Protocol) -> bool:
+        return (p.library, p.op) == (s.library, s.op) and ranks in (None, p.ranks)
+
+    return replace(fabric, protocols=tuple(p for p in fabric.protocols if not left_out(p)))
+
+
 def stand_in_rows(fabrics: Mapping[str, FabricProfile]) -> Iterator[tuple[float, float]]:
     """(bytes, log) of series predicted as if nobody had timed them: by what stands in on their own fabric, and by the
     protocols of a fabric like theirs.
     """
     for s in calibration():
-        own, cluster = fabrics[s.fabric], load_cluster(s.machine).take(s.ranks)
-        others = tuple(p for p in own.protocols if (p.library, p.op) != (s.library, s.op))
-        lenders = [name for like in LIKE if s.fabric in like for name in like if name != s.fabric]
-        routes = Routes(cluster)
-        for fabric in (replace(own, protocols=others), *(fabrics[name] for name in lenders)):
-            for nbytes, measured_s in zip(s.nbytes[::THIN], s.seconds[::THIN], strict=True):
-                numel = max(1, round(nbytes / 2))
-                schedule = build(uncompressed(s.baseline, numel, s.ranks), s.ranks, numel, cluster.islands, s.op)
-                try:
-                    timed = time_schedule(schedule, s.library, s.op, fabric, lambda _work, n: np.zeros(n), routes)
-                except ValueError:  # nothing that could stand in
-                    break
-                yield float(nbytes), float(np.log(measured_s / run_alone(timed, routes).seconds))
+        for fabric in (without(fabrics[s.fabric], s), *lenders(s, fabrics)):
+            for index, seconds in borrowed(s, fabric, THIN):
+                yield float(s.nbytes[index]), float(np.log(s.seconds[index] / seconds))
 
 
 def stand_ins(fabrics: Mapping[str, FabricProfile]) -> list[Spread]:

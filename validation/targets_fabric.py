@@ -5,6 +5,7 @@ runs (tests/validation/test_fit_fabric.py).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -177,6 +178,26 @@ def left_out_points(some: Iterable[Series]) -> list[tuple[Series, int, Point]]:
     ]
 
 
+def moved_points(some: Iterable[Series], machine_out: bool) -> list[tuple[Series, int, Point]]:
+    """Every row of some series by figures of others: with its whole machine's left out, by each fabric like it; or with
+    those of its number of ranks left out, where its library was timed on others.
+    """
+    fabrics = {s.fabric: load_profile(load_cluster(s.machine).take(s.ranks)).fabric for s in series.calibration()}
+    found = []
+    for s in some:
+        own = fabrics[s.fabric]
+        ranks = {p.ranks for p in own.protocols if (p.library, p.op) == (s.library, s.op)}
+        if machine_out:
+            given = spreads_fabric.lenders(s, fabrics)
+        else:
+            given = [spreads_fabric.without(own, s, s.ranks)] if ranks - {s.ranks} else []
+        for fabric in given:
+            for index, seconds in spreads_fabric.borrowed(s, fabric):
+                point = series_point(s, index, seconds)
+                found.append((s, index, replace(point, detail=f"by the figures of {fabric.name}")))
+    return found
+
+
 # --- NCCL and engines ---
 
 
@@ -204,6 +225,8 @@ def all_reduce() -> Section:
 
     add("in-sample", "all-reduce", "in-sample", series_points(wanted), True)
     add("row", "all-reduce", "one row out", left_out_points(wanted), True)
+    add("tp", "all-reduce", "one number of ranks out", moved_points(wanted, machine_out=False), False)
+    add("machine", "all-reduce", "one machine out", moved_points(wanted, machine_out=True), False)
     add("int8", "all-reduce, int8", "held out", series_points(int8, True), True)
     add("other-ops.in-sample", "other operations", "in-sample", series_points(other_ops), False)
     add("other-ops.row", "other operations", "one row out", left_out_points(other_ops), False)
@@ -217,6 +240,7 @@ def all_reduce() -> Section:
     add("other-hosts", "all-reduce, other hosts", "held out", hosts, False)
     fits = [fit for group in fit_fabric.by_baseline(wanted) for fit in fit_fabric.fit(group)]
     knots, count = sum(len(fit.knot_bytes) for fit in fits), sum(len(s.nbytes) for s in wanted)
+    likes = "; ".join(", ".join(like) for like in spreads_fabric.LIKE)
     left_out = [f"{name} ({len(list(_of_machine(name)))} rows): {why}." for name, why in NCCL_TESTS_LEFT_OUT.items()]
     return Section(
         "all_reduce",
@@ -230,6 +254,10 @@ def all_reduce() -> Section:
         In-sample: the simulator runs the schedule. The fits keep {knots} of {count} sizes as knots, so in-sample
         errors are small by construction; the left-out claims are the ones to read. There the row's fabric is fitted
         again without it. The smallest and the largest size of a series stay: a fit does not extrapolate.
+
+        One number of ranks out: what its library takes on other numbers of ranks of the machine stands in, its links
+        stay. One machine out: the figures of each fabric like it ({likes}) stand in on its links, so a row may count
+        twice. No limit is asked for there; the others' are a yardstick.
 
         Held out: the int8 rows of nccl_collectives.csv, same hosts and bytes, calibrated nothing.
 
