@@ -73,9 +73,10 @@ def test_the_switch_keeps_its_rate(tmp_path: Path) -> None:
 def test_nothing_is_left_behind(tmp_path: Path) -> None:
     """A campaign that is killed outright takes its ranks, its switch and, with them, its namespaces along."""
     code = f"""
-import time
+import signal, time
 from pathlib import Path
 from thinwire.validation.namespaces import Star
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born deaf to it
 with Star(2, Path({str(tmp_path)!r})) as star:
     print(*(p.pid for p in (*star._workers, star._switch)), flush=True)
     time.sleep(60)
@@ -88,7 +89,7 @@ with Star(2, Path({str(tmp_path)!r})) as star:
         spaces = {os.readlink(f"/proc/{pid}/ns/net") for pid in pids[:2]}
         assert len(spaces) == 2 and os.readlink("/proc/self/ns/net") not in spaces
         parent.send_signal(how)
-        parent.wait(timeout=30)
+        parent.wait(timeout=60)
         parent.stdout.close()
         end = time.monotonic() + 10
         while any(_alive(pid) for pid in pids) and time.monotonic() < end:
