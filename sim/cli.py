@@ -16,6 +16,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from thinwire.sim.sweep_cli import sweep
+
 PROGRAM = "thinwire"
 LATE = {"serve": "thinwire.sim.serve_cli"}  # command -> the module whose `command` it is, imported when asked for
 GROUP = f"{PROGRAM}.commands"  # of entry points: commands of installed packages, ours among them (docs/decisions/008)
@@ -348,6 +350,9 @@ def models(as_json: Json = False) -> None:
 def clusters(as_json: Json = False) -> None:
     """The catalog of machines, with sources."""
     _catalog("clusters", as_json)
+
+
+app.command()(sweep)
 
 
 @cluster_app.command("show")

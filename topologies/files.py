@@ -26,8 +26,8 @@ else:  # pragma: no cover
 _Model = TypeVar("_Model", bound=Table)
 
 
-class _Document:
-    """A parsed file with the line of each key."""
+class Document:
+    """A parsed TOML file with the line of each key. FileError where it is not TOML; OSError where it cannot be read."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -47,6 +47,7 @@ class _Document:
         self.lines = locate(text)
 
     def refuse(self, key: KeyPath, rule: str) -> FileError:
+        """The error that says which rule the value at `key` breaks, and where."""
         dotted = ".".join(str(part) for part in key)
         return FileError(self.path, line_of(self.lines, key), f"{dotted}: {rule}" if dotted else rule)
 
@@ -111,7 +112,7 @@ def _quantities(data: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, st
 
 def read_gpu(path: Path) -> Gpu:
     """The GPU of a TOML file; `FileError` when it breaks a rule."""
-    document = _Document(path)
+    document = Document(path)
     file = document.check(GpuFile, document.data)
     return Gpu(
         name=file.name,
@@ -126,7 +127,7 @@ def read_gpu(path: Path) -> Gpu:
 
 def read_cluster(path: Path) -> Cluster:
     """The cluster of a TOML file; `FileError` when it breaks a rule."""
-    document = _Document(path)
+    document = Document(path)
     file = document.check(MachineFile, document.data)
     gpu = _gpu_of(document, file.gpu)
     fabric, topology = _topology(document, file.topology, ("topology",))
@@ -149,7 +150,7 @@ def read_cluster(path: Path) -> Cluster:
         raise document.refuse(("topology",), str(error)) from None
 
 
-def _gpu_of(document: _Document, gpu: str) -> Gpu:
+def _gpu_of(document: Document, gpu: str) -> Gpu:
     """A catalog GPU, or the one in a TOML file named relative to the machine's file."""
     if not gpu.endswith(".toml"):
         if gpu not in gpu_names():
@@ -161,7 +162,7 @@ def _gpu_of(document: _Document, gpu: str) -> Gpu:
     return read_gpu(path)
 
 
-def _topology(document: _Document, data: Mapping[str, Any], at: KeyPath) -> tuple[Fabric, Table]:
+def _topology(document: Document, data: Mapping[str, Any], at: KeyPath) -> tuple[Fabric, Table]:
     """The table at `at` built by the generator its `kind` names."""
     kinds = tuple(TOPOLOGIES)
     if "kind" not in data:
