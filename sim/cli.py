@@ -19,7 +19,8 @@ from typer.core import TyperGroup
 from thinwire.sim.sweep_cli import sweep
 
 PROGRAM = "thinwire"
-LATE = {"serve": "thinwire.sim.serve_cli"}  # command -> the module whose `command` it is, imported when asked for
+# command -> the module whose `command` it is, imported when asked for
+LATE = {"plan": "thinwire.sim.plan_cli", "serve": "thinwire.sim.serve_cli"}
 GROUP = f"{PROGRAM}.commands"  # of entry points: commands of installed packages, ours among them (docs/decisions/008)
 
 

@@ -188,6 +188,23 @@ class IterationModel:
         first_s = self._graph(sequences) + self._graph_head(sequences) + self.host_s
         return Line(first_s + self._decode_s(self._graph_call_s, sequences, context_tokens), per_token_s, holds)
 
+    def floor_s(self, prompt_tokens: int, sequences: int) -> float:
+        """What no iteration of so many tokens, or of more, stays below: attention's reading of prompts and contexts is
+        left out, all else never decreases (`MonotoneTable`), so it is read at numbers rounded down to four bits: few
+        calls of the predictor. Of iterations with prompt tokens whose time depends on where their chunks lie (a split
+        sequence, exempt tokens) only the host's part is promised.
+        """
+        tokens, decoding = rounded_down(prompt_tokens + sequences), rounded_down(sequences)
+        if not prompt_tokens:
+            known_s, call_s = self._graph(tokens) + self._graph_head(decoding), self._graph_call_s
+            return known_s + self._decode_s(call_s, decoding, 0) + self.host_s
+        if self._split is not None or self._exempts:
+            return self.host_s
+        found = self._eager(tokens) + self.model.num_layers * self._eager_call_s + self.host_s
+        if sequences:
+            found += self._eager_head(decoding) + self._decode_s(self._eager_call_s, decoding, 0)
+        return found
+
     def sentences(self) -> list[str]:
         """What the durations rest on, the exchanges asked for so far among them."""
         costs, host_ms = self.exchanger.cost, self.host_s * 1e3
@@ -367,3 +384,9 @@ class _Streams:
                     waiting[part] = 0.0
                 for sent_s in exchanges[part]:
                     self.sending_s = self.ends_s[part] = max(self.sending_s, self.ends_s[part]) + sent_s
+
+
+def rounded_down(number: int) -> int:
+    """To four significant bits."""
+    low = max(0, number.bit_length() - 4)
+    return number >> low << low

@@ -35,6 +35,12 @@ class Estimate:
         return {"value": value, "half_width": half}
 
 
+def ms(estimate: Estimate) -> str:
+    """Milliseconds and half their interval's width."""
+    half = "" if estimate.half_width is None else f" ±{estimate.half_width * 1e3:.2g}"
+    return f"{estimate.value * 1e3:.4g}{half} ms"
+
+
 def student(values: Sequence[float] | Floats) -> float | None:
     """Half the width of the confidence interval of the mean of independent values."""
     if len(values) < 2:

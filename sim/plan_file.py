@@ -1,0 +1,277 @@
+"""The file of `thinwire plan` and its what-ifs, checked at the edge; the problem that `sim.plan` solves."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from thinwire.reference.config import load_model
+from thinwire.reference.mixed import find
+from thinwire.reference.scheme import Scheme
+from thinwire.sim.accuracy import figure
+from thinwire.sim.api import group
+from thinwire.sim.arrivals import MOST_TOKENS, Drawn, Fixed, Geometric, Lengths, LogNormal
+from thinwire.sim.iteration import IterationModel
+from thinwire.sim.plan import Candidate, Engine, Problem, WhatIf
+from thinwire.sim.plan_bounds import Targets
+from thinwire.sim.serve import Deployment, Paces
+from thinwire.sim.serving import Window
+from thinwire.topologies.cluster import Cluster
+from thinwire.topologies.files import Document
+from thinwire.topologies.load import load_cluster
+from thinwire.topologies.schema import Count, Text
+from thinwire.topologies.units import Table
+
+Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+BOUND = 0.03  # of the tables of durations: a third of the predictor's calls that serve makes
+Listed = Annotated[list[Text], Field(min_length=1)]
+Counts = Annotated[list[Count], Field(min_length=1)]
+
+
+class LengthsTable(Table):
+    """`{ kind = "lognormal", mean = 1024, variation = 1.0, most = 8192 }`."""
+
+    kind: Literal["fixed", "lognormal", "geometric"] = "lognormal"
+    mean: Annotated[float, Field(strict=True, ge=1, le=MOST_TOKENS)]
+    variation: Positive | None = None
+    most: Annotated[int, Field(strict=True, ge=1, le=MOST_TOKENS)] | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> "LengthsTable":
+        if self.kind != "lognormal" and (self.variation is not None or self.most is not None):
+            raise ValueError(f"variation and most are of lognormal lengths, these are {self.kind}")
+        if self.kind == "fixed" and self.mean != int(self.mean):
+            raise ValueError(f"fixed lengths are whole numbers of tokens; given {self.mean}")
+        return self
+
+    def lengths(self) -> Lengths:
+        """As `sim.arrivals` has them."""
+        if self.kind == "fixed":
+            return Fixed(int(self.mean))
+        if self.kind == "geometric":
+            return Geometric(self.mean)
+        plain = LogNormal(self.mean)
+        return LogNormal(self.mean, self.variation or plain.variation, self.most or plain.most)
+
+
+class LoadTable(Table):
+    """Requests a second, and their tokens."""
+
+    rate_per_s: Positive
+    burstiness: Positive = 1.0
+    prompt: LengthsTable
+    output: LengthsTable
+
+
+class TargetTable(Table):
+    """A percentile that the run records, and the most it may take."""
+
+    percentile: Literal[50, 90, 95, 99]
+    seconds: Positive
+
+
+class TargetsTable(Table):
+    """What must hold."""
+
+    ttft: TargetTable
+    tpot: TargetTable | None = None
+    perplexity_ratio: Annotated[float, Field(strict=True, ge=1, allow_inf_nan=False)] | None = None
+
+
+class PriceTable(Table):
+    """The user's price, and where it is from."""
+
+    per_gpu_hour: Positive
+    source: Text
+
+
+class SearchTable(Table):
+    """What may be chosen, and how it is looked for. clusters: all with a price where left out."""
+
+    clusters: Listed | None = None
+    tp: Counts
+    schemes: Listed
+    token_budgets: Counts = Field(default=[2048])
+    max_sequences: Counts = Field(default=[256])
+    max_replicas: Annotated[int, Field(strict=True, ge=1, le=4096)] = 64
+    allow_unmeasured: bool = Field(default=False, strict=True)
+    gated: bool = Field(default=False, strict=True)
+    frontier: bool = Field(default=True, strict=True)
+    seconds: Positive = 300.0
+    seed: Annotated[int, Field(strict=True, ge=0)] = 0
+    change: Annotated[float, Field(strict=True, gt=0, lt=1)] = 0.1
+
+
+class PlanFile(Table):
+    """The whole file."""
+
+    model: Text
+    weights: Literal["bf16", "fp8"] = "bf16"
+    currency: Text = "USD"
+    load: LoadTable
+    targets: TargetsTable
+    prices: Annotated[dict[str, PriceTable], Field(min_length=1)]
+    search: SearchTable
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A file read: its problem, and what only the report needs."""
+
+    file: PlanFile
+    problem: Problem
+    clusters: Mapping[str, Cluster]
+
+    def what_if(self, text: str) -> WhatIf:
+        """A what-if, machines and links known. ValueError says what is allowed."""
+        load, links, prices = 1.0, dict[str, float](), dict[str, float]()
+        for part in text.split(","):
+            match = _WHAT_IF.fullmatch(part.strip())
+            factor = float(match["factor"]) if match else 0.0
+            if match is None or not 1e-3 <= factor <= 1e3:
+                raise ValueError(
+                    "a what-if is 'load xF', 'link xF', 'link PATTERN xF' or 'price CLUSTER-OR-GPU xF', with F in "
+                    f"0.001..1000, or several with commas between: {text!r}"
+                )
+            what, name = match["what"], match["name"]
+            if what == "load" and name is None:
+                load *= factor
+            elif what == "link":
+                self._linked(name or "*")
+                links[name or "*"] = links.get(name or "*", 1.0) * factor
+            elif what == "price" and name is not None:
+                for cluster in self._priced(name):
+                    prices[cluster] = prices.get(cluster, 1.0) * factor
+            else:
+                raise ValueError(f"'load' takes no name and 'price' needs one: {text!r}")
+        return WhatIf(load, tuple(sorted(links.items())), tuple(sorted(prices.items())))
+
+    def changes(self) -> list[WhatIf]:
+        """Load, all links and the price of each GPU a little down and up."""
+        gpus = sorted({cluster.gpu.name for cluster in self.clusters.values()})
+        texts = ["load", "link", *(f"price {gpu}" for gpu in gpus)]
+        by = self.file.search.change
+        return [self.what_if(f"{text} x{factor:.12g}") for text in texts for factor in (1 - by, 1 + by)]
+
+    def _linked(self, pattern: str) -> None:
+        for cluster in self.clusters.values():
+            try:
+                cluster.with_link_scaled(pattern, 1.0)
+            except ValueError:
+                continue
+            return
+        raise ValueError(f"no machine of the search has a link or pool that matches {pattern!r} (source->target)")
+
+    def _priced(self, name: str) -> list[str]:
+        found = [key for key, cluster in self.clusters.items() if name in (key, cluster.gpu.name)]
+        if not found:
+            allowed = sorted({*self.clusters, *(cluster.gpu.name for cluster in self.clusters.values())})
+            raise ValueError(f"price of what? {name!r} is none of {', '.join(allowed)}")
+        return found
+
+
+_WHAT_IF = re.compile(r"(?P<what>load|link|price)(\s+(?P<name>\S+))?\s+x(?P<factor>[0-9]+(\.[0-9]+)?([eE]-?[0-9]+)?)")
+
+
+def read(path: Path) -> Asked:
+    """The problem of a file. ValueError names file, line, key and what is allowed."""
+    try:
+        document = Document(path)
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from None
+    file = document.check(PlanFile, document.data)
+    wanted = tuple(dict.fromkeys(file.search.clusters or file.prices))
+    for place, name in enumerate(wanted):
+        if name not in file.prices:
+            raise document.refuse(
+                ("search", "clusters", place), f"no price of {name!r} (prices: {', '.join(file.prices)})"
+            )
+    clusters: dict[str, Cluster] = {}
+    for name in wanted:
+        try:
+            clusters[name] = load_cluster(name)
+        except ValueError as error:
+            raise document.refuse(("prices", name), str(error)) from None
+    for place, scheme in enumerate(file.search.schemes):
+        try:
+            find(scheme)
+        except ValueError as error:
+            raise document.refuse(("search", "schemes", place), str(error)) from None
+    try:
+        load_model(file.model)
+    except ValueError as error:
+        raise document.refuse(("model",), str(error)) from None
+    return Asked(file, problem_of(file, clusters), clusters)
+
+
+def problem_of(file: PlanFile, clusters: Mapping[str, Cluster]) -> Problem:
+    """All combinations. On one GPU nothing is sent: there only the first scheme is taken."""
+    search, targets, load = file.search, file.targets, file.load
+    limits = list(product(dict.fromkeys(search.token_budgets), dict.fromkeys(search.max_sequences)))
+    candidates = [
+        Candidate(cluster, tp, scheme, budget, sequences)
+        for cluster, tp in product(clusters, dict.fromkeys(search.tp))
+        for scheme in (dict.fromkeys(search.schemes) if tp > 1 else search.schemes[:1])
+        for budget, sequences in limits
+    ]
+
+    engines: dict[tuple[str, int, tuple[tuple[str, float], ...]], IterationModel] = {}
+
+    def engine(c: Candidate, links: tuple[tuple[str, float], ...]) -> Engine:
+        cluster = group(clusters[c.cluster], c.tp)  # ValueError: more GPUs than there are
+        for pattern, factor in links:
+            try:
+                cluster = cluster.with_link_scaled(pattern, factor)
+            except ValueError:
+                continue  # a link that this machine, or the part of it that is taken, has not
+        paces = Paces(
+            Deployment(
+                model=file.model,
+                cluster=cluster,
+                scheme=c.scheme,
+                weights=file.weights,
+                token_budget=c.token_budget,
+                max_sequences=c.max_sequences,
+                gated=search.gated,
+            ),
+            BOUND,
+        )
+        limits = paces.limits
+        same = engines.setdefault((c.cluster, c.tp, links), paces.pace())  # what one exchange takes is asked once
+        return Engine(
+            replace(same, scheme=find(c.scheme), tokens=limits.token_budget, sequences=limits.max_sequences), limits
+        )
+
+    def accuracy(c: Candidate) -> float | None:
+        scheme = find(c.scheme)
+        if c.tp == 1:
+            return 1.0
+        islands = len(clusters[c.cluster].islands)
+        known = figure(scheme, c.tp, islands) if isinstance(scheme, Scheme) else None
+        return None if known is None else known.perplexity_ratio
+
+    asked = Targets(
+        ttft_quantile=targets.ttft.percentile / 100,
+        ttft_s=targets.ttft.seconds,
+        **({} if targets.tpot is None else {
+            "tpot_quantile": targets.tpot.percentile / 100, "tpot_s": targets.tpot.seconds,
+        }),
+        **({} if targets.perplexity_ratio is None else {"perplexity_ratio": targets.perplexity_ratio}),
+    )  # fmt: skip
+    return Problem(
+        candidates=tuple(candidates),
+        load=Drawn(load.rate_per_s, load.prompt.lengths(), load.output.lengths(), load.burstiness),
+        targets=asked,
+        prices={name: file.prices[name].per_gpu_hour for name in clusters},
+        engines=engine,
+        accuracy=accuracy,
+        max_replicas=search.max_replicas,
+        window=Window(search.seconds, search.seconds / 10),
+        seed=search.seed,
+        allow_unmeasured=search.allow_unmeasured,
+        frontier=search.frontier,
+    )
