@@ -30,7 +30,6 @@ from thinwire.sim.workload import (
     Gemm,
     Kernel,
     Op,
-    Part,
     Passing,
     Prompt,
     Shard,
@@ -151,8 +150,7 @@ class _Pieces:
         """Output projection and MLP of the text."""
         c = self.config
         o = Gemm("o", self._rows, c.hidden_size, c.num_heads * c.head_dim, self.prompt.weights)
-        part = Part(max(self.shape.text), max(self.shape.text))
-        return (o, *mlp(c, Shard.of(c, 1), self.prompt.text, part))
+        return (o, *mlp(c, Shard.of(c, 1), self._rows, self._rows, self.prompt.weights))
 
 
 def _lv_xattn(pieces: _Pieces, hops: tuple[Hop | None, ...]) -> Iterator[Op]:

@@ -9,29 +9,28 @@ weights for a few rows, and two halves would read them twice.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 from thinwire.reference.config import ModelConfig
 from thinwire.reference.mixed import AnyScheme
 from thinwire.sim.workload import (
     AttendChunks,
     DecodeAttend,
-    Elementwise,
-    Exchange,
-    Gemm,
     Kernel,
     Kernels,
     Op,
     Shard,
+    Weights,
     Workload,
+    around_attention,
+    closing,
+    embedding,
     layers_of,
-    norms,
+    mlp,
 )
 
 FP8_ROWS = 4
 """Rows an engine pads an fp8 forward to a multiple of: on Hopper others cost an extra copy (docs/decisions/003)."""
 
-Weights = Literal["bf16", "fp8"]
 Chunk = tuple[int, int]
 """Tokens of a prompt in this iteration, and tokens of its context with them."""
 
@@ -111,58 +110,30 @@ def build(model: ModelConfig, scheme: AnyScheme, iteration: Iteration, tp: int, 
     """The workload of one rank, for `sim.predict.run`. ValueError as `sim.workload.build`."""
     shard = Shard.of(model, tp)
     parts = shares(iteration.whole, scheme.sequence_split if tp > 1 else None)
+    launched = [(part.tokens, rows(part.tokens, weights)) for part in parts]
 
     def kernels(window: int | None) -> Kernels:
-        around = [around_attention(model, shard, part.tokens, weights) for part in parts]
+        around = [around_attention(model, shard, tokens, m, weights) for tokens, m in launched]
         return {
             "attention": [
                 (*before, *attention(model, shard, part, window), *behind)
                 for part, (before, behind) in zip(parts, around, strict=True)
             ],
-            "mlp": [mlp(model, shard, part.tokens, weights) for part in parts],
+            "mlp": [mlp(model, shard, tokens, m, weights) for tokens, m in launched],
         }
 
     def sizes(part: int, first: int) -> tuple[int, int]:
         return parts[part].tokens, parts[part].exempt(first)
 
     layers = layers_of(model, scheme, tp, kernels, sizes)
-    hidden = model.hidden_size
-    opening = tuple(
-        Op("embedding", i, (Elementwise("embedding", "embedding", part.tokens, hidden),))
-        for i, part in enumerate(parts)
-    )
-    return Workload(opening, layers, closing(model, shard, iteration, tp, len(parts) - 1))
-
-
-def closing(model: ModelConfig, shard: Shard, iteration: Iteration, tp: int, last: int) -> tuple[Op, ...]:
-    """The final norm, and the logits of the sequences that are sampled."""
-    head: tuple[Kernel, ...] = (Elementwise("final norm", "add_rms_norm", iteration.whole.tokens, model.hidden_size),)
-    if not iteration.sampled:
-        return (Op("final norm", last, head),)
-    head = (*head, Gemm("lm head", iteration.sampled, shard.vocabulary, model.hidden_size, "bf16"))
-    if tp == 1:
-        return (Op("logits", last, head),)
-    gather = Exchange("all_gather", iteration.sampled * model.vocab_size, None)
-    return Op("logits", last, head), Op("gather logits", last, exchange=gather)
+    opening = tuple(Op("embedding", i, (embedding(model, part.tokens),)) for i, part in enumerate(parts))
+    last = closing(model, shard, iteration.whole.tokens, iteration.sampled, tp, len(parts) - 1)
+    return Workload(opening, layers, last)
 
 
 def rows(tokens: int, weights: Weights) -> int:
     """Rows a matrix product is launched with."""
     return tokens if weights == "bf16" else -(-tokens // FP8_ROWS) * FP8_ROWS
-
-
-def around_attention(
-    model: ModelConfig, shard: Shard, tokens: int, weights: Weights
-) -> tuple[tuple[Kernel, ...], tuple[Kernel, ...]]:
-    """Kernels of the attention block before and behind attention itself."""
-    hidden, dim, heads, kv_heads = model.hidden_size, model.head_dim, shard.heads, shard.kv_heads
-    m = rows(tokens, weights)
-    before: tuple[Kernel, ...] = (
-        *norms(model, tokens),
-        Gemm("qkv", m, (heads + 2 * kv_heads) * dim, hidden, weights),
-        Elementwise("rope", "rope", tokens, (heads + kv_heads) * dim),
-    )
-    return before, (Gemm("o", m, hidden, heads * dim, weights),)
 
 
 def attention(model: ModelConfig, shard: Shard, part: Share, window: int | None) -> tuple[Kernel, ...]:
@@ -175,17 +146,6 @@ def attention(model: ModelConfig, shard: Shard, part: Share, window: int | None)
         decoding = part.sequences, part.context_tokens
         found += (DecodeAttend("decode attention", *decoding, heads, kv_heads, dim, window),)
     return found
-
-
-def mlp(model: ModelConfig, shard: Shard, tokens: int, weights: Weights) -> tuple[Kernel, ...]:
-    """The gated MLP of one rank, its norm included."""
-    hidden, inner, m = model.hidden_size, shard.intermediate, rows(tokens, weights)
-    return (
-        *norms(model, tokens),
-        Gemm("gate_up", m, 2 * inner, hidden, weights),
-        Elementwise("activation", "silu_mul" if model.activation == "silu" else "gelu_mul", tokens, inner),
-        Gemm("down", m, hidden, inner, weights),
-    )
 
 
 def kv_bytes_per_token(model: ModelConfig, tp: int) -> int:

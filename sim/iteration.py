@@ -22,11 +22,22 @@ from thinwire.reference.config import ModelConfig
 from thinwire.reference.mixed import SITES, AnyScheme, plan_of
 from thinwire.reference.scheme import Scheme
 from thinwire.sim.cost import STREAM, CostModel
-from thinwire.sim.decode import Chunk, Share, Weights, around_attention, mlp, shares
+from thinwire.sim.decode import Chunk, Share, rows, shares
 from thinwire.sim.exchange import Exchanger
 from thinwire.sim.fold import find_runs
 from thinwire.sim.report import machine_sentences
-from thinwire.sim.workload import Elementwise, Exchange, Gemm, Kernel, Op, Shard, all_reduces
+from thinwire.sim.workload import (
+    Elementwise,
+    Exchange,
+    Gemm,
+    Kernel,
+    Op,
+    Shard,
+    Weights,
+    all_reduces,
+    around_attention,
+    mlp,
+)
 
 BOUND = 0.01
 CHUNKS_KEPT = 1 << 16  # chunks whose attention is remembered
@@ -291,12 +302,15 @@ class IterationModel:
     def _kernel_s(self, costs: CostModel, *kernels: Kernel) -> float:
         return sum([costs.kernel_s(kernel) for kernel in kernels]) * self._slowdown
 
+    def _launched(self, tokens: int) -> tuple[int, int, Weights]:
+        return tokens, rows(tokens, self.weights), self.weights
+
     def _attention_s(self, costs: CostModel, tokens: int) -> float:
-        before, behind = around_attention(self.model, self._shard, tokens, self.weights)
+        before, behind = around_attention(self.model, self._shard, *self._launched(tokens))
         return self._kernel_s(costs, *before, *behind)
 
     def _mlp_s(self, costs: CostModel, tokens: int) -> float:
-        return self._kernel_s(costs, *mlp(self.model, self._shard, tokens, self.weights))
+        return self._kernel_s(costs, *mlp(self.model, self._shard, *self._launched(tokens)))
 
     def _final_norm(self, tokens: int) -> Kernel:
         return Elementwise("final norm", "add_rms_norm", tokens, self.model.hidden_size)

@@ -16,6 +16,7 @@ from thinwire.reference.schedule import Schedule
 from thinwire.reference.scheme import Scheme
 
 Stream = Literal["compute", "communication"]
+Weights = Literal["bf16", "fp8"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,7 @@ class Prompt:
 
     batch: int
     input_tokens: int
-    weights: Literal["bf16", "fp8"] = "bf16"
+    weights: Weights = "bf16"
 
     def __post_init__(self) -> None:
         for name in ("batch", "input_tokens"):
@@ -45,7 +46,7 @@ class Gemm:
     m: int
     n: int
     k: int
-    precision: Literal["bf16", "fp8"]
+    precision: Weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,11 +219,12 @@ def build(model: ModelConfig, scheme: AnyScheme, prompt: Prompt, tp: int) -> Wor
     """
     shard = Shard.of(model, tp)
     sequence_parts = parts(prompt, scheme.sequence_split if tp > 1 else None)  # nothing to overlap with
+    of_part = [prompt.batch * part.queries for part in sequence_parts]
 
     def kernels(window: int | None) -> Kernels:
         return {
             "attention": [_attention(model, shard, prompt, part, window) for part in sequence_parts],
-            "mlp": [mlp(model, shard, prompt, part) for part in sequence_parts],
+            "mlp": [mlp(model, shard, tokens, tokens, prompt.weights) for tokens in of_part],
         }
 
     def sizes(part: int, first: int) -> tuple[int, int]:
@@ -230,26 +232,26 @@ def build(model: ModelConfig, scheme: AnyScheme, prompt: Prompt, tp: int) -> Wor
         return prompt.batch * tokens, prompt.batch * exempt
 
     layers = layers_of(model, scheme, tp, kernels, sizes)
-    last = len(sequence_parts) - 1
-    tokens = prompt.batch * prompt.input_tokens
-    opening = [
-        Op(
-            "embedding",
-            i,
-            (Elementwise("embedding", "embedding", prompt.batch * part.queries, model.hidden_size),),
-        )
-        for i, part in enumerate(sequence_parts)
-    ]
-    head = (
-        Elementwise("final norm", "add_rms_norm", tokens, model.hidden_size),
-        Gemm("lm head", prompt.batch, shard.vocabulary, model.hidden_size, "bf16"),
-    )
-    closing = [Op("logits", last, head)]
-    if tp > 1:
-        closing.append(
-            Op("gather logits", last, exchange=Exchange("all_gather", prompt.batch * model.vocab_size, None))
-        )
-    return Workload(tuple(opening), layers, tuple(closing))
+    opening = [Op("embedding", i, (embedding(model, tokens),)) for i, tokens in enumerate(of_part)]
+    last = closing(model, shard, sum(of_part), prompt.batch, tp, len(of_part) - 1)
+    return Workload(tuple(opening), layers, last)
+
+
+def embedding(model: ModelConfig, tokens: int) -> Kernel:
+    """Rows of the table, which every rank holds whole."""
+    return Elementwise("embedding", "embedding", tokens, model.hidden_size)
+
+
+def closing(model: ModelConfig, shard: Shard, tokens: int, sampled: int, tp: int, part: int) -> tuple[Op, ...]:
+    """The final norm of all tokens, and the logits of the `sampled` sequences that get a token, if any."""
+    head: tuple[Kernel, ...] = (Elementwise("final norm", "add_rms_norm", tokens, model.hidden_size),)
+    if not sampled:
+        return (Op("final norm", part, head),)
+    head = (*head, Gemm("lm head", sampled, shard.vocabulary, model.hidden_size, "bf16"))
+    if tp == 1:
+        return (Op("logits", part, head),)
+    gather = Exchange("all_gather", sampled * model.vocab_size, None)
+    return Op("logits", part, head), Op("gather logits", part, exchange=gather)
 
 
 def layers_of(
@@ -302,25 +304,36 @@ def all_reduces(scheme: Scheme, tokens: int, exempt: int, width: int) -> Iterato
 
 
 def _attention(model: ModelConfig, shard: Shard, prompt: Prompt, part: Part, window: int | None) -> tuple[Kernel, ...]:
-    tokens, hidden, dim = prompt.batch * part.queries, model.hidden_size, model.head_dim
-    heads, kv_heads = shard.heads, shard.kv_heads
-    return (
+    tokens, weights = prompt.batch * part.queries, prompt.weights
+    before, behind = around_attention(model, shard, tokens, tokens, weights)
+    heads, kv_heads, dim = shard.heads, shard.kv_heads, model.head_dim
+    attend = Attend("attention", prompt.batch, part.queries, part.keys, heads, kv_heads, dim, window)
+    return (*before, attend, *behind)
+
+
+def around_attention(
+    model: ModelConfig, shard: Shard, tokens: int, m: int, weights: Weights
+) -> tuple[tuple[Kernel, ...], tuple[Kernel, ...]]:
+    """Kernels of one rank's attention block before and behind attention itself. m: rows its products are launched
+    with.
+    """
+    hidden, dim, heads, kv_heads = model.hidden_size, model.head_dim, shard.heads, shard.kv_heads
+    before: tuple[Kernel, ...] = (
         *norms(model, tokens),
-        Gemm("qkv", tokens, (heads + 2 * kv_heads) * dim, hidden, prompt.weights),
+        Gemm("qkv", m, (heads + 2 * kv_heads) * dim, hidden, weights),
         Elementwise("rope", "rope", tokens, (heads + kv_heads) * dim),
-        Attend("attention", prompt.batch, part.queries, part.keys, heads, kv_heads, dim, window),
-        Gemm("o", tokens, hidden, heads * dim, prompt.weights),
     )
+    return before, (Gemm("o", m, hidden, heads * dim, weights),)
 
 
-def mlp(model: ModelConfig, shard: Shard, prompt: Prompt, part: Part) -> tuple[Kernel, ...]:
-    """The gated MLP of one rank, its norm included."""
-    tokens, hidden, inner = prompt.batch * part.queries, model.hidden_size, shard.intermediate
+def mlp(model: ModelConfig, shard: Shard, tokens: int, m: int, weights: Weights) -> tuple[Kernel, ...]:
+    """The gated MLP of one rank, its norm included. m: rows its products are launched with."""
+    hidden, inner = model.hidden_size, shard.intermediate
     return (
         *norms(model, tokens),
-        Gemm("gate_up", tokens, 2 * inner, hidden, prompt.weights),
+        Gemm("gate_up", m, 2 * inner, hidden, weights),
         Elementwise("activation", "silu_mul" if model.activation == "silu" else "gelu_mul", tokens, inner),
-        Gemm("down", tokens, hidden, inner, prompt.weights),
+        Gemm("down", m, hidden, inner, weights),
     )
 
 
