@@ -44,6 +44,7 @@ from thinwire.reference.weights import random_weights
 
 from . import accuracy_cases, gloo
 from .accuracy_cases import CONFIG, KEY, decoder, go, windows
+from .stopping import Stop, stopper
 
 HEADS = {1: [[5, 0], [1, 2, 3, 4]]}
 
@@ -316,18 +317,6 @@ def test_a_text_too_short_is_refused(length: int, tokens: int, count: int, calib
 
 
 # ---- stopped and gone on
-
-
-class Stop(Exception):
-    pass
-
-
-def stopper(after: int) -> Any:
-    def progress(done: int, total: int) -> None:
-        if done >= after:
-            raise Stop
-
-    return progress
 
 
 @pytest.mark.parametrize("after", [1, 2, 5, 6])

@@ -21,6 +21,7 @@ from thinwire.reference.sensitivity import Choices, PointLoss, keep, key, measur
 from thinwire.reference.sync import ExactSync, SchemeSync
 
 from . import tiny
+from .stopping import Stop, stopper
 
 NAMES = ("flash-int8", "flash-int4+exempt-1", "flash2-int2-sr", DROP)
 EXACT = scheme("all_gather:fp32")
@@ -165,18 +166,6 @@ def test_post_norms_take_no_dropped_points() -> None:
 
 
 # ---- stopped and gone on
-
-
-class Stop(Exception):
-    pass
-
-
-def stopper(after: int) -> Any:
-    def progress(done: int, total: int) -> None:
-        if done >= after:
-            raise Stop
-
-    return progress
 
 
 @pytest.mark.parametrize("after", [1, 5, 6, 8])
