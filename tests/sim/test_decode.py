@@ -139,6 +139,10 @@ def test_chunks_in_one_call_share_its_floor() -> None:
 def test_fp8_rows_are_padded_and_keys_and_values_counted() -> None:
     assert [rows(n, "fp8") for n in (1, 4, 5)] == [4, 4, 8]
     assert [rows(n, "bf16") for n in (1, 4, 5)] == [1, 4, 5]
+    step = build(small("llama-3-8b", 2), scheme("bf16"), Iteration(Share((), 5, 50), 0), 4, "fp8")
+    products = [kernel for kernel in kernels(step) if isinstance(kernel, Gemm)]
+    assert {kernel.m for kernel in products if kernel.name != "lm head"} == {8} and len(products) == 2 * 4 + 1
+    assert [kernel.m for kernel in products if kernel.name == "lm head"] == [5]
     model = load_model("llama-3-70b")
     for tp in (4, 8):
         assert memory_bytes(model, Prompt(1, 1000), tp)["kv_cache"] == 1000 * kv_bytes_per_token(model, tp)
