@@ -8,6 +8,7 @@ of the first. Seconds are those from the first task asked for to the last row on
 import argparse
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -101,6 +102,8 @@ def cluster(engine: EngineName, folder: Path) -> Iterator[str | None]:
         with _processes(folder, scheduler, worker):
             yield address
     else:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # Ray reads it once a process
         address = f"127.0.0.1:{port}"
         head = ("ray.scripts.scripts", "start", "--head", "--block", "--num-cpus", str(WORKERS), "--port", str(port))
         options = ("--include-dashboard", "false", "--disable-usage-stats")

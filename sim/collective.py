@@ -1,8 +1,9 @@
 """Executes a schedule's steps in time: codec work on each rank, then the step's transfers over the shared network.
 
 A rank enters a step when it has finished its own work of the step before and every transfer it takes part in there has
-arrived. Codec kernels of one rank run one after the other; transfers of different lanes share the links. The order of
-events is SimPy's, whose ties are broken by a counter, so the same input gives the same trace.
+arrived; where transfers are posted, those it receives: what it sends leaves in its own time, one message after the
+other to each peer. Codec kernels of one rank run one after the other; transfers of different lanes share the links. The
+order of events is SimPy's, whose ties are broken by a counter, so the same input gives the same trace.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -30,6 +31,7 @@ class TimedStep:
     latency_s: float
     codec_s_R: Floats
     incident_R: Ints  # transfers the rank takes part in
+    waiting_FW: Ints  # the ranks that wait for each transfer: both ends, or the destination of a posted one
     started_by: tuple[
         Ints, ...
     ]  # the transfers each rank starts: those it sends, and those it has the switch send to it
@@ -54,6 +56,7 @@ class TimedSchedule:
     codec_s_R: Floats  # codec kernels of each rank in all
     notes: tuple[str, ...] = ()
     carried: Carried | None = None
+    posted: bool = False  # ranks hand over what they send and go on
 
 
 MANY_HOPS = ("ring", "tree", "nvls")  # one call of a library runs all of a lane's steps; a direct exchange is a call
@@ -76,7 +79,7 @@ def time_schedule(
         large, which sends more in all.
     """
     notes: dict[str, None] = {}
-    lanes, carrier, bits = [], library, 0.0
+    lanes, carrier, bits, posted = [], library, 0.0, False
     for lane in schedule.lanes:
         per_rank = bytes_per_rank(lane.steps, schedule.ranks)
         timed, launched = [], set()
@@ -84,6 +87,7 @@ def time_schedule(
             protocol, note, latency_s = None, "", 0.0
             if step.transfers:
                 protocol, note = fabric.protocol(library, op, step.primitive, schedule.ranks)
+                posted |= protocol.posted
                 if note or protocol.source.startswith("assumed"):
                     carrier = "stand-in"
                 bits = bits or step.transfers[0].codec.bits_per_value
@@ -101,7 +105,8 @@ def time_schedule(
             sent += np.bincount(s.ends_F2[:, 0], s.nbytes_F, minlength=schedule.ranks + 1)[:-1]
             codec += s.codec_s_R
     carried = Carried(carrier, schedule.numel * bits / 8)
-    return TimedSchedule(schedule.ranks, tuple(lanes), schedule.chunks_in_flight, sent, codec, tuple(notes), carried)
+    in_flight = schedule.chunks_in_flight
+    return TimedSchedule(schedule.ranks, tuple(lanes), in_flight, sent, codec, tuple(notes), carried, posted)
 
 
 def _streamed(steps: tuple[Step, ...]) -> tuple[Step, ...]:
@@ -155,9 +160,15 @@ def _time_step(
         work_bytes_F=nbytes / efficiency,
         latency_s=latency_s,
         codec_s_R=codec_s(step.work, ranks),
-        incident_R=np.bincount(ends.ravel(), minlength=ranks + 1)[:ranks],
+        incident_R=_count(ends, ranks),
+        waiting_FW=ends[:, 1:] if protocol and protocol.posted else ends,
         started_by=tuple(np.flatnonzero(owner == rank) for rank in range(ranks)),
     )
+
+
+def _count(named: Ints, ranks: int) -> Ints:
+    """How often each rank is named, (R,); the switch is not counted."""
+    return np.bincount(named.ravel(), minlength=ranks + 1)[:ranks]
 
 
 @dataclass(slots=True)
@@ -185,27 +196,29 @@ class CollectiveRun:
     _codec_free_s: Floats = field(init=False)
     _lanes_left: Ints = field(init=False)
 
-    def start(self) -> None:
-        """All ranks begin now."""
+    def __post_init__(self) -> None:
+        """Nobody has begun."""
         ranks = self.timed.ranks
-        everyone = np.arange(ranks)
         self._lanes = [
             _LaneState(
-                [s.incident_R.copy() for s in steps],
+                [_count(s.waiting_FW, ranks) for s in steps],
                 [np.zeros(ranks, dtype=bool) for _ in steps],
                 np.zeros(ranks, dtype=np.int64),
                 np.zeros(ranks, dtype=np.int64),
             )
             for steps in self.timed.lanes
         ]
-        self._codec_free_s = np.full(ranks, self.env.now, dtype=float)
-        lengths = [len(steps) for steps in self.timed.lanes]
-        self._lanes_left = np.full(ranks, sum(length > 0 for length in lengths))
-        if not any(lengths):
-            self.on_done(everyone)
+        self._codec_free_s = np.zeros(ranks)
+        self._lanes_left = np.full(ranks, sum(len(steps) > 0 for steps in self.timed.lanes))
+
+    def enter(self, ranks: Ints) -> None:
+        """These ranks begin now."""
+        self._codec_free_s[ranks] = self.env.now
+        if not any(self.timed.lanes):
+            self.on_done(ranks)
             return
         for lane in range(len(self._lanes)):
-            self._go_on(lane, everyone)
+            self._go_on(lane, ranks)
 
     def _go_on(self, lane: int, ranks: Ints) -> None:
         """Let those of `ranks` that may, enter the next step of `lane`."""
@@ -238,14 +251,15 @@ class CollectiveRun:
         flows = step.flows_of(ranks)
         if len(flows):
             arrived = partial(self._arrive, lane, number, flows)
-            self.network.start(Batch(step.pairs_F[flows], step.nbytes_F[flows], step.work_bytes_F[flows], arrived))
+            nbytes, work_bytes = step.nbytes_F[flows], step.work_bytes_F[flows]
+            self.network.start(Batch(step.pairs_F[flows], nbytes, work_bytes, arrived, self.timed.posted))
         idle = ranks[state.pending[number][ranks] == 0]
         if len(idle):
             self._leave(lane, number, idle)
 
     def _arrive(self, lane: int, number: int, flows: Ints, indices: Ints) -> None:
         step, state = self.timed.lanes[lane][number], self._lanes[lane]
-        arrived_R = np.bincount(step.ends_F2[flows[indices]].ravel(), minlength=self.timed.ranks + 1)[:-1]
+        arrived_R = _count(step.waiting_FW[flows[indices]], self.timed.ranks)
         pending = state.pending[number]
         pending -= arrived_R
         through = np.flatnonzero((arrived_R > 0) & (pending == 0) & state.sent[number])
@@ -301,7 +315,7 @@ def run_alone(timed: TimedSchedule, routes: Routes, slowdown_R: Floats | None = 
     def done(ranks: Ints) -> None:
         finish[ranks] = env.now
 
-    CollectiveRun(env, network, timed, slowdown, done).start()
+    CollectiveRun(env, network, timed, slowdown, done).enter(np.arange(timed.ranks))
     env.run()
     return CollectiveTime(
         finish,

@@ -1,7 +1,8 @@
 """The discrete-event engine: one compute and one communication stream per rank, rendezvous at collectives.
 
 Each rank issues the same ops in the same order, as a CUDA program does. An op starts when its stream is free and the op
-before it in its part of the sequence has ended on that rank; an exchange starts when the last rank has arrived.
+before it in its part of the sequence has ended on that rank. An exchange starts when the last rank has arrived; where
+transfers are posted, as on sockets, each rank starts its part when it arrives.
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -42,9 +43,14 @@ class _Meeting:
     """One exchange: who has come, and an event per rank for its end."""
 
     done: list[simpy.Event]
-    arrival_s: Floats
     arrived: int = 0
-    start_s: float = 0.0
+    last_s: float = 0.0  # when the last of those came
+    run: CollectiveRun | None = None
+
+    def finish(self, ranks: Ints) -> None:
+        """These ranks hold the result."""
+        for rank in ranks:
+            self.done[rank].succeed()
 
 
 @dataclass(eq=False)
@@ -52,6 +58,7 @@ class Engine:
     """Runs one program on all ranks. `alone` gives an exchange timed by itself, to be replayed instead of run again.
 
     Replaying is exact: every rank takes part in every exchange and meets for it, so no two ever share the network.
+    Posted exchanges do not meet, and are never replayed.
     """
 
     routes: Routes
@@ -67,7 +74,7 @@ class Engine:
         self._replayed: dict[tuple[str, str], float] = {}
         self._peak = 0.0
         self._meetings = {
-            i: _Meeting([self.env.event() for _ in range(self.ranks)], np.zeros(self.ranks))
+            i: _Meeting([self.env.event() for _ in range(self.ranks)])
             for i, issue in enumerate(program)
             if issue.exchange
         }
@@ -127,35 +134,39 @@ class Engine:
             ended[i].succeed()
 
     def _meet(self, rank: int, i: int, issue: Issue, timed: TimedSchedule) -> Generator[simpy.Event, Any, None]:
-        meeting = self._meetings[i]
-        meeting.arrival_s[rank] = self.env.now
+        meeting, arrival_s = self._meetings[i], self.env.now
         meeting.arrived += 1
-        if meeting.arrived == self.ranks:
-            meeting.start_s = self.env.now
+        meeting.last_s = arrival_s
+        if timed.posted:
+            self._enter(meeting, timed, np.array([rank]))
+        elif meeting.arrived == self.ranks:
             self._exchange(meeting, timed)
         yield meeting.done[rank]
-        start, now = meeting.start_s, self.env.now
-        codec_s = float(timed.codec_s_R[rank] * self.slowdown_R[rank])
-        waited_s = start - float(meeting.arrival_s[rank])
+        start, now = meeting.last_s, self.env.now
+        codec_s = min(float(timed.codec_s_R[rank] * self.slowdown_R[rank]), now - start)
         span = Span(
-            rank, "communication", issue.name, issue.layer, issue.part, start, now, codec_s, waited_s, (), timed.carried
-        )
+            rank, "communication", issue.name, issue.layer, issue.part, start, now, codec_s, start - arrival_s, (),
+            timed.carried,
+        )  # fmt: skip
         self._recorded.append((i, span))
 
     def _exchange(self, meeting: _Meeting, timed: TimedSchedule) -> None:
-        def finish(ranks: Ints) -> None:
-            for rank in ranks:
-                meeting.done[rank].succeed()
-
+        """Everyone is here."""
         if self.alone is None:
-            CollectiveRun(self.env, self._network, timed, self.slowdown_R, finish).start()
+            self._enter(meeting, timed, np.arange(self.ranks))
             return
         known = self.alone(timed)
         for link, nbytes in known.link_bytes.items():
             self._replayed[link] = self._replayed.get(link, 0.0) + nbytes
         self._peak = max(self._peak, known.peak_utilisation)
         for moment, ranks in groups(known.finish_s_R):
-            self.env.timeout(float(moment)).callbacks.append(lambda _event, ranks=ranks: finish(ranks))  # type: ignore[misc]
+            after = self.env.timeout(float(moment))
+            after.callbacks.append(lambda _event, ranks=ranks: meeting.finish(ranks))  # type: ignore[misc]
+
+    def _enter(self, meeting: _Meeting, timed: TimedSchedule, ranks: Ints) -> None:
+        if meeting.run is None:
+            meeting.run = CollectiveRun(self.env, self._network, timed, self.slowdown_R, meeting.finish)
+        meeting.run.enter(ranks)
 
 
 def _predecessors(program: Sequence[Issue]) -> list[int | None]:

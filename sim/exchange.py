@@ -48,6 +48,11 @@ class Exchanger:
         """The cluster's routes, as arrays shared by all of the group's exchanges."""
         return Routes(self.cluster)
 
+    @property
+    def posted(self) -> bool:
+        """Whether some library of the fabric lets ranks go on while what they send leaves."""
+        return any(protocol.posted for protocol in self.cost.fabric.protocols)
+
     def timed(self, exchange: Exchange | Passing) -> TimedSchedule:
         """The schedule an exchange runs, with its seconds."""
         if isinstance(exchange, Passing):

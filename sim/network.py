@@ -9,6 +9,7 @@ Two sizes travel with a flow: `nbytes`, what a byte counter on the link would sh
 link's time it takes (nbytes / protocol efficiency). Capacity is shared by work; conservation is checked on bytes.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -150,12 +151,16 @@ class Routes:
 
 @dataclass(eq=False, slots=True)
 class Batch:
-    """Flows that start together. `on_arrival(indices)` is called with those that arrive together."""
+    """Flows that start together. `on_arrival(indices)` is called with those that arrive together.
+
+    in_order: a flow waits for those started before it on its pair, as messages on one connection do.
+    """
 
     pairs: Ints
     nbytes: Floats
     work_bytes: Floats
     on_arrival: Callable[[Ints], None]
+    in_order: bool = False
 
 
 class Network:
@@ -166,6 +171,7 @@ class Network:
         self.routes = routes
         self._remembered: dict[bytes, tuple[Floats, Floats]] = {}
         self._batches: list[Batch] = []
+        self._queues: dict[int, deque[tuple[int, int]]] = {}  # by pair on which one flows: (batch, index) of the next
         self._owner: Ints = np.zeros(0, dtype=np.int64)  # index into _batches
         self._index: Ints = np.zeros(0, dtype=np.int64)  # index into the batch
         self._pair: Ints = np.zeros(0, dtype=np.int64)
@@ -186,16 +192,31 @@ class Network:
         """Begin sending a batch now. Rates are set once for all batches that start at this instant."""
         self._advance()
         self._batches.append(batch)
-        count = len(batch.pairs)
-        self._owner = np.concatenate([self._owner, np.full(count, len(self._batches) - 1)])
-        self._index = np.concatenate([self._index, np.arange(count)])
-        self._pair = np.concatenate([self._pair, batch.pairs])
-        self._left = np.concatenate([self._left, batch.work_bytes])
-        self._rate = np.concatenate([self._rate, np.zeros(count)])
+        number, indices = len(self._batches) - 1, np.arange(len(batch.pairs))
+        if batch.in_order:
+            free = [not self._queued(int(pair), number, i) for i, pair in enumerate(batch.pairs)]
+            indices = np.flatnonzero(free)
+        self._begin(number, indices)
         self._pair_bytes += np.bincount(batch.pairs, batch.nbytes, minlength=len(self._pair_bytes))
         if not self._resolve_planned:
             self._resolve_planned = True
             self._after(0.0, self._resolve)
+
+    def _begin(self, number: int, indices: Ints) -> None:
+        batch, count = self._batches[number], len(indices)
+        self._owner = np.concatenate([self._owner, np.full(count, number)])
+        self._index = np.concatenate([self._index, indices])
+        self._pair = np.concatenate([self._pair, batch.pairs[indices]])
+        self._left = np.concatenate([self._left, batch.work_bytes[indices]])
+        self._rate = np.concatenate([self._rate, np.zeros(count)])
+
+    def _queued(self, pair: int, number: int, index: int) -> bool:
+        """Whether this flow has to wait; if not, those after it on its pair will."""
+        if pair in self._queues:
+            self._queues[pair].append((number, index))
+            return True
+        self._queues[pair] = deque()
+        return False
 
     def link_bytes(self) -> Mapping[tuple[str, str], float]:
         """Bytes that crossed each directed link so far, whole batches counted when they start."""
@@ -251,7 +272,18 @@ class Network:
             for delay, together in groups(latency[mine]):
                 arrived = index[mine[together]]
                 self._after(float(delay), partial(batch.on_arrival, arrived))
+            if batch.in_order:
+                for freed in batch.pairs[index[mine]]:
+                    self._next(int(freed))
         self._resolve()
+
+    def _next(self, pair: int) -> None:
+        """The flow that has waited for this pair."""
+        if self._queues[pair]:
+            number, index = self._queues[pair].popleft()
+            self._begin(number, np.array([index]))
+        else:
+            del self._queues[pair]
 
 
 def groups(values: NDArray[Any]) -> Iterator[tuple[Any, Ints]]:

@@ -73,6 +73,7 @@ def predict(
 
 def run(workload: Workload, exchanger: Exchanger, cost: CostModel, folded: bool) -> tuple[Result, tuple[Fold, ...]]:
     """Simulate the workload; with folds where identical layers reach a steady state, else in full."""
+    folded = folded and not exchanger.posted  # what is still on its way when a layer ends is no part of a layer's ends
     runs = find_runs(workload.layers) if folded else []
     if any(r.repeats > r.kept for r in runs):
         result = _simulate(replace(workload, layers=tuple(kept_layers(workload.layers, runs))), exchanger, cost, True)

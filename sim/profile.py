@@ -133,6 +133,7 @@ class Protocol:
     knots: tuple[tuple[float, float], ...]  # (bytes_per_rank, efficiency)
     channels: int  # connections side by side between two ranks: each gets a link's per-flow cap
     source: str
+    posted: bool = False  # sockets: a rank hands over what it sends and goes on; a GPU's kernels stay until it is sent
 
     def __post_init__(self) -> None:
         check_source(self.source)
@@ -348,7 +349,8 @@ def fabric_profile(data: Mapping[str, Any]) -> FabricProfile:
 
 def fabric_profile_dict(profile: FabricProfile) -> dict[str, Any]:
     """What `fabric_profile` reads."""
-    return asdict(profile)
+    protocols = [{k: v for k, v in asdict(p).items() if v or k != "posted"} for p in profile.protocols]
+    return asdict(profile) | {"protocols": protocols}
 
 
 def _validated(adapter: TypeAdapter[Any], data: Mapping[str, Any]) -> Any:

@@ -111,7 +111,8 @@ def _ray(work: Callable[[_Task], _Result], tasks: Sequence[_Task], address: str)
         try:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
         except (ConnectionError, OSError, ValueError, RuntimeError) as error:
-            raise ValueError(f"no Ray cluster answers at {address}: {error}") from None
+            token = "; one that asks for a token wants RAY_AUTH_MODE=token and RAY_AUTH_TOKEN set here too"
+            raise ValueError(f"no Ray cluster answers at {address}: {error}{token}") from None
     try:
         remote = ray.remote(num_cpus=1, max_retries=RETRIES)(work)
         queue = iter(tasks)

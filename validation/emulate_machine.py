@@ -207,7 +207,7 @@ def fabric_of(wires: Mapping[str, Wire], ranks: int) -> FabricProfile:
     """gloo's part: `wires` by collective, ring and two_step."""
     protocols = [
         Protocol(LIBRARY, op, primitive, ranks, 0.0, wire.step_s, ((1.0, wire.efficiency),), 1,
-                 "measured: exchanges of this run's calibration")
+                 "measured: exchanges of this run's calibration", posted=True)
         for primitive, collective in PRIMITIVES.items()
         for wire in (wires[collective],)
         for op in ("all_reduce", "all_gather")

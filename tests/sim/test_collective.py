@@ -349,7 +349,7 @@ def test_how_long_a_run_takes_does_not_depend_on_when_it_starts(
         finish[ranks] = env.now
 
     collective_run = CollectiveRun(env, Network(env, routes), timed, slowdown, done)
-    env.timeout(start_s).callbacks.append(lambda _event: collective_run.start())
+    env.timeout(start_s).callbacks.append(lambda _event: collective_run.enter(np.arange(n)))
     env.run()
     np.testing.assert_allclose(finish - start_s, run_alone(timed, routes, slowdown).finish_s_R, rtol=0, atol=1e-13)
 

@@ -1,11 +1,13 @@
 """The engine: streams in order, parts in order, meetings at collectives.
 
 The oracle is the recurrence the engine's docstring states, evaluated op by op without events: an op starts when its
-stream is free and the op before it in its part has ended on that rank, an exchange when the last rank has arrived.
+stream is free and the op before it in its part has ended on that rank, an exchange when the last rank has arrived. For
+posted exchanges it goes transfer by transfer, on a machine with a link of its own between every two ranks.
 """
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -19,8 +21,21 @@ from thinwire.sim.collective import CollectiveTime, TimedSchedule, run_alone
 from thinwire.sim.engine import Engine, Issue, Result
 from thinwire.sim.network import Floats, Routes
 from thinwire.sim.timeline import Span
+from thinwire.topologies.generators import Wire, full_mesh
 
-from .helpers import US, attach, close, seconds_by_kind, switched
+from .helpers import (
+    GB_PER_S,
+    GPU,
+    LINK_LATENCY_S,
+    PRIMITIVES,
+    US,
+    attach,
+    close,
+    fabric,
+    protocol,
+    seconds_by_kind,
+    switched,
+)
 
 RANKS = 4
 INT4 = GroupedInt(4)
@@ -123,6 +138,87 @@ def test_a_run_counts_the_bytes_of_all_its_exchanges(program: tuple[Issue, ...],
         assert sum(result.link_bytes.values()) == pytest.approx(sum(expected.values()))
         assert result.peak_utilisation <= 1 + 1e-9
         assert (result.peak_utilisation > 0) == bool(expected)
+
+
+MESH = full_mesh(RANKS, Wire(20 * GB_PER_S, LINK_LATENCY_S)).cluster(name="mesh", title="", gpu=GPU, fabric="made-up")
+UNEVEN = MESH.with_link_scaled("gpu0->gpu1", 0.4).with_link_scaled("gpu3->gpu2", 0.7).with_link_scaled("*->gpu0", 1.3)
+
+
+POSTED = fabric(protocols=[replace(protocol(p, RANKS), posted=True) for p in PRIMITIVES])
+
+
+@cache
+def posted() -> tuple[Routes, tuple[TimedSchedule, ...]]:
+    """Exchanges of ranks that hand over what they send, over links of several speeds."""
+    routes = Routes(UNEVEN)
+    kinds: tuple[tuple[Collective, int], ...] = (("two_step", 256_000), ("ring", 2_048_000), ("tree", 400_000))
+    schedules = (build(Scheme("test", INT4, INT4, collective), RANKS, numel) for collective, numel in kinds)
+    return routes, tuple(attach(schedule, routes, POSTED, codec_s=seconds_by_kind) for schedule in schedules)
+
+
+def recurrence(program: Sequence[Issue], slowdown: Floats) -> dict[tuple[int, int], float]:
+    """(op, rank) -> end, where every pair of ranks has a link of its own and transfers are posted.
+
+    A rank goes through the steps of an exchange from its own arrival: it works, pays the step's latency, hands over
+    what it sends, and goes on when it has received. A message starts when those before it on its link have left.
+    """
+    bandwidth = {(int(a.source[3:]), int(a.target[3:])): a.bandwidth_bytes_per_s for a in UNEVEN.links}
+    stream_free, part_free = np.zeros((2, RANKS)), np.zeros((2, RANKS))
+    link_free = dict.fromkeys(bandwidth, 0.0)
+    found: dict[tuple[int, int], float] = {}
+    for i, issue in enumerate(program):
+        stream = 0 if issue.exchange is None else 1
+        now = np.maximum(stream_free[stream], part_free[issue.part])
+        if issue.exchange is None:
+            now = now + sum(seconds for _, seconds in issue.kernels) * slowdown
+        else:
+            (lane,) = issue.exchange.lanes
+            for step in lane:
+                now = now + step.codec_s_R * slowdown
+                now = now + np.where(step.incident_R > 0, step.latency_s, 0.0)
+                received = now.copy()
+                for (source, destination), work_bytes in zip(step.ends_F2.tolist(), step.work_bytes_F, strict=True):
+                    left = max(now[source], link_free[source, destination])
+                    left += work_bytes / bandwidth[source, destination]
+                    link_free[source, destination] = left
+                    received[destination] = max(received[destination], left + LINK_LATENCY_S)
+                now = received
+        stream_free[stream] = part_free[issue.part] = now
+        found |= {(i, rank): float(now[rank]) for rank in range(RANKS)}
+    return found
+
+
+@given(programs(), slowdowns)
+@settings(max_examples=80)
+def test_posted_exchanges_end_when_the_recurrence_over_transfers_says(
+    program: tuple[Issue, ...], slowdown: Floats
+) -> None:
+    routes, timed = posted()
+    own = dict(zip(exchanges()[1], timed, strict=True))
+    program = tuple(replace(issue, exchange=own[issue.exchange]) if issue.exchange else issue for issue in program)
+    result = Engine(routes, RANKS, slowdown).run(program)
+    expected = recurrence(program, slowdown)
+    assert len(result.spans) == len(expected)
+    for span in result.spans:
+        assert close(span.end_s, expected[span.layer, span.rank])
+        assert span.waited_s >= 0
+        assert 0 <= span.codec_s <= span.seconds * (1 + 1e-12)
+    sent: Counter[tuple[str, str]] = Counter()
+    for issue in program:
+        if issue.exchange:
+            sent.update(run_alone(issue.exchange, routes).link_bytes)
+    assert all(close(nbytes, sent[link]) for link, nbytes in result.link_bytes.items())
+
+
+def test_a_posted_exchange_is_no_barrier() -> None:
+    """The early ranks' bytes pass while the last computes: the ring ends before one that began with the last would."""
+    slowdown = np.array([1.0, 1.0, 1.0, 20.0])
+    routes = Routes(UNEVEN)
+    timed = attach(build(Scheme("test", INT4, INT4, "ring"), RANKS, 2_048_000), routes, POSTED)
+    ring = Issue(0, 0, "x", exchange=timed)
+    alone = Engine(routes, RANKS, slowdown).run((ring,)).end_s
+    after = Engine(routes, RANKS, slowdown).run((compute("a", 100 * US), ring)).end_s
+    assert 20 * 100 * US < after < 20 * 100 * US + 0.95 * alone
 
 
 ONES = np.ones(RANKS)

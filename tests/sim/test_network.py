@@ -124,7 +124,11 @@ def test_a_capped_flow_leaves_the_rest_to_others() -> None:
 
 
 def carry(
-    cluster: Cluster, flows: Sequence[tuple[float, int, int, float]], channels: int = 1, work: float = 1.0
+    cluster: Cluster,
+    flows: Sequence[tuple[float, int, int, float]],
+    channels: int = 1,
+    work: float = 1.0,
+    in_order: bool = False,
 ) -> tuple[list[float], Network]:
     """Arrival time of each flow (start_s, source, destination, bytes), and the network afterwards."""
     env, routes = simpy.Environment(), Routes(cluster)
@@ -140,7 +144,7 @@ def carry(
                 assert arrived[indices[i]] < 0, "a flow arrives once"
                 arrived[indices[i]] = env.now
 
-        network.start(Batch(np.array([pairs[i] for i in indices]), nbytes, nbytes * work, on_arrival))
+        network.start(Batch(np.array([pairs[i] for i in indices]), nbytes, nbytes * work, on_arrival, in_order))
 
     for moment in sorted({flow[0] for flow in flows}):
         together = [i for i, flow in enumerate(flows) if flow[0] == moment]
@@ -184,6 +188,18 @@ def test_a_flow_may_start_at_the_instant_another_ends() -> None:
     flows = [(0.0, 0, 1, SECOND), (0.0, 0, 2, SECOND), (2.0, 0, 1, SECOND), (2.0, 3, 1, SECOND), (4.0, 0, 1, SECOND)]
     ends, network = carry(switched(4), flows)
     assert all(close(end, at + ROUTE_LATENCY_S) for end, at in zip(ends, (2, 2, 4, 4, 5), strict=True))
+    assert network.link_bytes()["gpu0", "nvswitch"] == 4 * SECOND
+
+
+def test_messages_in_order_follow_one_another_on_their_pair_alone() -> None:
+    # 0 -> 1 sends its second message when the first has left, not when it has arrived; 0 -> 2 shares the port with it
+    flows = [(0.0, 0, 1, SECOND), (0.0, 0, 1, SECOND), (0.5, 0, 1, SECOND), (5.0, 0, 1, SECOND)]
+    ends, network = carry(switched(3), flows, in_order=True)
+    assert all(close(end, at + ROUTE_LATENCY_S) for end, at in zip(ends, (1, 2, 3, 6), strict=True))
+    ends, _ = carry(switched(3), [(0.0, 0, 1, SECOND), (0.0, 0, 1, SECOND), (0.0, 0, 2, 3 * SECOND)], in_order=True)
+    assert all(close(end, at + ROUTE_LATENCY_S) for end, at in zip(ends, (2, 4, 5), strict=True))
+    together, _ = carry(switched(3), flows[:2])
+    assert all(close(end, 2 + ROUTE_LATENCY_S) for end in together)
     assert network.link_bytes()["gpu0", "nvswitch"] == 4 * SECOND
 
 
