@@ -23,14 +23,13 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 from rich.console import Console
 from rich.table import Table
 
-from thinwire.validation import emulate_report
+from thinwire.validation import report_parts
 from thinwire.validation import targets_fabric as fabric
 from thinwire.validation import targets_hosts as hosts
 from thinwire.validation import targets_kernels as kernels
 from thinwire.validation.targets import Coverage, Entry, Point, Section, Summary, broken_down, pooled, worst
 
 REPORTS = Path(__file__).parent / "reports"
-RAW = Path(__file__).parent / "raw"
 PICTURES = {
     "predicted-against-measured.svg": "Left-out rows of TTFT and collectives; grey: within a fifth",
     "error-by-size.svg": "Size of the error by regime, rows left out",
@@ -129,10 +128,11 @@ def markdown(sections: Sequence[Section], full: bool) -> str:
     ]
     lines += table(("target", "predicted", *FIGURES, "limit", "verdict"), overviews(sections))
     lines += ["", "## Pictures", "", *(line for name in PICTURES for line in (f"![{PICTURES[name]}]({name})", ""))]
-    lines += links(campaign())
+    lines += report_parts.emulated(report_parts.campaign(), table)
+    lines += report_parts.others(report_parts.PEERS_TWIN, table)
     covered = coverages(sections)
     if covered:
-        lines += ["", "## Intervals", "", INTERVALS, ""]
+        lines += ["## Intervals", "", INTERVALS, ""]
         lines += table(("rows of", "predicted", "size", "rows", "inside", "mean width"), covered)
     for section in sections:
         lines += ["", f"## {section.title}", ""]
@@ -153,40 +153,6 @@ def markdown(sections: Sequence[Section], full: bool) -> str:
         if section.left_out:
             lines += ["", "### Rows left out", "", *(f"- {said}" for said in section.left_out)]
     return "\n".join(lines) + "\n"
-
-
-def campaign() -> Mapping[str, Any] | None:
-    """The kept emulation campaign, the latest of several; None where there is none."""
-    kept = sorted(RAW.glob("emulate-*.json"))
-    return json.loads(kept[-1].read_text("utf-8")) if kept else None
-
-
-def links(found: Mapping[str, Any] | None) -> list[str]:
-    """The report's part on emulated links, and where that on other tools is."""
-    lines = [
-        "## Other tools on the same rows",
-        "",
-        "AIConfigurator and GenZ: [peers.md](peers.md), by `make peers`.",
-        "",
-    ]
-    if found is None:
-        return lines
-    rows = (
-        [figure.what + figure.note, str(figure.cells), f"{figure.value:.1%}", f"<= {figure.tolerance:.0%}",
-         "missed" if figure.beyond else "met"]
-        for figure in emulate_report.figures(found)
-    )  # fmt: skip
-    return [
-        "## Emulated links",
-        "",
-        "Prefills that really ran, 2 to 8 gloo ranks in network namespaces on links of set rate and delay, each "
-        "predicted before it ran from kernels and exchanges timed in the same campaign (`make emulate`, "
-        "docs/decisions/013-emulation.md).",
-        "",
-        *table(("figure", "cells", "error", "limit", "verdict"), rows),
-        "",
-        *lines,
-    ]
 
 
 def _group(point: Point) -> str:
@@ -339,7 +305,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except ImportError as error:
             console.print(f"no pictures: {error}; pip install 'thinwire[plots]' draws them")
         else:
-            drawn = plots.draw(sections, campaign(), options.reports)
+            drawn = plots.draw(sections, report_parts.campaign(), options.reports)
             console.print(f"drawn: {', '.join(path.name for path in drawn)}")
     return 0
 

@@ -238,6 +238,19 @@ def test_ranks_that_drift_apart_are_run_in_full() -> None:
     assert_equal(folded, full)
 
 
+def test_posted_transfers_are_not_folded() -> None:
+    """What is still on its way when a layer ends is not seen in the layer's ends."""
+    cluster, profile = machine("8xl40s-pcie", 4)
+    sockets = replace(profile.fabric, protocols=tuple(replace(p, posted=True) for p in profile.fabric.protocols))
+    model, prompt = small("llama-3-8b", 12), Prompt(1, 1024)
+    posted, meeting = (
+        predict(model, cluster, scheme("flash-int4"), prompt, replace(profile, fabric=fabric))
+        for fabric in (sockets, profile.fabric)
+    )
+    assert posted.timeline.folds == () and meeting.timeline.folds
+    assert close(posted.ttft_s, meeting.ttft_s), "equal ranks and links: nobody is early"
+
+
 def test_layers_that_differ_are_not_folded() -> None:
     cluster, profile = machine("8xl40s-pcie", 4)
     model = replace(small("gemma-2-27b", 6), sliding_window=100)

@@ -58,6 +58,15 @@ def test_a_fabric_profile_survives_the_round_trip(path: Path) -> None:
         assert known.source.startswith(("measured: ", "assumed: ", "datasheet: "))
 
 
+def test_posted_protocols_say_so_and_others_nothing() -> None:
+    profile = fabric(4)
+    first, *rest = profile.protocols
+    sockets = replace(profile, protocols=(replace(first, posted=True), *rest))
+    written = fabric_profile_dict(sockets)
+    assert [p.get("posted") for p in written["protocols"]] == [True, *[None] * len(rest)]
+    assert fabric_profile(json.loads(json.dumps(written))) == sockets
+
+
 @pytest.mark.parametrize("name", cluster_names())
 def test_every_machine_of_the_catalog_has_a_profile(name: str) -> None:
     cluster = load_cluster(name)

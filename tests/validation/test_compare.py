@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from thinwire.topologies.load import load_cluster
-from thinwire.validation import compare, fit_attention, targets_hosts, targets_kernels
+from thinwire.validation import compare, emulate_report, fit_attention, report_parts, targets_hosts, targets_kernels
 from thinwire.validation.targets import Coverage, Entry, Limits, Point, Section, Summary, broken_down, pooled, worst
 
 # What the issue asks for: prefix of the keys -> limits, and how the rows are predicted. Written out here a second time
@@ -345,13 +345,32 @@ def small(error: float) -> Section:
 
 
 def test_markdown_says_what_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compare, "campaign", lambda: None)  # what that missed is no matter of these sections
+    parts = ("emulated", "others")  # what they miss is no matter of these sections
+    for part in parts:
+        monkeypatch.setattr(report_parts, part, lambda *_: [])
     good, bad = compare.markdown([small(0.1)], False), compare.markdown([small(0.3)], True)
     assert "| met |" in good and "missed" not in good
     assert "missed by 1 of 1: what median 15.50%" in bad and "compare --full" in bad
     assert "One line.\n\nAnother." in good
     assert "a | b: why." in good and "### Rows left out" in good
     assert compare.markdown([small(0.1)], False) == good
+
+
+def test_the_report_holds_emulated_links_and_other_tools(tmp_path: Path) -> None:
+    text = compare.markdown([small(0.1)], False)
+    twin = json.loads(report_parts.PEERS_TWIN.read_text())
+    closer, counted = (twin["shares"]["ttft"]["left_out"][name] for name in ("closer", "rows"))
+    verdict = "met" if closer >= twin["limit"] * counted else "missed"
+    assert f"| {closer} of {counted} ({closer / counted:.0%}) | {twin['limit']:.0%}: {verdict} |" in text
+    assert sum(line.startswith(("| TTFT |", "| all-reduce |")) for line in text.splitlines()) == sum(
+        group["counted"] for group in twin["groups"]
+    )
+    campaign = report_parts.campaign()
+    assert campaign is not None
+    for figure in emulate_report.figures(campaign):
+        assert f"| {figure.what}{figure.note} | {figure.cells} | {figure.value:.1%} |" in text
+    assert report_parts.others(tmp_path / "none.json", compare.table) == []
+    assert report_parts.emulated(None, compare.table) == []
 
 
 def test_lost_targets_are_found() -> None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from thinwire.validation import compare, plots
+from thinwire.validation import compare, plots, report_parts
 from thinwire.validation.targets import Entry, Limits, Point, Section
 
 
@@ -14,7 +14,7 @@ def section(key: str, rows: int, how: str = "one row out") -> Section:
 
 def test_pictures_hold_every_row_and_come_out_alike(tmp_path: Path) -> None:
     sections = [section("prefill", 5), section("sglang", 4), section("gemm", 6)]
-    campaign = compare.campaign()
+    campaign = report_parts.campaign()
     assert campaign is not None
     first, second = tmp_path / "a", tmp_path / "b"
     for folder in (first, second):
