@@ -22,6 +22,7 @@ Ints = npt.NDArray[np.int64]
 PIECE = 4096  # requests drawn or read at a time
 COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 MOST_TOKENS = 1 << 24  # of a prompt or an output: more is a mistake in a file
+LENGTHS = "fixed, lognormal[:VARIATION] or geometric"
 
 
 class Piece(NamedTuple):
@@ -100,6 +101,23 @@ class Geometric:
 
 
 Lengths = Fixed | LogNormal | Geometric
+
+
+def lengths_of(text: str, mean_tokens: float) -> Lengths:
+    """A distribution of this mean by its name, one of `LENGTHS`. ValueError for another, or a mean it cannot have."""
+    kind, colon, variation = text.partition(":")
+    if kind == "fixed" and not colon:
+        if mean_tokens != int(mean_tokens):
+            raise ValueError(f"fixed lengths are whole numbers of tokens: {mean_tokens}")
+        return Fixed(int(mean_tokens))
+    if kind == "geometric" and not colon:
+        return Geometric(mean_tokens)
+    if kind == "lognormal":
+        try:
+            return LogNormal(mean_tokens, float(variation) if colon else 1.0)
+        except ValueError as error:
+            raise ValueError(f"lengths {text!r}: {error}") from None
+    raise ValueError(f"lengths must be {LENGTHS}: {text!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +243,24 @@ class Trace:
 
 
 Load = Drawn | ClosedLoop | Trace
+
+
+def load_of(
+    rate_per_s: float | None,
+    burstiness: float,
+    users: int | None,
+    trace: str | None,
+    speed: float,
+    prompt: Lengths,
+    output: Lengths,
+) -> Load:
+    """A stream at a rate, or a closed loop of users, or a trace's file: whichever is not None."""
+    if trace is not None:
+        return Trace(trace, speed)
+    if users is not None:
+        return ClosedLoop(users, prompt, output)
+    assert rate_per_s is not None  # one of the three is given
+    return Drawn(rate_per_s, prompt, output, burstiness)
 
 
 def _parsed(where: str, row: list[str]) -> tuple[float, int, int]:

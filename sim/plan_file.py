@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from thinwire.reference.config import load_model
-from thinwire.reference.mixed import find
+from thinwire.reference.config import ModelConfig, load_model
+from thinwire.reference.mixed import AnyScheme, find
 from thinwire.reference.scheme import Scheme
 from thinwire.sim.accuracy import figure
 from thinwire.sim.api import group
@@ -27,6 +27,7 @@ from thinwire.topologies.schema import Count, Text
 from thinwire.topologies.units import Table
 
 Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+LEAST_FACTOR, MOST_FACTOR = 1e-3, 1e3  # of a what-if
 BOUND = 0.03  # of the tables of durations: a third of the predictor's calls that serve makes
 Listed = Annotated[list[Text], Field(min_length=1)]
 Counts = Annotated[list[Count], Field(min_length=1)]
@@ -119,6 +120,20 @@ class PlanFile(Table):
 
 
 @dataclass(frozen=True)
+class Inputs:
+    """A file read, and what the names in it stand for: plain values, which travel where there is no file."""
+
+    file: PlanFile
+    model: ModelConfig
+    clusters: Mapping[str, Cluster]
+    schemes: Mapping[str, AnyScheme]
+
+    def asked(self) -> "Asked":
+        """Ready to be answered."""
+        return Asked(self.file, problem_of(self), self.clusters)
+
+
+@dataclass(frozen=True)
 class Asked:
     """A file read: its problem, and what only the report needs."""
 
@@ -132,7 +147,7 @@ class Asked:
         for part in text.split(","):
             match = _WHAT_IF.fullmatch(part.strip())
             factor = float(match["factor"]) if match else 0.0
-            if match is None or not 1e-3 <= factor <= 1e3:
+            if match is None or not LEAST_FACTOR <= factor <= MOST_FACTOR:
                 raise ValueError(
                     "a what-if is 'load xF', 'link xF', 'link PATTERN xF' or 'price CLUSTER-OR-GPU xF', with F in "
                     f"0.001..1000, or several with commas between: {text!r}"
@@ -141,14 +156,22 @@ class Asked:
             if what == "load" and name is None:
                 load *= factor
             elif what == "link":
-                self._linked(name or "*")
                 links[name or "*"] = links.get(name or "*", 1.0) * factor
             elif what == "price" and name is not None:
-                for cluster in self._priced(name):
-                    prices[cluster] = prices.get(cluster, 1.0) * factor
+                prices[name] = prices.get(name, 1.0) * factor
             else:
                 raise ValueError(f"'load' takes no name and 'price' needs one: {text!r}")
-        return WhatIf(load, tuple(sorted(links.items())), tuple(sorted(prices.items())))
+        return self.factors(load, links, prices)
+
+    def factors(self, load: float, links: Mapping[str, float], prices: Mapping[str, float]) -> WhatIf:
+        """A what-if of factors on the load, on links by pattern and on prices by machine or GPU; names checked."""
+        for pattern in links:
+            self._linked(pattern)
+        by_cluster: dict[str, float] = {}
+        for name, factor in prices.items():
+            for cluster in self._priced(name):
+                by_cluster[cluster] = by_cluster.get(cluster, 1.0) * factor
+        return WhatIf(load, tuple(sorted(links.items())), tuple(sorted(by_cluster.items())))
 
     def changes(self) -> list[WhatIf]:
         """Load, all links and the price of each GPU a little down and up."""
@@ -179,6 +202,11 @@ _WHAT_IF = re.compile(r"(?P<what>load|link|price)(\s+(?P<name>\S+))?\s+x(?P<fact
 
 def read(path: Path) -> Asked:
     """The problem of a file. ValueError names file, line, key and what is allowed."""
+    return read_inputs(path).asked()
+
+
+def read_inputs(path: Path) -> Inputs:
+    """The same before it is a problem."""
     try:
         document = Document(path)
     except OSError as error:
@@ -196,21 +224,23 @@ def read(path: Path) -> Asked:
             clusters[name] = load_cluster(name)
         except ValueError as error:
             raise document.refuse(("prices", name), str(error)) from None
+    schemes: dict[str, AnyScheme] = {}
     for place, scheme in enumerate(file.search.schemes):
         try:
-            find(scheme)
+            schemes[scheme] = find(scheme)
         except ValueError as error:
             raise document.refuse(("search", "schemes", place), str(error)) from None
     try:
-        load_model(file.model)
+        model = load_model(file.model)
     except ValueError as error:
         raise document.refuse(("model",), str(error)) from None
-    return Asked(file, problem_of(file, clusters), clusters)
+    return Inputs(file, model, clusters, schemes)
 
 
-def problem_of(file: PlanFile, clusters: Mapping[str, Cluster]) -> Problem:
+def problem_of(inputs: Inputs) -> Problem:
     """All combinations. On one GPU nothing is sent: there only the first scheme is taken."""
-    search, targets, load = file.search, file.targets, file.load
+    file, clusters = inputs.file, inputs.clusters
+    search, load = file.search, file.load
     limits = list(product(dict.fromkeys(search.token_budgets), dict.fromkeys(search.max_sequences)))
     candidates = [
         Candidate(cluster, tp, scheme, budget, sequences)
@@ -230,9 +260,9 @@ def problem_of(file: PlanFile, clusters: Mapping[str, Cluster]) -> Problem:
                 continue  # a link that this machine, or the part of it that is taken, has not
         paces = Paces(
             Deployment(
-                model=file.model,
+                model=inputs.model,
                 cluster=cluster,
-                scheme=c.scheme,
+                scheme=inputs.schemes[c.scheme],
                 weights=file.weights,
                 token_budget=c.token_budget,
                 max_sequences=c.max_sequences,
@@ -240,32 +270,23 @@ def problem_of(file: PlanFile, clusters: Mapping[str, Cluster]) -> Problem:
             ),
             BOUND,
         )
-        limits = paces.limits
+        limits, scheme = paces.limits, inputs.schemes[c.scheme]
         same = engines.setdefault((c.cluster, c.tp, links), paces.pace())  # what one exchange takes is asked once
-        return Engine(
-            replace(same, scheme=find(c.scheme), tokens=limits.token_budget, sequences=limits.max_sequences), limits
-        )
+        pace = replace(same, scheme=scheme, tokens=limits.token_budget, sequences=limits.max_sequences)
+        return Engine(pace, limits)
 
     def accuracy(c: Candidate) -> float | None:
-        scheme = find(c.scheme)
+        scheme = inputs.schemes[c.scheme]
         if c.tp == 1:
             return 1.0
         islands = len(clusters[c.cluster].islands)
         known = figure(scheme, c.tp, islands) if isinstance(scheme, Scheme) else None
         return None if known is None else known.perplexity_ratio
 
-    asked = Targets(
-        ttft_quantile=targets.ttft.percentile / 100,
-        ttft_s=targets.ttft.seconds,
-        **({} if targets.tpot is None else {
-            "tpot_quantile": targets.tpot.percentile / 100, "tpot_s": targets.tpot.seconds,
-        }),
-        **({} if targets.perplexity_ratio is None else {"perplexity_ratio": targets.perplexity_ratio}),
-    )  # fmt: skip
     return Problem(
         candidates=tuple(candidates),
         load=Drawn(load.rate_per_s, load.prompt.lengths(), load.output.lengths(), load.burstiness),
-        targets=asked,
+        targets=targets_of(file.targets),
         prices={name: file.prices[name].per_gpu_hour for name in clusters},
         engines=engine,
         accuracy=accuracy,
@@ -274,4 +295,15 @@ def problem_of(file: PlanFile, clusters: Mapping[str, Cluster]) -> Problem:
         seed=search.seed,
         allow_unmeasured=search.allow_unmeasured,
         frontier=search.frontier,
+    )
+
+
+def targets_of(table: TargetsTable) -> Targets:
+    """As the search has them; what is left out is no target."""
+    ttft, tpot = table.ttft, table.tpot
+    return Targets(
+        ttft_quantile=ttft.percentile / 100,
+        ttft_s=ttft.seconds,
+        **({} if tpot is None else {"tpot_quantile": tpot.percentile / 100, "tpot_s": tpot.seconds}),
+        **({} if table.perplexity_ratio is None else {"perplexity_ratio": table.perplexity_ratio}),
     )

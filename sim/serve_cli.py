@@ -4,14 +4,13 @@ from typing import Annotated
 
 import typer
 
-from thinwire.sim.arrivals import ClosedLoop, Drawn, Fixed, Geometric, Lengths, Load, LogNormal, Trace
+from thinwire.sim.arrivals import LENGTHS, lengths_of, load_of
 from thinwire.sim.cli import ClusterName, Json, Model, ProfileOption, SchemeName, Tp, Weights, WeightsOption, _print
 from thinwire.sim.replica import Batching
 from thinwire.sim.router import POLICIES, Policy
 from thinwire.sim.serve import Deployment, ServingResult, parse_fault, serve
 from thinwire.sim.statistics import Estimate, Slo
 
-LENGTHS = "fixed, lognormal[:VARIATION] or geometric"
 DEFAULTS = Deployment(model="", cluster="")
 
 
@@ -88,7 +87,9 @@ def command(
         raise ValueError("give one of --rate, --users and --trace")
     found = serve(
         deployment,
-        load(rate, burstiness, users, trace, speed, draw(lengths, input_tokens), draw(lengths, output_tokens)),
+        load_of(
+            rate, burstiness, users, trace, speed, lengths_of(lengths, input_tokens), lengths_of(lengths, output_tokens)
+        ),
         duration,
         Slo(**limits),
         [parse_fault(text) for text in fault or ()],
@@ -96,41 +97,6 @@ def command(
         warm_up_s=warm_up,
     )
     _print(found.to_dict(), as_json, lambda: show(found))
-
-
-def load(
-    rate: float | None,
-    burstiness: float,
-    users: int | None,
-    trace: str | None,
-    speed: float,
-    prompt: Lengths,
-    output: Lengths,
-) -> Load:
-    """The load of the options."""
-    if trace is not None:
-        return Trace(trace, speed)
-    if users is not None:
-        return ClosedLoop(users, prompt, output)
-    assert rate is not None  # one of the three is given
-    return Drawn(rate, prompt, output, burstiness)
-
-
-def draw(text: str, mean_tokens: float) -> Lengths:
-    """A distribution of lengths by its name."""
-    kind, colon, variation = text.partition(":")
-    if kind == "fixed" and not colon:
-        if mean_tokens != int(mean_tokens):
-            raise ValueError(f"fixed lengths are whole numbers of tokens: {mean_tokens}")
-        return Fixed(int(mean_tokens))
-    if kind == "geometric" and not colon:
-        return Geometric(mean_tokens)
-    if kind == "lognormal":
-        try:
-            return LogNormal(mean_tokens, float(variation) if colon else 1.0)
-        except ValueError as error:
-            raise ValueError(f"--lengths {text!r}: {error}") from None
-    raise ValueError(f"--lengths must be {LENGTHS}: {text!r}")
 
 
 def show(found: ServingResult) -> None:

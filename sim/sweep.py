@@ -1,12 +1,12 @@
-"""A grid of predictions (`thinwire sweep`): computed where there are workers, kept as it comes, sorted at the end.
+"""A grid of points (`thinwire sweep`): computed where there are workers, kept as it comes, sorted at the end.
 
-Points (sim/sweep_spec.py) go out in tasks (sim/sweep_engines.py); each task that comes back is at once a Parquet file
-of its own in `OUT.parts`, renamed into place, so that a kill at any time loses the tasks in flight and nothing else.
-The next run takes up what is there. At the end the parts become one file whose bytes depend on the sweep and on this
-build of thinwire alone. Needs the extra `sweep`: joblib and pyarrow are imported where they are used.
+Points (sim/sweep_spec.py) are of one kind (sim/sweep_kinds.py): predictions, serving runs or plans. They go out in
+tasks (sim/sweep_engines.py); each task that comes back is at once a Parquet file of its own in `OUT.parts`, renamed
+into place, so that a kill at any time loses the tasks in flight and nothing else. The next run takes up what is there.
+At the end the parts become one file whose bytes depend on the sweep and on this build of thinwire alone. Needs the
+extra `sweep`: joblib and pyarrow are imported where they are used.
 """
 
-import json
 import os
 import shutil
 import time
@@ -16,26 +16,15 @@ from functools import cache
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
+from threading import local
 from typing import Any
 
 from thinwire.sim.sweep_engines import EngineName, WorkersDiedError, missing, run
-from thinwire.sim.sweep_spec import SHIPPED, Point, Sweep, Values, names, profile_key, read_sweep
+from thinwire.sim.sweep_kinds import Kind, Once, Row, Values
+from thinwire.sim.sweep_spec import KINDS, Sweep, read_sweep
 
+KEPT = 8  # machines, tables of durations, plans: neighbours share them, and more are of no use
 ROUNDS = 4  # in which workers die and no task comes back, before the sweep gives up
-_STRINGS = ("id", "model", "cluster", "weights", "launch", "profile", "scaled_links", "slow_ranks", "scheme")
-_COUNTS = ("tp", "batch", "input_tokens", "wire_bytes_per_gpu", "all_reduce_count")
-_NUMBERS = (
-    "ttft_ms", "ttft_ms_low", "ttft_ms_high", "compute_ms", "codec_ms", "communication_ms",
-    "exposed_communication_ms", "reduce_bits_per_value", "gather_bits_per_value",
-)  # fmt: skip
-# Columns, in order: the point, what was predicted (null where it failed), why it failed (null where it did not).
-COLUMNS = (
-    "id", "model", "cluster", "tp", "weights", "launch", "profile", "scaled_links", "slow_ranks", "batch",
-    "input_tokens", "scheme", *_NUMBERS[:7], "wire_bytes_per_gpu", "all_reduce_count", *_NUMBERS[7:], "profile_name",
-    "error_type", "error",
-)  # fmt: skip
-
-Row = dict[str, Any]
 
 
 # ---- what a worker does
@@ -43,9 +32,10 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Points to predict, and what the files named in them hold."""
+    """Points of a kind to compute, and what the files named in them hold."""
 
-    points: tuple[Point, ...]
+    what: str
+    points: tuple[Any, ...]
     ids: tuple[str, ...]
     values: Values
 
@@ -60,67 +50,42 @@ class Batch:
 
 
 def work(task: Task) -> Batch:
-    """Predict every point of a task. What goes wrong with a point is its row's error, and no other point's matter."""
-    memo: dict[Any, Any] = {}
-    rows = [_row(point, name, task.values, memo) for point, name in zip(task.points, task.ids, strict=True)]
+    """Compute every point of a task. What goes wrong with a point is its row's error, and no other point's matter."""
+    kind = KINDS[task.what]
+    rows = [_row(point, name, kind, task.values, _kept.once) for point, name in zip(task.points, task.ids, strict=True)]
     return Batch(tuple(rows), os.getpid(), build())
 
 
-def _row(point: Point, name: str, values: Values, memo: dict[Any, Any]) -> Row:
-    asked = {
-        **asdict(point),
-        "id": name,
-        "profile": point.profile or SHIPPED,
-        "scaled_links": json.dumps(dict(point.scaled_links)),
-        "slow_ranks": json.dumps(dict(point.slow_ranks)),
-    }
+class _Kept(local):
+    """What the points of a worker share, from task to task; each of its threads has its own, for things are not made
+    in one step.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[Any, Any] = {}
+
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """See `sweep_kinds.Once`; what was not asked for longest is forgotten first."""
+        self._made[key] = found = self._made.pop(key, None) or make()
+        if len(self._made) > KEPT:
+            del self._made[next(iter(self._made))]
+        return found
+
+
+_kept = _Kept()
+
+
+def _row(point: Any, name: str, kind: Kind, values: Values, once: Once) -> Row:
     try:
-        predicted = _predicted(point, values, memo)
+        found = kind.found(point, values, once)
     except Exception as error:
-        predicted = {"error_type": type(error).__name__, "error": str(error)}
-    return {**dict.fromkeys(COLUMNS), **asked, **predicted}
-
-
-def _predicted(point: Point, values: Values, memo: dict[Any, Any]) -> Row:
-    from thinwire.reference.config import load_model
-    from thinwire.sim import api
-    from thinwire.sim.profile import load_profile
-
-    def once(key: Any, make: Callable[[], Any]) -> Any:
-        """Points of a task are neighbours: most share their machine."""
-        if key not in memo:
-            memo[key] = make()
-        return memo[key]
-
-    own = values.get(("profile", profile_key(point.profile or SHIPPED, point.cluster)))
-    if isinstance(own, Exception):
-        raise own
-    model = values.get(("model", point.model)) or once(("model", point.model), lambda: load_model(point.model))
-    machine = values.get(("cluster", point.cluster), point.cluster)
-    place = (point.cluster, point.tp, point.scaled_links)
-    gpus = once(place, lambda: api.group(machine, point.tp, dict(point.scaled_links)))
-    profile = own or once(("profile", place), lambda: load_profile(gpus))
-    scheme = values.get(("scheme", point.scheme), point.scheme)
-    found = api.predict(
-        model, gpus, scheme, None, point.batch, point.input_tokens, point.weights, profile,
-        slow_ranks=dict(point.slow_ranks), launch=point.launch,
-    ).to_dict()  # fmt: skip
-    return {
-        "tp": found["tp"],
-        "ttft_ms": found["ttft_ms"],
-        "ttft_ms_low": found["ttft_ms_interval"][0],
-        "ttft_ms_high": found["ttft_ms_interval"][1],
-        **{f"{name}_ms": value for name, value in found["breakdown_ms"].items()},
-        "wire_bytes_per_gpu": found["wire_bytes_per_gpu"],
-        "all_reduce_count": found["all_reduce_count"],
-        **{f"{phase}_bits_per_value": bits for phase, bits in found["bits_per_value"].items()},
-        "profile_name": found["profile"],
-    }
+        found = {"error_type": type(error).__name__, "error": str(error)}
+    return {**dict.fromkeys(kind.columns), **kind.asked(point), "id": name, **found}
 
 
 @cache
 def build() -> str:
-    """This thinwire: its version and a hash of all that a prediction is made from. Rows of two builds do not mix."""
+    """This thinwire: its version and a hash of all that a row is made from. Rows of two builds do not mix."""
     from thinwire import __version__
 
     root, digest = Path(__file__).resolve().parent.parent, sha256()
@@ -135,9 +100,9 @@ def build() -> str:
 
 
 class Store:
-    """Rows of finished tasks: `OUT` of a run that ended, `OUT.parts` of one that did not."""
+    """Rows of finished tasks: `OUT` of a run that ended, `OUT.parts` of one that did not. All are of one kind."""
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, kind: Kind) -> None:
         try:
             import pyarrow as pa
             import pyarrow.parquet as pq
@@ -146,9 +111,8 @@ class Store:
         if not out.parent.is_dir():
             raise ValueError(f"no such folder for the results: {out.parent}")
         self.out, self.parts, self._pa, self._pq = out, out.with_name(out.name + ".parts"), pa, pq
-        kinds = {**dict.fromkeys(_COUNTS, pa.int64()), **dict.fromkeys(_NUMBERS, pa.float64())}
-        fields = [pa.field(name, kinds.get(name, pa.string())) for name in COLUMNS]
-        self.schema = pa.schema(fields, {"thinwire": build()})
+        fields = [pa.field(name, getattr(pa, column)()) for name, column in kind.columns.items()]
+        self.kind, self.schema = kind, pa.schema(fields, {"thinwire": build()})
 
     def done(self, ids: Iterable[str]) -> tuple[set[str], int]:
         """Which of these points need no more work, and how many rows are of no use: of other points, or another build.
@@ -187,20 +151,36 @@ class Store:
         if self.out.exists():
             try:
                 file = self._pq.ParquetFile(self.out)
-                known = file.schema_arrow.names == self.schema.names and b"thinwire" in file.schema_arrow.metadata
-            except (self._pa.ArrowException, OSError, TypeError):
-                known = False
-            if not known:
+                what = self._what(file)
+            except (self._pa.ArrowException, OSError):
+                what = None
+            if what is None:
                 raise ValueError(f"{self.out} is there and is no result of this thinwire's sweep: move it, or --out")
-            yield file
+            yield self._own(file, what, self.out)
         for path in sorted(self.parts.glob("*.parquet")):
             try:
-                yield self._pq.ParquetFile(path)
+                file = self._pq.ParquetFile(path)
             except (self._pa.ArrowException, OSError):
                 path.unlink(missing_ok=True)
+            else:
+                yield self._own(file, self._what(file), self.parts)
+
+    def _what(self, file: Any) -> str | None:
+        """The kind whose columns a file has; None: no sweep's of this thinwire."""
+        names = file.schema_arrow.names if b"thinwire" in (file.schema_arrow.metadata or {}) else None
+        return next((kind.what for kind in KINDS.values() if [*kind.columns] == names), None)
+
+    def _own(self, file: Any, what: str | None, place: Path) -> Any:
+        """The file, unless its rows are of another kind."""
+        if what not in (None, self.kind.what):
+            raise ValueError(
+                f'{place} holds rows of a sweep with what = "{what}", this one has what = "{self.kind.what}": '
+                "move it, or --out"
+            )
+        return file
 
     def _same_build(self, file: Any) -> bool:
-        return bool(file.schema_arrow.metadata.get(b"thinwire") == build().encode())
+        return bool((file.schema_arrow.metadata or {}).get(b"thinwire") == build().encode())
 
     def _write(self, table: Any, path: Path) -> None:
         rough = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -209,7 +189,7 @@ class Store:
 
 
 def _rows(table: Any) -> list[tuple[str, bool]]:
-    """Id of each row, and whether it needs no second try: it is a prediction, or refused as it will always be."""
+    """Id of each row, and whether it needs no second try: it is an answer, or refused as it will always be."""
     ids, errors = (table.column(name).to_pylist() for name in ("id", "error_type"))
     return [(name, error in (None, "ValueError")) for name, error in zip(ids, errors, strict=True)]
 
@@ -246,7 +226,7 @@ def sweep(
     workers: int | None = None,
     watch: Watch | None = None,
 ) -> Report:
-    """Predict every point of a TOML file into one Parquet file; go on where a killed run stopped.
+    """Compute every point of a TOML file into one Parquet file; go on where a killed run stopped.
 
     Args:
         out: None takes the spec's name with .parquet, in the working directory.
@@ -258,7 +238,7 @@ def sweep(
         ValueError: a spec that breaks a rule, a file in the way, no cluster, or workers that die again and again.
     """
     asked = read_sweep(Path(spec))
-    store = Store(Path(out) if out is not None else Path(f"{Path(spec).stem}.parquet"))
+    store = Store(Path(out) if out is not None else Path(f"{Path(spec).stem}.parquet"), asked.kind)
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be a positive whole number: workers={workers}")
     try:
@@ -306,14 +286,10 @@ def _batches(
 
 
 def tasks_of(asked: Sweep, done: set[str]) -> Iterator[Task]:
-    """The points that are not done, cut into tasks: of 25 points, fewer in small sweeps, more in very large ones.
-
-    25 are some 0.1 s of work: a hundred times what a task costs to send, and little to lose.
-    """
-    total = len(asked.points)
-    size = max(1, min(25, total // 40), total // 4000)
+    """The points that are not done, cut into tasks: of as many points as their kind says, fewer in small sweeps."""
+    kind, size = asked.kind, asked.kind.task_size(len(asked.points))
     missing_points = iter([pair for pair in zip(asked.points, asked.ids, strict=True) if pair[1] not in done])
     while taken := list(islice(missing_points, size)):
         points, ids = zip(*taken, strict=True)
-        keys = {key for point in points for key in names(point)}
-        yield Task(points, ids, {key: value for key, value in asked.values.items() if key in keys})
+        keys = {key for point in points for key in kind.names(point)}
+        yield Task(kind.what, points, ids, {key: value for key, value in asked.values.items() if key in keys})

@@ -32,7 +32,7 @@ def sweep(
     workers: Annotated[int | None, typer.Option(help="Local processes, one a core when left out.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
 ) -> None:
-    """A grid of predictions into a Parquet file; a stopped run goes on."""
+    """A grid of predictions, serving runs or plans into a Parquet file; a stopped run goes on."""
     from thinwire.sim.sweep import sweep as run
 
     # joblib, when a sweep is stopped; the sentence below says it better.
@@ -52,7 +52,7 @@ def sweep(
 
 
 def _sentence(found: "Report") -> str:
-    speed = f" in {found.seconds:.1f} s, {found.computed / found.seconds:.0f} a second" if found.computed else ""
+    speed = f" in {found.seconds:.1f} s, {found.computed / found.seconds:.3g} a second" if found.computed else ""
     return (
         f"{found.points} points in {found.out}, {found.failed} of them failed (columns error_type and error); "
         f"{found.computed} computed{speed}; {found.resumed} were there"

@@ -16,12 +16,15 @@ from hypothesis import strategies as st
 
 from thinwire.sim import api
 from thinwire.sim import sweep as module
+from thinwire.sim import sweep_engines as engines
 from thinwire.sim.sweep import Batch, Report, Store, sweep, tasks_of, work
 from thinwire.sim.sweep_cli import Engine
 from thinwire.sim.sweep_engines import ENGINES, WorkersDiedError
-from thinwire.sim.sweep_spec import AXES, Point, read_sweep
+from thinwire.sim.sweep_predict import PREDICT, Axes, Point
+from thinwire.sim.sweep_spec import read_sweep
 
 from ..command import Capture, run
+from .sweeps import Killer, Stopped, kept, killed_half_way, rows, stop_at
 
 pq = pytest.importorskip("pyarrow.parquet", reason="pip install 'thinwire[sweep]'")
 
@@ -52,41 +55,6 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     found = sweep(folder / "spec.toml", folder / "out.parquet", workers=1)
     assert (found.points, found.failed, found.computed, found.resumed) == (POINTS, FAILING, POINTS, 0)
     return (folder / "out.parquet").read_bytes()
-
-
-def rows(path: Path) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = pq.ParquetFile(path).read().to_pylist()
-    return found
-
-
-def kept(out: Path) -> set[str]:
-    """Ids on disk while a sweep is not done."""
-    return {row["id"] for part in Path(f"{out}.parts").glob("*.parquet") for row in rows(part)}
-
-
-class Stopped(BaseException):
-    """What ends a run from within; no handler of errors takes it for one."""
-
-
-def stop_at(done: int) -> Any:
-    def watch(now: int, total: int, batch: Batch | None) -> None:
-        if now >= done:
-            raise Stopped
-
-    return watch
-
-
-class Killer:
-    """Kills the worker of the task that brings the sweep to its middle, once."""
-
-    def __init__(self) -> None:
-        self.killed: set[int] = set()
-
-    def __call__(self, done: int, total: int, batch: Batch | None) -> None:
-        if batch is not None and 2 * done >= total and not self.killed:
-            assert batch.pid != os.getpid()
-            self.killed.add(batch.pid)
-            os.kill(batch.pid, signal.SIGKILL)
 
 
 # --- the file ---
@@ -161,6 +129,7 @@ def test_points_are_the_product_in_order_and_ids_are_theirs(
     assert wanted.items() <= dict(zip(grown.points, grown.ids, strict=True)).items()
     union = read(tmp_path, text + "".join(f"[[grid]]\nbatch = {b}\n" for b in (*batches, batches[0])))
     assert dict(zip(union.points, union.ids, strict=True)) == wanted
+    assert len(union.points) == len(wanted)
 
 
 def test_ids_do_not_change_between_releases(tmp_path: Path) -> None:
@@ -214,7 +183,9 @@ def test_rows_are_what_predict_says(spec: Path, expected: bytes, tmp_path: Path)
     assert [row["id"] for row in found] == list(asked.ids)
     for row, point in zip(found, asked.points, strict=True):
         assert all(
-            row[name] == getattr(point, name) for name in AXES if name not in ("profile", "scaled_links", "slow_ranks")
+            row[name] == getattr(point, name)
+            for name in Axes.model_fields
+            if name not in ("profile", "scaled_links", "slow_ranks")
         )
         if point.model == "llama-3-70b":
             assert row["error_type"] == "ValueError" and "does not fit 2 x l40s" in row["error"]
@@ -253,23 +224,32 @@ def test_every_axis_reaches_the_prediction(tmp_path: Path, root: Path) -> None:
     assert failed["cluster"] == "8xh100-nvlink" and "profile mine is of l40s" in failed["error"]
 
 
+@pytest.mark.parametrize("stopped", [False, True], ids=["whole", "parts"])
 def test_an_error_of_the_machine_is_recorded_and_tried_again(
-    spec: Path, expected: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spec: Path, expected: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: bool
 ) -> None:
+    """Half of every second task: the new rows lie in other parts, beside the old ones where the run was stopped."""
     out, predict = tmp_path / "o.parquet", api.predict
 
     def starved(*arguments: Any, **more: Any) -> Any:
-        if arguments[4] == 2:
+        if arguments[2] == "mxfp4":
             raise MemoryError("no more")
         return predict(*arguments, **more)
 
     with monkeypatch.context() as patch:
         patch.setattr(api, "predict", starved)
-        found = sweep(spec, out, workers=1)
-    assert (found.points, found.failed) == (POINTS, POINTS // 2 + FAILING // 2)
-    assert {row["error"] for row in rows(out) if row["error_type"] == "MemoryError"} == {"no more"}
+        if stopped:
+            with pytest.raises(Stopped):
+                sweep(spec, out, workers=1, watch=stop_at(POINTS))
+            there = [row for part in Path(f"{out}.parts").iterdir() for row in rows(part)]
+        else:
+            found = sweep(spec, out, workers=1)
+            assert (found.points, found.failed) == (POINTS, POINTS // 4 + FAILING * 3 // 4)
+            there = rows(out)
+    assert len(there) == POINTS
+    assert {row["error"] for row in there if row["error_type"] == "MemoryError"} == {"no more"}
     again = sweep(spec, out, workers=1)
-    assert (again.computed, again.resumed, again.failed) == (POINTS // 2, POINTS // 2, FAILING)
+    assert (again.computed, again.resumed, again.failed) == (POINTS // 4, POINTS * 3 // 4, FAILING)
     assert out.read_bytes() == expected
 
 
@@ -281,15 +261,7 @@ def test_a_killed_run_goes_on_without_computing_twice(
 ) -> None:
     """The process and its workers are killed at the middle, as by kill -9, while tasks are in flight."""
     out = tmp_path / "o.parquet"
-    code = (
-        "import os, signal, sys\nfrom thinwire.sim.sweep import sweep\n"
-        "def watch(done, total, batch):\n    if 2 * done >= total: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "sweep(sys.argv[1], sys.argv[2], workers=2, watch=watch)\n"
-    )
-    # No pipes: its workers outlive it for the seconds until they notice, and would keep them open.
-    with (tmp_path / "log").open("w") as log:
-        killed = subprocess.run([sys.executable, "-c", code, spec, out], stdout=log, stderr=log, timeout=60)
-    assert killed.returncode == -signal.SIGKILL, (tmp_path / "log").read_text()[-2000:]
+    killed_half_way(spec, out)
     assert not out.exists()
     there = kept(out)
     assert POINTS // 2 <= len(there) < POINTS
@@ -304,19 +276,28 @@ def test_a_killed_run_goes_on_without_computing_twice(
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("o.")] == ["o.parquet"]
 
 
-@pytest.mark.parametrize("moment", ["a part", "the end", "the clearing"])
+@pytest.mark.parametrize("moment", ["in a part", "after a part", "in the end", "after the end", "the clearing"])
 def test_a_kill_at_the_worst_moment(
     spec: Path, expected: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    """Between writing a file and its renaming, of a part or of the result; and before the parts are removed."""
-    out, replace = tmp_path / "o.parquet", os.replace
+    """While a file is written, and between that and its renaming, of a part or of the result; and before the parts are
+    removed. What has a file's name is whole.
+    """
+    out, replace, write = tmp_path / "o.parquet", os.replace, pq.write_table
 
-    def killed(source: Path, target: Path) -> None:
-        if (target == out) == (moment == "the end"):
-            if moment == "a part" and len(kept(out)) < 6:
-                return replace(source, target)
+    def now(folder: Path) -> bool:
+        return (folder == tmp_path) == moment.endswith("end") and (moment.endswith("end") or len(kept(out)) == 6)
+
+    def written(table: Any, path: Path, **more: Any) -> None:
+        if now(path.parent):
+            path.write_bytes(b"PAR1")
             raise Stopped
-        return replace(source, target)
+        write(table, path, **more)
+
+    def replaced(source: Path, target: Path) -> None:
+        if now(target.parent):
+            raise Stopped
+        replace(source, target)
 
     def not_cleared(*_: Any, **__: Any) -> None:
         raise Stopped
@@ -324,12 +305,16 @@ def test_a_kill_at_the_worst_moment(
     with monkeypatch.context() as patch:
         if moment == "the clearing":
             patch.setattr(module.shutil, "rmtree", not_cleared)
+        elif moment.startswith("in"):
+            patch.setattr(pq, "write_table", written)
         else:
-            patch.setattr(os, "replace", killed)
+            patch.setattr(os, "replace", replaced)
         with pytest.raises(Stopped):
             sweep(spec, out, workers=1)
+    assert out.exists() == (moment == "the clearing")
+    assert len(kept(out)) == (6 if moment.endswith("part") else POINTS)
     found = sweep(spec, out, workers=1)
-    assert found.computed == (POINTS - 6 if moment == "a part" else 0)
+    assert found.computed == (POINTS - 6 if moment.endswith("part") else 0)
     assert out.read_bytes() == expected
     assert not Path(f"{out}.parts").exists()
 
@@ -362,6 +347,7 @@ def test_workers_that_always_die_end_the_sweep(
 
     def dying(engine: str, do: Any, tasks: Any, *_: Any) -> Iterator[Batch]:
         rounds.append(len(tasks))
+        assert len(rounds) < 10, "it goes on for ever"
         if len(rounds) in (1, 2, 4):
             yield do(tasks[0])
         raise WorkersDiedError("SIGKILL(-9)")
@@ -375,8 +361,29 @@ def test_workers_that_always_die_end_the_sweep(
     assert out.read_bytes() == expected
 
 
+def test_local_workers_do_every_task_once_and_their_death_is_told() -> None:
+    assert sorted(engines.run("local", abs, [*range(-20, 0)], workers=2)) == [*range(1, 21)]
+    with pytest.raises(WorkersDiedError):
+        list(engines.run("local", os._exit, [1], workers=2))
+
+
+def test_dask_workers_do_every_task_once_and_their_death_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told when Dask has given a task up, which here it does at once."""
+    monkeypatch.setattr(engines, "IN_FLIGHT", 3)
+    dask = pytest.importorskip("dask", reason="pip install 'thinwire[dask]'")
+    distributed = pytest.importorskip("dask.distributed", reason="pip install 'thinwire[dask]'")
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster,
+    ):
+        address = cluster.scheduler_address
+        assert sorted(engines.run("dask", abs, [*range(-20, 0)], address)) == [*range(1, 21)]
+        with pytest.raises(WorkersDiedError, match="_exit"):
+            list(engines.run("dask", os._exit, [1], address))
+
+
 def test_dask_gives_the_same_bytes(spec: Path, expected: bytes, tmp_path: Path) -> None:
-    """Two worker processes, one of which is killed half-way."""
+    """Two worker processes, one of which is killed."""
     distributed = pytest.importorskip("dask.distributed", reason="pip install 'thinwire[dask]'")
     out, killer = tmp_path / "o.parquet", Killer()
     with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
@@ -385,14 +392,27 @@ def test_dask_gives_the_same_bytes(spec: Path, expected: bytes, tmp_path: Path) 
     assert out.read_bytes() == expected
 
 
-def test_ray_gives_the_same_bytes(spec: Path, expected: bytes, tmp_path: Path) -> None:
-    ray = pytest.importorskip("ray", reason="pip install 'thinwire[ray]', 240 MB: not among the test extras")
+@pytest.fixture
+def ray() -> Iterator[Any]:
+    """A Ray instance of two CPUs."""
+    found = pytest.importorskip("ray", reason="pip install 'thinwire[ray]', 240 MB: not among the test extras")
+    found.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    yield found
+    found.shutdown()
+
+
+def test_ray_workers_do_every_task_once_and_their_death_is_told(ray: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told when Ray has given a task up, which here it does at once."""
+    monkeypatch.setattr(engines, "IN_FLIGHT", 3)
+    monkeypatch.setattr(engines, "RETRIES", 0)
+    assert sorted(engines.run("ray", lambda n: -n, [*range(-20, 0)])) == [*range(1, 21)]
+    with pytest.raises(WorkersDiedError):
+        list(engines.run("ray", lambda status: os._exit(status), [1]))
+
+
+def test_ray_gives_the_same_bytes(ray: Any, spec: Path, expected: bytes, tmp_path: Path) -> None:
     out, killer = tmp_path / "o.parquet", Killer()
-    ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-    try:
-        found = sweep(spec, out, "ray", watch=killer)
-    finally:
-        ray.shutdown()
+    found = sweep(spec, out, "ray", watch=killer)
     assert killer.killed and (found.computed, found.failed) == (POINTS, FAILING)
     assert out.read_bytes() == expected
 
@@ -424,7 +444,8 @@ def test_rows_of_another_thinwire_are_computed_again(
 
 
 def test_a_worker_with_another_thinwire_is_refused(spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "run", lambda *_: iter([Batch((), 1, "0.0.9+another")]))
+    answers = iter([[Batch((), 1, "0.0.9+another")]])
+    monkeypatch.setattr(module, "run", lambda *_: next(answers))
     with pytest.raises(ValueError, match=r"a worker runs thinwire 0\.0\.9\+another, this is .*: install the same"):
         sweep(spec, tmp_path / "o.parquet")
 
@@ -434,7 +455,7 @@ def test_another_file_is_not_overwritten(spec: Path, tmp_path: Path) -> None:
     out.write_text("my thesis")
     with pytest.raises(ValueError, match="is there and is no result of this thinwire's sweep"):
         sweep(spec, out, workers=1)
-    pq.write_table(Store(tmp_path / "x.parquet").schema.empty_table().remove_column(0), out)
+    pq.write_table(Store(tmp_path / "x.parquet", PREDICT).schema.empty_table().remove_column(0), out)
     with pytest.raises(ValueError, match="is there and is no result"):
         sweep(spec, out, workers=1)
 
