@@ -147,7 +147,7 @@ def find(name_or_path: str) -> AnyScheme:
     """
     if auto_budget(name_or_path) is not None:
         raise ValueError(
-            f"{name_or_path} is chosen for a model, a machine and a prompt: predict and compare take it; "
+            f"{name_or_path} is chosen for a model, a machine and a prompt: predict, compare and serve take it; "
             "`thinwire auto` writes it to a file that everything takes"
         )
     return read(Path(name_or_path)) if name_or_path.endswith(".toml") else find_scheme(name_or_path)

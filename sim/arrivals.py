@@ -23,6 +23,8 @@ PIECE = 4096  # requests drawn or read at a time
 COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 MOST_TOKENS = 1 << 24  # of a prompt or an output: more is a mistake in a file
 LENGTHS = "fixed, lognormal[:VARIATION] or geometric"
+MOST_VARIATION = 1e3  # of lengths
+BURSTINESS = (1e-6, 1e4)  # nearly a clock; ten thousand requests in a burst
 
 
 class Piece(NamedTuple):
@@ -40,8 +42,8 @@ class Fixed:
     tokens: int
 
     def __post_init__(self) -> None:
-        if self.tokens < 1:
-            raise ValueError(f"a length is 1 token or more: {self.tokens}")
+        if not 1 <= self.tokens <= MOST_TOKENS:
+            raise ValueError(f"a length is 1 to {MOST_TOKENS} tokens: {self.tokens}")
 
     @property
     def mean(self) -> float:
@@ -62,10 +64,11 @@ class LogNormal:
     most: int = 32768
 
     def __post_init__(self) -> None:
-        if not (self.mean_tokens >= 1 and 0 < self.variation < math.inf and 1 <= self.most <= MOST_TOKENS):
+        means, cuts = 1 <= self.mean_tokens <= MOST_TOKENS, 1 <= self.most <= MOST_TOKENS
+        if not (means and cuts and 0 < self.variation <= MOST_VARIATION):
             raise ValueError(
-                f"log-normal lengths need a mean of 1 or more, a positive coefficient of variation and 1 <= most <= "
-                f"{MOST_TOKENS}: mean={self.mean_tokens}, variation={self.variation}, most={self.most}"
+                f"log-normal lengths need a mean and a most of 1 to {MOST_TOKENS} and a coefficient of variation above "
+                f"0 and up to {MOST_VARIATION:g}: mean={self.mean_tokens}, variation={self.variation}, most={self.most}"
             )
 
     @property
@@ -101,23 +104,32 @@ class Geometric:
 
 
 Lengths = Fixed | LogNormal | Geometric
+KINDS = ("fixed", "lognormal", "geometric")
 
 
-def lengths_of(text: str, mean_tokens: float) -> Lengths:
-    """A distribution of this mean by its name, one of `LENGTHS`. ValueError for another, or a mean it cannot have."""
-    kind, colon, variation = text.partition(":")
-    if kind == "fixed" and not colon:
-        if mean_tokens != int(mean_tokens):
+def lengths_of(kind: str, mean_tokens: float, variation: float | None = None, most: int | None = None) -> Lengths:
+    """A distribution by its name; variation and most are of lognormal ones. ValueError says what is allowed."""
+    if kind not in KINDS:
+        raise ValueError(f"lengths are {', '.join(KINDS[:-1])} or {KINDS[-1]}: {kind!r}")
+    if kind != "lognormal" and (variation is not None or most is not None):
+        raise ValueError(f"variation and most are of lognormal lengths, these are {kind}")
+    if kind == "geometric":
+        return Geometric(mean_tokens)
+    if kind == "fixed":
+        if not float(mean_tokens).is_integer():
             raise ValueError(f"fixed lengths are whole numbers of tokens: {mean_tokens}")
         return Fixed(int(mean_tokens))
-    if kind == "geometric" and not colon:
-        return Geometric(mean_tokens)
-    if kind == "lognormal":
-        try:
-            return LogNormal(mean_tokens, float(variation) if colon else 1.0)
-        except ValueError as error:
-            raise ValueError(f"lengths {text!r}: {error}") from None
-    raise ValueError(f"lengths must be {LENGTHS}: {text!r}")
+    given = {"variation": variation, "most": most}
+    return LogNormal(mean_tokens, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+
+
+def lengths_from(text: str, mean_tokens: float) -> Lengths:
+    """The same by one text, one of `LENGTHS`."""
+    kind, colon, variation = text.partition(":")
+    try:
+        return lengths_of(kind, mean_tokens, float(variation) if colon else None)
+    except ValueError as error:
+        raise ValueError(f"lengths {text!r} ({LENGTHS}) of a mean of {mean_tokens:g}: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +144,11 @@ class Drawn:
     burstiness: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("rate_per_s", "burstiness"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be positive and finite: {name}={getattr(self, name)}")
+        if not 0 < self.rate_per_s < math.inf:
+            raise ValueError(f"rate_per_s must be positive and finite: rate_per_s={self.rate_per_s}")
+        least, most = BURSTINESS
+        if not least <= self.burstiness <= most:
+            raise ValueError(f"burstiness must lie in {least:g}..{most:g}: burstiness={self.burstiness}")
 
     @property
     def mean_output(self) -> float:

@@ -10,9 +10,13 @@ measured slope corrects the rest. That makes it a multiple-choice knapsack, whic
 Why this and what it gives: docs/decisions/012-auto.md.
 """
 
+import ctypes
 import math
+import os
+import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -160,18 +164,40 @@ def knapsack(
     for column, (point, _) in enumerate(variables):
         one_PxV[point, column] = 1
     scale, room = max(cost_V.max(), 1e-300), allowed or 1.0  # near one, where the solver's tolerances are meant to be
-    solved = milp(
-        cost_V / scale,
-        integrality=np.ones(len(variables), int),
-        bounds=Bounds(0, 1),
-        constraints=[LinearConstraint(one_PxV, 1, 1), LinearConstraint(loss_V[None] / room, -np.inf, 1 - TOLERANCE)],
-        options={"mip_rel_gap": GAP},
-    )
+    with _silent():
+        solved = milp(
+            cost_V / scale,
+            integrality=np.ones(len(variables), int),
+            bounds=Bounds(0, 1),
+            constraints=[
+                LinearConstraint(one_PxV, 1, 1),
+                LinearConstraint(loss_V[None] / room, -np.inf, 1 - TOLERANCE),
+            ],
+            options={"mip_rel_gap": GAP},
+        )
     if solved.x is None:
         raise RuntimeError(f"the solver gave up on a problem that has a solution: {solved.message}")
     chosen = {variables[column] for column in np.flatnonzero(solved.x > 0.5)}
     names = [next(name for name in costs[point] if (point, name) in chosen) for point in range(len(costs))]
     return names, float(solved.mip_dual_bound) * float(scale)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Standard output goes nowhere: the solver prints a line of its own there at times, whatever its options say (HiGHS
+    in scipy 1.17), and with --json nothing may stand beside the document.
+    """
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    try:
+        yield
+    finally:
+        if os.name == "posix":
+            ctypes.CDLL(None).fflush(None)  # what C holds back
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _frontier(cost: Mapping[str, float], loss: Mapping[str, float], allowed: float) -> list[str]:

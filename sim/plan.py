@@ -192,10 +192,10 @@ class Planner:
                 settle(judged)
         known = [c for c in problem.candidates if c in self._needs]
         if known:  # an earlier answer: a good one to hold the others against
-            first = min(known, key=lambda c: (self._price(c, what_if) * self._needs[c], c))
+            first = min(known, key=lambda c: (self._cost(c, what_if, self._needs[c]), c))
             settle(self._search(self._rule(first, what_if), what_if, found, wide))
         waiting: list[tuple[float, int, Candidate, Outcome | None]] = [
-            (self._price(c, what_if), place, c, None) for place, c in enumerate(problem.candidates) if c not in done
+            (self._cost(c, what_if, 1), place, c, None) for place, c in enumerate(problem.candidates) if c not in done
         ]
         heapify(waiting)
         while waiting:
@@ -206,7 +206,7 @@ class Planner:
                 ruled = self._rule(candidate, what_if)
                 if ruled.why == "fits":
                     assert ruled.least_replicas is not None
-                    heappush(waiting, (cost * ruled.least_replicas, place, candidate, ruled))
+                    heappush(waiting, (self._cost(candidate, what_if, ruled.least_replicas), place, candidate, ruled))
                 else:
                     settle(ruled)
             else:
@@ -236,6 +236,8 @@ class Planner:
     def failures(self, run: Run) -> list[str]:
         """Which targets a run misses; percentiles are judged by their value, their intervals are reported."""
         targets, said = self.problem.targets, []
+        if not run.ttft.count:
+            said.append("no request is counted: more seconds or more load are needed")
         if run.refused:
             said.append(f"memory: {run.refused} requests exceed the KV cache")
         for name, summary, q, most_s in (
@@ -260,7 +262,7 @@ class Planner:
             failed = self.failures(self._run(best.candidate, engine, best.replicas - 1, plan.what_if))
             said = [f"with {best.replicas - 1} replicas: {'; '.join(failed) or 'kept, against expectation'}"]
         cheaper = [
-            (self._price(o.candidate, plan.what_if) * (o.least_replicas or 1), o)
+            (self._cost(o.candidate, plan.what_if, o.least_replicas or 1), o)
             for o in plan.outcomes
             if o.why not in ("fits", "cost bound")
         ]
@@ -316,9 +318,8 @@ class Planner:
             return first
         assert first.least_replicas is not None
         candidate, lowest = first.candidate, first.least_replicas  # below the lowest no number keeps the targets
-        engine, price = self._engine(candidate, what_if), self._price(candidate, what_if)
-        most = lowest - 1
-        while most < self.problem.max_replicas and not self._pointless(first, price * (most + 1), found, wide):
+        engine, most = self._engine(candidate, what_if), lowest - 1
+        while most < self.problem.max_replicas and not self._pointless(first, most + 1, what_if, found, wide):
             most += 1
         highest = most + 1  # the least known to keep them, if it is not above `most`
         n, step = lowest, max(1, lowest // 4)
@@ -337,7 +338,7 @@ class Planner:
             self._needs[candidate] = highest
             return self._fit(first, highest, self._run(candidate, engine, highest, what_if), what_if)
         if most < self.problem.max_replicas:
-            reason = f"at least {lowest} replicas, {price * lowest:.4g} an hour"
+            reason = f"at least {lowest} replicas, {self._cost(candidate, what_if, lowest):.4g} an hour"
             return replace(first, why="cost bound", reason=reason, least_replicas=lowest)
         return replace(first, why="simulated", reason=f"with {most} replicas: {'; '.join(failed)}")
 
@@ -349,24 +350,24 @@ class Planner:
             why="fits",
             reason=f"{replicas} replicas, TTFT p{targets.ttft_quantile * 100:g} {ms(ttft)}",
             replicas=replicas,
-            cost=self._price(first.candidate, what_if) * replicas,
+            cost=self._cost(first.candidate, what_if, replicas),
             run=run,
             ttft=ttft,
             tpot=tpot,
         )
 
-    @staticmethod
-    def _pointless(first: Outcome, cost: float, found: Iterable[Outcome], wide: bool) -> bool:
-        """(5) Cost: no answer at this cost or above could be the cheapest (or, `wide`, on the frontier)."""
+    def _pointless(self, first: Outcome, replicas: int, what_if: WhatIf, found: Iterable[Outcome], wide: bool) -> bool:
+        """(5) Cost: no answer of so many or more could be the cheapest (or, `wide`, on the frontier)."""
+        cost = self._cost(first.candidate, what_if, replicas)
         if not wide:
             return any(cost > other.rank[0] for other in found)
         places = [_place(other) for other in found if other.candidate != first.candidate]
         return any(c < cost and t < first.ttft_bound_s and r <= loss(first.ratio) for c, t, r in places)
 
-    def _price(self, candidate: Candidate, what_if: WhatIf) -> float:
-        """Of a replica an hour."""
-        factor = dict(what_if.prices).get(candidate.cluster, 1.0)
-        return self.problem.prices[candidate.cluster] * factor * candidate.tp
+    def _cost(self, candidate: Candidate, what_if: WhatIf, replicas: int) -> float:
+        """An hour; to 12 digits, so that the order of its factors decides no tie."""
+        price = self.problem.prices[candidate.cluster] * dict(what_if.prices).get(candidate.cluster, 1.0)
+        return float(f"{price * candidate.tp * replicas:.12g}")
 
     # --- what is kept
 

@@ -82,6 +82,8 @@ def flips(plan: Plan, changed: Plan) -> list[str]:
 def assumptions(asked: Asked) -> list[str]:
     """What the answer rests on."""
     window = asked.problem.window
+    known = map(asked.inputs.measured, asked.problem.candidates)
+    titles = {figure.title for figure in known if figure is not None}
     return [
         "prices are the file's: "
         + "; ".join(f"{name} {asked.file.prices[name].per_gpu_hour:g}, {asked.file.prices[name].source}"
@@ -91,7 +93,7 @@ def assumptions(asked: Asked) -> list[str]:
         f"{window.warm_up_s:g} s not counted, the same requests for every candidate; a target is kept if the value is, "
         "intervals (95 %) are of batch means",
         "more replicas never do worse: checked one below each answer found by simulation, not everywhere",
-        "perplexity ratios were measured on another model (thinwire compare names it) and are no promise for this one",
+        f"perplexity ratios are of {' and '.join(sorted(titles)) or 'no model'}, as measured: no promise for another",
         "replicas are those of thinwire serve, with its assumptions",
     ]  # fmt: skip
 

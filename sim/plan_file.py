@@ -1,5 +1,6 @@
 """The file of `thinwire plan` and its what-ifs, checked at the edge; the problem that `sim.plan` solves."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -11,10 +12,9 @@ from pydantic import Field, model_validator
 
 from thinwire.reference.config import ModelConfig, load_model
 from thinwire.reference.mixed import AnyScheme, find
-from thinwire.reference.scheme import Scheme
-from thinwire.sim.accuracy import figure
+from thinwire.sim.accuracy import Figure, figure
 from thinwire.sim.api import group
-from thinwire.sim.arrivals import MOST_TOKENS, Drawn, Fixed, Geometric, Lengths, LogNormal
+from thinwire.sim.arrivals import BURSTINESS, MOST_TOKENS, Drawn, Lengths, lengths_of
 from thinwire.sim.iteration import IterationModel
 from thinwire.sim.plan import Candidate, Engine, Problem, WhatIf
 from thinwire.sim.plan_bounds import Targets
@@ -43,27 +43,19 @@ class LengthsTable(Table):
 
     @model_validator(mode="after")
     def _fits(self) -> "LengthsTable":
-        if self.kind != "lognormal" and (self.variation is not None or self.most is not None):
-            raise ValueError(f"variation and most are of lognormal lengths, these are {self.kind}")
-        if self.kind == "fixed" and self.mean != int(self.mean):
-            raise ValueError(f"fixed lengths are whole numbers of tokens; given {self.mean}")
+        self.lengths()  # ValueError: what these cannot have
         return self
 
     def lengths(self) -> Lengths:
         """As `sim.arrivals` has them."""
-        if self.kind == "fixed":
-            return Fixed(int(self.mean))
-        if self.kind == "geometric":
-            return Geometric(self.mean)
-        plain = LogNormal(self.mean)
-        return LogNormal(self.mean, self.variation or plain.variation, self.most or plain.most)
+        return lengths_of(self.kind, self.mean, self.variation, self.most)
 
 
 class LoadTable(Table):
     """Requests a second, and their tokens."""
 
     rate_per_s: Positive
-    burstiness: Positive = 1.0
+    burstiness: Annotated[float, Field(strict=True, ge=BURSTINESS[0], le=BURSTINESS[1])] = 1.0
     prompt: LengthsTable
     output: LengthsTable
 
@@ -104,7 +96,7 @@ class SearchTable(Table):
     frontier: bool = Field(default=True, strict=True)
     seconds: Positive = 300.0
     seed: Annotated[int, Field(strict=True, ge=0)] = 0
-    change: Annotated[float, Field(strict=True, gt=0, lt=1)] = 0.1
+    change: Annotated[float, Field(strict=True, ge=0.001, le=0.999)] = 0.1
 
 
 class PlanFile(Table):
@@ -130,28 +122,39 @@ class Inputs:
 
     def asked(self) -> "Asked":
         """Ready to be answered."""
-        return Asked(self.file, problem_of(self), self.clusters)
+        return Asked(self, problem_of(self))
+
+    def measured(self, c: Candidate) -> Figure | None:
+        """What its scheme costs in accuracy on the GPUs it takes of its machine; None: nobody knows."""
+        machine = self.clusters[c.cluster]
+        return figure(self.schemes[c.scheme], c.tp, len(machine.take(min(c.tp, len(machine.gpus))).islands))
 
 
 @dataclass(frozen=True)
 class Asked:
     """A file read: its problem, and what only the report needs."""
 
-    file: PlanFile
+    inputs: Inputs
     problem: Problem
-    clusters: Mapping[str, Cluster]
+
+    @property
+    def file(self) -> PlanFile:
+        """As it stands."""
+        return self.inputs.file
+
+    @property
+    def clusters(self) -> Mapping[str, Cluster]:
+        """The machines it names."""
+        return self.inputs.clusters
 
     def what_if(self, text: str) -> WhatIf:
         """A what-if, machines and links known. ValueError says what is allowed."""
         load, links, prices = 1.0, dict[str, float](), dict[str, float]()
         for part in text.split(","):
             match = _WHAT_IF.fullmatch(part.strip())
-            factor = float(match["factor"]) if match else 0.0
-            if match is None or not LEAST_FACTOR <= factor <= MOST_FACTOR:
-                raise ValueError(
-                    "a what-if is 'load xF', 'link xF', 'link PATTERN xF' or 'price CLUSTER-OR-GPU xF', with F in "
-                    f"0.001..1000, or several with commas between: {text!r}"
-                )
+            if match is None:
+                raise ValueError(f"{_WHAT_IFS}: {text!r}")
+            factor = float(match["factor"])
             what, name = match["what"], match["name"]
             if what == "load" and name is None:
                 load *= factor
@@ -164,21 +167,32 @@ class Asked:
         return self.factors(load, links, prices)
 
     def factors(self, load: float, links: Mapping[str, float], prices: Mapping[str, float]) -> WhatIf:
-        """A what-if of factors on the load, on links by pattern and on prices by machine or GPU; names checked."""
+        """A what-if of factors on the load, on links by pattern and on prices by machine or GPU.
+
+        Raises ValueError for names that the file has not, and for factors that together leave 0.001..1000.
+        """
         for pattern in links:
             self._linked(pattern)
         by_cluster: dict[str, float] = {}
         for name, factor in prices.items():
             for cluster in self._priced(name):
                 by_cluster[cluster] = by_cluster.get(cluster, 1.0) * factor
+        given = {"load": load, **links, **by_cluster}
+        for name, factor in given.items():
+            if not LEAST_FACTOR <= factor <= MOST_FACTOR:
+                raise ValueError(f"{_WHAT_IFS}, with all that is said of one thing taken together: {name} x{factor:g}")
         return WhatIf(load, tuple(sorted(links.items())), tuple(sorted(by_cluster.items())))
 
     def changes(self) -> list[WhatIf]:
         """Load, all links and the price of each GPU a little down and up."""
-        gpus = sorted({cluster.gpu.name for cluster in self.clusters.values()})
-        texts = ["load", "link", *(f"price {gpu}" for gpu in gpus)]
         by = self.file.search.change
-        return [self.what_if(f"{text} x{factor:.12g}") for text in texts for factor in (1 - by, 1 + by)]
+        factors = [float(f"{factor:.12g}") for factor in (1 - by, 1 + by)]
+        priced = [self._priced(gpu) for gpu in sorted({cluster.gpu.name for cluster in self.clusters.values()})]
+        return [
+            *(WhatIf(load=factor) for factor in factors),
+            *(WhatIf(links=(("*", factor),)) for factor in factors),
+            *(WhatIf(prices=tuple((c, factor) for c in sorted(found))) for found in priced for factor in factors),
+        ]
 
     def _linked(self, pattern: str) -> None:
         for cluster in self.clusters.values():
@@ -197,7 +211,11 @@ class Asked:
         return found
 
 
-_WHAT_IF = re.compile(r"(?P<what>load|link|price)(\s+(?P<name>\S+))?\s+x(?P<factor>[0-9]+(\.[0-9]+)?([eE]-?[0-9]+)?)")
+_WHAT_IF = re.compile(r"(?P<what>load|link|price)(\s+(?P<name>\S.*?))?\s+x(?P<factor>[0-9]+(\.[0-9]+)?([eE]-?[0-9]+)?)")
+_WHAT_IFS = (
+    "a what-if is 'load xF', 'link xF', 'link PATTERN xF' or 'price CLUSTER-OR-GPU xF', with F in 0.001..1000, or "
+    "several with commas between"
+)
 
 
 def read(path: Path) -> Asked:
@@ -273,15 +291,14 @@ def problem_of(inputs: Inputs) -> Problem:
         limits, scheme = paces.limits, inputs.schemes[c.scheme]
         same = engines.setdefault((c.cluster, c.tp, links), paces.pace())  # what one exchange takes is asked once
         pace = replace(same, scheme=scheme, tokens=limits.token_budget, sequences=limits.max_sequences)
+        pace.line(1, 1)  # ValueError: a collective that this machine cannot do
         return Engine(pace, limits)
 
     def accuracy(c: Candidate) -> float | None:
-        scheme = inputs.schemes[c.scheme]
         if c.tp == 1:
             return 1.0
-        islands = len(clusters[c.cluster].islands)
-        known = figure(scheme, c.tp, islands) if isinstance(scheme, Scheme) else None
-        return None if known is None else known.perplexity_ratio
+        known = inputs.measured(c)
+        return None if known is None else math.inf if known.perplexity_ratio is None else known.perplexity_ratio
 
     return Problem(
         candidates=tuple(candidates),

@@ -12,6 +12,7 @@ cuts the leap at the end of the iteration under way.
 
 import math
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Any, Literal, Protocol
@@ -90,7 +91,9 @@ class Host(Protocol):
 
 
 class Replica:
-    """The state machine. `queue` may be shared with other replicas: who is free first takes from it."""
+    """The state machine. `queue` may be shared with other replicas: who is free first takes from it. `passed` is called
+    when requests were taken and others are left: whoever is first now may fit where the one before did not.
+    """
 
     def __init__(
         self,
@@ -106,6 +109,7 @@ class Replica:
         self.env, self.host, self.number, self.pace, self.limits, self.role = env, host, number, pace, limits, role
         self.queue: deque[Request] = deque() if queue is None else queue
         self.leaps = leaps
+        self.passed: Callable[[], None] | None = None
         self.alive = True
         self.kv_used = self.kv_most = 0
         self.iterations = self.events = 0
@@ -181,6 +185,7 @@ class Replica:
         self.alive, self._ending, self._leap = False, None, 0
         self._prompts.clear()
         self._ends.clear()
+        self._chunks = []
         self._context = self.kv_used = 0
         return sorted(lost, key=lambda request: request.number)
 
@@ -193,7 +198,7 @@ class Replica:
 
     def _start(self) -> None:
         """Admit who can be, and begin an iteration or several."""
-        limits, queue = self.limits, self.queue
+        limits, queue, waiting = self.limits, self.queue, len(self.queue)
         while queue and len(self._ends) + len(self._prompts) < limits.max_sequences:
             request = queue[0]
             need = self.needs(request)
@@ -227,6 +232,8 @@ class Replica:
             return
         self._began_s = self.env.now
         self._schedule(seconds)
+        if self.passed is not None and 0 < len(queue) < waiting:
+            self.passed()
 
     def _fill(self, sequences: int) -> tuple[list[tuple[int, int]], int]:
         """Chunks of the iteration to come, and how many of them end a prompt."""

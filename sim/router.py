@@ -24,13 +24,26 @@ class Pool:
         self._prompts, self._expected = prompts, expected
         self._tokens: list[float] = [0] * len(replicas)
         self._next = 0
+        if policy == "shared-queue":
+            for replica in replicas:
+                replica.passed = self._offer
 
-    def send(self, request: Request) -> None:
-        """Choose a replica, or park the request where none is up."""
-        replicas, tokens = self.replicas, self._tokens
+    def send(self, *requests: Request) -> None:
+        """Choose a replica for each, then let them begin: who is idle begins with all that it was sent."""
         if self.policy == "shared-queue":
-            self._share(request)
+            queue = self.replicas[0].queue
+            free = not queue  # else those before found nobody free either
+            queue.extend(requests)
+            if free:
+                self._offer()
             return
+        chosen = [replica for replica in map(self._choose, requests) if replica is not None]
+        for replica in dict.fromkeys(chosen):
+            replica.knock()
+
+    def _choose(self, request: Request) -> Replica | None:
+        """Queue it where the policy says; None where none is up: it is parked."""
+        replicas, tokens = self.replicas, self._tokens
         if self.policy == "least-tokens":
             place = tokens.index(min(tokens))
         else:
@@ -43,17 +56,15 @@ class Pool:
         replica = replicas[place]
         if not replica.alive:
             self.parked.append(request)
-            return
+            return None
         request.home = place
         tokens[place] += self._expected + (request.prompt + request.generated if self._prompts else 0)
         replica.queue.append(request)
-        replica.knock()
+        return replica
 
-    def _share(self, request: Request) -> None:
+    def _offer(self) -> None:
+        """The first of the shared queue to whoever has room."""
         queue = self.replicas[0].queue
-        queue.append(request)
-        if len(queue) > 1:
-            return  # those before it found nobody free either
         for replica in sorted(self.replicas, key=lambda replica: not replica.idle):  # whoever is idle comes first
             if queue and replica.fits(queue[0]):
                 replica.knock()  # a leap ends with its iteration: who gets there first, takes it
@@ -87,5 +98,4 @@ class Pool:
         self._tokens[self.replicas.index(replica)] = 0
         replica.revive()
         waiting, self.parked = self.parked, deque()
-        for request in waiting:
-            self.send(request)
+        self.send(*waiting)

@@ -1,5 +1,6 @@
 """The serving face: a deployment, a load and faults in, percentiles out. Look-ups around `sim.serving`."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -7,8 +8,8 @@ from functools import cached_property
 from typing import Any, Literal
 
 from thinwire.reference.config import ModelConfig, load_model
-from thinwire.reference.mixed import AnyScheme, find
-from thinwire.sim.api import group
+from thinwire.reference.mixed import AnyScheme, MixedScheme, auto_budget, find
+from thinwire.sim.api import auto, group
 from thinwire.sim.arrivals import ClosedLoop, Drawn, Load, Trace
 from thinwire.sim.cost import CostModel
 from thinwire.sim.decode import kv_bytes_per_token
@@ -23,7 +24,7 @@ from thinwire.sim.statistics import NO_SLO, Slo
 from thinwire.sim.workload import Prompt, memory_bytes
 from thinwire.topologies.cluster import Cluster
 
-LARGEST_ITERATION = 1 << 20  # tokens, where whole prompts are not cut
+LARGEST_ITERATION = 1 << 20  # tokens; as many, where whole prompts are not cut
 NIC_BYTES_PER_S = 50e9
 
 
@@ -33,7 +34,7 @@ class Deployment:
 
     Args:
         model, cluster, scheme, tp, weights, profile: as `thinwire.predict` takes them; a replica is the first `tp` GPUs
-            of a cluster of its own.
+            of a cluster of its own, and auto:+1% is chosen for a prompt of token_budget tokens.
         replicas: that do both prompts and decoding; those for prompts alone where decode_replicas are given.
         token_budget, max_sequences, chunked_prefill: limits of an iteration (`sim.replica.Batching`).
         memory_share: of the GPU's memory that weights, activations and KV cache may take.
@@ -71,8 +72,11 @@ class Deployment:
                 raise ValueError(f"{name} must be positive: {name}={getattr(self, name)}")
         if self.memory_share > 1:
             raise ValueError(f"memory_share is a share: memory_share={self.memory_share}")
-        if not self.host_s >= 0:
-            raise ValueError(f"host_s must not be negative: host_s={self.host_s}")
+        if not 0 <= self.host_s < math.inf:
+            raise ValueError(f"host_s must be 0 or more, and finite: host_s={self.host_s}")
+        for name in ("token_budget", "max_sequences"):
+            if not 1 <= getattr(self, name) <= LARGEST_ITERATION:
+                raise ValueError(f"{name} must lie in 1..{LARGEST_ITERATION}: {name}={getattr(self, name)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +124,22 @@ class Paces:
         return given if isinstance(given, Profile) else load_profile(self.cluster, given)
 
     @cached_property
+    def scheme(self) -> AnyScheme:
+        """The scheme. One that is chosen (`auto:+1%`) is chosen for a prompt that fills an iteration, without faults;
+        it stays as it is while they last, and decoding uses it too.
+        """
+        d = self.deployment
+        if not isinstance(d.scheme, str):
+            return d.scheme
+        budget = auto_budget(d.scheme)
+        if budget is None:
+            return find(d.scheme)
+        links = d.scaled_links
+        return auto(
+            budget, self.model, self.cluster, None, 1, d.token_budget, d.weights, self.profile, scaled_links=links
+        ).scheme
+
+    @cached_property
     def limits(self) -> Batching:
         """Limits of an iteration, the KV cache's among them. ValueError where the model leaves no room for it."""
         d, tp = self.deployment, len(self.cluster.gpus)
@@ -156,10 +176,10 @@ class Paces:
             eager = CostModel(self.profile, cluster.gpu, "eager")
             graph = CostModel(self.profile, cluster.gpu, "graph")
             limits = self.limits
-            largest = limits.token_budget if d.chunked_prefill else max(limits.token_budget, LARGEST_ITERATION)
+            largest = limits.token_budget if d.chunked_prefill else LARGEST_ITERATION
             self._known[key] = IterationModel(
                 self.model,
-                find(d.scheme) if isinstance(d.scheme, str) else d.scheme,
+                self.scheme,
                 d.weights,
                 Exchanger(cluster, eager, slowed),
                 Exchanger(cluster, graph, slowed),
@@ -302,7 +322,7 @@ def serve(
         scheme=pace.scheme.name,
         tp=len(known.cluster.gpus),
         profile=known.profile.name,
-        assumptions=tuple(dict.fromkeys([*_sentences(deployment, load, separate), *pace.sentences()])),
+        assumptions=tuple(dict.fromkeys([*_sentences(deployment, load, separate, known.scheme), *pace.sentences()])),
     )
 
 
@@ -311,7 +331,7 @@ def _engine(deployment: Deployment) -> Deployment:
     return replace(deployment, replicas=1, decode_replicas=0, policy="least-tokens", transfer_bytes_per_s=1.0)
 
 
-def _sentences(deployment: Deployment, load: Load, separate: bool) -> list[str]:
+def _sentences(deployment: Deployment, load: Load, separate: bool, scheme: AnyScheme) -> list[str]:
     said = [
         "replicas share nothing: each has the first GPUs of a machine of its own; the router and the network before it "
         "take no time",
@@ -328,8 +348,10 @@ def _sentences(deployment: Deployment, load: Load, separate: bool) -> list[str]:
     if separate:
         said.append(
             f"keys and values go from the prompts' pool to the other at {deployment.transfer_bytes_per_s / 1e9:g} GB/s "
-            "a GPU (assumed), after the prompt and beside everything else"
+            "a GPU (assumed), after the prompt and beside everything else; where they wait for room they take none"
         )
+    if isinstance(scheme, MixedScheme) and scheme.source:
+        said.append(f"{scheme.name}, {scheme.source}, is used whatever an iteration holds, decoding alone too")
     if isinstance(load, ClosedLoop):
         said.append("the users of the closed loop all begin at once and ask again without a pause")
     elif isinstance(load, Drawn):

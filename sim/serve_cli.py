@@ -1,20 +1,26 @@
 """`thinwire serve`: percentiles of a deployment under a load. Loaded by `sim.cli` when it is asked for."""
 
+import math
 from typing import Annotated
 
 import typer
 
-from thinwire.sim.arrivals import LENGTHS, lengths_of, load_of
+from thinwire.sim.arrivals import LENGTHS, lengths_from, load_of
 from thinwire.sim.cli import ClusterName, Json, Model, ProfileOption, SchemeName, Tp, Weights, WeightsOption, _print
 from thinwire.sim.replica import Batching
 from thinwire.sim.router import POLICIES, Policy
 from thinwire.sim.serve import Deployment, ServingResult, parse_fault, serve
-from thinwire.sim.statistics import Estimate, Slo
+from thinwire.sim.statistics import Slo, shown
 
+DRAWN = ("rate", "users")
+WHOSE = {  # options that say more of one kind of load
+    "burstiness": ("rate",), "speed": ("trace",), "input_tokens": DRAWN, "output_tokens": DRAWN, "lengths": DRAWN,
+}  # fmt: skip
 DEFAULTS = Deployment(model="", cluster="")
 
 
 def command(
+    context: typer.Context,
     model: Model,
     cluster: ClusterName,
     scheme: SchemeName = "bf16",
@@ -54,7 +60,8 @@ def command(
     fault: Annotated[
         list[str] | None,
         typer.Option(
-            help="What-if: AT[-UNTIL]:REPLICA:down, ...:link:PATTERN=FACTOR or ...:slow:RANK=FACTOR; repeatable."
+            help="What-if: AT[-UNTIL]:REPLICA:down, ...:link:PATTERN=FACTOR or ...:slow:RANK=FACTOR; repeatable. "
+            "REPLICA counts from 0, those that decode only last."
         ),
     ] = None,
     profile: ProfileOption = None,
@@ -83,13 +90,17 @@ def command(
         gated=gate,
     )
     limits = {name: ms / 1e3 for name, ms in (("ttft_s", slo_ttft_ms), ("tpot_s", slo_tpot_ms)) if ms is not None}
-    if sum(given is not None for given in (rate, users, trace)) != 1:
+    kinds = [name for name, given in (("rate", rate), ("users", users), ("trace", trace)) if given is not None]
+    if len(kinds) != 1:
         raise ValueError("give one of --rate, --users and --trace")
+    for name, whose in WHOSE.items():
+        source = context.get_parameter_source(name)
+        if kinds[0] not in whose and source is not None and source.name == "COMMANDLINE":
+            raise ValueError(f"--{name.replace('_', '-')} belongs to --{' or --'.join(whose)}, not to --{kinds[0]}")
+    means = input_tokens, output_tokens
     found = serve(
         deployment,
-        load_of(
-            rate, burstiness, users, trace, speed, lengths_of(lengths, input_tokens), lengths_of(lengths, output_tokens)
-        ),
+        load_of(rate, burstiness, users, trace, speed, *(lengths_from(lengths, mean) for mean in means)),
         duration,
         Slo(**limits),
         [parse_fault(text) for text in fault or ()],
@@ -106,20 +117,23 @@ def show(found: ServingResult) -> None:
     from thinwire.sim.tables import console
 
     run, limits = found.run, found.limits
+    kept = "none to keep" if math.isnan(run.attainment) else f"{run.attainment:.1%} keep"
     console.print(
         f"{found.model} ({found.deployment.weights}) under {found.scheme} on {found.gpus} GPUs of {found.cluster}, "
         f"TP {found.tp}: {_batching(limits)}"
     )
     table = Table("milliseconds", "mean", *(f"p{q * 100:g}" for q in run.ttft.percentiles), box=None)
     for name, summary in (("TTFT", run.ttft), ("TPOT", run.tpot), ("whole answer", run.latency)):
-        table.add_row(name, *(_cell(e, 1e3) for e in (summary.mean, *summary.percentiles.values())))
+        table.add_row(name, *(shown(e, 1e3) for e in (summary.mean, *summary.percentiles.values())))
     console.print(table)
     console.print(
         f"{run.ttft.count} requests counted of {run.arrived}; refused {run.refused}, unfinished {run.unfinished}, sent "
-        f"again {run.restarts}\ngoodput {_cell(run.goodput_per_s, 1)} requests/s ({run.attainment:.1%} keep the SLO), "
-        f"{_cell(run.output_tokens_per_s, 1)} tokens/s\nqueue {_cell(run.queue, 1)} (most {run.queue_most}), in the "
-        f"system {_cell(run.in_system, 1)}, busy {run.utilisation:.0%}, KV cache at most {run.kv_most:.0%}"
+        f"again {run.restarts}\ngoodput {shown(run.goodput_per_s)} requests/s ({kept} the SLO), "
+        f"{shown(run.output_tokens_per_s)} tokens/s\nqueue {shown(run.queue)} (most {run.queue_most}), in the "
+        f"system {shown(run.in_system)}, busy {run.utilisation:.0%}, KV cache at most {run.kv_most:.0%}"
     )
+    if run.unfinished:
+        console.print("requests that nobody served are in no percentile; they count as not keeping the SLO")
     if run.saturated:
         console.print("saturated: more arrives than is served, so these numbers grow with the duration")
 
@@ -128,8 +142,3 @@ def _batching(limits: Batching) -> str:
     cut = "chunked prefill" if limits.chunked_prefill else "whole prompts"
     batch = f"{limits.token_budget} tokens and {limits.max_sequences} sequences a batch"
     return f"{batch}, {cut}, KV cache of {limits.kv_tokens} tokens"
-
-
-def _cell(estimate: Estimate, scale: float) -> str:
-    half = "" if estimate.half_width is None else f" ±{estimate.half_width * scale:.2g}"
-    return f"{estimate.value * scale:.4g}{half}"

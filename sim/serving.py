@@ -89,16 +89,16 @@ class Run:
     tpot: Summary
     latency: Summary
     goodput_per_s: Estimate
-    attainment: float
+    attainment: float  # share of what arrived in the window and was not refused that keeps the SLO
     output_tokens_per_s: Estimate
     utilisation: float  # mean share of the time that replicas are busy
     queue: Estimate  # requests that wait to be admitted, mean over time
     queue_most: int
     in_system: Estimate
     in_system_growth: int  # over the window
-    saturated: bool
+    saturated: bool  # the house, or those who wait, grew by more than chance explains (docs/decisions/015)
     kv_most: float  # share of a replica's KV cache that was handed out at most
-    end_s: float
+    end_s: float  # of the window, or of the last request served where that is later
     iterations: int
     events: int
     little_error: float
@@ -142,9 +142,9 @@ class Simulation:
         self.setup, self.load, self.window = setup, load, window
         self.recorder = Recorder(window.warm_up_s, window.duration_s, window.batches, slo)
         self._queue, self._system = Level(), Level()
-        self._busy_s = self._sojourn_s = 0.0
+        self._busy_s = self._sojourn_s = self._ended_s = 0.0
         self._arrived = self._finished = self._refused = self._restarts = 0
-        self._marks: list[tuple[float, float, int]] = []
+        self._marks: list[tuple[float, float, int, int]] = []
         self._under_way: dict[int, tuple[Request, Replica]] = {}  # whose keys and values are on their way
         self._row = (0.0, 0, 0)  # the request to arrive next
         self._pieces: Iterator[tuple[float, int, int]] = _rows(load, seed, window.duration_s)
@@ -167,16 +167,15 @@ class Simulation:
 
     def run(self) -> Run:
         """To the last token of the last request."""
+        for change in self.setup.changes:
+            self._at(change.at_s, lambda change=change: self._change(change))  # type: ignore[misc]
+        if isinstance(self.load, ClosedLoop):
+            self._at(0.0, self._open)  # after what changes then
         self._at(self.window.warm_up_s, self._mark)
         width_s = (self.window.duration_s - self.window.warm_up_s) / self.window.batches
         for batch in range(1, self.window.batches + 1):
             self._at(self.window.warm_up_s + batch * width_s, self._mark)
-        for change in self.setup.changes:
-            self._at(change.at_s, lambda change=change: self._change(change))  # type: ignore[misc]
-        if isinstance(self.load, ClosedLoop):
-            for _ in range(self.load.users):
-                self._ask_again()
-        else:
+        if not isinstance(self.load, ClosedLoop):
             self._next_arrival()
         self.env.run()
         return self._result()
@@ -201,6 +200,11 @@ class Simulation:
         self._enter(prompt, output)
         self._next_arrival()
 
+    def _open(self) -> None:
+        assert isinstance(self.load, ClosedLoop)
+        for _ in range(self.load.users):
+            self._ask_again()
+
     def _ask_again(self) -> None:
         """A user of a closed loop, served, asks again; at the end of the window no more."""
         for _ in range(MOST_REFUSED):
@@ -218,7 +222,8 @@ class Simulation:
         self._arrived += 1
         for pool in (self.entry, self.decoding):
             replica = pool.replicas[0]
-            if replica.needs(request) > replica.limits.kv_tokens:
+            again = replica.limits.blocks(prompt + output) if self.setup.changes else 0  # after a fault, at most
+            if max(replica.needs(request), again) > replica.limits.kv_tokens:
                 self._refused += 1
                 return False
         self._system.change(1, self.env.now)
@@ -250,6 +255,7 @@ class Simulation:
         now = self.env.now
         (self.entry if replica.role != "decode" else self.decoding).left(request)
         self._finished += 1
+        self._ended_s = now
         self._system.change(-1, now)
         self._sojourn_s += now - request.arrival_s
         self.recorder.add(request.arrival_s, request.first_s, now, request.output)
@@ -297,28 +303,31 @@ class Simulation:
         self._queue.change(len(lost) - waiting, self.env.now)
         for request in lost:
             request.restarts += 1
-            self._restarts += 1
-            self.entry.send(request)
+        self._restarts += len(lost)
+        self.entry.send(*lost)
 
     # --- the end
 
     def _mark(self) -> None:
         now = self.env.now
-        self._marks.append((self._queue.area_until(now), self._system.area_until(now), self._system.now))
+        queue, system = self._queue, self._system
+        self._marks.append((queue.area_until(now), system.area_until(now), system.now, queue.now))
 
     def _result(self) -> Run:
-        recorder, now, window = self.recorder.finish(), self.env.now, self.window
+        now, window = self.env.now, self.window
+        waiting = {r.number: r for pool in (self.entry, self.decoding) for r in pool.waiting()}.values()
+        recorder = self.recorder.finish(sum(request.arrival_s >= window.warm_up_s for request in waiting))
         width_s = (window.duration_s - window.warm_up_s) / window.batches
         queues, systems = (
             [(after[i] - before[i]) / width_s for before, after in zip(self._marks, self._marks[1:], strict=False)]
             for i in (0, 1)
         )
-        growth = self._marks[-1][2] - self._marks[0][2]
-        asked = recorder.ttft.summary().count + growth
+        growth, waits = self._marks[-1][2] - self._marks[0][2], self._marks[-1][3] - self._marks[0][3]
         unfinished = self._arrived - self._finished - self._refused
-        waiting = {r.number: r for pool in (self.entry, self.decoding) for r in pool.waiting()}.values()
         sojourn_s = self._sojourn_s + sum(now - request.arrival_s for request in waiting)
         area_s = self._system.area_until(now)
+        asked = max(1, recorder.ttft.summary().count + unfinished)
+        chance = 4 * math.sqrt(asked)  # of arrivals, were they Poisson's
         measured_s = window.duration_s - window.warm_up_s
         return Run(
             arrived=self._arrived,
@@ -337,9 +346,9 @@ class Simulation:
             queue_most=self._queue.most,
             in_system=Estimate(sum(systems) / len(systems), student(systems)),
             in_system_growth=growth,
-            saturated=growth > 0.02 * asked and growth > 4 * math.sqrt(max(asked, 1)),
+            saturated=growth > chance and (growth > 0.02 * asked or waits > chance),
             kv_most=max(replica.kv_most / replica.limits.kv_tokens for replica in self.replicas),
-            end_s=now,
+            end_s=max(self._ended_s, window.duration_s),
             iterations=sum(replica.iterations for replica in self.replicas),
             events=sum(replica.events for replica in self.replicas),
             little_error=abs(area_s - sojourn_s) / sojourn_s if sojourn_s else 0.0,

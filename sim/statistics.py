@@ -35,10 +35,17 @@ class Estimate:
         return {"value": value, "half_width": half}
 
 
+def shown(estimate: Estimate, scale: float = 1.0) -> str:
+    """The number and half its interval's width, in a unit of 1/scale; a dash where there is nothing to estimate."""
+    if math.isnan(estimate.value):
+        return "-"
+    half = "" if estimate.half_width is None else f" ±{estimate.half_width * scale:.2g}"
+    return f"{estimate.value * scale:.4g}{half}"
+
+
 def ms(estimate: Estimate) -> str:
-    """Milliseconds and half their interval's width."""
-    half = "" if estimate.half_width is None else f" ±{estimate.half_width * 1e3:.2g}"
-    return f"{estimate.value * 1e3:.4g}{half} ms"
+    """The same in milliseconds, with the unit."""
+    return "-" if math.isnan(estimate.value) else f"{shown(estimate, 1e3)} ms"
 
 
 def student(values: Sequence[float] | Floats) -> float | None:
@@ -177,9 +184,10 @@ class Recorder:
         width_s = (self.horizon_s - self.warm_up_s) / self.batches
         return np.clip(((at_s - self.warm_up_s) / width_s).astype(np.int64), 0, self.batches - 1)
 
-    def finish(self) -> "Recorder":
-        """Count what is left in the buffer."""
+    def finish(self, unserved: int = 0) -> "Recorder":
+        """Count what is left in the buffer, and requests of the window that nobody served: they have kept no SLO."""
         self._flush()
+        self._kept[1] += unserved
         return self
 
     @property
@@ -190,7 +198,7 @@ class Recorder:
 
     @property
     def attainment(self) -> float:
-        """Share of the finished requests, of those that arrived in the window, that keep the SLO."""
+        """Share of the requests that arrived in the window, refused ones left out, that keep the SLO."""
         return float(self._kept[0] / self._kept[1]) if self._kept[1] else math.nan
 
     @property

@@ -180,7 +180,7 @@ def load_schemes(folder: Path, text: str, _: Grid) -> dict[Key, Value]:
 
 
 def load_schemes_or_auto(folder: Path, text: str, axes: Grid) -> dict[Key, Value]:
-    """The same; or `auto:+1%`, which a prediction chooses."""
+    """The same; or `auto:+1%`, which is chosen for the point."""
     return {} if auto_budget(text) is not None else load_schemes(folder, text, axes)
 
 
@@ -206,7 +206,7 @@ def load_profiles(folder: Path, text: str, axes: Grid) -> dict[Key, Value]:
 
 
 LOADERS: Mapping[str, Loader] = {
-    "model": load_models, "cluster": load_clusters, "scheme": load_schemes, "profile": load_profiles,
+    "model": load_models, "cluster": load_clusters, "scheme": load_schemes_or_auto, "profile": load_profiles,
 }  # fmt: skip
 """Those of predictions and serving runs."""
 

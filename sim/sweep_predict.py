@@ -24,7 +24,6 @@ from thinwire.sim.sweep_kinds import (
     Ranks,
     Row,
     Values,
-    load_schemes_or_auto,
     names,
     on_a_machine,
 )
@@ -124,7 +123,7 @@ PREDICT = Kind(
     defaults=_DEFAULTS,
     plain=PLAIN,
     point=Point,
-    loaders={**LOADERS, "scheme": load_schemes_or_auto},
+    loaders=LOADERS,
     names=names,
     mark={},  # the only kind there was when its ids were made
     columns=COLUMNS,

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, StrictStr
 
-from thinwire.sim.arrivals import Trace, lengths_of, load_of
+from thinwire.sim.arrivals import Trace, lengths_from, load_of
 from thinwire.sim.router import Policy
 from thinwire.sim.serve import Deployment, Paces, parse_fault, serve
 from thinwire.sim.statistics import QUANTILES, Slo
@@ -57,7 +57,7 @@ def _faults(texts: list[str]) -> list[str]:
 
 
 def _known_lengths(text: str) -> str:
-    lengths_of(text, 1.0)  # of any kind there are lengths of one token
+    lengths_from(text, 1.0)  # of any kind there are lengths of one token
     return text
 
 
@@ -276,7 +276,7 @@ def _found(point: Point, values: Values, once: Once) -> Row:
         if point.trace is not None:  # played from a file, as everywhere
             trace = str(Path(stack.enter_context(TemporaryDirectory())) / "trace.csv")
             Path(trace).write_bytes(values["trace", point.trace].found)
-        prompt, output = (lengths_of(point.lengths, mean) for mean in (point.input_tokens, point.output_tokens))
+        prompt, output = (lengths_from(point.lengths, mean) for mean in (point.input_tokens, point.output_tokens))
         served = serve(
             deployment,
             load_of(point.rate, point.burstiness, point.users, trace, point.speed, prompt, output),

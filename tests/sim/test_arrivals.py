@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from thinwire.sim.arrivals import PIECE, ClosedLoop, Drawn, Fixed, Geometric, Lengths, LogNormal, Trace
+from thinwire.sim.arrivals import PIECE, ClosedLoop, Drawn, Fixed, Geometric, Lengths, LogNormal, Trace, lengths_of
 
 HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
 ROWS = "2023-11-16 18:15:46.6805900,374,44\n2023-11-16 18:15:50.9951690,396,109\n2023-11-16 18:16:00.0000000,879,55\n"
@@ -102,6 +102,16 @@ def test_time_stamps_of_all_published_traces_are_read(tmp_path: Path, stamp: str
     assert Trace(written(tmp_path, f"{HEADER}{stamp},10,20\n")).requests == 1
 
 
+@pytest.mark.parametrize(
+    "change", [("\n", "\r\n"), ("TIME", "\ufeffTIME"), ("\n", "\n\n"), (",", " ,"), ("374", '"374"')]
+)
+def test_traces_are_written_in_several_ways(tmp_path: Path, change: tuple[str, str]) -> None:
+    plain = Trace(written(tmp_path, HEADER + ROWS))
+    (tmp_path / "other.csv").write_bytes((HEADER + ROWS).replace(*change).encode())
+    other = Trace(str(tmp_path / "other.csv"))
+    assert (other.requests, other.seconds, other.mean_output) == (3, plain.seconds, plain.mean_output)
+
+
 def test_a_long_trace_comes_in_pieces(tmp_path: Path) -> None:
     rows = "".join(f"{i / 100},{i % 500 + 1},5\n" for i in range(3 * PIECE + 5))
     sizes = [len(piece.at_s) for piece in Trace(written(tmp_path, HEADER + rows)).pieces(0, math.inf)]
@@ -141,6 +151,11 @@ def test_a_trace_that_is_not_there_or_no_text(tmp_path: Path) -> None:
 def test_wrong_loads_are_refused() -> None:
     for wrong in (
         lambda: Fixed(0),
+        lambda: Fixed(1 << 25),
+        lambda: LogNormal(math.inf),
+        lambda: LogNormal(100, 1e200),
+        lambda: Drawn(1.0, Fixed(1), Fixed(1), 1e-320),
+        lambda: Drawn(math.nan, Fixed(1), Fixed(1)),
         lambda: LogNormal(0.5),
         lambda: LogNormal(100, 0.0),
         lambda: LogNormal(100, 1.0, 0),
@@ -151,3 +166,20 @@ def test_wrong_loads_are_refused() -> None:
     ):
         with pytest.raises(ValueError):
             wrong()
+
+
+def test_lengths_by_name() -> None:
+    assert lengths_of("fixed", 10.0) == Fixed(10)
+    assert lengths_of("geometric", 10.5) == Geometric(10.5)
+    assert lengths_of("lognormal", 10) == LogNormal(10)
+    assert lengths_of("lognormal", 10, 2.0, 50) == LogNormal(10, 2.0, 50)
+    for wrong, said in (
+        (("normal", 10), "lognormal or geometric: 'normal'"),
+        (("fixed", 10.5), "whole numbers"),
+        (("fixed", math.inf), "whole numbers"),
+        (("fixed", math.nan), "whole numbers"),
+        (("geometric", 10, 2.0), "are of lognormal"),
+        (("fixed", 10, None, 5), "are of lognormal"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            lengths_of(*wrong)  # type: ignore[arg-type]

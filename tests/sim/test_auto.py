@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from thinwire.reference.catalog import scheme
 from thinwire.reference.config import load_model
 from thinwire.reference.mixed import DROP, SITES, entries, plan_of
-from thinwire.sim import api, sensitivity
+from thinwire.sim import api, auto, sensitivity
 from thinwire.sim.auto import GAP, knapsack
 
 from ..command import run
@@ -61,6 +62,24 @@ def test_the_knapsack_is_the_best_of_all(rows: list[list[tuple[int, float]]], fr
 def test_a_point_must_have_a_way_out() -> None:
     with pytest.raises(ValueError, match="point 1 has no choice without loss"):
         knapsack([{"a": 1}, {"a": 1}], [{"a": 0.0}, {"a": 0.1}], 1)
+
+
+def test_the_solver_says_nothing_on_standard_output(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HiGHS prints a line of its own at times, from C: --json would no longer be JSON."""
+    real = auto.milp
+
+    def noisy(*given: Any, **named: Any) -> Any:
+        os.write(1, b"HiGHS was here\n")
+        return real(*given, **named)
+
+    monkeypatch.setattr(auto, "milp", noisy)
+    arguments = ("auto", "+1%", "--model", "smollm2-135m", "--cluster", "8xl40s-pcie", "--tp", "3", "--json")
+    status, out, err = run(capfd, *arguments, "--input-tokens", "2048")  # where HiGHS 1.12 (scipy 1.17) does
+    assert (status, err) == (0, "") and json.loads(out)["scheme"] == "auto:+1%"
+    os.write(1, b"still open\n")
+    assert capfd.readouterr().out == "still open\n"
 
 
 # ---- what it promises

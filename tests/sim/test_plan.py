@@ -9,14 +9,17 @@ from typing import Any
 
 import pytest
 
+from thinwire.reference.mixed import find
+from thinwire.sim.accuracy import figure
 from thinwire.sim.arrivals import Drawn, Geometric, LogNormal
 from thinwire.sim.plan import AS_GIVEN, Candidate, Engine, Plan, Planner, Problem, WhatIf
 from thinwire.sim.plan_bounds import Bounds, Requests, Targets
-from thinwire.sim.plan_cli import flips
+from thinwire.sim.plan_cli import assumptions, flips
 from thinwire.sim.plan_file import Asked, read
 from thinwire.sim.replica import Batching
 from thinwire.sim.serve import Deployment, Paces
 from thinwire.sim.serving import Run, Setup, Simulation, Window
+from thinwire.topologies.load import load_cluster
 
 from ..command import Capture, run
 from .paces import Linear
@@ -30,6 +33,7 @@ class Floored(Linear):
         return self.iteration_s + self.prompt_s * prompt_tokens + self.sequence_s * sequences
 
 
+GPU_OF_TWO_WORDS = replace(load_cluster("8xl40s-pcie").gpu, name="RTX 9")
 LOAD = Drawn(20.0, LogNormal(600, 1.0, 4000), Geometric(40))
 WINDOW = Window(24.0, 3.0)
 TARGETS = Targets(0.95, 1.2, 0.9, 0.06, 1.05)
@@ -228,12 +232,32 @@ def test_what_ifs_are_answered_as_if_asked_alone() -> None:
         WhatIf(1.2, (("*", 0.8),), (("fast", 0.7),)),
     ):
         changed = planner.solve(what_if)
+        for candidate in planner.problem.candidates:
+            assert planner._rule(candidate, what_if) == Planner(planner.problem)._rule(candidate, what_if)
         assert answer(changed) == answer(Planner(planner.problem).exhaustive(what_if))
     assert answer(planner.solve()) == answer(first)
     assert planner.solve().simulations == 0
     dearer = planner.solve(WhatIf(prices=(("slow", 1.01), ("fast", 1.01), ("tiny", 1.01))))
     assert flips(first, dearer) == [] and dearer.cheapest is not None and first.cheapest is not None
     assert dearer.cheapest.cost == pytest.approx(first.cheapest.cost * 1.01)  # type: ignore[operator]
+
+
+def test_where_nothing_is_counted_nothing_fits() -> None:
+    """Of no requests every percentile is kept: that is no answer."""
+    planner = Planner(problem(load=replace(LOAD, rate_per_s=1e-4)))
+    plan = planner.solve()
+    assert plan.cheapest is None and Planner(planner.problem).exhaustive().cheapest is None
+    assert any("no request is counted" in o.reason for o in plan.outcomes)
+
+
+def test_equal_costs_are_equal_whatever_their_factors() -> None:
+    """0.1 x 3 and 0.3 x 1: the more accurate one is taken, though the other is an ulp cheaper in floating point."""
+    rough, fine = Candidate("tiny", 3, "thin", 1024, 32), Candidate("fast", 1, "plain", 1024, 32)
+    for prices in ({"tiny": 0.1, "fast": 0.3}, {"tiny": 0.3, "fast": 0.9}):
+        only = problem(candidates=(rough, fine), prices=prices, targets=Targets(0.5, 30.0), max_replicas=1)
+        plan = Planner(only).solve()
+        assert [o.why for o in plan.outcomes] == ["fits", "fits"]
+        assert plan.cheapest is not None and plan.cheapest.candidate == fine
 
 
 def test_the_same_question_gives_the_same_answer() -> None:
@@ -308,6 +332,13 @@ def test_the_document_has_what_scripts_read(capsys: Capture, file: Path) -> None
         ("tp = [2]", "tp = []", "search.tp"),
         (', source = "example"', "", "source: missing key"),
         ("[search]", "[search", "malformed TOML"),
+        ("rate_per_s = 6.0", "rate_per_s = nan", "load.rate_per_s: must be a positive finite number"),
+        ("rate_per_s = 6.0", "rate_per_s = 6.0\nburstiness = 1e9", "load.burstiness: "),
+        ("most = 2000", "variation = 5000.0", "load.prompt: log-normal lengths need"),
+        ('kind = "geometric", mean = 20', 'kind = "fixed", mean = 20.5', "load.output: fixed lengths are whole"),
+        ("seconds = 40.0", "seconds = inf", "search.seconds: must be"),
+        ("seconds = 40.0", "seconds = 40.0\nchange = 0.9999", "search.change: "),
+        ('"flash-int4"', '"auto:+1%"', "search.schemes.1: auto:+1% is chosen for"),
     ],
 )
 def test_bad_files_are_one_line(capsys: Capture, file: Path, old: str, new: str, said: str) -> None:
@@ -335,6 +366,8 @@ def asked(file: Path) -> Asked:
         ("link bridge*->bridge* x0.5, load x1.5", WhatIf(1.5, (("bridge*->bridge*", 0.5),))),
         ("price l40s x0.8", WhatIf(prices=(("8xl40s-pcie", 0.8),))),
         ("price 4xl4-pcie x2, price l4 x2", WhatIf(prices=(("4xl4-pcie", 4.0),))),
+        ("  load   x5e-1 ", WhatIf(0.5)),
+        ("load x1e-3, load x1e3", WhatIf(1.0)),
     ],
 )
 def test_what_ifs_are_read(asked: Asked, text: str, found: WhatIf) -> None:
@@ -353,12 +386,70 @@ def test_what_ifs_are_read(asked: Asked, text: str, found: WhatIf) -> None:
         ("price h100 x2", "none of 4xl4-pcie"),
         ("link nowhere->* x2", "no machine of the search"),
         ("", "a what-if is"),
+        ("load x2,", "a what-if is"),
+        ("load xnan", "a what-if is"),
+        ("LOAD x2", "a what-if is"),
+        ("link x1e-3, link x1e-3", "taken together"),
+        ("load x1e3, load x1e3", "taken together"),
+        ("price l4 x500, price 4xl4-pcie x500", "taken together"),
     ],
 )
 def test_what_is_no_what_if_is_refused(asked: Asked, text: str, said: str) -> None:
     with pytest.raises(ValueError, match=r"what-if|price|link") as refused:
         asked.what_if(text)
     assert said in str(refused.value)
+
+
+def test_a_link_that_a_machine_has_not_changes_nothing_there_and_the_others_do(asked: Asked) -> None:
+    candidate = Candidate("4xl4-pcie", 2, "bf16", 256, 16)
+    everywhere = asked.what_if("link x0.5")
+    apart = asked.what_if("link bridge0->bridge1 x0.1, link bridge0->gpu* x0.5, link gpu*->* x0.5, link pool:* x0.5")
+    assert "bridge0->bridge1" not in {link.name for link in asked.clusters["4xl4-pcie"].links}
+    plain_s, halved_s, apart_s = (
+        asked.problem.engines(candidate, links).pace.mixed_s([(256, 256)], 1, 0, 0)
+        for links in ((), everywhere.links, apart.links)
+    )
+    assert plain_s < halved_s == apart_s
+
+
+def test_a_scheme_that_a_machine_cannot_do_rules_out_that_machine_only(capsys: Capture, file: Path) -> None:
+    text = FILE.replace('"flash-int4"', '"nvls:bf16"').replace("4xl4-pcie", "8xh100-nvlink")
+    file.write_text(text.replace("[search]", "[search]\nallow_unmeasured = true"))
+    status, out, err = run(capsys, "plan", str(file), "--json", "--no-changes")
+    assert status == 0, err
+    why = {(o["cluster"], o["scheme"]): (o["why"], o["reason"]) for o in json.loads(out)["candidates"]}
+    assert why["8xl40s-pcie", "nvls:bf16"][0] == "does not fit" and "switch" in why["8xl40s-pcie", "nvls:bf16"][1]
+    assert why["8xh100-nvlink", "nvls:bf16"][0] != "does not fit"
+
+
+def test_changes_need_no_names_that_a_what_if_can_spell(asked: Asked) -> None:
+    """A GPU's name may hold blanks and commas, and a change may be large."""
+    odd = {name: replace(c, gpu=replace(c.gpu, name="X 1, big")) for name, c in asked.clusters.items()}
+    search = asked.file.search.model_copy(update={"change": 0.999})
+    wide = asked.file.model_copy(update={"search": search})
+    found = replace(asked, inputs=replace(asked.inputs, clusters=odd, file=wide)).changes()
+    assert [(w.load, w.links) for w in found[:4]] == [
+        (0.001, ()), (1.999, ()), (1.0, (("*", 0.001),)), (1.0, (("*", 1.999),)),
+    ]  # fmt: skip
+    assert [w.prices for w in found[4:]] == [(("4xl4-pcie", f), ("8xl40s-pcie", f)) for f in (0.001, 1.999)]
+    two_words = {**odd, "8xl40s-pcie": replace(odd["8xl40s-pcie"], gpu=GPU_OF_TWO_WORDS)}
+    blank = replace(asked, inputs=replace(asked.inputs, clusters=two_words))
+    assert blank.what_if("price RTX 9 x0.5") == WhatIf(prices=(("8xl40s-pcie", 0.5),))
+
+
+def test_accuracy_is_that_of_the_gpus_taken(file: Path) -> None:
+    """Four of eight L40S are one island: hierarchical is two-step there, which is measured apart."""
+    file.write_text(FILE.replace("tp = [2]", "tp = [1, 4, 8]").replace('"flash-int4"', '"flash2-int4-hier"'))
+    asked = read(file)
+    for tp, scheme in ((4, "two_step:int4-g128-zp"), (8, "flash2-int4-hier")):
+        islands = len(asked.clusters["8xl40s-pcie"].take(tp).islands)
+        known = figure(find(scheme), tp, islands)
+        assert known is not None and (islands > 1) == (tp == 8)
+        assert (
+            asked.problem.accuracy(Candidate("8xl40s-pcie", tp, "flash2-int4-hier", 256, 16)) == known.perplexity_ratio
+        )
+    assert asked.problem.accuracy(Candidate("8xl40s-pcie", 1, "bf16", 256, 16)) == 1.0
+    assert any("SmolLM2" in said for said in assumptions(asked))
 
 
 def test_the_example_is_a_plan(root: Path) -> None:

@@ -105,6 +105,10 @@ def test_faults_that_overlap_act_together() -> None:
     assert changes[1].pace is paces.pace({"*": 0.5}, {0: 2.0})
     assert changes[4].pace is changes[0].pace is paces.pace({"*": 0.5}, {})
     assert changes[5].pace is paces.pace()
+    twice = paces.changes(
+        (Fault(1, 0, links={"*": 0.5}, ranks={0: 3.0}), Fault(2, 0, links={"*": 0.4}, ranks={0: 2.0}))
+    )
+    assert twice[1].pace is paces.pace({"*": 0.2}, {0: 6.0})
 
 
 def test_the_same_arguments_give_the_same_bytes_with_tables_shared_or_not() -> None:
@@ -219,12 +223,53 @@ def test_a_table_for_people(capsys: Capture) -> None:
         (("--rate", "1", "--warm-up", "50"), "warm-up"),
         (("--trace", "nowhere.csv"), "cannot read trace"),
         (("--rate", "1", "--replicas", "0"), "replicas"),
+        (("--rate", "nan"), "rate_per_s"),
+        (("--rate", "1", "--burstiness", "1e300"), "burstiness must lie in"),
+        (("--rate", "1", "--input-tokens", "inf", "--lengths", "fixed"), "whole numbers"),
+        (("--rate", "1", "--input-tokens", "1e30", "--lengths", "fixed"), "16777216"),
+        (("--rate", "1", "--lengths", "lognormal:1e200"), "1000"),
+        (("--rate", "1", "--speed", "2"), "--speed belongs to --trace, not to --rate"),
+        (("--users", "1", "--burstiness", "2"), "--burstiness belongs to --rate, not to --users"),
+        (("--trace", "nowhere.csv", "--input-tokens", "9"), "--input-tokens belongs to --rate or --users"),
+        (("--rate", "1", "--host-ms", "inf"), "host_s"),
+        (("--rate", "1", "--token-budget", "99999999999"), "token_budget must lie in 1..1048576"),
+        (("--rate", "1", "--max-sequences", "99999999999", "--whole-prompts"), "max_sequences must lie in"),
+        (("--rate", "1", "--duration", "nan"), "both finite"),
+        (("--rate", "1", "--fault", "5-inf:0:down"), "at_s=inf"),
+        (("--rate", "1", "--fault", "5:-1:down"), "no such replica: -1"),
+        (("--rate", "1", "--fault", "5:0:slow:0=nan"), "slow-down"),
+        (("--rate", "1", "--fault", "5:0:link:*=0"), "factor"),
+        (("--rate", "1", "--scheme", "auto:+1%"), "measured"),
     ],
 )
 def test_bad_input_is_one_line(capsys: Capture, options: tuple[str, ...], said: str) -> None:
     status, out, err = run(capsys, *SERVE, *options)
     assert (status, out) == (2, "")
     assert err.count("\n") == 1 and said in err
+
+
+def test_a_run_of_nothing_is_a_table_of_dashes(capsys: Capture) -> None:
+    status, out, err = run(capsys, *SERVE, "--rate", "1e-6")
+    assert (status, err) == (0, "") and "none to keep the SLO" in out and "nan" not in out
+    found = document(capsys, *SERVE, "--rate", "1e-6")
+    assert found["ttft_ms"]["p99"]["value"] is None and found["slo_attainment"] is None
+
+
+def test_a_run_that_nobody_ends_says_so(capsys: Capture) -> None:
+    status, out, _ = run(capsys, *SERVE, *RATE, "--fault", "20:0:down")
+    assert status == 0 and "nobody served" in out
+
+
+def test_a_chosen_scheme_is_served_and_says_for_what_it_was_chosen() -> None:
+    on = {"model": "smollm2-135m", "cluster": "8xl40s-pcie", "tp": 3}
+    found = serve(Deployment(**on, scheme="auto:+1%", token_budget=512), Drawn(2.0, Fixed(100), Fixed(5)), 10)  # type: ignore[arg-type]
+    chosen = thinwire.sim.api.auto(0.01, **on, input_tokens=512)  # type: ignore[arg-type]
+    assert found.scheme == "auto:+1%"
+    assert any("batch 1 x 512 tokens" in said and "decoding alone too" in said for said in found.assumptions)
+    assert Paces(Deployment(**on, scheme="auto:+1%", token_budget=512)).scheme == chosen.scheme  # type: ignore[arg-type]
+    slow = Deployment(**on, scheme="auto:+1%", token_budget=512, scaled_links={"*": 0.1})  # type: ignore[arg-type]
+    scaled = thinwire.sim.api.auto(0.01, **on, input_tokens=512, scaled_links={"*": 0.1})  # type: ignore[arg-type]
+    assert Paces(slow).scheme == scaled.scheme
 
 
 def test_the_face_has_it() -> None:

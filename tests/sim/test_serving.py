@@ -131,12 +131,12 @@ def test_a_closed_loop_keeps_its_users_under_way() -> None:
 # --- leaps ---
 
 
-@given(st.sampled_from(POLICIES), st.integers(0, 1000), st.sampled_from((0, 2)), st.booleans())
-@settings(max_examples=12)
-def test_leaps_change_nothing(policy: str, seed: int, decode_replicas: int, chunked: bool) -> None:
+@given(st.sampled_from(POLICIES), st.integers(0, 1000), st.sampled_from((0, 2)), st.booleans(), st.booleans())
+@settings(max_examples=20)
+def test_leaps_change_nothing(policy: str, seed: int, decode_replicas: int, chunked: bool, tight: bool) -> None:
     setup = Setup(
         ENGINE,
-        replace(SMALL, chunked_prefill=chunked),
+        replace(SMALL, chunked_prefill=chunked, kv_tokens=512 if tight else SMALL.kv_tokens),
         2,
         policy,  # type: ignore[arg-type]
         decode_replicas,
@@ -256,6 +256,49 @@ def test_a_straggler_slows_from_its_time_on_and_a_recovery_heals() -> None:
     assert means[0] < means[1] < means[2]
 
 
+def test_who_is_first_after_another_was_taken_is_seen_by_all() -> None:
+    """A shared queue's head fits nobody; the one behind it fits a replica that decodes on and on."""
+    rows = ((0.0, 10, 300), (0.001, 10, 100), (0.2, 750, 10), (0.201, 20, 30))
+    setup = Setup(ENGINE, Batching(2048, 8, 800, kv_block=1), 2, "shared-queue")
+    _, witness = simulate(setup, Scripted(rows), 1)
+    freed_s = witness.ends[1][2]  # where the big one goes; the small one goes to the other replica at once
+    assert freed_s < witness.ends[3][1] < freed_s + 0.03 < witness.ends[0][2]
+
+
+def test_the_end_is_that_of_a_request_whatever_changes_later() -> None:
+    late = Setup(ENGINE, SMALL, 1, changes=(Change(5000.0, 0, None),))
+    load = Drawn(2.0, Fixed(50), Fixed(10))
+    run, witness = simulate(late, load, 30)
+    assert run.end_s == max(30, *(end for _, _, end in witness.ends.values())) < 31
+
+
+def test_what_is_so_from_the_start_is_so_for_a_closed_loop_too() -> None:
+    load, slow = ClosedLoop(4, Fixed(100), Fixed(20)), Linear(0.02, 4e-5, 2e-4, 2e-8)
+    from_start, _ = simulate(Setup(ENGINE, SMALL, 1, changes=(Change(0.0, 0, slow),)), load, 20)
+    always, _ = simulate(Setup(slow, SMALL, 1), load, 20)
+    assert from_start.to_dict() == always.to_dict()
+    down, _ = simulate(Setup(ENGINE, SMALL, 2, changes=(Change(0.0, 0, None),)), load, 20)
+    assert down.restarts == 0 and down.finished == down.arrived
+
+
+def test_what_is_sent_again_fits_where_prompts_are_run() -> None:
+    """The pool that decodes has more memory than the one for prompts, which must hold what had been generated too."""
+    small, large = Batching(128, 8, 160, kv_block=1), Batching(128, 8, 4000, kv_block=1)
+    changes = tuple(Change(at_s, 1, pace) for at_s in (2.0, 4.0, 6.0) for pace in (None, ENGINE))
+    load = Drawn(4.0, Fixed(100), LogNormal(60, 1.0, 400))
+    setup = Setup(ENGINE, small, 1, decode_replicas=1, decode_limits=large, transfer_s=lambda tokens: 1e-3)
+    struck, _ = simulate(replace(setup, changes=changes), load, 10)
+    assert struck.restarts > 0 and struck.unfinished == 0 < struck.refused
+    calm, _ = simulate(setup, load, 10)
+    assert calm.refused == 0
+
+
+def test_requests_that_nobody_serves_keep_no_slo() -> None:
+    run, _ = simulate(Setup(ENGINE, SMALL, 1, changes=(Change(10.0, 0, None),)), Drawn(2.0, Fixed(50), Fixed(10)), 20)
+    assert run.unfinished > 10
+    assert run.attainment == pytest.approx(run.finished / run.arrived)
+
+
 # --- memory, order, growth ---
 
 
@@ -292,6 +335,14 @@ def test_overload_is_called_saturated_and_its_rates_are_the_capacity() -> None:
     run, _ = simulate(Setup(Linear(), ONE_BY_ONE, 1), load, 1000, 100)
     assert run.saturated
     assert run.goodput_per_s.value == pytest.approx(1.0, rel=0.01)
+
+
+@pytest.mark.parametrize(("rho", "saturated"), [(0.995, False), (1.018, True)])
+def test_slow_saturation_is_seen_in_a_long_run(rho: float, saturated: bool) -> None:
+    """Two in a hundred too many, all of whom wait: in an hour or a day that is a long queue."""
+    run, _ = simulate(Setup(Linear(), ONE_BY_ONE, 1), Drawn(rho, Fixed(SECOND), Fixed(1), 1e-6), 60_000)
+    assert run.in_system_growth < 0.02 * run.arrived
+    assert run.saturated == saturated
 
 
 def test_goodput_counts_those_that_keep_both_limits() -> None:

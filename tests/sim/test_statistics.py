@@ -7,7 +7,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thinwire.sim.statistics import BINS, GROWTH, LOWEST_S, NO_SLO, Batched, Level, Recorder, Slo, quantile, student
+from thinwire.sim.statistics import (
+    BINS,
+    GROWTH,
+    LOWEST_S,
+    NO_SLO,
+    Batched,
+    Estimate,
+    Level,
+    Recorder,
+    Slo,
+    ms,
+    quantile,
+    shown,
+    student,
+)
 
 
 @given(st.lists(st.floats(2e-6, 1e5), min_size=1, max_size=300), st.sampled_from((0.5, 0.9, 0.99)))
@@ -97,3 +111,15 @@ def test_the_area_under_a_level_is_what_everybody_stayed(moves: list[tuple[int, 
     stays += sum(at_s + 1 - came for came in arrivals)
     assert level.area_until(at_s + 1) == pytest.approx(stays, abs=1e-9)
     assert level.now == len(arrivals) <= level.most or not moves
+
+
+def test_who_is_never_served_keeps_no_slo() -> None:
+    found = Recorder(10.0, 30.0, 4, Slo(5.0))
+    found.add(11.0, 12.0, 13.0, 2)
+    assert found.finish(3).attainment == 0.25
+
+
+def test_what_is_not_there_is_a_dash() -> None:
+    nothing = Estimate(math.nan, None)
+    assert (shown(nothing), ms(nothing)) == ("-", "-")
+    assert (shown(Estimate(0.5, 0.25), 1e3), ms(Estimate(0.5, None))) == ("500 ±2.5e+02", "500 ms")
