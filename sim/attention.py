@@ -257,33 +257,6 @@ class AttentionModel:
         bound_s: float = streamed * cold / self.memory_bandwidth_bytes_per_s
         return self.floor_s + max(kernel_s, bound_s)
 
-    def decode_time_s(
-        self,
-        sequences: int,
-        context_tokens: int,
-        kv_heads: int,
-        head_dim: int,
-        bandwidth_share: float,
-        window: int | None = None,
-    ) -> float:
-        """Seconds of one call in which each of `sequences` sees its own context, `context_tokens` in all.
-
-        Bound by memory: keys and values are read once at `bandwidth_share` of the bandwidth, by kernels that cut long
-        contexts so that few sequences fill the GPU too. No such call is among the measurements. A `window` is taken to
-        cut no sequence as long as their mean context is within it, and all of them above. ValueError for negative
-        sizes, or sequences without the new token itself.
-        """
-        if sequences < 0 or context_tokens < sequences or kv_heads < 1 or not 0 < bandwidth_share <= 1:
-            raise ValueError(
-                f"need sequences >= 0, context_tokens of at least one each, kv_heads >= 1 and a share in (0, 1]; got "
-                f"sequences={sequences}, context_tokens={context_tokens}, kv_heads={kv_heads}, share={bandwidth_share}"
-            )
-        if not sequences:
-            return 0.0
-        seen = context_tokens if window is None else min(context_tokens, sequences * window)
-        moved = ELEMENT_BYTES * 2 * kv_heads * head_dim * (seen + sequences)  # read all, write the new ones
-        return self.floor_s + moved / (bandwidth_share * self.memory_bandwidth_bytes_per_s)
-
     def _tiles_s(self, sequences: int, query_tokens: int, pairs: float, tile_keys: int, dim: int) -> float:
         """Seconds of `sequences` times the tiles of `query_tokens`, which compute `pairs` pairs, the longest tile
         over `tile_keys` keys.

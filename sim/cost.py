@@ -19,7 +19,6 @@ from thinwire.sim.workload import Attend, AttendChunks, CrossAttend, DecodeAtten
 from thinwire.topologies.cluster import Gpu
 
 BF16_BYTES = 2
-STREAM = "residual_add"  # the element-wise kernel whose share of the memory bandwidth decode attention is given
 
 Launch = Literal["eager", "graph"]
 GRAPH_GAP = Quantity(0.0, "measured: the kernel tables are timed in CUDA-graph replays, gaps included")
@@ -118,12 +117,12 @@ def _kernel_alone_s(costs: GpuProfile, kernel: Kernel) -> float:
             alone_s = (model.time_s(1, tokens, keys, heads, kv_heads, dim, window) for tokens, keys in chunks)
             return model.floor_s + sum(seconds - model.floor_s for seconds in alone_s)
         case DecodeAttend():
-            return costs.attention.decode_time_s(
+            return costs.decode_attention.time_s(
                 kernel.sequences,
                 kernel.context_tokens,
+                kernel.heads,
                 kernel.kv_heads,
                 kernel.head_dim,
-                costs.elementwise.costs[STREAM].efficiency,
                 kernel.window,
             )
         case Elementwise(op=op, tokens=tokens, width=width):

@@ -55,7 +55,7 @@ def kernel_spread(kernel: Kernel, cost: CostModel) -> Spread | None:
         case AttendChunks(chunks=chunks):
             return find(spreads, max(context for _, context in chunks), "attention")
         case DecodeAttend(sequences=sequences, context_tokens=context):
-            return find(spreads, context // sequences, "attention")
+            return find(spreads, context // sequences, "decode attention", "attention")
         case _:
             return find(spreads, kernel.key_tokens, "attention")
 

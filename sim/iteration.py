@@ -11,6 +11,7 @@ The order of events is the engine's: one compute and one communication stream, o
 a straggler every kernel takes as long as on the slowest rank, and every exchange until its last rank has left.
 """
 
+import math
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -21,8 +22,9 @@ from typing import NamedTuple, Protocol
 from thinwire.reference.config import ModelConfig
 from thinwire.reference.mixed import SITES, AnyScheme, plan_of
 from thinwire.reference.scheme import Scheme
-from thinwire.sim.cost import STREAM, CostModel
+from thinwire.sim.cost import CostModel
 from thinwire.sim.decode import Chunk, Share, rows, shares
+from thinwire.sim.decode_attention import DecodeCall
 from thinwire.sim.exchange import Exchanger
 from thinwire.sim.fold import find_runs
 from thinwire.sim.report import machine_sentences
@@ -155,11 +157,9 @@ class IterationModel:
         self._exempts = any(scheme.exempt_tokens for scheme in self._schemes)
         eager, graph = self.exchanger, self.decode_exchanger
         attend = eager.cost.profile.gpu.attention
-        self._share = eager.cost.profile.gpu.elementwise.costs[STREAM].efficiency
-        one, two = (attend.decode_time_s(1, n, self._shard.kv_heads, self.model.head_dim, self._share) for n in (1, 2))
-        self._read_s = (two - one) * self._slowdown  # a token of context, in one layer
-        self._eager_call_s = (attend.floor_s + eager.cost.gap_s.value) * self._slowdown
-        self._graph_call_s = (attend.floor_s + graph.cost.gap_s.value) * self._slowdown
+        self._eager_gap_s, self._graph_gap_s = (on.cost.gap_s.value * self._slowdown for on in (eager, graph))
+        self._eager_call_s = attend.floor_s * self._slowdown + self._eager_gap_s
+        self._decoding = lru_cache(self.sequences)(self._decode_call)
         self._attended_s = lru_cache(CHUNKS_KEPT)(self._chunk_s)
         self._attended_everywhere_s = lru_cache(CHUNKS_KEPT)(self._chunk_everywhere_s)
         self._eager, self._graph = (self._table(partial(self._whole_s, on)) for on in (eager, graph))
@@ -181,44 +181,56 @@ class IterationModel:
                 attended_s += self._attended_everywhere_s(*chunk)
             found = self._eager(tokens) + self.model.num_layers * self._eager_call_s + attended_s
             if sequences:
-                found += self._decode_s(self._eager_call_s, sequences, context_tokens)
+                found += self._decode_s(self._eager_gap_s, sequences, context_tokens)
         else:
             found = self._streams_s(shares(Share(tuple(chunks), sequences, context_tokens), self._split))
         sampled = sequences + finishing
         return found + (self._eager_head(sampled) if sampled else 0.0) + self.host_s
 
     def line(self, sequences: int, context_tokens: int) -> Line:
-        """Decoding alone, linear in the context until a window begins to cut."""
-        per_token_s, holds = 0.0, FOREVER
+        """Decoding alone: linear in the context as long as attention is in all layers."""
+        attended_s, per_token_s, until = 0.0, 0.0, math.inf
+        call = self._decoding(sequences)
         for window, layers in self._windows.items():
-            if window is None:
-                per_token_s += layers * self._read_s
-            elif context_tokens < sequences * window:
-                per_token_s += layers * self._read_s
-                holds = min(holds, (sequences * window - context_tokens) // sequences + 1)
+            piece = call.piece(context_tokens, window)
+            attended_s += layers * piece.seconds
+            per_token_s += layers * piece.per_token_s
+            until = min(until, piece.until)
+        holds = FOREVER if until == math.inf else int((until - context_tokens) // sequences) + 1
         first_s = self._graph(sequences) + self._graph_head(sequences) + self.host_s
-        return Line(first_s + self._decode_s(self._graph_call_s, sequences, context_tokens), per_token_s, holds)
+        first_s += attended_s * self._slowdown + self.model.num_layers * self._graph_gap_s
+        return Line(first_s, per_token_s * self._slowdown, holds)
 
     def floor_s(self, prompt_tokens: int, sequences: int) -> float:
-        """What no iteration of so many tokens, or of more, stays below: attention's reading of prompts and contexts is
-        left out, all else never decreases (`MonotoneTable`), so it is read at numbers rounded down to four bits: few
+        """What no iteration of so many tokens, or of more, stays below with `least_token_s` for each token of context:
+        attention's reading of prompts and contexts is left out, all else never decreases (`MonotoneTable`, and
+        `DecodeCall.least_s` with the sequences), so it is read at numbers rounded down to four bits: few
         calls of the predictor. Of iterations with prompt tokens whose time depends on where their chunks lie (a split
         sequence, exempt tokens) only the host's part is promised.
         """
         tokens, decoding = rounded_down(prompt_tokens + sequences), rounded_down(sequences)
         if not prompt_tokens:
-            known_s, call_s = self._graph(tokens) + self._graph_head(decoding), self._graph_call_s
-            return known_s + self._decode_s(call_s, decoding, 0) + self.host_s
+            known_s = self._graph(tokens) + self._graph_head(decoding)
+            return known_s + self._least_decode_s(self._graph_gap_s, decoding) + self.host_s
         if self._split is not None or self._exempts:
             return self.host_s
         found = self._eager(tokens) + self.model.num_layers * self._eager_call_s + self.host_s
         if sequences:
-            found += self._eager_head(decoding) + self._decode_s(self._eager_call_s, decoding, 0)
+            found += self._eager_head(decoding) + self._least_decode_s(self._eager_gap_s, decoding)
         return found
+
+    def least_token_s(self) -> float:
+        """What every token of context that decoding reads adds to an iteration at least, whatever its batch: layers
+        with a window stop reading more.
+        """
+        decoding = self.exchanger.cost.profile.gpu.decode_attention
+        per_layer_s = decoding.least_token_s(self._shard.kv_heads, self.model.head_dim)
+        return self._windows[None] * per_layer_s * self._slowdown
 
     def sentences(self) -> list[str]:
         """What the durations rest on, the exchanges asked for so far among them."""
         costs, host_ms = self.exchanger.cost, self.host_s * 1e3
+        decoding = costs.profile.gpu.decode_attention
         return [
             "durations of iterations are interpolated between token counts, within "
             f"{self.bound:.1%} of the predictor's",
@@ -228,8 +240,7 @@ class IterationModel:
             "otherwise hidden behind the GPU",
             *(["all-reduces go uncompressed at sizes at which the scheme would take longer"] if self.gated else []),
             "attention of all prompt chunks of an iteration is one call, and takes the sum of what they take alone",
-            f"decode attention reads keys and values (bf16) at {self._share:.0%} of the memory bandwidth, a residual "
-            "addition's share: assumed, no decode attention is among the measurements",
+            f"decode attention takes what a batch of equal contexts does, as long in all ({decoding.source})",
             *machine_sentences(self.weights, costs, self.exchanger),
         ]
 
@@ -273,7 +284,8 @@ class IterationModel:
         if part.chunks:
             found += self._eager_call_s + sum(self._attended_s(*chunk, window) for chunk in part.chunks)
         if part.sequences:
-            found += self._eager_call_s + self._context_s(part.sequences, part.context_tokens, window)
+            attended_s = self._decoding(part.sequences).seconds(part.context_tokens, window)
+            found += self._eager_gap_s + attended_s * self._slowdown
         return found
 
     def _layers(self, tp: int) -> list[tuple[list[_Kind], int]]:
@@ -352,17 +364,21 @@ class IterationModel:
     def _chunk_everywhere_s(self, tokens: int, context: int) -> float:
         return sum(layers * self._chunk_s(tokens, context, window) for window, layers in self._windows.items())
 
-    def _context_s(self, sequences: int, context_tokens: int, window: int | None) -> float:
-        """Decode attention of one layer, beyond what a call costs at least: contexts are read, new tokens written."""
-        seen = context_tokens if window is None else min(context_tokens, sequences * window)
-        return self._read_s * (seen + sequences)
+    def _decode_call(self, sequences: int) -> DecodeCall:
+        """Decode attention of one layer, but for the contexts."""
+        shard, decoding = self._shard, self.exchanger.cost.profile.gpu.decode_attention
+        return decoding.call(sequences, shard.heads, shard.kv_heads, self.model.head_dim)
 
-    def _decode_s(self, call_s: float, sequences: int, context_tokens: int) -> float:
+    def _decode_s(self, gap_s: float, sequences: int, context_tokens: int) -> float:
         """Decode attention of all layers."""
-        found = self.model.num_layers * call_s
+        call, found = self._decoding(sequences), self.model.num_layers * gap_s
         for window, layers in self._windows.items():
-            found += layers * self._context_s(sequences, context_tokens, window)
+            found += layers * call.seconds(context_tokens, window) * self._slowdown
         return found
+
+    def _least_decode_s(self, gap_s: float, sequences: int) -> float:
+        """Decode attention of all layers, without what `least_token_s` counts."""
+        return self.model.num_layers * (gap_s + self._decoding(sequences).least_s * self._slowdown)
 
 
 @dataclass(slots=True)

@@ -2,8 +2,8 @@
 
 They are about the very requests a run draws (same load, seed and window), so they hold without a confidence level. All
 rest on one property of a pace, `floor_s` (`sim.iteration`): an iteration that holds at least so many prompt tokens and
-decoding sequences takes at least so long, and KAPPA more for each token of context that decoding reads (the slope of
-`line` far out, where every window is full). Each bound's proof is in its docstring. `SLACK` covers rounding.
+decoding sequences takes at least so long, and KAPPA more for each token of context that decoding reads
+(`least_token_s`, which holds for every batch). Each bound's proof is in its docstring. `SLACK` covers rounding.
 """
 
 import math
@@ -25,7 +25,6 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 SLACK = 1 - 1e-9
-FAR = 1 << 40  # tokens of context
 RATIOS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 64.0, 1024.0)  # worth of a decoded token in prompt tokens
 
 
@@ -34,6 +33,10 @@ class BoundedPace(Pace, Protocol):
 
     def floor_s(self, prompt_tokens: int, sequences: int) -> float:
         """Of an iteration with so many or more of each; 0, s.. or c.., not both none."""
+        ...
+
+    def least_token_s(self) -> float:
+        """Beside that, of each token of context that decoding reads."""
         ...
 
 
@@ -88,7 +91,7 @@ class Bounds:
     @cached_property
     def kappa_s(self) -> float:
         """Seconds an iteration takes longer for each token of context, at least."""
-        return self.pace.line(1, FAR).per_token_s
+        return self.pace.least_token_s()
 
     def refused(self) -> int:
         """(4) Memory: requests whose prompt and output exceed the KV cache; a replica refuses them, and it alone

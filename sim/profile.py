@@ -19,6 +19,7 @@ from pydantic.dataclasses import dataclass as checked
 
 from thinwire.reference.scheme import Collective
 from thinwire.sim.attention import AttentionModel
+from thinwire.sim.decode_attention import DecodeAttentionModel
 from thinwire.sim.elementwise import ElementwiseModel
 from thinwire.sim.gemm import GemmModel
 from thinwire.sim.spread import Spread, check_source
@@ -95,13 +96,14 @@ class GpuProfile:
     gpu: str
     gemm: Mapping[str, GemmModel]  # by weight precision: bf16, fp8
     attention: AttentionModel
+    decode_attention: DecodeAttentionModel
     elementwise: ElementwiseModel
     sustained_flops_per_s: Mapping[str, Quantity]  # what power allows over a whole prefill, by precision
     kernel_gap_s: Quantity  # idle time between two kernels of an eagerly launched layer
     codec: CodecCost
     assumptions: tuple[str, ...] = ()
     fits: tuple[FitRecord, ...] = ()
-    spreads: tuple[Spread, ...] = ()  # of gemm (by m), attention (keys), elementwise (bytes), gap, codec, prefill
+    spreads: tuple[Spread, ...] = ()  # of gemm (m), both attentions (keys), elementwise (bytes), gap, codec, prefill
 
     def __post_init__(self) -> None:
         given, ceilings = sorted(self.gemm), sorted(self.sustained_flops_per_s)
@@ -275,6 +277,7 @@ class _GpuFile:
     gpu: str
     gemm: dict[str, dict[str, Any]]
     attention: dict[str, Any]
+    decode_attention: dict[str, Any]
     elementwise: dict[str, Any]
     sustained_flops_per_s: dict[str, Quantity]
     kernel_gap_s: Quantity
@@ -293,6 +296,7 @@ def gpu_profile(data: Mapping[str, Any]) -> GpuProfile:
             gpu=file.gpu,
             gemm={precision: GemmModel.from_dict(table) for precision, table in file.gemm.items()},
             attention=AttentionModel.from_dict(file.attention),
+            decode_attention=DecodeAttentionModel.from_dict(file.decode_attention),
             elementwise=ElementwiseModel.from_dict(file.elementwise),
             sustained_flops_per_s=file.sustained_flops_per_s,
             kernel_gap_s=file.kernel_gap_s,
@@ -333,6 +337,7 @@ def gpu_profile_dict(profile: GpuProfile) -> dict[str, Any]:
         "spreads": [asdict(spread) for spread in profile.spreads],
         "elementwise": profile.elementwise.to_dict(),
         "attention": profile.attention.to_dict(),
+        "decode_attention": profile.decode_attention.to_dict(),
         "gemm": {precision: model.to_dict() for precision, model in profile.gemm.items()},
     }
 

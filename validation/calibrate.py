@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from thinwire.sim.attention import AttentionModel
+from thinwire.sim.decode_attention import DecodeAttentionModel
 from thinwire.sim.elementwise import ElementwiseModel
 from thinwire.sim.gemm import GemmModel
 from thinwire.sim.profile import (
@@ -31,6 +32,7 @@ from thinwire.topologies.load import load_gpu
 from thinwire.validation import (
     fit_attention,
     fit_codec,
+    fit_decode,
     fit_elementwise,
     fit_engine,
     fit_fabric,
@@ -147,6 +149,16 @@ def attentions() -> dict[str, AttentionModel]:
     return fitted
 
 
+def decode_attentions() -> dict[str, DecodeAttentionModel]:
+    """Decode attention models by GPU."""
+    fitted = {fit_decode.FACTS[system][0]: model for system, model in fit_decode.fit_all().items()}
+    for gpu in GPUS:
+        if gpu not in fitted:
+            facts = load_gpu(gpu)
+            fitted[gpu] = fitted[NEAREST_KERNELS[gpu]].moved_to(gpu, facts.memory_bandwidth_bytes_per_s, facts.sm_count)
+    return fitted
+
+
 def elementwises() -> dict[str, ElementwiseModel]:
     """Element-wise models by GPU."""
     fitted = fit_elementwise.engine_models()
@@ -181,6 +193,7 @@ def codec(gpu: str, fit: fit_codec.CodecFit, elementwise: ElementwiseModel) -> C
 def gpus(found_fabrics: Mapping[str, FabricProfile]) -> dict[str, GpuProfile]:
     """All GPU profiles."""
     gemm, attention, elementwise = gemms(), attentions(), elementwises()
+    decode_attention = decode_attentions()
     codec_rows = fit_codec.rows(found_fabrics["mi300x-xgmi"])
     codec_fit = fit_codec.fit(codec_rows)
     profiles = {}
@@ -190,6 +203,7 @@ def gpus(found_fabrics: Mapping[str, FabricProfile]) -> dict[str, GpuProfile]:
             gpu=gpu,
             gemm=gemm[gpu],
             attention=attention[gpu],
+            decode_attention=decode_attention[gpu],
             elementwise=elementwise[gpu],
             sustained_flops_per_s={
                 precision: fit_engine.longest_products(model) for precision, model in gemm[gpu].items()
@@ -197,7 +211,7 @@ def gpus(found_fabrics: Mapping[str, FabricProfile]) -> dict[str, GpuProfile]:
             kernel_gap_s=fit_engine.NO_GAP,
             codec=codec(gpu, codec_fit, elementwise[gpu]),
             assumptions=(unmeasured(gpu),) if gpu in NEAREST_KERNELS else (),
-            fits=tuple(kernel_fits(gpu, gemm[gpu], attention[gpu], elementwise[gpu]))
+            fits=tuple(kernel_fits(gpu, gemm[gpu], attention[gpu], decode_attention[gpu], elementwise[gpu]))
             + ((records.of_codec(codec_fit, codec_rows),) if gpu == "mi300x" else ()),
         )
     with_engine = fit_engine.with_engine(profiles, found_fabrics)
@@ -205,12 +219,17 @@ def gpus(found_fabrics: Mapping[str, FabricProfile]) -> dict[str, GpuProfile]:
 
 
 def kernel_fits(
-    gpu: str, gemm: Mapping[str, GemmModel], attention: AttentionModel, elementwise: ElementwiseModel
+    gpu: str,
+    gemm: Mapping[str, GemmModel],
+    attention: AttentionModel,
+    decode_attention: DecodeAttentionModel,
+    elementwise: ElementwiseModel,
 ) -> Iterator[FitRecord]:
     """The kernels fitted to rows of this very GPU."""
     if gpu in SYSTEMS.values():
         yield from (records.of_gemm(gpu, dtype, model) for dtype, model in gemm.items())
         yield records.of_attention(gpu, attention)
+        yield records.of_decode_attention(gpu, decode_attention)
     yield from records.of_elementwise(gpu, elementwise)
 
 

@@ -17,6 +17,7 @@ from thinwire.reference.catalog import scheme
 from thinwire.reference.config import load_model
 from thinwire.sim.attention import AttentionModel
 from thinwire.sim.cost import CostModel
+from thinwire.sim.decode_attention import DecodeAttentionModel
 from thinwire.sim.elementwise import OPS, ElementwiseModel, OpCost
 from thinwire.sim.gemm import GemmModel
 from thinwire.sim.profile import CodecCost, FabricProfile, GpuProfile, Profile, Quantity
@@ -24,13 +25,14 @@ from thinwire.sim.spread import Spread
 from thinwire.sim.workload import Kernel, Prompt, build
 from thinwire.topologies.cluster import Gpu
 from thinwire.validation import fit_attention, fit_codec, fit_elementwise, fit_engine, fit_gemm
-from thinwire.validation.raw_file import Raw
+from thinwire.validation.raw_file import Raw, shipped_profile
 from thinwire.validation.shapes import FUSED
 
 Floats = NDArray[np.float64]
 
 GEMM_ROWS, ATTENTION_ROWS, OP_ROWS, CODEC_ROWS = 60, 60, 4, 8
 """Fewer rows than these leave more parameters than facts: the part counts as not measured."""
+DECODE_LENDER = "l40s"  # GPUs that can be measured and have no shipped profile are of its kind: A10, A40
 GEMM_FOLDS = 4  # every so-manieth fold of rows is left out: a fit takes a third of a second
 SETTLED, SETTLED_S = 0.5, 2.0  # the sustained rate is that of the run's second half, of a run of two seconds at least
 HOST_BOUND = 0.9  # a layer whose launches take this share of its time waits for the host, not for its kernels
@@ -53,6 +55,7 @@ def profile_of(raw: Raw) -> GpuProfile:
         gpu=raw.gpu.name,
         gemm=gemm,
         attention=attention,
+        decode_attention=decode_attention_model(raw),
         elementwise=elementwise,
         sustained_flops_per_s={precision: ceiling(raw, precision, model) for precision, model in gemm.items()},
         kernel_gap_s=Quantity(0.0, "assumed: until it is fitted"),
@@ -130,6 +133,20 @@ def attention_model(raw: Raw) -> AttentionModel:
         fit_attention.left_out(rows, facts, "pair"),
     )
     return model
+
+
+def decode_attention_model(raw: Raw) -> DecodeAttentionModel:
+    """Of the shipped profile, for `make gpu` times prefill alone; where none is shipped, the lender's at this GPU's
+    facts.
+    """
+    if raw.shipped is not None:
+        return raw.missing("the cost of decode attention", "times none").decode_attention
+    lender, gpu = shipped_profile(DECODE_LENDER), raw.gpu
+    assert lender is not None, f"{DECODE_LENDER} is shipped"
+    raw.assumptions.append(
+        f"decode attention takes {DECODE_LENDER}'s efficiencies, at this GPU's peaks: {raw.path.name} times none"
+    )
+    return lender.decode_attention.moved_to(gpu.name, gpu.memory_bandwidth_bytes_per_s, gpu.sm_count)
 
 
 def elementwise_model(raw: Raw) -> ElementwiseModel:

@@ -44,8 +44,10 @@ class Section(str, Enum):
 
     gemm = "gemm"
     attention = "attention"
+    decode_attention = "decode_attention"
     prefill = "prefill"
     trtllm = "trtllm"
+    tpot = "tpot"
     all_reduce = "all_reduce"
     links = "links"
     sglang = "sglang"

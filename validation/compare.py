@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from thinwire.validation import report_parts
+from thinwire.validation import targets_decode as decode
 from thinwire.validation import targets_fabric as fabric
 from thinwire.validation import targets_hosts as hosts
 from thinwire.validation import targets_kernels as kernels
@@ -38,8 +39,10 @@ PICTURES = {
 SECTIONS: Mapping[str, Callable[[bool], Section]] = {
     "gemm": kernels.gemm,
     "attention": kernels.attention,
+    "decode_attention": decode.decode_attention,
     "prefill": lambda _full: kernels.tokenweave(),
     "trtllm": lambda _full: kernels.trtllm(),
+    "tpot": lambda _full: decode.tpot(),
     "all_reduce": lambda _full: fabric.all_reduce(),
     "links": lambda _full: hosts.link_rates(),
     "sglang": lambda _full: hosts.sglang(),

@@ -14,6 +14,7 @@ from thinwire.reference.catalog import scheme as find_scheme
 from thinwire.reference.config import ModelConfig
 from thinwire.sim.attention import CORRECTIONS, AttentionModel
 from thinwire.sim.cost import CostModel
+from thinwire.sim.decode_attention import SHARE_NODES, DecodeAttentionModel
 from thinwire.sim.elementwise import OPS, ElementwiseModel, OpCost
 from thinwire.sim.exchange import Exchanger, slowdown
 from thinwire.sim.gemm import TILES, GemmModel, GpuFacts, Roofline
@@ -173,6 +174,7 @@ def profile_of(segments: Segments, codecs: Sequence[CodecKernel], wires: Mapping
             gpu=GPU,
             gemm={"bf16": GemmModel(GpuFacts(GPU, NOTHING, NOTHING, 1), "bf16", roofline, None, said)},
             attention=_no_attention(said),
+            decode_attention=_no_decode_attention(said),
             elementwise=ElementwiseModel(GPU, NOTHING, {op: OpCost(seconds.get(op, 0.0), 1.0, said) for op in OPS}),
             sustained_flops_per_s={"bf16": Quantity(NOTHING, said)},
             kernel_gap_s=Quantity(0.0, said),
@@ -201,6 +203,13 @@ def _no_attention(said: str) -> AttentionModel:
     return AttentionModel(
         GPU, NOTHING, NOTHING, 1, **times, **passes, **ones, correction=(0,) * CORRECTIONS, source=said
     )
+
+
+def _no_decode_attention(said: str) -> DecodeAttentionModel:
+    times = dict.fromkeys(("floor_s", "regroup_s", "split_s", "unit_s", "overlap"), 0.0)
+    ones = dict.fromkeys(("split_tokens", "cache_bytes", "cache_speedup", "cache_steepness"), 1.0)
+    rates = dict.fromkeys(("unit_bytes_per_s", "whole_unit_bytes_per_s"), NOTHING)
+    return DecodeAttentionModel(GPU, NOTHING, 1, **times, **ones, **rates, shares=(1.0,) * SHARE_NODES, source=said)
 
 
 def fabric_of(wires: Mapping[str, Wire], ranks: int) -> FabricProfile:

@@ -23,6 +23,12 @@ Floats = NDArray[np.float64]
 TEXT = {"op", "how", "kernel", "codec", "model", "stand_in"}  # columns that hold words, not numbers
 
 
+def shipped_profile(gpu: str) -> GpuProfile | None:
+    """What thinwire ships of a GPU, if it does."""
+    file = PROFILES / f"gpu-{gpu}.json"
+    return gpu_profile(json.loads(file.read_text("utf-8"))) if file.exists() else None
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """One part of the profile against its rows: the fit, the fit without them, the shipped profile's."""
@@ -67,8 +73,7 @@ class Raw:
                 f"{path} was measured on {machine['sm_count']} multiprocessors of {machine['gpu']}, {gpu.name} has "
                 f"{gpu.sm_count}: a part of a GPU is another GPU"
             )
-        file = PROFILES / f"gpu-{gpu.name}.json"
-        return cls(path, document, gpu, gpu_profile(json.loads(file.read_text("utf-8"))) if file.exists() else None)
+        return cls(path, document, gpu, shipped_profile(gpu.name))
 
     @property
     def date(self) -> str:

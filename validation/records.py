@@ -6,10 +6,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from thinwire.sim.attention import AttentionModel
+from thinwire.sim.decode_attention import DecodeAttentionModel
 from thinwire.sim.elementwise import ElementwiseModel
 from thinwire.sim.gemm import GemmModel
 from thinwire.sim.profile import FitRecord
-from thinwire.validation import fit_attention, fit_codec, fit_elementwise, fit_gemm
+from thinwire.validation import fit_attention, fit_codec, fit_decode, fit_elementwise, fit_gemm
 from thinwire.validation.gpus import SYSTEMS
 from thinwire.validation.published_tables import select
 
@@ -58,6 +59,13 @@ def of_attention(gpu: str, model: AttentionModel) -> FitRecord:
     table = "attention_prefill_bf16"
     used = (number for number, _ in select(table, system=system))
     return record("attention", table, used, fit_attention.errors(model, fit_attention.read_rows()[system]))
+
+
+def of_decode_attention(gpu: str, model: DecodeAttentionModel) -> FitRecord:
+    """A fitted decode attention model on its own rows, replayed as they were."""
+    system = next(s for s, name in SYSTEMS.items() if name == gpu)
+    used = (number for number, _ in select(fit_decode.TABLE, system=system))
+    return record("decode attention", fit_decode.TABLE, used, fit_decode.errors(model, fit_decode.read_rows()[system]))
 
 
 def of_elementwise(gpu: str, model: ElementwiseModel) -> list[FitRecord]:

@@ -18,7 +18,7 @@ from thinwire.sim.gemm import GemmModel
 from thinwire.sim.profile import FabricProfile, GpuProfile, Quantity
 from thinwire.sim.spread import CONFIDENCE, Spread
 from thinwire.topologies.load import load_gpu
-from thinwire.validation import fit_attention, fit_codec, fit_elementwise, fit_engine, fit_gemm
+from thinwire.validation import fit_attention, fit_codec, fit_decode, fit_elementwise, fit_engine, fit_gemm
 from thinwire.validation.gpus import NEAREST_KERNELS, SYSTEMS
 
 Floats = NDArray[np.float64]
@@ -146,6 +146,44 @@ def attention_moved(same_chip: bool) -> list[Spread]:
     whose = "H100 and H200, the same chip," if same_chip else "GPUs of other chips"
     source = f"assumed: as {whose} are off from each other"
     return by_regime("attention", sizes, logs, KEY_REGIMES, source, centred=True)
+
+
+# --- decode attention ---
+
+
+def decode_folds(rows: fit_decode.Rows) -> list[NDArray[np.bool_]]:
+    """Masks of the rows of one (heads, kv heads)."""
+    return list(fit_decode.folds(rows, "pair"))
+
+
+def decode_left_out(system: str) -> list[Spread]:
+    """One (heads, kv heads) out, of every second."""
+    rows, facts = fit_decode.read_rows()[system], fit_decode.FACTS[system]
+    sizes, logs = list[float](), list[float]()
+    for out in decode_folds(rows)[PAIRS]:
+        model, left = fit_decode.fit(rows.only(~out), *facts), rows.only(out)
+        sizes += left.context.tolist()
+        logs += np.log(left.time_s / fit_decode.predict(model, left)).tolist()
+    source = f"measured: {fit_decode.TABLE}.csv, {len(logs)} rows, each fitted without its (heads, kv heads)"
+    return by_regime("decode attention", sizes, logs, KEY_REGIMES, source)
+
+
+@cache
+def decode_moved(same_chip: bool) -> list[Spread]:
+    """H100 and H200 from each other, or every GPU from every other but for these."""
+    tables, models = fit_decode.read_rows(), fit_decode.fit_all()
+    sizes, logs = list[float](), list[float]()
+    for system, rows in tables.items():
+        facts = fit_decode.FACTS[system]
+        left = rows.only(np.arange(len(rows)) % THIN == 0)
+        for lender, model in models.items():
+            if lender != system and ({lender, system} == {"h100_sxm", "h200_sxm"}) == same_chip:
+                seconds = fit_decode.predict(model.moved_to(*facts), left)
+                sizes += left.context.tolist()
+                logs += np.log(left.time_s / seconds).tolist()
+    whose = "H100 and H200, the same chip," if same_chip else "GPUs of other chips"
+    source = f"assumed: as {whose} are off from each other"
+    return by_regime("decode attention", sizes, logs, KEY_REGIMES, source, centred=True)
 
 
 # --- element-wise kernels ---
@@ -299,7 +337,7 @@ def with_gpu_spreads(
     found = {}
     for name, gpu in gpus.items():
         spreads = [s for dtype in gpu.gemm for s in _gemm(name, dtype, {n: g.gemm for n, g in gpus.items()})]
-        spreads += _attention(name)
+        spreads += [*_attention(name), *_decode_attention(name)]
         measured = any(gpu_ == name for gpu_, _ in _elementwise_rows())
         spreads += elementwise_left_out(gpu.elementwise) if measured else elementwise_moved(elementwise)
         spreads += [gap(fits[name]), whole.spread()] if name in fits else [carried_gap(fits), carried]
@@ -318,3 +356,9 @@ def _attention(gpu: str) -> list[Spread]:
     if gpu not in NEAREST_KERNELS:
         return attention_left_out(next(system for system, ours in SYSTEMS.items() if ours == gpu))
     return attention_moved(gpu not in OTHER_CHIP)
+
+
+def _decode_attention(gpu: str) -> list[Spread]:
+    if gpu not in NEAREST_KERNELS:
+        return decode_left_out(next(system for system, ours in SYSTEMS.items() if ours == gpu))
+    return decode_moved(gpu not in OTHER_CHIP)

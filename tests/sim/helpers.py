@@ -15,6 +15,7 @@ from thinwire.reference.schedule import Op, Primitive, Schedule, Work
 from thinwire.sim.attention import CORRECTIONS, AttentionModel
 from thinwire.sim.collective import CodecSeconds, TimedSchedule, time_schedule
 from thinwire.sim.cost import CostModel
+from thinwire.sim.decode_attention import SHARE_NODES, DecodeAttentionModel
 from thinwire.sim.elementwise import OPS, ElementwiseModel, OpCost
 from thinwire.sim.exchange import Exchanger, slowdown
 from thinwire.sim.gemm import GemmModel
@@ -110,6 +111,26 @@ IDEAL_ATTENTION = AttentionModel(
 )
 
 
+IDEAL_DECODING = DecodeAttentionModel(
+    gpu="ideal",
+    memory_bandwidth_bytes_per_s=1e12,
+    sm_count=100,
+    floor_s=1e-5,
+    regroup_s=0.0,
+    split_s=0.0,
+    split_tokens=256.0,
+    unit_s=0.0,
+    overlap=0.0,
+    unit_bytes_per_s=1e15,
+    whole_unit_bytes_per_s=1e15,
+    cache_bytes=1e6,
+    cache_speedup=1.0,
+    cache_steepness=1.0,
+    shares=(0.5,) * SHARE_NODES,
+    source="test",
+)
+
+
 def gpu_profile() -> GpuProfile:
     """Rooflines without corrections: every cost grows with every size."""
     attention = replace(
@@ -126,6 +147,7 @@ def gpu_profile() -> GpuProfile:
         gpu=GPU.name,
         gemm={p: GemmModel.roofline(GPU.peak_flops_per_s[p], 1e12, 100, p, name=GPU.name) for p in ("bf16", "fp8")},
         attention=attention,
+        decode_attention=replace(IDEAL_DECODING, gpu=GPU.name, floor_s=4 * US, source="measured: made up"),
         elementwise=ElementwiseModel(GPU.name, 1000 * GB_PER_S, dict.fromkeys(OPS, share)),
         sustained_flops_per_s={p: Quantity(v, "measured: made up") for p, v in (("bf16", 60e12), ("fp8", 110e12))},
         kernel_gap_s=Quantity(1.5 * US, "measured: made up"),

@@ -114,20 +114,6 @@ def test_a_step_is_no_faster_than_the_memory(model: str, cluster: str, tp: int, 
     assert bound_s < step_s < 3.5 * bound_s
 
 
-def test_decode_attention_is_linear_in_the_context_up_to_a_window() -> None:
-    _, profile = machine("8xh100-nvlink", 8)
-    attend = profile.gpu.attention
-    times = [attend.decode_time_s(4, context, 1, 128, 0.8) for context in (1000, 2000, 3000)]
-    assert times[2] - times[1] == pytest.approx(times[1] - times[0])
-    assert times[0] > attend.floor_s
-    windowed = [attend.decode_time_s(4, context, 1, 128, 0.8, 500) for context in (1000, 2000, 3000)]
-    assert windowed[0] == times[0] and windowed[1] == windowed[2] == times[1]
-    assert attend.decode_time_s(0, 0, 1, 128, 0.8) == 0
-    for wrong in ((2, 1, 1, 128, 0.8), (-1, 0, 1, 128, 0.8), (1, 1, 0, 128, 0.8), (1, 1, 1, 128, 0.0)):
-        with pytest.raises(ValueError, match="sequences"):
-            attend.decode_time_s(*wrong)
-
-
 def test_chunks_in_one_call_share_its_floor() -> None:
     cluster, profile = machine("8xh100-nvlink", 8)
     cost = CostModel(profile, cluster.gpu)

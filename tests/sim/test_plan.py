@@ -32,6 +32,9 @@ class Floored(Linear):
     def floor_s(self, prompt_tokens: int, sequences: int) -> float:
         return self.iteration_s + self.prompt_s * prompt_tokens + self.sequence_s * sequences
 
+    def least_token_s(self) -> float:
+        return self.context_s
+
 
 GPU_OF_TWO_WORDS = replace(load_cluster("8xl40s-pcie").gpu, name="RTX 9")
 LOAD = Drawn(20.0, LogNormal(600, 1.0, 4000), Geometric(40))
@@ -160,7 +163,8 @@ def test_the_floor_of_an_iteration_is_below_all_that_hold_it(scheme: str) -> Non
     """What every bound rests on, on a real machine: with other prompts, sequences and contexts beside."""
     paces = Paces(Deployment(model="llama-3-8b", cluster="8xl40s-pcie", tp=4, scheme=scheme, token_budget=512))
     pace = paces.pace()
-    slope = pace.line(1, 1 << 40).per_token_s
+    slope = pace.least_token_s()
+    assert 0 < slope <= min(pace.line(n, 1 << 40).per_token_s for n in (1, 2, 9, 100, 256)) * (1 + 1e-12)
     for tokens, sequences in ((1, 0), (37, 3), (100, 100), (300, 17), (512, 0)):
         floor = pace.floor_s(tokens, sequences)
         for chunks in ([(tokens, tokens)], [(tokens - tokens // 2, 900), (tokens // 2, tokens // 2)]):

@@ -100,6 +100,8 @@ def edited(kind: str, path: tuple[str | int, ...], value: object) -> dict[str, A
         ("gpu", ("kernel_gap_s", "source"), "", "a source starts with datasheet:"),
         ("gpu", ("attention", "balance"), 0.5, "balance is an exponent of at least 1, got 0.5"),
         ("gpu", ("attention", "colour"), 1, r"attention model: missing \[\], unknown \['colour'\]"),
+        ("gpu", ("decode_attention", "overlap"), 2, "overlap lies in .* got 2"),
+        ("gpu", ("decode_attention", "colour"), 1, r"decode attention model: missing \[\], unknown \['colour'\]"),
         ("gpu", ("elementwise", "colour"), 1, r"element-wise model: missing \[\], unknown \['colour'\]"),
         ("gpu", ("gemm", "bf16", "form"), -1, "form -1.* this version reads form"),
         ("gpu", ("gemm", "bf16", "base", "bandwidth_efficiency"), 0.0, "bandwidth_efficiency=0.0"),
@@ -154,7 +156,7 @@ def test_any_other_wrong_entry_is_refused(kind: str, path: tuple[str | int, ...]
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("missing", ["name", "gpu", "gemm", "codec", "kernel_gap_s", "attention"])
+@pytest.mark.parametrize("missing", ["name", "gpu", "gemm", "codec", "kernel_gap_s", "attention", "decode_attention"])
 def test_a_gpu_profile_needs_every_part(missing: str) -> None:
     data = edited("gpu", ("name",), "mine")
     del data[missing]

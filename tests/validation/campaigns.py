@@ -39,6 +39,7 @@ def truth() -> GpuProfile:
         gpu=GPU.name,
         gemm={dtype: model.transferred(fit_gemm.facts(GPU.name, dtype)) for dtype, model in h100.gemm.items()},
         attention=h100.attention.moved_to(GPU.name, peak, bandwidth, GPU.sm_count),
+        decode_attention=h100.decode_attention.moved_to(GPU.name, bandwidth, GPU.sm_count),
         elementwise=ElementwiseModel(GPU.name, bandwidth, costs),
         sustained_flops_per_s={dtype: Quantity(rate, said) for dtype, rate in SUSTAINED.items()},
         kernel_gap_s=Quantity(1.7e-6, said),

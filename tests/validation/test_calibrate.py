@@ -1,6 +1,7 @@
 """`make calibrate` writes what is shipped: the same tables, the same bytes."""
 
 import json
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
@@ -46,10 +47,15 @@ def test_fabrics_are_shipped_byte_for_byte(name: str, tmp_path: Any) -> None:
     assert (tmp_path / "again.json").read_bytes() == (PROFILES / f"fabric-{name}.json").read_bytes()
 
 
-@pytest.mark.parametrize("kind", ["attention", "elementwise"])
+@pytest.mark.parametrize("kind", ["attention", "decode_attention", "elementwise"])
 def test_the_quick_parts_of_gpu_profiles_are_shipped(kind: str) -> None:
     """As above. GEMM and ceilings take longer to fit; tests/validation/test_compare.py holds their accuracy."""
-    found = calibrate.attentions() if kind == "attention" else calibrate.elementwises()
+    fits: dict[str, Callable[[], Mapping[str, Any]]] = {
+        "attention": calibrate.attentions,
+        "decode_attention": calibrate.decode_attentions,
+        "elementwise": calibrate.elementwises,
+    }
+    found = fits[kind]()
     for gpu in GPUS:
         again = json.loads(json.dumps(found[gpu].to_dict()))
         assert again == shipped("gpu", gpu)[kind], gpu
@@ -77,7 +83,11 @@ def test_what_is_borrowed_is_assumed(gpu: str) -> None:
     for model in profile.gemm.values():
         assert model.source.startswith("assumed: " if borrowed else "measured: ")
         assert model.gpu.sm_count == load_gpu(gpu).sm_count
-    assert profile.attention.source.startswith("assumed: " if borrowed else "measured: ")
+    for attention in (profile.attention, profile.decode_attention):
+        assert attention.gpu == gpu
+        assert attention.sm_count == load_gpu(gpu).sm_count
+        assert attention.memory_bandwidth_bytes_per_s == load_gpu(gpu).memory_bandwidth_bytes_per_s
+        assert attention.source.startswith("assumed: " if borrowed else "measured: ")
     assert any(borrowed in said for said in profile.assumptions) if borrowed else not profile.assumptions
     assert set(profile.gemm) <= set(load_gpu(gpu).peak_flops_per_s)
 

@@ -22,7 +22,7 @@ from thinwire.sim.predict import predict
 from thinwire.sim.profile import GpuProfile, Profile, gpu_profile, load_profile
 from thinwire.sim.workload import Prompt
 from thinwire.topologies.load import gpu_names, load_cluster
-from thinwire.validation import campaign, fit_codec
+from thinwire.validation import calibrate_raw, campaign, fit_codec
 from thinwire.validation.calibrate_raw import profile_of
 from thinwire.validation.gpus import DEVICES
 from thinwire.validation.raw_file import Raw
@@ -148,7 +148,9 @@ def test_every_source_names_the_file(fitted: tuple[GpuProfile, Raw]) -> None:
     for cost in (*profile.elementwise.costs.values(), *profile.gemm.values(), profile.attention, profile.kernel_gap_s):
         assert cost.source.startswith(start) and cost.source.endswith("NVIDIA H200, 2026-11-22, driver 580.1")
     assert profile.codec.local_share.source.startswith(f"{start}160 rows")
-    assert not [said for said in profile.assumptions if "shipped" in said]
+    (borrowed,) = [said for said in profile.assumptions if "shipped" in said]
+    assert "decode attention" in borrowed, "the one part that make gpu does not time"
+    assert profile.decode_attention == SHIPPED.gpu.decode_attention
 
 
 def test_other_noise_gives_the_same_profile_within_it(tmp_path: Path) -> None:
@@ -234,6 +236,15 @@ def test_a_missing_step_is_the_shipped_profile_s_and_says_so(step: str, said: st
         "layer": lambda p: p.kernel_gap_s,
     }
     assert parts[step](found) == parts[step](SHIPPED.gpu)
+
+
+def test_decode_attention_of_a_gpu_that_is_not_shipped_is_lent(tmp_path: Path) -> None:
+    raw = replace(Raw.read(written(copied(), tmp_path)), shipped=None)
+    found = calibrate_raw.decode_attention_model(raw)
+    assert found.source.startswith("assumed: efficiencies as on l40s (measured: ")
+    assert (found.gpu, found.sm_count) == (raw.gpu.name, raw.gpu.sm_count)
+    assert found.memory_bandwidth_bytes_per_s == raw.gpu.memory_bandwidth_bytes_per_s
+    assert ["decode attention takes l40s's" in said for said in raw.assumptions] == [True]
 
 
 def test_layers_that_wait_for_their_host_tell_no_gap(tmp_path: Path) -> None:
