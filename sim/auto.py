@@ -157,7 +157,7 @@ def knapsack(
     for point, (cost, loss) in enumerate(zip(costs, losses, strict=True)):
         if not any(value == 0 for value in loss.values()):
             raise ValueError(f"point {point} has no choice without loss: {dict(loss)}")
-        variables += [(point, name) for name in _frontier(cost, loss, allowed)]
+        variables += [(point, name) for name in _frontier(cost, loss, allowed * (1 - TOLERANCE))]
     cost_V = np.array([costs[point][name] for point, name in variables])
     loss_V = np.array([losses[point][name] for point, name in variables])
     one_PxV = np.zeros((len(costs), len(variables)))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import csv
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -299,16 +299,17 @@ def summary(error: Floats) -> str:
     return f"{100 * np.median(error):5.2f} {100 * np.quantile(error, 0.9):5.1f} {100 * error.max():4.0f}"
 
 
-def transfer(models: Mapping[str, AttentionModel], rows: Mapping[str, Rows]) -> None:
-    """Median error, absolute and signed, when a GPU (row) borrows the efficiencies of another (column)."""
-    print("median error % (signed median %) of the row's GPU with the efficiencies of the column's")
-    print(" " * 21 + "".join(f"{name:>20}" for name in models))
-    for target in models:
-        cells = []
-        for donor in models.values():
-            gpu, peak, bandwidth, sms = FACTS[target]
-            ratio = predict(donor.moved_to(gpu, peak, bandwidth, sms), rows[target]) / rows[target].time_s - 1
-            cells.append(f"{100 * np.median(np.abs(ratio)):8.1f} ({100 * np.median(ratio):+6.1f})")
+def transfer(gpus: Iterable[str], what: str, ratio: Callable[[str, str], Floats]) -> None:
+    """Print the median error, absolute and signed, when a GPU (row) borrows what another (column) was fitted to.
+
+    ratio: predicted over measured [R] of the first GPU's rows by the numbers of the second.
+    """
+    names = tuple(gpus)
+    print(f"median error % (signed median %) of the row's GPU with the {what} of the column's")
+    print(" " * 21 + "".join(f"{name:>20}" for name in names))
+    for target in names:
+        errors_by_donor = [ratio(target, donor) - 1 for donor in names]
+        cells = [f"{100 * np.median(np.abs(e)):8.1f} ({100 * np.median(e):+6.1f})" for e in errors_by_donor]
         print(f"{target:21}" + "".join(f"{cell:>20}" for cell in cells))
 
 
@@ -321,7 +322,11 @@ def main(argv: list[str] | None = None) -> None:
     rows = read_rows()
     models = fit_all(rows)
     if options.transfer:
-        transfer(models, rows)
+        transfer(
+            models,
+            "efficiencies",
+            lambda to, of: predict(models[of].moved_to(*FACTS[to]), rows[to]) / rows[to].time_s,
+        )
         return
     kinds = ("pair", "length") if options.quick else ("row", "pair", "length")
     print("absolute relative error %: median, 90th percentile, worst")

@@ -23,7 +23,7 @@ from scipy.optimize import least_squares
 
 from thinwire.sim.decode_attention import ELEMENT_BYTES, SHARE_NODES, DecodeAttentionModel
 from thinwire.topologies.load import load_gpu
-from thinwire.validation.fit_attention import summary
+from thinwire.validation.fit_attention import summary, transfer
 from thinwire.validation.gpus import SYSTEMS
 from thinwire.validation.published_tables import PUBLISHED
 
@@ -220,18 +220,6 @@ def left_out(rows: Rows, facts: tuple[str, float, int], kind: str) -> Floats:
     return out
 
 
-def transfer(models: Mapping[str, DecodeAttentionModel], rows: Mapping[str, Rows]) -> None:
-    """Median error, absolute and signed, when a GPU (row) borrows the numbers of another (column)."""
-    print("median error % (signed median %) of the row's GPU with the numbers of the column's")
-    print(" " * 21 + "".join(f"{name:>20}" for name in models))
-    for target in models:
-        cells = []
-        for donor in models.values():
-            ratio = predict(donor.moved_to(*FACTS[target]), rows[target]) / rows[target].time_s - 1
-            cells.append(f"{100 * np.median(np.abs(ratio)):8.1f} ({100 * np.median(ratio):+6.1f})")
-        print(f"{target:21}" + "".join(f"{cell:>20}" for cell in cells))
-
-
 def main(argv: list[str] | None = None) -> None:
     """Print the tables of docs/decisions/004-attention-and-elementwise.md."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -240,7 +228,7 @@ def main(argv: list[str] | None = None) -> None:
     rows = read_rows()
     models = fit_all(rows)
     if options.transfer:
-        transfer(models, rows)
+        transfer(models, "numbers", lambda to, of: predict(models[of].moved_to(*FACTS[to]), rows[to]) / rows[to].time_s)
         return
     kinds = ("pair", "length", "batch")
     print("absolute relative error %: median, 90th percentile, worst")
