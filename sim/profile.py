@@ -148,6 +148,8 @@ class Protocol:
                 f"protocol {self.key}: needs knots, launch_s >= 0, hop_s >= 0, channels >= 1 "
                 f"(given {len(self.knots)} knots, {self.launch_s}, {self.hop_s}, {self.channels})"
             )
+        if self.posted and self.primitive == "nvls":
+            raise ValueError(f"protocol {self.key}: a switch that sums needs every rank, so nvls cannot be posted")
         if min(min(knot) for knot in self.knots) <= 0:
             raise ValueError(f"protocol {self.key}: bytes and efficiencies must be positive: {self.knots}")
         for (low, slow), (high, fast) in pairwise(self.knots):

@@ -144,7 +144,7 @@ MESH = full_mesh(RANKS, Wire(20 * GB_PER_S, LINK_LATENCY_S)).cluster(name="mesh"
 UNEVEN = MESH.with_link_scaled("gpu0->gpu1", 0.4).with_link_scaled("gpu3->gpu2", 0.7).with_link_scaled("*->gpu0", 1.3)
 
 
-POSTED = fabric(protocols=[replace(protocol(p, RANKS), posted=True) for p in PRIMITIVES])
+POSTED = fabric(protocols=[replace(protocol(p, RANKS), posted=True) for p in PRIMITIVES if p != "nvls"])
 
 
 @cache

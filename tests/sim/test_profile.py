@@ -67,6 +67,11 @@ def test_posted_protocols_say_so_and_others_nothing() -> None:
     assert fabric_profile(json.loads(json.dumps(written))) == sockets
 
 
+def test_a_switch_that_sums_is_not_posted() -> None:
+    with pytest.raises(ValueError, match="nvls cannot be posted"):
+        replace(protocol("nvls"), posted=True)
+
+
 @pytest.mark.parametrize("name", cluster_names())
 def test_every_machine_of_the_catalog_has_a_profile(name: str) -> None:
     cluster = load_cluster(name)
