@@ -213,7 +213,6 @@ class CollectiveRun:
 
     def enter(self, ranks: Ints) -> None:
         """These ranks begin now."""
-        self._codec_free_s[ranks] = self.env.now
         if not any(self.timed.lanes):
             self.on_done(ranks)
             return

@@ -6,7 +6,7 @@ posted exchanges it goes transfer by transfer, on a machine with a link of its o
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from thinwire.reference.schedule import build
+from thinwire.reference.schedule import Work, build
 from thinwire.reference.scheme import Collective, GroupedInt, Scheme
 from thinwire.sim.collective import CollectiveTime, TimedSchedule, run_alone
 from thinwire.sim.engine import Engine, Issue, Result
@@ -219,6 +219,21 @@ def test_a_posted_exchange_is_no_barrier() -> None:
     alone = Engine(routes, RANKS, slowdown).run((ring,)).end_s
     after = Engine(routes, RANKS, slowdown).run((compute("a", 100 * US), ring)).end_s
     assert 20 * 100 * US < after < 20 * 100 * US + 0.95 * alone
+
+
+def test_what_an_early_rank_encodes_before_the_others_come_is_not_counted_in_its_span() -> None:
+    """Else a breakdown would have less than no communication."""
+
+    def slow_encoder(work: Iterable[Work], ranks: int) -> Floats:
+        return np.array([500 * US, *[0.0] * (ranks - 1)]) if any(w.kind == "encode" for w in work) else np.zeros(ranks)
+
+    routes = Routes(UNEVEN)
+    timed = attach(build(Scheme("test", INT4, INT4, "two_step"), RANKS, 25_600), routes, POSTED, codec_s=slow_encoder)
+    program = (compute("a", 100 * US), Issue(0, 0, "x", exchange=timed))
+    spans = Engine(routes, RANKS, np.array([1.0, 20.0, 1.0, 1.0])).run(program).spans
+    early = next(span for span in spans if span.rank == 0 and span.name == "x")
+    assert close(early.start_s, 2000 * US) and close(early.waited_s, 1900 * US)
+    assert close(early.codec_s, early.seconds) and early.seconds < timed.codec_s_R[0]
 
 
 ONES = np.ones(RANKS)
