@@ -8,7 +8,7 @@ Every draw comes from one generator with the seed given: the same seed, the same
 
 import csv
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import NamedTuple
@@ -25,6 +25,14 @@ MOST_TOKENS = 1 << 24  # of a prompt or an output: more is a mistake in a file
 LENGTHS = "fixed, lognormal[:VARIATION] or geometric"
 MOST_VARIATION = 1e3  # of lengths
 BURSTINESS = (1e-6, 1e4)  # nearly a clock; ten thousand requests in a burst
+
+
+MOST_RATE = 1e9  # requests a second: above, gaps vanish beside the time of day
+_DRAWN = ("rate", "users")
+WHOSE: Mapping[str, tuple[str, ...]] = {
+    "burstiness": ("rate",), "speed": ("trace",), "input_tokens": _DRAWN, "output_tokens": _DRAWN, "lengths": _DRAWN,
+}  # fmt: skip
+"""Arguments of `load_of` that say more of some kinds of load, and nothing of the others."""
 
 
 class Piece(NamedTuple):
@@ -144,8 +152,8 @@ class Drawn:
     burstiness: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.rate_per_s < math.inf:
-            raise ValueError(f"rate_per_s must be positive and finite: rate_per_s={self.rate_per_s}")
+        if not 0 < self.rate_per_s <= MOST_RATE:
+            raise ValueError(f"rate_per_s must be positive and at most {MOST_RATE:g}: rate_per_s={self.rate_per_s}")
         least, most = BURSTINESS
         if not least <= self.burstiness <= most:
             raise ValueError(f"burstiness must lie in {least:g}..{most:g}: burstiness={self.burstiness}")

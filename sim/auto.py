@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -182,22 +183,26 @@ def knapsack(
     return names, float(solved.mip_dual_bound) * float(scale)
 
 
+_ONE_AT_A_TIME = Lock()  # a second thread would take nowhere for the standard output, and put it back last
+
+
 @contextmanager
 def _silent() -> Iterator[None]:
     """Standard output goes nowhere: the solver prints a line of its own there at times, whatever its options say (HiGHS
     in scipy 1.17), and with --json nothing may stand beside the document.
     """
-    sys.stdout.flush()
-    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    try:
-        yield
-    finally:
-        if os.name == "posix":
-            ctypes.CDLL(None).fflush(None)  # what C holds back
-        os.dup2(kept, 1)
-        os.close(kept)
-        os.close(nowhere)
+    with _ONE_AT_A_TIME:
+        sys.stdout.flush()
+        kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        try:
+            yield
+        finally:
+            if os.name == "posix":
+                ctypes.CDLL(None).fflush(None)  # what C holds back
+            os.dup2(kept, 1)
+            os.close(kept)
+            os.close(nowhere)
 
 
 def _frontier(cost: Mapping[str, float], loss: Mapping[str, float], allowed: float) -> list[str]:

@@ -195,6 +195,7 @@ class CollectiveRun:
     _lanes: list[_LaneState] = field(init=False)
     _codec_free_s: Floats = field(init=False)
     _lanes_left: Ints = field(init=False)
+    _encoded: list[list[tuple[float, float]]] = field(init=False)  # of each rank of a posted exchange: from, to
 
     def __post_init__(self) -> None:
         """Nobody has begun."""
@@ -210,6 +211,11 @@ class CollectiveRun:
         ]
         self._codec_free_s = np.zeros(ranks)
         self._lanes_left = np.full(ranks, sum(len(steps) > 0 for steps in self.timed.lanes))
+        self._encoded = [[] for _ in range(ranks)]
+
+    def codec_since(self, rank: int, moment_s: float) -> float:
+        """Seconds of codec kernels of one rank of a posted exchange from some moment on."""
+        return sum(max(0.0, end - max(begin, moment_s)) for begin, end in self._encoded[rank])
 
     def enter(self, ranks: Ints) -> None:
         """These ranks begin now."""
@@ -238,8 +244,12 @@ class CollectiveRun:
     def _enter(self, lane: int, number: int, ranks: Ints) -> None:
         step, now = self.timed.lanes[lane][number], self.env.now
         self._lanes[lane].entered_R[ranks] = number + 1
-        ready = np.maximum(self._codec_free_s[ranks], now) + step.codec_s_R[ranks] * self.slowdown_R[ranks]
+        begin, took = np.maximum(self._codec_free_s[ranks], now), step.codec_s_R[ranks] * self.slowdown_R[ranks]
+        ready = begin + took
         self._codec_free_s[ranks] = ready
+        if self.timed.posted:
+            for rank, *span in zip(ranks.tolist(), begin.tolist(), ready.tolist(), strict=True):
+                self._encoded[rank].append((span[0], span[1]))
         launch = ready + np.where(step.incident_R[ranks] > 0, step.latency_s, 0.0)
         for moment, together in groups(launch):
             self._after(float(moment - now), partial(self._launch, lane, number, ranks[together]))

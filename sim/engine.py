@@ -143,7 +143,9 @@ class Engine:
             self._exchange(meeting, timed)
         yield meeting.done[rank]
         start, now = meeting.last_s, self.env.now
-        codec_s = min(float(timed.codec_s_R[rank] * self.slowdown_R[rank]), now - start)
+        codec_s = float(timed.codec_s_R[rank] * self.slowdown_R[rank])
+        if timed.posted and meeting.run is not None:  # some of it was done before the last rank came
+            codec_s = meeting.run.codec_since(rank, start)
         span = Span(
             rank, "communication", issue.name, issue.layer, issue.part, start, now, codec_s, start - arrival_s, (),
             timed.carried,

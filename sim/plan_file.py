@@ -95,7 +95,7 @@ class SearchTable(Table):
     gated: bool = Field(default=False, strict=True)
     frontier: bool = Field(default=True, strict=True)
     seconds: Positive = 300.0
-    seed: Annotated[int, Field(strict=True, ge=0)] = 0
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**31)] = 0
     change: Annotated[float, Field(strict=True, ge=0.001, le=0.999)] = 0.1
 
 

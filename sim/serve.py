@@ -1,6 +1,5 @@
 """The serving face: a deployment, a load and faults in, percentiles out. Look-ups around `sim.serving`."""
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -26,6 +25,7 @@ from thinwire.topologies.cluster import Cluster
 
 LARGEST_ITERATION = 1 << 20  # tokens; as many, where whole prompts are not cut
 NIC_BYTES_PER_S = 50e9
+LONGEST_HOST_S = 3600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +72,8 @@ class Deployment:
                 raise ValueError(f"{name} must be positive: {name}={getattr(self, name)}")
         if self.memory_share > 1:
             raise ValueError(f"memory_share is a share: memory_share={self.memory_share}")
-        if not 0 <= self.host_s < math.inf:
-            raise ValueError(f"host_s must be 0 or more, and finite: host_s={self.host_s}")
+        if not 0 <= self.host_s <= LONGEST_HOST_S:
+            raise ValueError(f"host_s must lie in 0..{LONGEST_HOST_S:g}: host_s={self.host_s}")
         for name in ("token_budget", "max_sequences"):
             if not 1 <= getattr(self, name) <= LARGEST_ITERATION:
                 raise ValueError(f"{name} must lie in 1..{LARGEST_ITERATION}: {name}={getattr(self, name)}")

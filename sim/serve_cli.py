@@ -5,17 +5,13 @@ from typing import Annotated
 
 import typer
 
-from thinwire.sim.arrivals import LENGTHS, lengths_from, load_of
+from thinwire.sim.arrivals import LENGTHS, WHOSE, lengths_from, load_of
 from thinwire.sim.cli import ClusterName, Json, Model, ProfileOption, SchemeName, Tp, Weights, WeightsOption, _print
 from thinwire.sim.replica import Batching
 from thinwire.sim.router import POLICIES, Policy
 from thinwire.sim.serve import Deployment, ServingResult, parse_fault, serve
 from thinwire.sim.statistics import Slo, shown
 
-DRAWN = ("rate", "users")
-WHOSE = {  # options that say more of one kind of load
-    "burstiness": ("rate",), "speed": ("trace",), "input_tokens": DRAWN, "output_tokens": DRAWN, "lengths": DRAWN,
-}  # fmt: skip
 DEFAULTS = Deployment(model="", cluster="")
 
 

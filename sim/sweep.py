@@ -163,7 +163,8 @@ class Store:
             except (self._pa.ArrowException, OSError):
                 path.unlink(missing_ok=True)
             else:
-                yield self._own(file, self._what(file), self.parts)
+                if {"id", "error_type"} <= set(file.schema_arrow.names):  # else nobody's of a sweep
+                    yield self._own(file, self._what(file), self.parts)
 
     def _what(self, file: Any) -> str | None:
         """The kind whose columns a file has; None: no sweep's of this thinwire."""

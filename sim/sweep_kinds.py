@@ -102,7 +102,7 @@ def _listed(value: object) -> object:
 
 
 def _degree(value: object) -> object:
-    if value != ALL and (type(value) is not int or value < 1):
+    if value != ALL and (type(value) is not int or not 1 <= value < 2**31):
         raise ValueError(f'must be a positive whole number or "{ALL}"; given {value!r}')
     return value
 
@@ -152,12 +152,21 @@ def on_a_machine(point: Any) -> Row:
 # ---- what the names of an axis stand for. A catalog's name needs nothing: a worker has the same catalog.
 
 
+def _beside(folder: Path, text: str) -> str:
+    """The path of a file beside the sweep's, or the text itself where there is none: the error then names what was
+    asked. ValueError for one that lies in the working directory alone.
+    """
+    path = folder / text
+    if not path.is_file() and Path(text).is_file():
+        raise ValueError(f"no such file: {path} (paths are relative to the sweep's file)")
+    return str(path) if path.is_file() else text
+
+
 def load_models(folder: Path, text: str, _: Grid) -> dict[Key, Value]:
     """A path of a config.json."""
     if text in model_names():
         return {}
-    path = folder / text
-    found = load_model(str(path) if path.exists() else text)  # text: the error names what was asked
+    found = load_model(_beside(folder, text))
     return {("model", text): Value.of(found, repr(found))}
 
 
@@ -165,9 +174,9 @@ def load_clusters(folder: Path, text: str, _: Grid) -> dict[Key, Value]:
     """A path of a machine's file."""
     if text in cluster_names():
         return {}
-    path = folder / text
-    found = load_cluster(path if path.is_file() else text)
-    return {("cluster", text): Value.of(found, f"{path.read_text(encoding='utf-8')}\n{found.gpu!r}")}
+    path = _beside(folder, text)
+    found = load_cluster(path)
+    return {("cluster", text): Value.of(found, f"{Path(path).read_text(encoding='utf-8')}\n{found.gpu!r}")}
 
 
 def load_schemes(folder: Path, text: str, _: Grid) -> dict[Key, Value]:

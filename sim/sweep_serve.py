@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, StrictStr
 
-from thinwire.sim.arrivals import Trace, lengths_from, load_of
+from thinwire.sim.arrivals import WHOSE, Trace, lengths_from, load_of
 from thinwire.sim.router import Policy
 from thinwire.sim.serve import Deployment, Paces, parse_fault, serve
 from thinwire.sim.statistics import QUANTILES, Slo
@@ -166,6 +166,9 @@ def _one_source(axes: Grid) -> None:
     given = [name for name in SOURCES if axes[name] != [None]]
     if len(given) != 1:
         raise ValueError(f"a table needs one of {', '.join(SOURCES)}; given {' and '.join(given) or 'none'}")
+    for name, whose in WHOSE.items():
+        if given[0] not in whose and len(axes[name]) > 1:  # points that differ in nothing
+            raise ValueError(f"several values of {name}, which belongs to {' and '.join(whose)}, not to {given[0]}")
 
 
 def _load_traces(folder: Path, text: str | None, _: Grid) -> dict[Key, Value]:

@@ -44,6 +44,8 @@ class Document:
             line = int(place[1]) if place and place[1] else text.rstrip().count("\n") + 1
             rule = message.replace(place[0], "") if place else message
             raise FileError(path, line, f"malformed TOML: {rule}") from None
+        except (RecursionError, ValueError) as error:  # brackets a thousand deep, a number of thousands of digits
+            raise FileError(path, 1, f"malformed TOML: {error}") from None
         self.lines = locate(text)
 
     def refuse(self, key: KeyPath, rule: str) -> FileError:

@@ -12,6 +12,7 @@ the failed cases once more.
 
 import json
 import os
+import platform
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -224,3 +225,12 @@ def failures(document: Document) -> list[str]:
             first = next(row for row in step["rows"] if "error" in row)
             found.append(f"{name}: {step['errors']} cases failed, the first with {first['error']}")
     return found
+
+
+def processor() -> str:
+    """The name of this machine's, where the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

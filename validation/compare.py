@@ -293,7 +293,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.check:
         if not twin.exists():
             parser.error(f"no report to check against: {twin}; run without --check first")
-        complaints = lost(found, json.loads(twin.read_text("utf-8")))
+        then = json.loads(twin.read_text("utf-8"))
+        complaints = lost(found, then)
+        if not options.only and options.full == then["full"]:
+            gone = {entry["key"] for entry in then["entries"]} - {entry["key"] for entry in found["entries"]}
+            complaints += [f"{key}: in the report, and no longer made" for key in sorted(gone)]
         for said in complaints:
             console.print(f"[red]{said}[/]")
         console.print("no target was lost" if not complaints else f"{len(complaints)} targets lost")

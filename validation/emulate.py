@@ -17,6 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,8 +26,10 @@ from thinwire.reference.catalog import scheme as find_scheme
 from thinwire.reference.config import ModelConfig, parse_config
 from thinwire.reference.schedule import build
 from thinwire.sim.profile import Profile
+from thinwire.sim.sweep import build as code
 from thinwire.topologies.cluster import Cluster
 from thinwire.validation import emulate_cases, emulate_report
+from thinwire.validation.campaign import processor
 from thinwire.validation.emulate_cases import Case, Run
 from thinwire.validation.emulate_fit import choose, codec_kernels, pass_segments, waits, waits_of, wire
 from thinwire.validation.emulate_machine import (
@@ -200,10 +203,16 @@ def campaign(cases: Sequence[Case], rounds: int, document: Document, path: Path 
                     _say(begin, emulate_report.one_line(case.name, document["cases"][case.name]))
 
 
-def new_document(smoke: bool) -> Document:
-    """An empty campaign on this machine."""
-    machine = {"cores": os.cpu_count(), "kernel": platform.release(), "python": platform.python_version()}
-    return {"form": FORM, "smoke": smoke, "date": date.today().isoformat(), "machine": machine, "cases": {}}
+def new_document(smoke: bool, rounds: int = 0) -> Document:
+    """An empty campaign on this machine, by this code."""
+    machine = {
+        "processor": processor(), "cores": os.cpu_count(), "kernel": platform.release(),
+        "python": platform.python_version(), "torch": version("torch"),
+    }  # fmt: skip
+    today = date.today().isoformat()
+    return {
+        "form": FORM, "smoke": smoke, "date": today, "machine": machine, "code": code(), "rounds": rounds, "cases": {},
+    }  # fmt: skip
 
 
 def save(document: Document, path: Path) -> None:
@@ -217,12 +226,13 @@ def save(document: Document, path: Path) -> None:
 def load(path: Path) -> Document:
     """A campaign's file; ValueError for what is none."""
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found: Any = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot read the campaign in {path}: {error}") from None
-    if not isinstance(found, dict) or found.get("form") != FORM or not isinstance(found.get("cases"), dict):
+    named = isinstance(found, dict) and {"smoke", "machine", "cases"} <= set(found)
+    if not named or found.get("form") != FORM or not isinstance(found["cases"], dict):
         raise ValueError(f"{path} is no file of `make emulate`, or of another version")
-    return found
+    return dict(found)
 
 
 def _say(begin: float, what: str) -> None:
@@ -239,22 +249,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--show", action="store_true", help="measure nothing, report what the file has")
     parser.add_argument("--out", type=Path, default=None, help="the JSON file; $OUT or validation/raw/ when left out")
     chosen = parser.parse_args(arguments)
-    path: Path = chosen.out or default_path(chosen.smoke)
+    if chosen.rounds < 0:
+        parser.error(f"--rounds must be 1 or more, or 0 for as many as suit: {chosen.rounds}")
+    cases = emulate_cases.smoke() if chosen.smoke else emulate_cases.campaign()
+    wanted = [case for case in cases if case.name.startswith(chosen.only)]
+    if not wanted:
+        parser.error(f"--only: no case begins with {chosen.only!r}; there are {', '.join(case.name for case in cases)}")
+    rounds = chosen.rounds or (4 if chosen.smoke else 6)
     try:
-        document = load(path) if path.exists() and not chosen.fresh else new_document(chosen.smoke)
+        path: Path = chosen.out or default_path(chosen.smoke, chosen.show)
+        if chosen.show and not path.exists():
+            raise ValueError(f"there is no campaign to show: {path}")
+        new = new_document(chosen.smoke, rounds)
+        document = load(path) if path.exists() and not chosen.fresh else new
         if not chosen.show:
-            for key, now in new_document(chosen.smoke).items():
-                if key in ("machine", "smoke") and document[key] != now:
-                    raise ValueError(f"{path} has {key} {document[key]}, here it is {now}; --fresh starts anew")
+            for key in ("machine", "smoke", "code", "rounds"):
+                if document.get(key) != new[key]:
+                    raise ValueError(
+                        f"{path} has {key} {document.get(key)}, here it is {new[key]}; --fresh starts anew"
+                    )
             lacks = missing()
             if lacks:
                 print(f"make emulate: this machine {lacks}", file=sys.stderr)
                 return 2
-            signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that ranks and switch are ended in order
-            cases = emulate_cases.smoke() if chosen.smoke else emulate_cases.campaign()
-            cases = [case for case in cases if case.name.startswith(chosen.only)]
-            campaign(cases, chosen.rounds or (4 if chosen.smoke else 6), document, path)
-    except (EmulationError, ValueError) as error:
+            for each in (signal.SIGTERM, signal.SIGHUP):  # so that ranks and switch are ended in order
+                signal.signal(each, lambda number, _: sys.exit(128 + number))
+            save(document, path)  # what cannot be written shows before any work
+            campaign(wanted, rounds, document, path)
+    except (EmulationError, OSError, ValueError) as error:
         print(f"make emulate: {error}", file=sys.stderr)
         return 2
     figures = emulate_report.figures(document)
@@ -262,10 +284,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if any(figure.beyond for figure in figures) else 0
 
 
-def default_path(smoke: bool) -> Path:
-    """In the folder $OUT, or where measurements are kept."""
+def default_path(smoke: bool, show: bool = False) -> Path:
+    """In the folder $OUT, or where measurements are kept: the newest file, if it is to be shown or was not finished;
+    else today's.
+    """
     folder = Path(os.environ["OUT"]) if os.environ.get("OUT") else RAW
-    return folder / f"emulate-{'smoke-' if smoke else ''}{date.today().isoformat()}.json"
+    name = f"emulate-{'smoke-' if smoke else ''}"
+    there = sorted(folder.glob(f"{name}2*.json"))
+    if there and (show or not emulate_report.complete(load(there[-1]))):
+        return there[-1]
+    return folder / f"{name}{date.today().isoformat()}.json"
 
 
 if __name__ == "__main__":

@@ -4,11 +4,14 @@ Speed-ups are compared by fastest runs: another job on the machine makes a run l
 exactly: a transfer that is missing on one rank of a full-duplex link may cost no time at all, but it is counted.
 """
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any
 
+from thinwire.validation import emulate_cases
 from thinwire.validation.emulate_cases import BASELINE, FLAT_AND_HIERARCHICAL, MBIT
 from thinwire.validation.emulate_fit import crossover_bytes_per_s
 
@@ -62,6 +65,21 @@ SMOKE = Tolerances(
 """Of the minute in continuous integration, on machines whose other jobs nobody knows. notes/emulation.md: under load,
 ratios were 2.4 % off in the median of the worst campaign and 14 % in its worst cell; four rounds instead of six, and
 fewer cells, take half as much again. Absolute times were up to 17 % off."""
+
+
+def complete(document: Row) -> bool:
+    """Whether every case of its campaign has been run."""
+    cases = emulate_cases.smoke() if document["smoke"] else emulate_cases.campaign()
+    return {case.name for case in cases} <= set(document["cases"])
+
+
+def kept(folder: Path) -> Row | None:
+    """The newest whole campaign in a folder, no smoke campaign among them; None where there is none."""
+    for path in sorted(folder.glob("emulate-2*.json"), reverse=True):
+        found: Row = json.loads(path.read_text("utf-8"))
+        if not found["smoke"] and complete(found):
+            return found
+    return None
 
 
 def predicted(row: Row, of: str) -> float:

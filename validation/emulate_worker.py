@@ -145,7 +145,9 @@ class Rank:
         }
         for name, value in settings.items():
             Path("/proc/sys/net/ipv4", name).write_text(value)
-        Path("/proc/sys/net/ipv6/conf/all/disable_ipv6").write_text("1")
+        ipv6 = Path("/proc/sys/net/ipv6/conf/all/disable_ipv6")
+        if ipv6.exists():
+            ipv6.write_text("1")
         subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), text=True, check=True, capture_output=True)
         return {}
 

@@ -5,6 +5,7 @@ between islands, narrow links). Namespaces have no names: they belong to the ran
 the switch's devices with the switch, so nothing is left behind however a run ends. No packet leaves them.
 """
 
+import contextlib
 import json
 import os
 import select
@@ -43,13 +44,16 @@ def missing() -> str:
             return f"needs the program {program} ({package})"
     if not os.access("/dev/net/tun", os.R_OK | os.W_OK):
         return "needs /dev/net/tun: modprobe tun, or docker run --device /dev/net/tun"
-    tried = subprocess.run(
-        ["unshare", "--net", "ip", "tuntap", "add", "mode", "tap", "name", "probe"], capture_output=True, text=True
-    )
-    if tried.returncode:
-        return (
-            f"may not make network namespaces with TAP devices (CAP_SYS_ADMIN, CAP_NET_ADMIN): {tried.stderr.strip()}"
-        )
+    trials = (
+        ("make network namespaces with TAP devices (CAP_SYS_ADMIN, CAP_NET_ADMIN)",
+         "ip tuntap add mode tap name probe"),
+        ("set a namespace's TCP options (/proc/sys is read-only?)",
+         "echo 0 > /proc/sys/net/ipv4/tcp_slow_start_after_idle"),
+    )  # fmt: skip
+    for what, command in trials:
+        tried = subprocess.run(["unshare", "--net", "sh", "-c", command], capture_output=True, text=True)
+        if tried.returncode:
+            return f"may not {what}: {tried.stderr.strip()}"
     return ""
 
 
@@ -165,7 +169,8 @@ class Star:
             process.wait()
             for stream in (process.stdin, process.stdout):
                 if stream is not None:
-                    stream.close()
+                    with contextlib.suppress(OSError):  # what a process that died was still to be told
+                        stream.close()
         if self._log is not None:
             self._log.close()
         self._workers, self._switch, self._log = [], None, None
@@ -187,7 +192,10 @@ class Star:
 
     def _tell_switch(self, line: str) -> None:
         assert self._switch is not None and self._switch.stdin is not None
-        self._switch.stdin.write(line + "\n")
+        try:
+            self._switch.stdin.write(line + "\n")
+        except BrokenPipeError:
+            raise EmulationError(f"the switch is gone: {self._said()}") from None
 
     # ---- ranks
 

@@ -11,9 +11,11 @@ more times. Out: {"id", "seconds", "took_s"} or {"id", "unsupported": why}; "too
 timed. The first line out is {"ready": true, "facts": {...}}.
 """
 
+import atexit
 import importlib
 import json
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -53,6 +55,7 @@ def model_path(name: str, config: str) -> str:
     for theirs, ours in AS_LLAMA.items():
         config = config.replace(theirs, ours)
     folder = Path(tempfile.mkdtemp(prefix=f"{name}-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     (folder / "config.json").write_text(config, "utf-8")
     return str(folder)
 

@@ -29,6 +29,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy, as in compar
 
 from thinwire.reference.downloads import cache_folder
 from thinwire.validation import peer_rows
+from thinwire.validation.campaign import processor
 from thinwire.validation.peers_compare import PEERS, THINWIRE, Head, document
 from thinwire.validation.peers_report import markdown
 
@@ -209,15 +210,6 @@ def measure(folder: Path) -> dict[str, Any]:
         "answers": {row.id: [tools[peer].answers[row.id] for peer in PEERS] for row in rows},
         "variants": tools["aiconfigurator"].variants,
     }
-
-
-def processor() -> str:
-    """Its name where the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        return platform.machine()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 # --- files ---

@@ -25,9 +25,8 @@ TOOLS = {"left_out": "thinwire, row left out", "aiconfigurator": "AIConfigurator
 
 
 def campaign() -> Mapping[str, Any] | None:
-    """The kept emulation campaign, the latest of several; None where there is none."""
-    kept = sorted(RAW.glob("emulate-*.json"))
-    return json.loads(kept[-1].read_text("utf-8")) if kept else None
+    """The kept emulation campaign; None where there is none."""
+    return emulate_report.kept(RAW)
 
 
 def emulated(found: Mapping[str, Any] | None, table: Table) -> list[str]:

@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -263,3 +264,12 @@ def test_it_beats_the_best_single_scheme(budget: float) -> None:
     mine, single = (api.predict(MODEL, scheme=name, **MACHINE) for name in (chosen.scheme, chosen.uniform))
     assert mine.ttft_s < single.ttft_s
     assert mine.traffic.all_reduce_bytes_per_gpu < single.traffic.all_reduce_bytes_per_gpu
+
+
+def test_threads_that_solve_leave_standard_output_as_it_was() -> None:
+    """The solver is silenced by closing the way out, which belongs to the whole process."""
+    rows = [{"free": float(k), "c": 0.0} for k in range(1, 40)]
+    before = os.fstat(1)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: knapsack(rows, [{"free": 0.0, "c": 0.1}] * len(rows), 1.0), range(40)))
+    assert (os.fstat(1).st_dev, os.fstat(1).st_ino) == (before.st_dev, before.st_ino)

@@ -156,8 +156,9 @@ def posted() -> tuple[Routes, tuple[TimedSchedule, ...]]:
     return routes, tuple(attach(schedule, routes, POSTED, codec_s=seconds_by_kind) for schedule in schedules)
 
 
-def recurrence(program: Sequence[Issue], slowdown: Floats) -> dict[tuple[int, int], float]:
-    """(op, rank) -> end, where every pair of ranks has a link of its own and transfers are posted.
+def recurrence(program: Sequence[Issue], slowdown: Floats) -> dict[tuple[int, int], Interval]:
+    """(op, rank) -> end, and seconds of codec kernels after the last rank has come. Two ranks have a link of their
+    own, and transfers are posted.
 
     A rank goes through the steps of an exchange from its own arrival: it works, pays the step's latency, hands over
     what it sends, and goes on when it has received. A message starts when those before it on its link have left.
@@ -165,15 +166,16 @@ def recurrence(program: Sequence[Issue], slowdown: Floats) -> dict[tuple[int, in
     bandwidth = {(int(a.source[3:]), int(a.target[3:])): a.bandwidth_bytes_per_s for a in UNEVEN.links}
     stream_free, part_free = np.zeros((2, RANKS)), np.zeros((2, RANKS))
     link_free = dict.fromkeys(bandwidth, 0.0)
-    found: dict[tuple[int, int], float] = {}
+    found: dict[tuple[int, int], Interval] = {}
     for i, issue in enumerate(program):
-        stream = 0 if issue.exchange is None else 1
+        stream, codec = 0 if issue.exchange is None else 1, np.zeros(RANKS)
         now = np.maximum(stream_free[stream], part_free[issue.part])
         if issue.exchange is None:
             now = now + sum(seconds for _, seconds in issue.kernels) * slowdown
         else:
-            (lane,) = issue.exchange.lanes
+            (lane,), last = issue.exchange.lanes, now.max()
             for step in lane:
+                codec += np.maximum(0, now + step.codec_s_R * slowdown - np.maximum(now, last))
                 now = now + step.codec_s_R * slowdown
                 now = now + np.where(step.incident_R > 0, step.latency_s, 0.0)
                 received = now.copy()
@@ -184,7 +186,7 @@ def recurrence(program: Sequence[Issue], slowdown: Floats) -> dict[tuple[int, in
                     received[destination] = max(received[destination], left + LINK_LATENCY_S)
                 now = received
         stream_free[stream] = part_free[issue.part] = now
-        found |= {(i, rank): float(now[rank]) for rank in range(RANKS)}
+        found |= {(i, rank): (float(now[rank]), float(codec[rank])) for rank in range(RANKS)}
     return found
 
 
@@ -200,8 +202,9 @@ def test_posted_exchanges_end_when_the_recurrence_over_transfers_says(
     expected = recurrence(program, slowdown)
     assert len(result.spans) == len(expected)
     for span in result.spans:
-        assert close(span.end_s, expected[span.layer, span.rank])
-        assert span.waited_s >= 0
+        end_s, codec_s = expected[span.layer, span.rank]
+        assert close(span.end_s, end_s) and span.waited_s >= 0
+        assert abs(span.codec_s - codec_s) <= 1e-9 * end_s
         assert 0 <= span.codec_s <= span.seconds * (1 + 1e-12)
     sent: Counter[tuple[str, str]] = Counter()
     for issue in program:
@@ -233,7 +236,8 @@ def test_what_an_early_rank_encodes_before_the_others_come_is_not_counted_in_its
     spans = Engine(routes, RANKS, np.array([1.0, 20.0, 1.0, 1.0])).run(program).spans
     early = next(span for span in spans if span.rank == 0 and span.name == "x")
     assert close(early.start_s, 2000 * US) and close(early.waited_s, 1900 * US)
-    assert close(early.codec_s, early.seconds) and early.seconds < timed.codec_s_R[0]
+    assert close(timed.codec_s_R[0], 1000 * US), "before the exchange's first step and before its second"
+    assert close(early.codec_s, 500 * US) and early.seconds < timed.codec_s_R[0]
 
 
 ONES = np.ones(RANKS)

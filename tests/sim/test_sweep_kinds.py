@@ -1,6 +1,7 @@
 """Sweeps of serving runs and of plans: rows are what those commands say, and nothing of a sweep's promises is lost."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -146,6 +147,9 @@ def serve_toml(changes: Mapping[str, str]) -> str:
         (serve_toml({"fault": '[[], ["5:0:down", "9-8:0:down"]]'}), "fault.1: a fault ends after it begins"),
         (serve_toml({"gate": "1"}), "gate.0: Input should be a valid boolean"),
         (serve_toml({"scheme": '"auto:1%%"'}), "s.toml:6: scheme: "),
+        (serve_toml({"tp": "9223372036854775808"}), "s.toml:6: tp.0: must be a positive whole number"),
+        (serve_toml({"rate": "", "users": "4", "burstiness": "[1.0, 4.0]"}), "burstiness, which belongs to rate, not"),
+        ("what = 'serve'\nrate = " + "[" * 3000, "malformed TOML"),
         (serve_toml({"cluster": '"8xl40"'}), "s.toml:3: cluster: unknown cluster '8xl40'; did you mean"),
         (serve_toml({"rate": "", "trace": '"no.csv"'}), "trace: cannot read trace {}/no.csv"),
         (serve_toml({"rate": "", "trace": '"s.toml"'}), "trace: {}/s.toml:1: a trace has the columns TIMESTAMP"),
@@ -514,3 +518,18 @@ def test_a_worker_does_not_take_one_file_for_another(
 def test_the_examples_are_valid(root: Path, name: str, what: str, points: int) -> None:
     asked = read_sweep(root / "examples" / f"{name}.toml")
     assert (asked.kind.what, len(asked.points)) == (what, points)
+
+
+def test_a_path_means_the_file_beside_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+    """Whatever lies where one happens to be."""
+    elsewhere, folder = tmp_path / "elsewhere", tmp_path / "sweeps"
+    elsewhere.mkdir()
+    folder.mkdir()
+    shutil.copy(root / "examples" / "my-machine.toml", elsewhere / "m.toml")
+    (elsewhere / "c.json").write_text("{}")
+    monkeypatch.chdir(elsewhere)
+    for changes in ({"cluster": '"m.toml"'}, {"model": '"c.json"'}):
+        with pytest.raises(ValueError, match="relative to the sweep's file"):
+            read_text(folder, serve_toml(changes))
+    shutil.copy(elsewhere / "m.toml", folder / "m.toml")
+    assert read_text(folder, serve_toml({"cluster": '"m.toml"'})).points[0].cluster == "m.toml"

@@ -373,6 +373,9 @@ def test_the_report_holds_emulated_links_and_other_tools(tmp_path: Path) -> None
     )
     campaign = report_parts.campaign()
     assert campaign is not None
+    said = (compare.REPORTS / "validation.md").read_text()
+    assert "\n".join(report_parts.emulated(campaign, compare.table)) in said
+    assert "\n".join(report_parts.others(report_parts.PEERS_TWIN, compare.table)) in said
     for figure in emulate_report.figures(campaign):
         assert f"| {figure.what}{figure.note} | {figure.cells} | {figure.value:.1%} |" in text
     assert report_parts.others(tmp_path / "none.json", compare.table) == []
