@@ -25,8 +25,6 @@ MOST_TOKENS = 1 << 24  # of a prompt or an output: more is a mistake in a file
 LENGTHS = "fixed, lognormal[:VARIATION] or geometric"
 MOST_VARIATION = 1e3  # of lengths
 BURSTINESS = (1e-6, 1e4)  # nearly a clock; ten thousand requests in a burst
-
-
 MOST_RATE = 1e9  # requests a second: above, gaps vanish beside the time of day
 _DRAWN = ("rate", "users")
 WHOSE: Mapping[str, tuple[str, ...]] = {

@@ -195,7 +195,7 @@ class CollectiveRun:
     _lanes: list[_LaneState] = field(init=False)
     _codec_free_s: Floats = field(init=False)
     _lanes_left: Ints = field(init=False)
-    _encoded: list[list[tuple[float, float]]] = field(init=False)  # of each rank of a posted exchange: from, to
+    _encoded: list[list[list[float]]] = field(init=False)  # of each rank of a posted exchange: from, to
 
     def __post_init__(self) -> None:
         """Nobody has begun."""
@@ -244,12 +244,12 @@ class CollectiveRun:
     def _enter(self, lane: int, number: int, ranks: Ints) -> None:
         step, now = self.timed.lanes[lane][number], self.env.now
         self._lanes[lane].entered_R[ranks] = number + 1
-        begin, took = np.maximum(self._codec_free_s[ranks], now), step.codec_s_R[ranks] * self.slowdown_R[ranks]
-        ready = begin + took
+        begin = np.maximum(self._codec_free_s[ranks], now)
+        ready = begin + step.codec_s_R[ranks] * self.slowdown_R[ranks]
         self._codec_free_s[ranks] = ready
         if self.timed.posted:
-            for rank, *span in zip(ranks.tolist(), begin.tolist(), ready.tolist(), strict=True):
-                self._encoded[rank].append((span[0], span[1]))
+            for rank, *from_to in zip(ranks.tolist(), begin.tolist(), ready.tolist(), strict=True):
+                self._encoded[rank].append(from_to)
         launch = ready + np.where(step.incident_R[ranks] > 0, step.latency_s, 0.0)
         for moment, together in groups(launch):
             self._after(float(moment - now), partial(self._launch, lane, number, ranks[together]))

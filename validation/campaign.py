@@ -94,13 +94,13 @@ def said(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:400]
 
 
-def tidy(value: Any) -> Any:
+def tidy(value: Any, digits: int = 7) -> Any:
     """Seven digits are more than any clock has; shorter files are easier to read."""
     if isinstance(value, float):
-        return float(f"{value:.7g}")
+        return float(f"{value:.{digits}g}")
     if isinstance(value, Mapping):
-        return {key: tidy(inner) for key, inner in value.items()}
-    return [tidy(inner) for inner in value] if isinstance(value, list | tuple) else value
+        return {key: tidy(inner, digits) for key, inner in value.items()}
+    return [tidy(inner, digits) for inner in value] if isinstance(value, list | tuple) else value
 
 
 # --- the file ---

@@ -44,7 +44,6 @@ from thinwire.validation.emulate_machine import (
 )
 from thinwire.validation.namespaces import EmulationError, Links, Star, missing
 
-FORM = 1  # of the JSON
 RAW = Path(__file__).resolve().parent / "raw"
 REST_S = 0.08  # before each run: a core's ordinary tasks need 50 ms of every second, or the kernel takes them
 EXCHANGED = (24576, 92160, 184320, 327680)  # values of calibrated exchanges; those predicted have 262144
@@ -211,7 +210,8 @@ def new_document(smoke: bool, rounds: int = 0) -> Document:
     }  # fmt: skip
     today = date.today().isoformat()
     return {
-        "form": FORM, "smoke": smoke, "date": today, "machine": machine, "code": code(), "rounds": rounds, "cases": {},
+        "form": emulate_report.FORM, "smoke": smoke, "date": today, "machine": machine, "code": code(),
+        "rounds": rounds, "cases": {},
     }  # fmt: skip
 
 
@@ -221,18 +221,6 @@ def save(document: Document, path: Path) -> None:
     beside = path.with_name(path.name + ".part")
     beside.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
     os.replace(beside, path)
-
-
-def load(path: Path) -> Document:
-    """A campaign's file; ValueError for what is none."""
-    try:
-        found: Any = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"cannot read the campaign in {path}: {error}") from None
-    named = isinstance(found, dict) and {"smoke", "machine", "cases"} <= set(found)
-    if not named or found.get("form") != FORM or not isinstance(found["cases"], dict):
-        raise ValueError(f"{path} is no file of `make emulate`, or of another version")
-    return dict(found)
 
 
 def _say(begin: float, what: str) -> None:
@@ -261,7 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if chosen.show and not path.exists():
             raise ValueError(f"there is no campaign to show: {path}")
         new = new_document(chosen.smoke, rounds)
-        document = load(path) if path.exists() and not chosen.fresh else new
+        document = emulate_report.load(path) if path.exists() and not chosen.fresh else new
         if not chosen.show:
             for key in ("machine", "smoke", "code", "rounds"):
                 if document.get(key) != new[key]:
@@ -291,7 +279,7 @@ def default_path(smoke: bool, show: bool = False) -> Path:
     folder = Path(os.environ["OUT"]) if os.environ.get("OUT") else RAW
     name = f"emulate-{'smoke-' if smoke else ''}"
     there = sorted(folder.glob(f"{name}2*.json"))
-    if there and (show or not emulate_report.complete(load(there[-1]))):
+    if there and (show or not emulate_report.complete(emulate_report.load(there[-1]))):
         return there[-1]
     return folder / f"{name}{date.today().isoformat()}.json"
 

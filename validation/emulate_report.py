@@ -15,6 +15,7 @@ from thinwire.validation import emulate_cases
 from thinwire.validation.emulate_cases import BASELINE, FLAT_AND_HIERARCHICAL, MBIT
 from thinwire.validation.emulate_fit import crossover_bytes_per_s
 
+FORM = 1  # of a campaign's JSON
 COMPRESSED = "flash-int4"  # whose crossover against the baseline is looked for
 SHARE_OF_LINK = 0.8, 1.05  # what a calibration may say gloo gets of links up to SLOW_MBIT: beyond, a rate is wrong
 SLOW_MBIT = 500
@@ -67,16 +68,28 @@ ratios were 2.4 % off in the median of the worst campaign and 14 % in its worst 
 fewer cells, take half as much again. Absolute times were up to 17 % off."""
 
 
+def load(path: Path) -> dict[str, Any]:
+    """A campaign's file; ValueError for what is none."""
+    try:
+        found: Any = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read the campaign in {path}: {error}") from None
+    named = isinstance(found, dict) and {"smoke", "machine", "cases"} <= set(found)
+    if not named or found.get("form") != FORM or not isinstance(found["cases"], dict):
+        raise ValueError(f"{path} is no file of `make emulate`, or of another version")
+    return dict(found)
+
+
 def complete(document: Row) -> bool:
     """Whether every case of its campaign has been run."""
     cases = emulate_cases.smoke() if document["smoke"] else emulate_cases.campaign()
     return {case.name for case in cases} <= set(document["cases"])
 
 
-def kept(folder: Path) -> Row | None:
+def kept(folder: Path) -> dict[str, Any] | None:
     """The newest whole campaign in a folder, no smoke campaign among them; None where there is none."""
     for path in sorted(folder.glob("emulate-2*.json"), reverse=True):
-        found: Row = json.loads(path.read_text("utf-8"))
+        found = load(path)
         if not found["smoke"] and complete(found):
             return found
     return None

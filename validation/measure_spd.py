@@ -42,11 +42,13 @@ from thinwire.reference.spd import (
 )
 from thinwire.reference.sync import ExactSync
 from thinwire.validation.accuracy import WINDOW_TOKENS, WINDOWS, Material
+from thinwire.validation.campaign import tidy
 
 TABLE = Path(__file__).resolve().parent / "raw" / "spd-smollm2-135m.json"
 PERCENTS = (10, 20, 30, 50, 70, 90, 100)
 TRAINED = (30, 50, 70, 90)  # of those; below, nearly all that is dropped is insensitive
 SEEDS = (0, 1, 2)  # of random choices
+DIGITS = 6  # of the document's numbers: more than any interval leaves
 TRAINING_WINDOWS = 64
 
 
@@ -145,15 +147,6 @@ def told(what: str) -> Progress:
             print(f"{what}: {done} of {total}, {now - begin:.0f} s", file=sys.stderr, flush=True)
 
     return tell
-
-
-def rounded(found: Any) -> Any:
-    """Six digits: more than any interval leaves."""
-    if isinstance(found, float):
-        return float(f"{found:.6g}")
-    if isinstance(found, dict):
-        return {key: rounded(value) for key, value in found.items()}
-    return [rounded(value) for value in found] if isinstance(found, list | tuple) else found
 
 
 def measure(material: Material, given: argparse.Namespace) -> dict[str, Any]:
@@ -266,7 +259,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
 
     torch.set_num_threads(given.threads)
-    document = rounded(measure(Material(), given))
+    document = tidy(measure(Material(), given), DIGITS)
     lists = {key: document.pop(key) for key in ("prepared", "rows")}
     entries = [f" {json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in document.items()]
     for key, rows in lists.items():

@@ -5,9 +5,10 @@ in, the same is done to a GPU whose rows are known: predicted as if they were no
 validate counts how many rows the intervals hold, on other folds than those used here or without the row.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import product
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -113,6 +114,19 @@ def gemm_other_chip(dtype: str) -> list[Spread]:
 # --- attention ---
 
 
+def lendings(systems: Iterable[str], lenders: Iterable[str], same_chip: bool) -> Iterator[tuple[str, str]]:
+    """(system, lender): H100 and H200 from each other, or every GPU from every other but for these."""
+    for system, lender in product(systems, lenders):
+        if lender != system and ({lender, system} == {"h100_sxm", "h200_sxm"}) == same_chip:
+            yield system, lender
+
+
+def lent_source(same_chip: bool) -> str:
+    """What a spread by such pairs rests on."""
+    whose = "H100 and H200, the same chip," if same_chip else "GPUs of other chips"
+    return f"assumed: as {whose} are off from each other"
+
+
 def attention_folds(rows: fit_attention.Rows) -> list[NDArray[np.bool_]]:
     """Masks of the rows of one (heads, kv heads)."""
     return list(fit_attention.folds(rows, "pair"))
@@ -135,17 +149,12 @@ def attention_moved(same_chip: bool) -> list[Spread]:
     """H100 and H200 from each other, or every GPU from every other but for these."""
     tables, models = fit_attention.read_rows(), fit_attention.fit_all()
     sizes, logs = list[float](), list[float]()
-    for system, rows in tables.items():
-        facts = fit_attention.FACTS[system]
+    for system, lender in lendings(tables, models, same_chip):
+        rows, moved = tables[system], models[lender].moved_to(*fit_attention.FACTS[system])
         left = rows.only(np.arange(len(rows)) % THIN == 0)
-        for lender, model in models.items():
-            if lender != system and ({lender, system} == {"h100_sxm", "h200_sxm"}) == same_chip:
-                seconds = fit_attention.predict(model.moved_to(*facts), left)
-                sizes += left.length.tolist()
-                logs += np.log(left.time_s / seconds).tolist()
-    whose = "H100 and H200, the same chip," if same_chip else "GPUs of other chips"
-    source = f"assumed: as {whose} are off from each other"
-    return by_regime("attention", sizes, logs, KEY_REGIMES, source, centred=True)
+        sizes += left.length.tolist()
+        logs += np.log(left.time_s / fit_attention.predict(moved, left)).tolist()
+    return by_regime("attention", sizes, logs, KEY_REGIMES, lent_source(same_chip), centred=True)
 
 
 # --- decode attention ---
@@ -173,17 +182,12 @@ def decode_moved(same_chip: bool) -> list[Spread]:
     """H100 and H200 from each other, or every GPU from every other but for these."""
     tables, models = fit_decode.read_rows(), fit_decode.fit_all()
     sizes, logs = list[float](), list[float]()
-    for system, rows in tables.items():
-        facts = fit_decode.FACTS[system]
+    for system, lender in lendings(tables, models, same_chip):
+        rows, moved = tables[system], models[lender].moved_to(*fit_decode.FACTS[system])
         left = rows.only(np.arange(len(rows)) % THIN == 0)
-        for lender, model in models.items():
-            if lender != system and ({lender, system} == {"h100_sxm", "h200_sxm"}) == same_chip:
-                seconds = fit_decode.predict(model.moved_to(*facts), left)
-                sizes += left.context.tolist()
-                logs += np.log(left.time_s / seconds).tolist()
-    whose = "H100 and H200, the same chip," if same_chip else "GPUs of other chips"
-    source = f"assumed: as {whose} are off from each other"
-    return by_regime("decode attention", sizes, logs, KEY_REGIMES, source, centred=True)
+        sizes += left.context.tolist()
+        logs += np.log(left.time_s / fit_decode.predict(moved, left)).tolist()
+    return by_regime("decode attention", sizes, logs, KEY_REGIMES, lent_source(same_chip), centred=True)
 
 
 # --- element-wise kernels ---

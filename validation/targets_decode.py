@@ -28,7 +28,7 @@ from thinwire.topologies.load import load_cluster
 from thinwire.validation import fit_decode, spreads
 from thinwire.validation.published_tables import Row, rows
 from thinwire.validation.targets import Entry, Limits, Point, Section
-from thinwire.validation.targets_kernels import MEASURED, profile
+from thinwire.validation.targets_kernels import MEASURED, profile, regime
 
 ATTENTION_LIMITS = Limits(median=0.06)  # what the issue asks of prefill's: a yardstick here
 TPOT_LIMITS = Limits(median=0.10)  # what it asks of an engine's first token: a yardstick here
@@ -98,7 +98,7 @@ def _attention_points(
         points.append(
             Point(
                 gpu,
-                "context <= 512" if context <= 512 else "context 513-4096" if context <= 4096 else "context > 4096",
+                regime("context", context),
                 f"{gpu} batch={batch} context={context} heads={heads}/{kv}",
                 float(found.time_s[i]),
                 seconds,

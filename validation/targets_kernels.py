@@ -109,11 +109,12 @@ def _sums(logs: Mapping[fit_gemm.Row, float], group: str, dtype: str, known: Seq
         spread = find(known, m, f"gemm {dtype}")
         interval = sum_interval(predicted_s, [(seconds, spread) for _, seconds in times])
         label = f"{group} m={m}, {len(times)} products"
-        yield Point(group, _m_regime(m), label, measured_s, predicted_s, f"{len(times)} products", interval)
+        yield Point(group, regime("m", m), label, measured_s, predicted_s, f"{len(times)} products", interval)
 
 
-def _m_regime(m: int) -> str:
-    return "m <= 512" if m <= 512 else "m 513-4096" if m <= 4096 else "m > 4096"
+def regime(what: str, tokens: int) -> str:
+    """The size regime that a kernel of so many tokens is counted in."""
+    return f"{what} <= 512" if tokens <= 512 else f"{what} 513-4096" if tokens <= 4096 else f"{what} > 4096"
 
 
 def _gemm_point(
@@ -124,7 +125,7 @@ def _gemm_point(
     roofline_s = shipped.base.time_s(shipped.gpu, dtype, row.m, row.n, row.k)
     return Point(
         f"{gpu} {dtype}",
-        _m_regime(row.m),
+        regime("m", row.m),
         f"{gpu} {dtype} m={row.m} n={row.n} k={row.k}",
         row.time_s,
         predicted,
@@ -195,7 +196,7 @@ def _attention_points(
         points.append(
             Point(
                 gpu,
-                "length <= 512" if length <= 512 else "length 513-4096" if length <= 4096 else "length > 4096",
+                regime("length", length),
                 f"{gpu} batch={batch} length={length} heads={heads}/{kv}",
                 float(rows.time_s[i]),
                 seconds,

@@ -38,7 +38,7 @@ def measured(root: Path) -> dict[str, Any]:
     """The newest campaign kept in validation/raw/."""
     found = emulate_report.kept(root / "validation" / "raw")
     assert found is not None
-    return dict(found)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -368,7 +368,7 @@ def test_another_machines_campaign_is_not_gone_on_with(tmp_path: Path, capsys: p
 
 def test_a_campaign_is_written_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "deep" / "x.json"
-    emulate.save({**synthetic(), "form": emulate.FORM, "machine": {}}, path)
+    emulate.save({**synthetic(), "form": emulate_report.FORM, "machine": {}}, path)
     assert emulate.main(["--show", "--out", str(path)]) == 0
     assert "real: crossover of INT4: 0.0%, predicted 1600 Mbit/s, measured 1600 Mbit/s" in capsys.readouterr().out
 
