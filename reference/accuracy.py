@@ -22,13 +22,13 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
-from .calibration import Calibration
-from .group import LocalGroup
-from .mixed import AnyScheme, Point, Site, entries, plan_of
-from .model import LOGIT_CHUNK, Decoder
-from .results import Results, Window, digest
-from .scheme import OutlierHybrid
-from .sync import Calibrating, ExactSync, Observed, SchemeSync, Sync
+from thinwire.reference.calibration import Calibration
+from thinwire.reference.group import LocalGroup
+from thinwire.reference.mixed import AnyScheme, Point, Site, entries, plan_of
+from thinwire.reference.model import LOGIT_CHUNK, Decoder
+from thinwire.reference.results import Results, Window, digest
+from thinwire.reference.scheme import OutlierHybrid
+from thinwire.reference.sync import Calibrating, ExactSync, Observed, SchemeSync, Sync
 
 CONFIDENCE = 0.95
 

@@ -12,12 +12,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .calibration import Calibration
-from .catalog import scheme as find_scheme
-from .execute import Coding, check
-from .group import Group, LocalGroup, TorchGroup
-from .schedule import Islands, build
-from .scheme import Raw, Scheme
+from thinwire.reference.calibration import Calibration
+from thinwire.reference.catalog import scheme as find_scheme
+from thinwire.reference.execute import Coding, check
+from thinwire.reference.group import Group, LocalGroup, TorchGroup
+from thinwire.reference.schedule import Islands, build
+from thinwire.reference.scheme import Raw, Scheme
 
 RAW_FORMATS = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .config import ModelConfig
+from thinwire.reference.config import ModelConfig
 
 ROPE_KINDS = ("linear", "llama3")
 

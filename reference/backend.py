@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Protocol, cast
 import torch
 from torch import Tensor
 
-from .scheme import Codec
+from thinwire.reference.scheme import Codec
 
 if TYPE_CHECKING:
-    from .calibration import Calibration
+    from thinwire.reference.calibration import Calibration
 
 MODULES: Mapping[str, str] = MappingProxyType(
     {"torch": "thinwire.reference.codec_torch", "triton": "thinwire.kernels.quantize"}

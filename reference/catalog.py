@@ -36,7 +36,7 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Literal, get_args
 
-from .scheme import (
+from thinwire.reference.scheme import (
     GRID_WORDS,
     MX,
     RAW_FORMATS,

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import hybrid
-from .calibration import Calibration
-from .elements import (
+from thinwire.reference import hybrid
+from thinwire.reference.calibration import Calibration
+from thinwire.reference.elements import (
     DTYPES,
     e8m0_inverse,
     e8m0_value,
@@ -30,10 +30,10 @@ from .elements import (
     to_minimum,
     to_scale,
 )
-from .formats import element
-from .layout import allocate, chunks, plane_views, views
-from .packing import pack_into, unpack
-from .scheme import MX, Codec, GroupedInt, OutlierHybrid, Raw
+from thinwire.reference.formats import element
+from thinwire.reference.layout import allocate, chunks, plane_views, views
+from thinwire.reference.packing import pack_into, unpack
+from thinwire.reference.scheme import MX, Codec, GroupedInt, OutlierHybrid, Raw
 
 Parts = dict[str, Tensor]  # a chunk's metadata by section name, as sent
 

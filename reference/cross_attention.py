@@ -22,12 +22,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .allreduce import RAW_FORMATS
-from .cross_schedule import CrossShape, Exchange, Wire, lv_exchanges, ring_exchanges
-from .execute import Coding
-from .group import Group
-from .scheme import Codec, Raw, Section
-from .sync import ranks_here
+from thinwire.reference.allreduce import RAW_FORMATS
+from thinwire.reference.cross_schedule import CrossShape, Exchange, Wire, lv_exchanges, ring_exchanges
+from thinwire.reference.execute import Coding
+from thinwire.reference.group import Group
+from thinwire.reference.scheme import Codec, Raw, Section
+from thinwire.reference.sync import ranks_here
 
 KEY_CHUNK = 2048  # keys scored at a time: a visual context's scores do not fit in memory at once
 

@@ -27,8 +27,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from .schedule import Interval, Lane, Schedule, Step, Transfer, Work, partition
-from .scheme import Codec, OutlierHybrid, Raw
+from thinwire.reference.schedule import Interval, Lane, Schedule, Step, Transfer, Work, partition
+from thinwire.reference.scheme import Codec, OutlierHybrid, Raw
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .group import LocalGroup
-from .mixed import Site
-from .model import Decoder, Layer, Stream
-from .shard import LayerPart
-from .sync import ExactSync, Sync
+from thinwire.reference.group import LocalGroup
+from thinwire.reference.mixed import Site
+from thinwire.reference.model import Decoder, Layer, Stream
+from thinwire.reference.shard import LayerPart
+from thinwire.reference.sync import ExactSync, Sync
 
 Progress = Callable[[int, int], None]  # steps of the work done, steps in all
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .wikitext import prose
+from thinwire.reference.wikitext import prose
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from .formats import ElementFormat, element, scale_cap
+from thinwire.reference.formats import ElementFormat, element, scale_cap
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 BF16_MAX = float(element("bf16").maximum)

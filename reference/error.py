@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .calibration import Calibration
-from .elements import BF16_MAX, hadamard
-from .formats import element, scale_cap
-from .hybrid import runs
-from .scheme import MX, Codec, GroupedInt, OutlierHybrid, Raw
+from thinwire.reference.calibration import Calibration
+from thinwire.reference.elements import BF16_MAX, hadamard
+from thinwire.reference.formats import element, scale_cap
+from thinwire.reference.hybrid import runs
+from thinwire.reference.scheme import MX, Codec, GroupedInt, OutlierHybrid, Raw
 
 FP32_MAX = float(element("fp32").maximum)
 # fp32 arithmetic between the roundings above: fewer than eight operations, each within 2^-24 of its result.

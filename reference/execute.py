@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .backend import backend as find_backend
-from .calibration import Calibration
-from .quantize import decode_flat, encode_flat, reduce_flat
-from .schedule import Interval, Step, Transfer, Work
-from .scheme import Codec, OutlierHybrid, Scheme
+from thinwire.reference.backend import backend as find_backend
+from thinwire.reference.calibration import Calibration
+from thinwire.reference.quantize import decode_flat, encode_flat, reduce_flat
+from thinwire.reference.schedule import Interval, Step, Transfer, Work
+from thinwire.reference.scheme import Codec, OutlierHybrid, Scheme
 
 Copies = dict[tuple[int, int, int], Tensor]  # (start, stop, source) -> wire copy
 

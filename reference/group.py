@@ -18,8 +18,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .execute import Coding, RankState, incoming
-from .schedule import SWITCH, Schedule, Step, Transfer
+from thinwire.reference.execute import Coding, RankState, incoming
+from thinwire.reference.schedule import SWITCH, Schedule, Step, Transfer
 
 _BROKEN: WeakKeyDictionary[dist.ProcessGroup, str] = WeakKeyDictionary()  # and why
 

@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .attention import causal_mask, rotary
-from .distil import straying
-from .mixed import Site
-from .model import Decoder, Stream
-from .shard import even
-from .sync import ExactSync
+from thinwire.reference.attention import causal_mask, rotary
+from thinwire.reference.distil import straying
+from thinwire.reference.mixed import Site
+from thinwire.reference.model import Decoder, Stream
+from thinwire.reference.shard import even
+from thinwire.reference.sync import ExactSync
 
 Groups = tuple[tuple[int, ...], ...]  # query heads of each rank, in rank order
 

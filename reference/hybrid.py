@@ -15,11 +15,11 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from .calibration import Calibration
-from .elements import exact_div, to_bf16, to_scale
-from .layout import chunks, plane_views, views
-from .packing import pack_into, unpack
-from .scheme import OutlierHybrid
+from thinwire.reference.calibration import Calibration
+from thinwire.reference.elements import exact_div, to_bf16, to_scale
+from thinwire.reference.layout import chunks, plane_views, views
+from thinwire.reference.packing import pack_into, unpack
+from thinwire.reference.scheme import OutlierHybrid
 
 
 def encode_into(

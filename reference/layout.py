@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .elements import DTYPES
-from .formats import planes
-from .scheme import MX, Codec, GroupedInt, OutlierHybrid
+from thinwire.reference.elements import DTYPES
+from thinwire.reference.formats import planes
+from thinwire.reference.scheme import MX, Codec, GroupedInt, OutlierHybrid
 
 CPU_CHUNK_VALUES = 1 << 18  # 1 MiB of fp32: launching fifty small operations costs less than the values' own work
 DEVICE_CHUNK_VALUES = 1 << 26  # an accelerator wants few launches; 256 MiB of fp32

@@ -16,8 +16,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from .catalog import scheme as find_scheme
-from .scheme import Scheme
+from thinwire.reference.catalog import scheme as find_scheme
+from thinwire.reference.scheme import Scheme
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -22,13 +22,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .attention import attend, causal_mask, check_rope, frequencies, rotary, rotate
-from .config import ModelConfig
-from .group import Group
-from .mixed import Point
-from .shard import LayerPart, Shard, cut, shards
-from .sync import ExactSync, SchemeSync, Sync, ranks_here
-from .weights import layer_shapes
+from thinwire.reference.attention import attend, causal_mask, check_rope, frequencies, rotary, rotate
+from thinwire.reference.config import ModelConfig
+from thinwire.reference.group import Group
+from thinwire.reference.mixed import Point
+from thinwire.reference.shard import LayerPart, Shard, cut, shards
+from thinwire.reference.sync import ExactSync, SchemeSync, Sync, ranks_here
+from thinwire.reference.weights import layer_shapes
 
 GEMMA = "Gemma2ForCausalLM"
 LOGIT_CHUNK = 256  # tokens whose logits exist at a time where only their loss is wanted

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .formats import planes
+from thinwire.reference.formats import planes
 
 if sys.byteorder != "little":  # words are viewed as bytes; decision 001 fixes the order
     raise ImportError("thinwire's wire formats are little-endian; this machine is not")

@@ -19,11 +19,11 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_modul
 from torch.distributed.tensor.parallel import RowwiseParallel
 from torch.distributed.tensor.placement_types import Placement
 
-from .allreduce import all_reduce
-from .backend import AUTO, for_device
-from .backend import backend as find_backend
-from .catalog import scheme as find_scheme
-from .scheme import OutlierHybrid
+from thinwire.reference.allreduce import all_reduce
+from thinwire.reference.backend import AUTO, for_device
+from thinwire.reference.backend import backend as find_backend
+from thinwire.reference.catalog import scheme as find_scheme
+from thinwire.reference.scheme import OutlierHybrid
 
 
 @torch.library.custom_op("thinwire::all_reduce", mutates_args=())

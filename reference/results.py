@@ -5,9 +5,9 @@ Legend: W windows, T tokens of a window.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,8 +16,8 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from .mixed import AnyScheme, plan_of
-from .model import Decoder
+from thinwire.reference.mixed import AnyScheme, plan_of
+from thinwire.reference.model import Decoder
 
 _KIND = "thinwire accuracy 1"
 
@@ -148,7 +148,7 @@ def run_key(scheme: AnyScheme, decoder: Decoder, weights: str, calibration_WT: T
 
 
 def model_key(decoder: Decoder, weights: str, *modules: str) -> dict[str, Any]:
-    """What any figure of a model depends on. modules: of this folder, beside those that `code_version` starts from."""
+    """What any figure of a model depends on. modules: of reference/, beside those that `code_version` starts from."""
     precision = decoder.precision
     return {
         "model": decoder.config.name,
@@ -188,13 +188,24 @@ def code_version(*modules: str) -> str:
 
 
 def sources(*modules: str) -> dict[str, bytes]:
-    """Modules of this folder that `accuracy` and those named import, themselves or through others, and the codecs,
-    found by name."""
-    folder, seen, waiting = Path(__file__).parent, dict[str, bytes](), ["accuracy", "codec_torch", *modules]
+    """Modules of reference/ that `accuracy` and those named import, themselves or through others, and the codecs,
+    found by name. Names are dotted, from reference/ on.
+    """
+    seen, waiting = dict[str, bytes](), ["accuracy", "codec_torch", *modules]
     while waiting:
         name = waiting.pop()
         if name not in seen:
-            seen[name] = (folder / f"{name}.py").read_bytes()
-            for module, names in re.findall(r"^from \.(\w*) import (.*)", seen[name].decode(), re.MULTILINE):
-                waiting += [module] if module else [found.strip() for found in names.split(",")]
+            seen[name] = _file(name).read_bytes()
+            for node in ast.walk(ast.parse(seen[name])):
+                if isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith(_PACKAGE):
+                    base = f"{node.module}.".removeprefix(_PACKAGE)
+                    names = [base.rstrip("."), *(base + imported.name for imported in node.names)]
+                    waiting += [found for found in names if found and _file(found).is_file()]
     return seen
+
+
+_PACKAGE = "thinwire.reference."
+
+
+def _file(module: str) -> Path:
+    return Path(__file__).resolve().parent.joinpath(*module.split(".")).with_suffix(".py")

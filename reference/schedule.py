@@ -22,7 +22,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Literal, get_args
 
-from .scheme import Codec, Scheme
+from thinwire.reference.scheme import Codec, Scheme
 
 SWITCH = -1  # the reducing switch, as a pseudo rank
 

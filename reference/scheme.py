@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, get_args
 
-from .formats import element, planes
+from thinwire.reference.formats import element, planes
 
 ALIGNMENT_BYTES = 16
 

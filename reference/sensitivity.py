@@ -21,15 +21,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .accuracy import Progress, check_windows, compare, islands, log_probs, needs_calibration
-from .catalog import scheme as find_scheme
-from .config import ModelConfig
-from .group import LocalGroup
-from .mixed import DROP, MixedScheme, Point, Site, points
-from .model import Decoder, Stream
-from .results import Lines, digest, model_key
-from .scheme import Scheme
-from .sync import ExactSync, SchemeSync, Sync
+from thinwire.reference.accuracy import Progress, check_windows, compare, islands, log_probs, needs_calibration
+from thinwire.reference.catalog import scheme as find_scheme
+from thinwire.reference.config import ModelConfig
+from thinwire.reference.group import LocalGroup
+from thinwire.reference.mixed import DROP, MixedScheme, Point, Site, points
+from thinwire.reference.model import Decoder, Stream
+from thinwire.reference.results import Lines, digest, model_key
+from thinwire.reference.scheme import Scheme
+from thinwire.reference.sync import ExactSync, SchemeSync, Sync
 
 KIND = "thinwire sensitivity 1"
 

@@ -16,7 +16,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from .config import ModelConfig
+from thinwire.reference.config import ModelConfig
 
 
 @dataclass(frozen=True, slots=True)

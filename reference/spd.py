@@ -23,13 +23,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .catalog import scheme as find_scheme
-from .distil import Distilled, Dropping, Progress, Training, check, distil, streams
-from .head_groups import Groups, group_heads
-from .mixed import Point, points
-from .model import Decoder
-from .scheme import Scheme
-from .sync import ExactSync
+from thinwire.reference.catalog import scheme as find_scheme
+from thinwire.reference.distil import Distilled, Dropping, Progress, Training, check, distil, streams
+from thinwire.reference.head_groups import Groups, group_heads
+from thinwire.reference.mixed import Point, points
+from thinwire.reference.model import Decoder
+from thinwire.reference.scheme import Scheme
+from thinwire.reference.sync import ExactSync
 
 Method = Literal["progressive", "alone"]
 METHODS: tuple[Method, ...] = ("progressive", "alone")

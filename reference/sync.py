@@ -13,13 +13,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .allreduce import all_reduce, all_reduce_local
-from .calibration import Calibration, Calibrator
-from .catalog import scheme as find_scheme
-from .group import Group, LocalGroup, TorchGroup
-from .mixed import Plan, Point, Site
-from .schedule import Islands
-from .scheme import Scheme
+from thinwire.reference.allreduce import all_reduce, all_reduce_local
+from thinwire.reference.calibration import Calibration, Calibrator
+from thinwire.reference.catalog import scheme as find_scheme
+from thinwire.reference.group import Group, LocalGroup, TorchGroup
+from thinwire.reference.mixed import Plan, Point, Site
+from thinwire.reference.schedule import Islands
+from thinwire.reference.scheme import Scheme
 
 Hook = Callable[[int, Site, Sequence[Tensor]], None]
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .weights import GGUF, needed
+from thinwire.reference.weights import GGUF, needed
 
 _CONTROL, _USER = 3, 4  # of llama.cpp's token types
 _DIGITS = {"gpt-2": False, "default": False, "smollm": True}  # pre-tokenizers: does each digit stand alone?

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .config import ModelConfig, load_model, parse_config
+from thinwire.reference.config import ModelConfig, load_model, parse_config
 
 Shapes = dict[str, tuple[int, ...]]
 

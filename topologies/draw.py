@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import asdict
 
-from .cluster import Cluster, Link
+from thinwire.topologies.cluster import Cluster, Link
 
 
 def describe(cluster: Cluster) -> dict[str, object]:

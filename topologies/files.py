@@ -6,17 +6,18 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from .cluster import Cluster, DisconnectedError, Gpu
-from .generators import Fabric
-from .lines import KeyPath, line_of, locate
-from .load import FileError, gpu_names, load_gpu, unknown
-from .schema import TOPOLOGIES, Explicit, GpuFile, MachineFile, MisplacedError, MultiNode, OneNode
-from .units import Table
+from thinwire.topologies.cluster import Cluster, DisconnectedError, Gpu
+from thinwire.topologies.generators import Fabric
+from thinwire.topologies.lines import KeyPath, line_of, locate
+from thinwire.topologies.names import FileError, names, shipped, unknown
+from thinwire.topologies.schema import TOPOLOGIES, Explicit, GpuFile, MachineFile, MisplacedError, MultiNode, OneNode
+from thinwire.topologies.units import Table
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -112,6 +113,18 @@ def _quantities(data: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, st
                     yield from _quantities(item, f"{name}.")
 
 
+@cache
+def catalog_gpu(name: str) -> Gpu:
+    """A GPU of the catalog."""
+    return read_gpu(shipped("gpu", name))
+
+
+@cache
+def catalog_cluster(name: str) -> Cluster:
+    """A machine of the catalog."""
+    return read_cluster(shipped("cluster", name))
+
+
 def read_gpu(path: Path) -> Gpu:
     """The GPU of a TOML file; `FileError` when it breaks a rule."""
     document = Document(path)
@@ -155,9 +168,9 @@ def read_cluster(path: Path) -> Cluster:
 def _gpu_of(document: Document, gpu: str) -> Gpu:
     """A catalog GPU, or the one in a TOML file named relative to the machine's file."""
     if not gpu.endswith(".toml"):
-        if gpu not in gpu_names():
-            raise document.refuse(("gpu",), unknown("gpu", gpu, gpu_names()))
-        return load_gpu(gpu)
+        if gpu not in names("gpu"):
+            raise document.refuse(("gpu",), unknown("gpu", gpu))
+        return catalog_gpu(gpu)
     path = document.path.parent / gpu
     if not path.is_file():
         raise document.refuse(("gpu",), f"no such file: {path}")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from itertools import combinations, permutations
 from typing import Literal
 
-from .cluster import Cluster, Gpu, Link, build_graph
+from thinwire.topologies.cluster import Cluster, Gpu, Link, build_graph
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictBool, StrictStr, field_validator
 
-from .cluster import NODE_KINDS, Link, NodeKind
-from .generators import Fabric, Wire, fat_tree, full_mesh, pcie_tree, rail_optimised, switched_node
-from .lines import KeyPath
-from .units import Bandwidth, Bytes, Compute, Processors, Table, Time, si_or_none
+from thinwire.topologies.cluster import NODE_KINDS, Link, NodeKind
+from thinwire.topologies.generators import Fabric, Wire, fat_tree, full_mesh, pcie_tree, rail_optimised, switched_node
+from thinwire.topologies.lines import KeyPath
+from thinwire.topologies.units import Bandwidth, Bytes, Compute, Processors, Table, Time, si_or_none
 
 
 class MisplacedError(ValueError):
