@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thinwire.topologies.load import FileError, cluster_names, gpu_names, load_cluster, load_gpu
+from thinwire.topologies.load import cluster_names, gpu_names, load_cluster, load_gpu
+from thinwire.topologies.names import FileError
 from thinwire.topologies.units import SOURCE_KINDS, UNITS
 
 FABRICS = {
