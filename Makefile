@@ -36,47 +36,47 @@ check: $(VENV)/.dev ## ruff, mypy --strict, then every test
 	@$(MAKE) --no-print-directory test
 
 bench: $(VENV)/.test ## time the simulator, serving runs, then the codecs
-	$(BIN)/python -m thinwire.sim.bench $(ARGS)
-	$(BIN)/python -m thinwire.sim.bench_serving
+	$(BIN)/python -m thinwire.sim.bench.prediction $(ARGS)
+	$(BIN)/python -m thinwire.sim.bench.serving
 	$(BIN)/python -m thinwire.reference.bench
 
 calibrate: $(VENV)/.core ## fit sim/profiles/ to the measurements in validation/published/
 	$(BIN)/python -m thinwire.validation.calibrate $(ARGS)
 
 validate: $(VENV)/.test ## hold predictions against published measurements
-	$(BIN)/python -m thinwire.validation.compare $(ARGS)
+	$(BIN)/python -m thinwire.validation.targets.compare $(ARGS)
 
 peers: $(VENV)/.core ## hold AIConfigurator and GenZ against the same rows (each in an environment of its own, 1.7 GB; ten minutes)
-	nice $(BIN)/python -m thinwire.validation.peers $(ARGS)
+	nice $(BIN)/python -m thinwire.validation.peers.peers $(ARGS)
 
 # Needs Linux, root, iproute2 and a C compiler; what is missing is said, and the status is 2.
 emulate: $(VENV)/.test ## predict, then really run, prefills on two to eight ranks in network namespaces (six minutes; ARGS=--smoke: one)
-	$(BIN)/python -m thinwire.validation.emulate $(ARGS)
+	$(BIN)/python -m thinwire.validation.emulation.emulate $(ARGS)
 
 accuracy: $(VENV)/.test ## measure what schemes cost in perplexity (downloads a small model; hours; run again, it goes on)
-	OMP_NUM_THREADS=1 nice $(BIN)/python -m thinwire.validation.measure_accuracy $(ARGS)
+	OMP_NUM_THREADS=1 nice $(BIN)/python -m thinwire.validation.quality.measure_accuracy $(ARGS)
 
 sensitivity: $(VENV)/.test ## measure what each sync point costs when it alone is compressed (an hour; run again, it goes on)
-	OMP_NUM_THREADS=1 nice $(BIN)/python -m thinwire.validation.measure_sensitivity $(ARGS)
+	OMP_NUM_THREADS=1 nice $(BIN)/python -m thinwire.validation.quality.measure_sensitivity $(ARGS)
 
 auto: $(VENV)/.test ## measure the frontier of auto:<budget> against single schemes (after make sensitivity; an hour)
-	OMP_NUM_THREADS=1 nice $(BIN)/python -m thinwire.validation.measure_auto $(ARGS)
+	OMP_NUM_THREADS=1 nice $(BIN)/python -m thinwire.validation.quality.measure_auto $(ARGS)
 
 spd: $(VENV)/.test ## measure what sync-point drop costs, trained and not (the same model; an hour; run again, it goes on)
-	OMP_NUM_THREADS=1 nice $(BIN)/python -m thinwire.validation.measure_spd $(ARGS)
+	OMP_NUM_THREADS=1 nice $(BIN)/python -m thinwire.validation.quality.measure_spd $(ARGS)
 
 # Runs on a bare GPU machine: no environment, no pip, only PYTHON with torch, Triton, numpy and pytest. Wrong kernels are
 # measured all the same (what they cost may say why), but the status says so. Tests that only compile need no GPU; those
 # that compile for it first may not get through in their time (status 124 of timeout), which is said and is no failure.
 gpu: ## test and measure this machine's GPU; results in OUT or validation/raw/; run again, it goes on
 	@$(PYTHON) -c 'import torch' 2>/dev/null || { echo "make gpu: $(PYTHON) has no torch; try make PYTHON=... gpu" >&2; exit 2; }
-	@PYTHONPATH=src $(PYTHON) -m thinwire.validation.measure_kernels --has-gpu
+	@PYTHONPATH=src $(PYTHON) -m thinwire.validation.campaign.kernels --has-gpu
 	@begin=$$(date +%s); status=0; \
 	PYTHONSAFEPATH=1 PYTHONPATH=src timeout $(CHECK_SECONDS) $(PYTHON) -m pytest -q tests/kernels -p no:cacheprovider \
 	  --maxfail 1 --ignore tests/kernels/test_compile.py || status=$$?; \
 	if [ $$status = 124 ]; then echo "make gpu: tests cut after $(CHECK_SECONDS) s, none had failed; CHECK_SECONDS=... gives them more" >&2; status=0; fi; \
 	left=$$(($(GPU_SECONDS) - $$(date +%s) + begin)); \
-	PYTHONPATH=src $(PYTHON) -m thinwire.validation.measure_kernels --budget-s $$left $(ARGS) || status=$$?; \
+	PYTHONPATH=src $(PYTHON) -m thinwire.validation.campaign.kernels --budget-s $$left $(ARGS) || status=$$?; \
 	exit $$status
 
 picture: $(VENV)/.dev ## draw the README's picture from today's predictions

@@ -28,8 +28,8 @@ from thinwire.kernels.reduce import reduce_into, requantise_into
 from thinwire.kernels.timing import Call, Limits, measure, sets_needed
 from thinwire.kernels.two_step import TwoStep
 from thinwire.reference.catalog import parse_codec
-from thinwire.reference.schedule import Interval, partition
-from thinwire.reference.scheme import Codec
+from thinwire.reference.core.schedule import Interval, partition
+from thinwire.reference.core.scheme import Codec
 
 KIB, MIB = 1 << 10, 1 << 20
 SIZES = tuple(64 * KIB << (2 * i) for i in range(8))  # bytes of the bf16 tensor: 64 KiB to 1 GiB

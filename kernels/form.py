@@ -1,8 +1,8 @@
 """What a kernel knows of a codec: `Form` when it is compiled, a table of byte offsets when it runs.
 
-Both are read off the codec (`reference.scheme`, `reference.formats`), so no kernel holds a fact of its own. A `Form` is
-a compile-time argument: one kernel for each codec, none for each message size. What depends on the size is a row of the
-table for each part of the tensor (a wire buffer each), int64, with the columns named below.
+Both are read off the codec (`reference.core.scheme`, `reference.core.formats`), so no kernel holds a fact of its own. A
+`Form` is a compile-time argument: one kernel for each codec, none for each message size. What depends on the size is a
+row of the table for each part of the tensor (a wire buffer each), int64, with the columns named below.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from thinwire.reference.formats import element, planes, scale_cap
-from thinwire.reference.scheme import ALIGNMENT_BYTES, MX, Codec, GroupedInt, OutlierHybrid
+from thinwire.reference.core.formats import element, planes, scale_cap
+from thinwire.reference.core.scheme import ALIGNMENT_BYTES, MX, Codec, GroupedInt, OutlierHybrid
 
 ALIGNMENT = tl.constexpr(ALIGNMENT_BYTES)  # of sections
 

@@ -6,7 +6,7 @@ the next from its block's kept place on, with b = m // (keep - 1): words of 8 co
 shifted together. Decoding goes by position: 8 values of a block know their codes' numbers from the block's and its
 kept place, read a window of 8 codes and let the hole in. A tile is a multiple of 8 blocks, so its codes are whole
 bytes of every plane. Floors and the sizes from which it wins are those of `encode.py`; the bytes are those of
-`reference.hybrid`.
+`reference.codecs.hybrid`.
 
 Shapes: T blocks of a tile (each group's widened to a power of two), J places of a block (widened likewise, and to 8), G
 groups, S codes of a tile (widened likewise), Q words of 8. Values are bf16, fp16 or fp32; where parts start at

@@ -2,10 +2,10 @@
 
 A calibration says which features of a row stay bf16 and, for each rank, one code step a feature; neither is sent. The
 best features are kept wherever they occur, and one more, the `cut`, in the rows before `limit`, so that the count comes
-out (`reference.hybrid.runs`). Hence every row of a regime keeps the same columns, and position -> number of a code or
-kept value, and back, is a table by feature plus arithmetic on rows. Decoding goes by position, in tiles of rows and
-features: one lookup serves 8 values, in all ranks' copies. Encoding goes by code, and then by kept value, because both
-are streams without holes. Floors as in `encode.py`; the bytes are those of `reference.hybrid`.
+out (`reference.codecs.hybrid.runs`). Hence every row of a regime keeps the same columns, and position -> number of a
+code or kept value, and back, is a table by feature plus arithmetic on rows. Decoding goes by position, in tiles of rows
+and features: one lookup serves 8 values, in all ranks' copies. Encoding goes by code, and then by kept value, because
+both are streams without holes. Floors as in `encode.py`; the bytes are those of `reference.codecs.hybrid`.
 
 Positions count from the row that holds the part's first value: value p of a part is feature (p + phase) % F of row
 (p + phase) // F. Shapes: F features, Q words of 8 codes (or single kept values), V rows and O octets of features of a

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from thinwire.kernels.form import Form, Parts, as_rows
 from thinwire.kernels.numbers import INTERPRETED
-from thinwire.reference.scheme import ALIGNMENT_BYTES
+from thinwire.reference.core.scheme import ALIGNMENT_BYTES
 
 
 @dataclass(frozen=True, slots=True)

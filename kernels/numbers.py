@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from thinwire.kernels.form import fact
-from thinwire.reference.formats import element
+from thinwire.reference.core.formats import element
 
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 FUSED = tl.constexpr(not INTERPRETED.value)  # whether tl.fma rounds once; the interpreter's rounds twice

@@ -1,4 +1,4 @@
-"""The backend `triton`: what `reference.quantize` calls to encode, decode and add up copies (`reference.backend`).
+"""The backend `triton`: what `reference.quantize` calls to encode, decode and add up copies (`codecs.backend`).
 
 Grouped integers and MX go through `encode.py`, `decode.py` and `reduce.py`, outlier hybrids through `hybrid_dynamic.py`
 and `hybrid_static.py`; raw values are a cast, which torch does. Arguments were checked by the caller.
@@ -19,7 +19,7 @@ from thinwire.kernels.encode import encode_into
 from thinwire.kernels.form import parts
 from thinwire.kernels.reduce import reduce_into
 from thinwire.kernels.static_tables import StaticParts, static_parts
-from thinwire.reference.scheme import ALIGNMENT_BYTES, Codec, OutlierHybrid, Raw
+from thinwire.reference.core.scheme import ALIGNMENT_BYTES, Codec, OutlierHybrid, Raw
 
 RAW = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 

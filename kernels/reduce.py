@@ -2,7 +2,7 @@
 
 The middle of a two-step all-reduce and the end of a gather of partials: R copies are read once, the sum is formed in
 fp32 registers in rank order and written once, as values or as the gather phase's wire format. What a rank keeps of its
-own enters as its wire copy, so every rank forms the same bits. The sums are those of `reference.execute`.
+own enters as its wire copy, so every rank forms the same bits. The sums are those of `reference.groups.execute`.
 """
 
 from __future__ import annotations

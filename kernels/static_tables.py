@@ -1,4 +1,4 @@
-"""What the static hybrid's kernels look up: by part, the numbers of `reference.hybrid.runs`; by feature, three lists.
+"""What the static hybrid's kernels look up: by part, the numbers of `codecs.hybrid.runs`; by feature, three lists.
 
 Built on the host from a calibration, once for each (calibration, codec, cut of the tensor, start, ranks, device), and
 cached; calibrations are told apart by identity. Shapes: P parts, F features, R copies.
@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from thinwire.kernels.form import COLUMNS, START, Parts, hybrid_form, parts
-from thinwire.reference.scheme import Codec, OutlierHybrid
+from thinwire.reference.core.scheme import Codec, OutlierHybrid
 
 # Columns of the table after `form.COLUMNS`: features of a row; feature of the part's first value; rows that keep the
 # feature `CUT`, counted from the first value's; features kept in every row; codes and kept values in the first row
@@ -34,7 +34,7 @@ NEVER = tl.constexpr(1 << 30)  # the place of a cut that is not left out
 
 
 class Ranges(Protocol):
-    """What kernels need of a `reference.calibration.Calibration`."""
+    """What kernels need of a `reference.codecs.calibration.Calibration`."""
 
     @property
     def ranks(self) -> int:

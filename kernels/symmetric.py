@@ -56,8 +56,8 @@ from thinwire.kernels.numbers import INTERPRETED
 from thinwire.kernels.reduce import UNROLLED_RANKS, can_requantise, summed
 from thinwire.kernels.tiles import encode_tile, part_row, value_offsets
 from thinwire.kernels.two_step import FLOATS, check_scheme
-from thinwire.reference.schedule import Interval, partition
-from thinwire.reference.scheme import Scheme
+from thinwire.reference.core.schedule import Interval, partition
+from thinwire.reference.core.scheme import Scheme
 
 OPT_IN = "THINWIRE_SYMMETRIC"
 OVERLAP = "TORCH_SYMM_MEM_ALLOW_OVERLAPPING_DEVICES"

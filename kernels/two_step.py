@@ -6,7 +6,7 @@ for their owners; add up each part's copies and push the encoded sum to every ra
 of partials takes two: encode each rank's tensor, whose one copy all ranks read; add up for every rank. It validates
 numerics, kernel bandwidth and launch costs; it says nothing about links, barriers and overlap. Divide by R for a rank.
 
-Results are those of `reference.allreduce.all_reduce_local` bit for bit, bytes those of `reference.schedule.build`.
+Results are those of `reference.allreduce.all_reduce_local` bit for bit, bytes those of `reference.core.schedule.build`.
 Codecs: grouped integers and MX. One tile must be whole groups of both codecs to be reduced and encoded in one launch;
 groups that are no powers of two take a launch and an fp32 tensor more. Legend: R ranks, P parts, N values, B bytes.
 """
@@ -25,8 +25,8 @@ from thinwire.kernels.form import form, parts
 from thinwire.kernels.launch import Tuning
 from thinwire.kernels.reduce import can_requantise, reduce_into, requantise_into
 from thinwire.reference.catalog import scheme as find_scheme
-from thinwire.reference.schedule import Interval, partition
-from thinwire.reference.scheme import MX, GroupedInt, Scheme
+from thinwire.reference.core.schedule import Interval, partition
+from thinwire.reference.core.scheme import MX, GroupedInt, Scheme
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 

@@ -1,7 +1,8 @@
 """Compressed all-reduce: `all_reduce(x, scheme, group)` on tensors, every rank ending with the same bits.
 
-The schedule is the one the simulator times (`reference.schedule`), run by a `Group`. Partial sums are added in fp32 and
-in rank order; what a rank keeps of its own is what its peers decode. The result has the input's dtype and shape.
+The schedule is the one the simulator times (`reference.core.schedule`), run by a `Group`. Partial sums are added in
+fp32 and in rank order; what a rank keeps of its own is what its peers decode. The result has the input's dtype and
+shape.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from thinwire.reference.calibration import Calibration
 from thinwire.reference.catalog import scheme as find_scheme
-from thinwire.reference.execute import Coding, check
-from thinwire.reference.group import Group, LocalGroup, TorchGroup
-from thinwire.reference.schedule import Islands, build
-from thinwire.reference.scheme import Raw, Scheme
+from thinwire.reference.codecs.calibration import Calibration
+from thinwire.reference.core.schedule import Islands, build
+from thinwire.reference.core.scheme import Raw, Scheme
+from thinwire.reference.groups.execute import Coding, check
+from thinwire.reference.groups.group import Group, LocalGroup, TorchGroup
 
 RAW_FORMATS = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
@@ -51,7 +52,7 @@ def all_reduce(
     Args:
         x: this rank's partial sum, bf16, fp16 or fp32, any shape whose last dimension is the features.
         scheme: name, spec or value. Sync-point drop, exempt tokens and sequence overlap are the model's business
-            (`reference.sync`) and ignored here: an all-reduce does not know which values are whose token's.
+            (`reference.decoder.sync`) and ignored here: an all-reduce does not know which values are whose token's.
         group: a TorchGroup, a process group, or None for the default one.
         backend: who runs the codecs, "torch" or "triton".
         calibration: features and scales of a static outlier hybrid.

@@ -23,10 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thinwire.reference.calibration import Calibrator
 from thinwire.reference.catalog import schemes
+from thinwire.reference.codecs.calibration import Calibrator
+from thinwire.reference.core.scheme import MX, OutlierHybrid
 from thinwire.reference.quantize import decode_flat, encode_flat
-from thinwire.reference.scheme import MX, OutlierHybrid
 
 FEATURES = 4096
 

@@ -36,7 +36,7 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Literal, get_args
 
-from thinwire.reference.scheme import (
+from thinwire.reference.core.scheme import (
     GRID_WORDS,
     MX,
     RAW_FORMATS,

@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from thinwire.reference.catalog import scheme as find_scheme
-from thinwire.reference.scheme import Scheme
+from thinwire.reference.core.scheme import Scheme
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -20,10 +20,10 @@ from torch.distributed.tensor.parallel import RowwiseParallel
 from torch.distributed.tensor.placement_types import Placement
 
 from thinwire.reference.allreduce import all_reduce
-from thinwire.reference.backend import AUTO, for_device
-from thinwire.reference.backend import backend as find_backend
 from thinwire.reference.catalog import scheme as find_scheme
-from thinwire.reference.scheme import OutlierHybrid
+from thinwire.reference.codecs.backend import AUTO, for_device
+from thinwire.reference.codecs.backend import backend as find_backend
+from thinwire.reference.core.scheme import OutlierHybrid
 
 
 @torch.library.custom_op("thinwire::all_reduce", mutates_args=())

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from thinwire.reference.backend import backend as find_backend
-from thinwire.reference.calibration import Calibration
-from thinwire.reference.layout import section_views
-from thinwire.reference.scheme import Codec, OutlierHybrid
+from thinwire.reference.codecs.backend import backend as find_backend
+from thinwire.reference.codecs.calibration import Calibration
+from thinwire.reference.codecs.layout import section_views
+from thinwire.reference.core.scheme import Codec, OutlierHybrid
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 

@@ -8,26 +8,26 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from thinwire.reference.catalog import parse_codec
 from thinwire.reference.catalog import scheme as find_scheme
 from thinwire.reference.catalog import schemes as catalog_schemes
-from thinwire.reference.config import ModelConfig, load_model, model_names
-from thinwire.reference.cross_schedule import Wire
+from thinwire.reference.core.config import ModelConfig, load_model, model_names
+from thinwire.reference.core.cross_schedule import Wire
+from thinwire.reference.core.schedule import Op as CollectiveOp
+from thinwire.reference.core.scheme import Codec, Scheme
 from thinwire.reference.mixed import AnyScheme, MixedScheme, auto_budget, find
-from thinwire.reference.schedule import Op as CollectiveOp
-from thinwire.reference.scheme import Codec, Scheme
 from thinwire.sim import predict as main_path
-from thinwire.sim.accuracy import Figure, figure
-from thinwire.sim.cost import CostModel, Launch
-from thinwire.sim.cross_attention import LAYERS_SHARE, METHODS, CrossModel, CrossPrompt, Method
-from thinwire.sim.cross_predict import CrossComparison, compare_cross
-from thinwire.sim.exchange import UNCOMPRESSED, Exchanger, slowdown
+from thinwire.sim.costs.cost import CostModel, Launch
+from thinwire.sim.costs.profile import Profile, load_profile
+from thinwire.sim.cross.predict import CrossComparison, compare_cross
+from thinwire.sim.cross.workload import LAYERS_SHARE, METHODS, CrossModel, CrossPrompt, Method
+from thinwire.sim.events.exchange import UNCOMPRESSED, Exchanger, slowdown
 from thinwire.sim.predict import WhatIf
-from thinwire.sim.profile import Profile, load_profile
+from thinwire.sim.quality.figures import Figure, figure
 from thinwire.sim.report import Prediction
 from thinwire.sim.workload import Prompt
 from thinwire.topologies.cluster import Cluster
 from thinwire.topologies.load import cluster_names, load_cluster
 
 if TYPE_CHECKING:
-    from thinwire.sim.auto import Chosen
+    from thinwire.sim.quality.auto import Chosen
 
 
 def group(cluster: str | Cluster, tp: int | None = None, scaled_links: Mapping[str, float] | None = None) -> Cluster:
@@ -111,8 +111,8 @@ def auto(
 
     The other arguments and errors are `predict`'s; ValueError also where nobody measured the model.
     """
-    from thinwire.sim.auto import choose  # scipy's solver: a quarter of a second that only this needs
-    from thinwire.sim.sensitivity import read, shipped
+    from thinwire.sim.quality.auto import choose  # scipy's solver: a quarter of a second that only this needs
+    from thinwire.sim.quality.losses import read, shipped
 
     gpus = group(cluster, tp, scaled_links)
     costs = profile if isinstance(profile, Profile) else load_profile(gpus, profile)
@@ -194,7 +194,7 @@ def compare_cross_attention(
     Args:
         text_tokens, visual_tokens: of each of `batch` sequences, all GPUs together.
         model: width, heads and MLP of the layers. Llama 3.2 Vision 11B is llama-3-8b with 8 such layers.
-        methods: of `sim.cross_attention.METHODS`; None = all.
+        methods: of `sim.cross.workload.METHODS`; None = all.
         cross_layers: one to four of the model's layers where None, as in transformers' MllamaTextConfig.
         heads, kv_heads, head_dim: in place of the model's.
         partial: codec of the partial outputs that travel in LV-XAttn; all else travels as bf16, log-sum-exps as fp32.

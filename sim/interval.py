@@ -9,10 +9,10 @@ all of the compute once more; products held to the sustained rate are off by tha
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from thinwire.sim.cost import CostModel
-from thinwire.sim.elementwise import elementwise_bytes
-from thinwire.sim.spread import Spread, find, sum_interval
-from thinwire.sim.timeline import Timeline
+from thinwire.sim.costs.cost import CostModel
+from thinwire.sim.costs.elementwise import elementwise_bytes
+from thinwire.sim.costs.spread import Spread, find, sum_interval
+from thinwire.sim.events.timeline import Timeline
 from thinwire.sim.workload import AttendChunks, DecodeAttend, Elementwise, Gemm, Kernel, Workload
 
 Kernels = Mapping[tuple[int, str], Kernel]

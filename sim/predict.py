@@ -8,18 +8,18 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from thinwire.reference.config import ModelConfig
+from thinwire.reference.core.config import ModelConfig
 from thinwire.reference.mixed import AnyScheme
-from thinwire.sim.collective import TimedSchedule
-from thinwire.sim.cost import CostModel, Launch
-from thinwire.sim.engine import Engine, Issue, Result
-from thinwire.sim.exchange import Exchanger, slowdown
-from thinwire.sim.fold import find_runs, folds_of, kept_layers
+from thinwire.sim.costs.cost import CostModel, Launch
+from thinwire.sim.costs.profile import Profile
+from thinwire.sim.events.collective import TimedSchedule
+from thinwire.sim.events.engine import Engine, Issue, Result
+from thinwire.sim.events.exchange import Exchanger, slowdown
+from thinwire.sim.events.fold import find_runs, folds_of, kept_layers
+from thinwire.sim.events.network import Floats
+from thinwire.sim.events.timeline import Fold, Timeline
 from thinwire.sim.interval import kernels_of
-from thinwire.sim.network import Floats
-from thinwire.sim.profile import Profile
 from thinwire.sim.report import Prediction, Traffic, assumptions
-from thinwire.sim.timeline import Fold, Timeline
 from thinwire.sim.workload import Prompt, Workload, build, memory_bytes
 from thinwire.topologies.cluster import Cluster
 

@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from thinwire.reference.config import ModelConfig
+from thinwire.reference.core.config import ModelConfig
 from thinwire.reference.mixed import AnyScheme, MixedScheme, entries, plan_of
-from thinwire.sim.cost import CostModel
-from thinwire.sim.exchange import Exchanger
+from thinwire.sim.costs.cost import CostModel
+from thinwire.sim.costs.spread import CONFIDENCE
+from thinwire.sim.events.exchange import Exchanger
+from thinwire.sim.events.timeline import Breakdown, Timeline
 from thinwire.sim.interval import Interval, Kernels, interval_of
-from thinwire.sim.spread import CONFIDENCE
-from thinwire.sim.timeline import Breakdown, Timeline
 from thinwire.sim.workload import Prompt
 from thinwire.topologies.cluster import Cluster
 

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from thinwire.reference.config import ModelConfig
+from thinwire.reference.core.config import ModelConfig
+from thinwire.reference.core.schedule import Schedule
+from thinwire.reference.core.scheme import Scheme
 from thinwire.reference.mixed import SITES, AnyScheme, Site, plan_of
-from thinwire.reference.schedule import Schedule
-from thinwire.reference.scheme import Scheme
 
 Stream = Literal["compute", "communication"]
 Weights = Literal["bf16", "fp8"]
@@ -108,7 +108,7 @@ class Elementwise:
     """A memory-bound kernel; `width` values wide over `tokens` rows."""
 
     name: str
-    op: str  # one of sim.elementwise.OPS
+    op: str  # one of sim.costs.elementwise.OPS
     tokens: int
     width: int
 

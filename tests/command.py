@@ -2,7 +2,7 @@
 
 import pytest
 
-from thinwire.sim.cli import main
+from thinwire.commands.cli import main
 
 Capture = pytest.CaptureFixture[str]
 

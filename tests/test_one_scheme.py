@@ -1,7 +1,7 @@
 """One definition, three users: for every scheme the bytes of the formula, of the packed buffers, of the simulated links
 and of a real gloo run.
 
-If this fails, somebody counts bytes twice: codecs say sizes (`reference.scheme`), everybody else asks them.
+If this fails, somebody counts bytes twice: codecs say sizes (`reference.core.scheme`), everybody else asks them.
 """
 
 from functools import lru_cache
@@ -13,12 +13,12 @@ import torch
 
 from thinwire.reference.allreduce import all_reduce_local, executable
 from thinwire.reference.catalog import scheme, schemes
-from thinwire.reference.group import LocalGroup
+from thinwire.reference.core.schedule import Schedule, build
+from thinwire.reference.groups.group import LocalGroup
 from thinwire.reference.quantize import encode_flat
-from thinwire.reference.schedule import Schedule, build
-from thinwire.sim.collective import run_alone, time_schedule
-from thinwire.sim.network import Routes
-from thinwire.sim.profile import FabricProfile, Protocol
+from thinwire.sim.costs.profile import FabricProfile, Protocol
+from thinwire.sim.events.collective import run_alone, time_schedule
+from thinwire.sim.events.network import Routes
 from thinwire.topologies.load import load_cluster
 
 from .reference import gloo

@@ -12,7 +12,7 @@ from shutil import copyfile
 
 import pytest
 
-FOLDERS = ("kernels", "reference", "sim", "topologies", "validation")
+FOLDERS = ("commands", "kernels", "reference", "sim", "topologies", "validation")
 SHIPPED_DATA = (
     "gpus",
     "machines",
@@ -103,7 +103,7 @@ def test_unpacked_wheel_brings_its_commands(built: Path) -> None:
     site = built / "commands"
     (wheel,) = (built / "sdist").glob("*.whl")
     zipfile.ZipFile(wheel).extractall(site)
-    refuse = "import sys; sys.modules['torch'] = None; from thinwire.sim.cli import main; main(sys.argv[1:])"
+    refuse = "import sys; sys.modules['torch'] = None; from thinwire.commands.cli import main; main(sys.argv[1:])"
     environment = {**os.environ, "PYTHONPATH": str(site)}
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:

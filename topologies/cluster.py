@@ -16,7 +16,7 @@ from typing import Final, Literal, get_args
 import networkx as nx
 
 SWITCH: Final = -1
-"""Pseudo rank of the reducing switch in `Cluster.route`; the same number as `reference.schedule.SWITCH`."""
+"""Pseudo rank of the reducing switch in `Cluster.route`; the same number as `reference.core.schedule.SWITCH`."""
 
 NodeKind = Literal["gpu", "switch", "host_bridge", "nic"]
 NODE_KINDS: Final[tuple[str, ...]] = get_args(NodeKind)

@@ -12,11 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from thinwire.sim.attention import AttentionModel
-from thinwire.sim.decode_attention import DecodeAttentionModel
-from thinwire.sim.elementwise import ElementwiseModel
-from thinwire.sim.gemm import GemmModel
-from thinwire.sim.profile import (
+from thinwire.sim.costs.attention import AttentionModel
+from thinwire.sim.costs.decode_attention import DecodeAttentionModel
+from thinwire.sim.costs.elementwise import ElementwiseModel
+from thinwire.sim.costs.gemm import GemmModel
+from thinwire.sim.costs.profile import (
     PROFILES,
     Baseline,
     CodecCost,
@@ -29,21 +29,17 @@ from thinwire.sim.profile import (
     gpu_profile_dict,
 )
 from thinwire.topologies.load import load_gpu
-from thinwire.validation import (
-    fit_attention,
-    fit_codec,
-    fit_decode,
-    fit_elementwise,
-    fit_engine,
-    fit_fabric,
-    fit_gemm,
-    records,
-    spreads,
-    spreads_fabric,
-)
-from thinwire.validation.gpus import NEAREST_KERNELS, NEAREST_MEMORY, SYSTEMS
-from thinwire.validation.published_tables import select
-from thinwire.validation.series import calibration
+from thinwire.validation.fits import attention as fit_attention
+from thinwire.validation.fits import codec as fit_codec
+from thinwire.validation.fits import decode as fit_decode
+from thinwire.validation.fits import elementwise as fit_elementwise
+from thinwire.validation.fits import engine as fit_engine
+from thinwire.validation.fits import fabric as fit_fabric
+from thinwire.validation.fits import gemm as fit_gemm
+from thinwire.validation.fits import records, spreads, spreads_fabric
+from thinwire.validation.fits.gpus import NEAREST_KERNELS, NEAREST_MEMORY, SYSTEMS
+from thinwire.validation.fits.published_tables import select
+from thinwire.validation.fits.series import calibration
 
 GPUS = (
     "a100-sxm", "h100-sxm", "h200-sxm", "b200-sxm", "l40s", "rtx-pro-6000",

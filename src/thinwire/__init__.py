@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from thinwire.sim.api import compare as compare
     from thinwire.sim.api import predict as predict
     from thinwire.sim.report import Prediction as Prediction
-    from thinwire.sim.serve import Deployment as Deployment
-    from thinwire.sim.serve import serve as serve
+    from thinwire.sim.serving.serve import Deployment as Deployment
+    from thinwire.sim.serving.serve import serve as serve
 
 __version__ = "0.1.0"
 __all__ = ["Comparison", "Deployment", "Prediction", "__version__", "compare", "predict", "serve"]
@@ -23,7 +23,7 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'thinwire' has no attribute {name!r}")
     if name in ("Deployment", "serve"):
-        from thinwire.sim import serve as serving
+        from thinwire.sim.serving import serve as serving
 
         return getattr(serving, name)
     from thinwire.sim import api

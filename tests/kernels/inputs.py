@@ -15,9 +15,9 @@ from torch import Tensor
 from thinwire.kernels.decode import decode_into
 from thinwire.kernels.encode import encode_into
 from thinwire.kernels.form import parts
-from thinwire.reference.formats import element
+from thinwire.reference.core.formats import element
+from thinwire.reference.core.scheme import MX, Codec, GroupedInt
 from thinwire.reference.quantize import decode_flat, encode_flat
-from thinwire.reference.scheme import MX, Codec, GroupedInt
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 RAW_BITS = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32: torch.int32}

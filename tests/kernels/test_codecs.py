@@ -23,9 +23,9 @@ from thinwire.kernels.launch import Tuning
 from thinwire.kernels.numbers import INTERPRETED
 from thinwire.kernels.reduce import UNROLLED_RANKS, can_requantise, reduce_into, requantise_into
 from thinwire.reference.catalog import parse_codec, schemes
+from thinwire.reference.core.schedule import Interval, partition
+from thinwire.reference.core.scheme import MX, MX_ELEMENTS, GroupedInt, OutlierHybrid, Raw
 from thinwire.reference.quantize import decode_flat, encode_flat
-from thinwire.reference.schedule import Interval, partition
-from thinwire.reference.scheme import MX, MX_ELEMENTS, GroupedInt, OutlierHybrid, Raw
 
 from .inputs import (
     DTYPES,

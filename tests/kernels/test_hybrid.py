@@ -18,10 +18,10 @@ from thinwire.kernels.form import hybrid_form, parts
 from thinwire.kernels.launch import Tuning
 from thinwire.kernels.reduce import UNROLLED_RANKS
 from thinwire.kernels.static_tables import MOST_FEATURES, StaticParts, static_parts
-from thinwire.reference.calibration import Calibration
 from thinwire.reference.catalog import parse_codec
+from thinwire.reference.codecs.calibration import Calibration
+from thinwire.reference.core.scheme import OutlierHybrid
 from thinwire.reference.quantize import decode_flat, encode_flat, reduce_flat
-from thinwire.reference.scheme import OutlierHybrid
 
 from .inputs import DTYPES, POISON, RANGE, RAW_BITS, same
 

@@ -18,7 +18,7 @@ from thinwire.kernels.launch import Tuning
 from thinwire.kernels.norm import norm_into, reduce_norm_into, tile_of, tolerance
 from thinwire.reference import quantize
 from thinwire.reference.catalog import parse_codec
-from thinwire.reference.schedule import Interval, partition
+from thinwire.reference.core.schedule import Interval, partition
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 EPSILON = 1e-5

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from thinwire.kernels.form import form
 from thinwire.kernels.numbers import INTERPRETED, ROUNDER, rounded_quotient
 from thinwire.reference.catalog import parse_codec
-from thinwire.reference.scheme import MX, GroupedInt
+from thinwire.reference.core.scheme import MX, GroupedInt
 
 from .inputs import DTYPES, check_decode, check_encode, groups
 

@@ -31,7 +31,7 @@ from thinwire.kernels.symmetric import Exchange, SymmetricAllReduce, available, 
 from thinwire.reference import quantize
 from thinwire.reference.allreduce import all_reduce_local
 from thinwire.reference.catalog import scheme
-from thinwire.reference.scheme import Codec
+from thinwire.reference.core.scheme import Codec
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 CUDA = torch.cuda.is_available()

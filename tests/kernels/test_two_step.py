@@ -20,8 +20,8 @@ from thinwire.kernels.two_step import TwoStep
 from thinwire.reference import quantize
 from thinwire.reference.allreduce import all_reduce_local
 from thinwire.reference.catalog import scheme, schemes
-from thinwire.reference.schedule import build
-from thinwire.reference.scheme import OutlierHybrid, Raw
+from thinwire.reference.core.schedule import build
+from thinwire.reference.core.scheme import OutlierHybrid, Raw
 
 from .inputs import same
 

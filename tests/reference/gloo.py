@@ -6,12 +6,13 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from thinwire.reference.calibration import Calibration
+from thinwire.reference.codecs.calibration import Calibration
 
 FEATURES = 64
 WORKER = Path(__file__).with_name("gloo_worker.py")
@@ -65,11 +66,10 @@ def run(
     return [json.loads(file.read_text()) if file.exists() else [] for file in files]
 
 
-def on_two_ranks(folder: Path, module: str, function: str) -> list[Any]:
-    """What `function(group)` of a module beside this one gives in each of two gloo processes, by rank."""
+def on_two_ranks(folder: Path, module: ModuleType, function: str) -> list[Any]:
+    """What `function(group)` of a module of these tests gives in each of two gloo processes, by rank."""
     worker = str(Path(__file__).with_name("group_worker.py"))
-    processes = [
-        subprocess.Popen([sys.executable, worker, str(folder), str(rank), module, function]) for rank in range(2)
-    ]
+    command = [sys.executable, worker, str(folder)]
+    processes = [subprocess.Popen([*command, str(rank), str(module.__file__), function]) for rank in range(2)]
     assert [process.wait(timeout=120) for process in processes] == [0, 0]
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]

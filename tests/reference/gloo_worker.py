@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from thinwire.reference import error
 from thinwire.reference.allreduce import all_reduce
-from thinwire.reference.group import TorchGroup
+from thinwire.reference.codecs import error
+from thinwire.reference.groups.group import TorchGroup
 
 
 def main(folder: Path, rank: int) -> None:

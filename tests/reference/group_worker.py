@@ -1,4 +1,4 @@
-"""One of two gloo ranks: writes what a function of a module beside it gives for its group. Never collected; started by
+"""One of two gloo ranks: writes what a function of a module gives for its group. Never collected; started by
 `gloo.on_two_ranks`.
 """
 
@@ -10,19 +10,19 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from thinwire.reference.group import TorchGroup
+from thinwire.reference.groups.group import TorchGroup
 
 
-def main(folder: Path, rank: int, module: str, function: str) -> None:
+def main(folder: Path, rank: int, module: Path, function: str) -> None:
     """Write `folder/rank<r>.json`."""
     torch.set_num_threads(1)
     store = dist.FileStore(str(folder / "store"), 2)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
-    found = getattr(importlib.import_module(module), function)(TorchGroup())
+    found = getattr(importlib.import_module(module.stem), function)(TorchGroup())
     (folder / f"rank{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent))
-    main(Path(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])
+    sys.path.insert(0, str(Path(sys.argv[3]).parent))
+    main(Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])

@@ -5,14 +5,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thinwire.reference import error
 from thinwire.reference.allreduce import all_reduce_local, executable
-from thinwire.reference.calibration import Calibration
 from thinwire.reference.catalog import scheme, schemes
-from thinwire.reference.group import LocalGroup
+from thinwire.reference.codecs import error
+from thinwire.reference.codecs.calibration import Calibration
+from thinwire.reference.core.schedule import build
+from thinwire.reference.core.scheme import Raw, Scheme
+from thinwire.reference.groups.group import LocalGroup
 from thinwire.reference.quantize import decode_flat, encode_flat
-from thinwire.reference.schedule import build
-from thinwire.reference.scheme import Raw, Scheme
 
 from .gloo import FEATURES, calibrated, digest, partial
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from thinwire.reference.catalog import parse_codec, scheme, schemes
-from thinwire.reference.scheme import MX, Collective, GroupedInt, OutlierHybrid, Raw, Scheme
+from thinwire.reference.core.scheme import MX, Collective, GroupedInt, OutlierHybrid, Raw, Scheme
 
 PROMISED = [
     "bf16",

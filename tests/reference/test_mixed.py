@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from thinwire.reference.catalog import scheme, schemes
+from thinwire.reference.core.scheme import Scheme
 from thinwire.reference.mixed import DROP, MixedScheme, entries, find, plan_of, points, read, text, write
-from thinwire.reference.scheme import Scheme
 
 FOUR, EIGHT = scheme("flash-int4"), scheme("flash-int8")
 NAMES = ("bf16", "flash-int8", "two_step:int4-g32-zp", "flash2-int5+exempt-1", "mxfp4", "hierarchical:int4-g128-zp")

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thinwire.reference.config import ModelConfig, parse_config
-from thinwire.reference.group import Group, LocalGroup
+from thinwire.reference.core.config import ModelConfig, parse_config
+from thinwire.reference.decoder.model import BF16, Decoder
+from thinwire.reference.decoder.sync import Calibrating, ExactSync, Observed, SchemeSync
+from thinwire.reference.decoder.weights import random_weights
+from thinwire.reference.groups.group import Group, LocalGroup
 from thinwire.reference.mixed import plan_of
-from thinwire.reference.model import BF16, Decoder
-from thinwire.reference.sync import Calibrating, ExactSync, Observed, SchemeSync
-from thinwire.reference.weights import random_weights
 
 _SIZES: dict[str, Any] = {
     "hidden_size": 36,

@@ -10,17 +10,14 @@ from functools import cache
 
 import numpy as np
 
-from thinwire.reference.config import ModelConfig, load_model
-from thinwire.reference.schedule import Op, Primitive, Schedule, Work
-from thinwire.sim.attention import CORRECTIONS, AttentionModel
-from thinwire.sim.collective import CodecSeconds, TimedSchedule, time_schedule
-from thinwire.sim.cost import CostModel
-from thinwire.sim.decode_attention import SHARE_NODES, DecodeAttentionModel
-from thinwire.sim.elementwise import OPS, ElementwiseModel, OpCost
-from thinwire.sim.exchange import Exchanger, slowdown
-from thinwire.sim.gemm import GemmModel
-from thinwire.sim.network import Floats, Routes
-from thinwire.sim.profile import (
+from thinwire.reference.core.config import ModelConfig, load_model
+from thinwire.reference.core.schedule import Op, Primitive, Schedule, Work
+from thinwire.sim.costs.attention import CORRECTIONS, AttentionModel
+from thinwire.sim.costs.cost import CostModel
+from thinwire.sim.costs.decode_attention import SHARE_NODES, DecodeAttentionModel
+from thinwire.sim.costs.elementwise import OPS, ElementwiseModel, OpCost
+from thinwire.sim.costs.gemm import GemmModel
+from thinwire.sim.costs.profile import (
     Baseline,
     CodecCost,
     FabricProfile,
@@ -30,6 +27,9 @@ from thinwire.sim.profile import (
     Quantity,
     load_profile,
 )
+from thinwire.sim.events.collective import CodecSeconds, TimedSchedule, time_schedule
+from thinwire.sim.events.exchange import Exchanger, slowdown
+from thinwire.sim.events.network import Floats, Routes
 from thinwire.topologies.cluster import Cluster, Gpu
 from thinwire.topologies.generators import Wire, switched_node
 from thinwire.topologies.load import load_cluster

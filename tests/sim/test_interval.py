@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from thinwire.reference.catalog import scheme
-from thinwire.sim.cost import CostModel
+from thinwire.sim.costs.cost import CostModel
+from thinwire.sim.costs.profile import PROFILES, Profile, Quantity, fabric_profile, gpu_profile
+from thinwire.sim.costs.spread import CONFIDENCE, UNKNOWN, Spread, find, sum_interval
+from thinwire.sim.events.timeline import Carried, Fold, Span, Timeline
 from thinwire.sim.interval import Term, interval_of, kernel_spread, kernels_of
 from thinwire.sim.predict import WhatIf, predict
-from thinwire.sim.profile import PROFILES, Profile, Quantity, fabric_profile, gpu_profile
 from thinwire.sim.report import Prediction
-from thinwire.sim.spread import CONFIDENCE, UNKNOWN, Spread, find, sum_interval
-from thinwire.sim.timeline import Carried, Fold, Span, Timeline
 from thinwire.sim.workload import Attend, Elementwise, Gemm, Prompt, build
 
 from .helpers import CATALOG, close, machine, made_up, small, switched

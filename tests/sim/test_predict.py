@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 import thinwire
 from thinwire.reference.catalog import scheme, schemes
-from thinwire.reference.config import load_model
-from thinwire.reference.schedule import build as build_schedule
+from thinwire.reference.core.config import load_model
+from thinwire.reference.core.schedule import build as build_schedule
 from thinwire.sim import api
-from thinwire.sim.cost import CostModel
+from thinwire.sim.costs.cost import CostModel
+from thinwire.sim.costs.profile import load_profile
 from thinwire.sim.predict import WhatIf, predict, run
-from thinwire.sim.profile import load_profile
 from thinwire.sim.report import Prediction
 from thinwire.sim.workload import Prompt, build
 from thinwire.topologies.cluster import Cluster

@@ -13,13 +13,14 @@ import torch
 
 from thinwire.kernels.timing import HostWatch, Limits
 from thinwire.reference.catalog import scheme
-from thinwire.sim.elementwise import ElementwiseModel, OpCost
-from thinwire.sim.profile import PROFILES, CodecCost, GpuProfile, Quantity, gpu_profile
+from thinwire.sim.costs.elementwise import ElementwiseModel, OpCost
+from thinwire.sim.costs.profile import PROFILES, CodecCost, GpuProfile, Quantity, gpu_profile
 from thinwire.topologies.load import load_gpu
-from thinwire.validation import campaign, fit_gemm, shapes
-from thinwire.validation.calibrate_raw import layer_kernels, uncapped
-from thinwire.validation.measure_gpu import Arena, Rig
-from thinwire.validation.measure_model import elementwise_bytes
+from thinwire.validation.campaign import campaign, shapes
+from thinwire.validation.campaign.gpu import Arena, Rig
+from thinwire.validation.campaign.model import elementwise_bytes
+from thinwire.validation.fits import gemm as fit_gemm
+from thinwire.validation.fits.calibrate_raw import layer_kernels, uncapped
 
 GPU = load_gpu("h200-sxm")
 PLAN = shapes.full()
@@ -119,7 +120,7 @@ def _steps(
 
 
 def codec_rows(cost: CodecCost) -> Iterator[tuple[dict[str, Any], float]]:
-    """Every kernel of a two-step all-reduce over 4 and 8 ranks, with its time by the formula of sim/cost.py."""
+    """Every kernel of a two-step all-reduce over 4 and 8 ranks, with its time by the formula of sim/costs/cost.py."""
     bandwidth = GPU.memory_bandwidth_bytes_per_s
     for name in CODECS:
         codec = scheme(name).gather

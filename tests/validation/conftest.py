@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from thinwire.sim.cli import GROUP
+from thinwire.commands.cli import GROUP
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -46,8 +46,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     import tokenizers
     import torch
 
-    from thinwire.reference.config import parse_config
-    from thinwire.reference.weights import random_weights
+    from thinwire.reference.core.config import parse_config
+    from thinwire.reference.decoder.weights import random_weights
 
     folder = tmp_path_factory.mktemp("model") / "tiny"
     folder.mkdir()

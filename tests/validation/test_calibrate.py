@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from thinwire.sim.profile import (
+from thinwire.sim.costs.profile import (
     PROFILES,
     FabricProfile,
     fabric_profile,
@@ -16,10 +16,11 @@ from thinwire.sim.profile import (
     gpu_profile,
     gpu_profile_dict,
 )
-from thinwire.sim.spread import CONFIDENCE, find
+from thinwire.sim.costs.spread import CONFIDENCE, find
 from thinwire.topologies.load import cluster_names, gpu_names, load_cluster, load_gpu
-from thinwire.validation import calibrate, spreads, spreads_fabric
-from thinwire.validation.gpus import NEAREST_KERNELS
+from thinwire.validation import calibrate
+from thinwire.validation.fits import spreads, spreads_fabric
+from thinwire.validation.fits.gpus import NEAREST_KERNELS
 
 GPUS = sorted(path.stem.removeprefix("gpu-") for path in PROFILES.glob("gpu-*.json"))
 FABRICS = sorted(path.stem.removeprefix("fabric-") for path in PROFILES.glob("fabric-*.json"))
@@ -49,7 +50,7 @@ def test_fabrics_are_shipped_byte_for_byte(name: str, tmp_path: Any) -> None:
 
 @pytest.mark.parametrize("kind", ["attention", "decode_attention", "elementwise"])
 def test_the_quick_parts_of_gpu_profiles_are_shipped(kind: str) -> None:
-    """As above. GEMM and ceilings take longer to fit; tests/validation/test_compare.py holds their accuracy."""
+    """As above. GEMM and ceilings take longer to fit; tests/validation/targets/test_compare.py holds their accuracy."""
     fits: dict[str, Callable[[], Mapping[str, Any]]] = {
         "attention": calibrate.attentions,
         "decode_attention": calibrate.decode_attentions,
@@ -190,7 +191,7 @@ def test_spreads_of_fabrics_are_of_rows_left_out() -> None:
 
 def test_prefills_are_the_same_rows_as_the_fits() -> None:
     """The shipped spread of whole prefills is that of 18 rows, and of 17 without one of them."""
-    from thinwire.validation.targets_kernels import _prefill_spreads
+    from thinwire.validation.targets.kernels import _prefill_spreads
 
     whole = _prefill_spreads()
     assert len(whole.keys) == len(set(whole.keys)) == len(whole.left_out) == 18

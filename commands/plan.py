@@ -1,0 +1,164 @@
+"""`thinwire plan`: the cheapest deployment for a load and targets. Loaded by `commands.cli` when it is asked for."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from thinwire.commands.cli import Json, _print
+from thinwire.sim.planning.file import Asked, read
+from thinwire.sim.planning.plan import Outcome, Plan, Planner
+from thinwire.sim.serving.statistics import ms
+
+
+def command(
+    file: Annotated[str, typer.Argument(help="TOML file of a plan; examples/plan.toml explains one.")],
+    what_if: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="'load xF', 'link xF', 'link PATTERN xF', 'price CLUSTER-OR-GPU xF', or several with commas; "
+            "each --what-if is answered by itself."
+        ),
+    ] = None,
+    no_changes: Annotated[bool, typer.Option("--no-changes", help="Leave out what small changes would flip.")] = False,
+    as_json: Json = False,
+) -> None:
+    """The cheapest deployment that keeps TTFT, TPOT and accuracy under a load."""
+    asked = read(Path(file))
+    wanted = [asked.what_if(text) for text in what_if or ()]
+    planner = Planner(asked.problem, lambda line: print(line, file=sys.stderr))
+    plan = planner.solve()
+    said = planner.binding(plan)
+    changes = [planner.solve(change, frontier=False) for change in ([] if no_changes else asked.changes())]
+    answers = [planner.solve(change, frontier=False) for change in wanted]
+    _print(document(asked, plan, said, changes, answers), as_json, lambda: show(asked, plan, said, changes, answers))
+
+
+def document(asked: Asked, plan: Plan, said: list[str], changes: list[Plan], answers: list[Plan]) -> dict[str, Any]:
+    """`plan --json`."""
+    best = plan.cheapest
+    return {
+        "model": asked.file.model,
+        "weights": asked.file.weights,
+        "currency": asked.file.currency,
+        "load": asked.file.load.model_dump(),
+        "targets": asked.file.targets.model_dump(),
+        "prices": {name: asked.file.prices[name].model_dump() for name in asked.clusters},
+        "simulated_seconds": asked.problem.window.duration_s,
+        "seed": asked.problem.seed,
+        "cheapest": None if best is None else best.to_dict(),
+        "binding": said,
+        "frontier": [outcome.to_dict() for outcome in plan.frontier],
+        "candidates": [outcome.to_dict() for outcome in plan.outcomes],
+        "counts": plan.count(),
+        "simulations": plan.simulations,
+        "changes": [_answer(plan, change) for change in changes],
+        "what_if": [_answer(plan, answer) for answer in answers],
+        "assumptions": assumptions(asked),
+    }
+
+
+def _answer(plan: Plan, changed: Plan) -> dict[str, Any]:
+    best = changed.cheapest
+    return {
+        "change": str(changed.what_if),
+        "cheapest": None if best is None else best.to_dict(),
+        "flips": flips(plan, changed),
+        "simulations": changed.simulations,
+    }
+
+
+def flips(plan: Plan, changed: Plan) -> list[str]:
+    """What a change makes different: the machine, the scheme, the number of replicas ...; nothing: []."""
+    before, after = plan.cheapest, changed.cheapest
+    if before is None or after is None:
+        return [] if before is after else ["feasibility"]
+    names = ("cluster", "tp", "scheme", "token_budget", "max_sequences")
+    found = [name for name in names if getattr(before.candidate, name) != getattr(after.candidate, name)]
+    return found if before.replicas == after.replicas else [*found, "replicas"]
+
+
+def assumptions(asked: Asked) -> list[str]:
+    """What the answer rests on."""
+    window = asked.problem.window
+    known = map(asked.inputs.measured, asked.problem.candidates)
+    titles = {figure.title for figure in known if figure is not None}
+    return [
+        "prices are the file's: "
+        + "; ".join(f"{name} {asked.file.prices[name].per_gpu_hour:g}, {asked.file.prices[name].source}"
+                    for name in asked.clusters),
+        "GPUs are paid for one by one: a replica of fewer GPUs than its machine has costs what it uses",
+        f"percentiles are of one simulated run of {window.duration_s:g} s (seed {asked.problem.seed}), the first "
+        f"{window.warm_up_s:g} s not counted, the same requests for every candidate; a target is kept if the value is, "
+        "intervals (95 %) are of batch means",
+        "more replicas never do worse: checked one below each answer found by simulation, not everywhere",
+        f"perplexity ratios are of {' and '.join(sorted(titles)) or 'no model'}, as measured: no promise for another",
+        "replicas are those of thinwire serve, with its assumptions",
+    ]  # fmt: skip
+
+
+def _cell(outcome: Outcome | None) -> str:
+    if outcome is None:
+        return "nothing keeps the targets"
+    c = outcome.candidate
+    return f"{outcome.replicas} x TP {c.tp} of {c.cluster}, {c.scheme}, {c.token_budget} / {c.max_sequences}"
+
+
+def show(asked: Asked, plan: Plan, said: list[str], changes: list[Plan], answers: list[Plan]) -> None:
+    """For people."""
+    from thinwire.commands.tables import console
+
+    best, file = plan.cheapest, asked.file
+    targets = file.targets
+    wants = f"TTFT p{targets.ttft.percentile} {targets.ttft.seconds * 1e3:g} ms"
+    if targets.tpot is not None:
+        wants += f", TPOT p{targets.tpot.percentile} {targets.tpot.seconds * 1e3:g} ms"
+    if targets.perplexity_ratio is not None:
+        wants += f", perplexity ratio {targets.perplexity_ratio:g}"
+    console.print(f"{file.model} ({file.weights}), {file.load.rate_per_s:g} requests/s; {wants}")
+    if best is None:
+        console.print("[bold]No deployment of the search keeps the targets.[/bold]")
+    else:
+        console.print(f"[bold]{_cell(best)}: {best.cost:.4g} {file.currency} an hour[/bold]")
+    for line in said:
+        console.print(f"  binding: {line}")
+    console.print(_outcomes("Frontier of cost, TTFT and accuracy, each at the fewest replicas", plan.frontier, asked))
+    console.print(_outcomes("Candidates", plan.outcomes, asked, why=True))
+    for title, found in (("Small changes", changes), ("What if", answers)):
+        if found:
+            console.print(_changes(title, plan, found))
+    counts = ", ".join(f"{number} {why}" for why, number in plan.count().items())
+    console.print(f"{len(plan.outcomes)} candidates: {counts}; {plan.simulations} runs simulated")
+    for line in assumptions(asked):
+        console.print(f"- {line}")
+
+
+def _outcomes(title: str, outcomes: tuple[Outcome, ...], asked: Asked, why: bool = False) -> Any:
+    from rich.table import Table
+
+    targets = asked.problem.targets
+    heads = ["cluster", "TP", "scheme", "batch", "replicas", f"{asked.file.currency}/h", "perplexity"]
+    heads += [f"TTFT p{targets.ttft_quantile * 100:g}"]
+    heads += [] if asked.file.targets.tpot is None else [f"TPOT p{targets.tpot_quantile * 100:g}"]
+    table = Table(*heads, *(["why"] if why else []), title=title, title_justify="left", box=None, pad_edge=False)
+    for o in outcomes:
+        c = o.candidate
+        least = "" if o.least_replicas is None else f">= {o.least_replicas}"
+        row = [c.cluster, str(c.tp), c.scheme, f"{c.token_budget}/{c.max_sequences}"]
+        row += [least if o.replicas is None else str(o.replicas), "" if o.cost is None else f"{o.cost:.2f}"]
+        row += ["" if o.ratio is None else f"{o.ratio:.4f}", "" if o.ttft is None else ms(o.ttft)]
+        row += [] if asked.file.targets.tpot is None else ["" if o.tpot is None else ms(o.tpot)]
+        table.add_row(*row, *([o.why if o.why == "fits" else f"{o.why}: {o.reason}"] if why else []))
+    return table
+
+
+def _changes(title: str, plan: Plan, found: list[Plan]) -> Any:
+    from rich.table import Table
+
+    table = Table(title, "cheapest", "cost/h", "flips", box=None, pad_edge=False)
+    for changed in found:
+        best = changed.cheapest
+        cost = "" if best is None else f"{best.cost:.2f}"
+        table.add_row(str(changed.what_if), _cell(best), cost, ", ".join(flips(plan, changed)) or "nothing")
+    return table

@@ -1,0 +1,78 @@
+"""`thinwire sweep`. What it needs is imported when it runs: the command line loads this module at every start."""
+
+import json
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from thinwire.sim.sweeps.sweep import Report, Watch
+
+
+class Engine(str, Enum):
+    """Where a sweep runs; a test holds them to sweep_engines.ENGINES."""
+
+    local = "local"
+    dask = "dask"
+    ray = "ray"
+
+
+def sweep(
+    spec: Annotated[str, typer.Argument(help="TOML file of the grid, such as examples/sweep.toml.")],
+    engine: Annotated[Engine, typer.Option(help="Local processes, or an existing Dask or Ray cluster.")] = Engine.local,
+    address: Annotated[
+        str | None, typer.Option(help="The cluster's: tcp://HOST:8786 (Dask), HOST:6379 or ray://HOST:10001 (Ray).")
+    ] = None,
+    out: Annotated[str | None, typer.Option(help="Parquet file; the spec's name beside you when left out.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Local processes, one a core when left out.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+) -> None:
+    """A grid of predictions, serving runs or plans into a Parquet file; a stopped run goes on."""
+    from thinwire.sim.sweeps.sweep import sweep as run
+
+    # joblib, when a sweep is stopped; the sentence below says it better.
+    warnings.filterwarnings("ignore", message=".*tasks which were still being processed", category=UserWarning)
+    try:
+        with _bar() as watch:
+            found = run(spec, out, engine.value, address, workers, watch)
+    except KeyboardInterrupt:
+        print("thinwire: stopped; the same command goes on with what is done", file=sys.stderr)
+        raise
+    if found.left_out:
+        print(
+            f"thinwire: left out {found.left_out} rows of other points or of another thinwire that were in {found.out}",
+            file=sys.stderr,
+        )
+    print(json.dumps(found.to_dict(), indent=1) if as_json else _sentence(found))
+
+
+def _sentence(found: "Report") -> str:
+    speed = f" in {found.seconds:.1f} s, {found.computed / found.seconds:.3g} a second" if found.computed else ""
+    return (
+        f"{found.points} points in {found.out}, {found.failed} of them failed (columns error_type and error); "
+        f"{found.computed} computed{speed}; {found.resumed} were there"
+    )
+
+
+@contextmanager
+def _bar() -> "Iterator[Watch | None]":
+    """A progress bar on standard error, for people."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("points"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("sweep", total=None)
+
+        def watch(done: int, total: int, _: Any) -> None:
+            progress.update(task, completed=done, total=total)
+
+        yield watch

@@ -1,0 +1,262 @@
+"""Tables for people, with rich. Numbers only; every fact they show comes from a prediction or a catalog."""
+
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from math import expm1
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from thinwire.reference.core.scheme import Scheme
+from thinwire.reference.mixed import DROP, SITES, MixedScheme, Site, plan_of
+from thinwire.sim.api import Comparison
+from thinwire.sim.costs.spread import CONFIDENCE
+from thinwire.sim.cross.predict import CrossComparison
+from thinwire.sim.quality.figures import Figure
+from thinwire.sim.report import Prediction
+from thinwire.topologies.cluster import Cluster
+from thinwire.topologies.draw import draw
+
+if TYPE_CHECKING:
+    from thinwire.sim.quality.auto import Chosen
+
+# Piped output has no width: wide enough for the widest table, so that names are not cut.
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+
+
+def _heading(p: Prediction) -> str:
+    prompt = p.prompt
+    return (
+        f"[bold]{p.model.name}[/bold] ({prompt.weights}) on {p.tp} x {p.cluster.gpu.name} of {p.cluster.name}, "
+        f"batch {prompt.batch} x {prompt.input_tokens} tokens"
+    )
+
+
+def _interval(p: Prediction, digits: int) -> str:
+    low_ms, high_ms = p.interval.low_s * 1e3, p.interval.high_s * 1e3
+    return f"{low_ms:.{digits}f} .. {high_ms:.{digits}f}"
+
+
+def _bits(p: Prediction) -> str:
+    shown = [f"{bits:.4g}" for bits in p.bits_per_value.values()]
+    return " / ".join(dict.fromkeys(shown))
+
+
+def prediction(p: Prediction, explain: bool) -> None:
+    """One prediction; `explain` adds where the time goes and what the number rests on."""
+    b = p.breakdown
+    console.print(_heading(p))
+    console.print(
+        f"TTFT [bold]{p.ttft_s * 1e3:.2f} ms[/bold] with {p.scheme.name}, {CONFIDENCE:.0%} interval "
+        f"{_interval(p, 2)} ms ({p.interval.low_s / p.ttft_s - 1:+.1%} .. {p.interval.high_s / p.ttft_s - 1:+.1%})"
+    )
+    table = Table("", "ms", "% of TTFT", box=None, pad_edge=False)
+    for name, seconds in (
+        ("compute", b.compute_s),
+        ("exposed communication", b.exposed_communication_s),
+        ("communication", b.communication_s),
+        ("codec", b.codec_s),
+    ):
+        table.add_row(name, f"{seconds * 1e3:.2f}", f"{seconds / p.ttft_s:.1%}")
+    console.print(table)
+    traffic = p.traffic
+    console.print(
+        f"{traffic.all_reduce_count} all-reduces, {traffic.all_reduce_bytes_per_gpu / 1e6:.1f} MB on the wire a GPU, "
+        f"{_bits(p)} bits a value"
+    )
+    if explain:
+        _explain(p)
+
+
+def _explain(p: Prediction) -> None:
+    table = Table(
+        "on the rank that ends last",
+        "ms",
+        "%",
+        title="Where the milliseconds go",
+        title_justify="left",
+        box=None,
+    )
+    for name, seconds in p.timeline.by_name().items():
+        table.add_row(name, f"{seconds * 1e3:.3f}", f"{seconds / p.ttft_s:.1%}")
+    console.print(table)
+    path = p.timeline.critical_path()
+    total_ms = sum(s.seconds for s in path) * 1e3
+    exchanges_ms = sum(s.seconds for s in path if s.stream == "communication") * 1e3
+    console.print(f"critical path: {len(path)} spans, {total_ms:.2f} ms, {exchanges_ms:.2f} ms of it exchanges")
+    _spreads(p)
+    _assumptions(p.assumptions)
+
+
+def _spreads(p: Prediction) -> None:
+    """What the interval is made of."""
+    table = Table(
+        "part of the critical path", "ms", "off by (90 %)", "known from",
+        title="What the interval is made of", title_justify="left", box=None,
+    )  # fmt: skip
+    found = p.interval
+    terms = [(term.what, term.seconds, term.spread) for term in sorted(found.terms, key=lambda term: -term.seconds)]
+    for what, seconds, spread in (*terms, ("all compute, once more", found.compute_s, found.prefill)):
+        off = "" if spread is None else f"{expm1(spread.low):+.1%} .. {expm1(spread.high):+.1%}"
+        source = "at the sustained rate: as all compute" if spread is None else spread.source
+        table.add_row(what, f"{seconds * 1e3:.3f}", off, source)
+    console.print(table)
+
+
+def _assumptions(sentences: Sequence[str]) -> None:
+    console.print("Rests on:")
+    for sentence in sentences:
+        console.print(f"  - {sentence}", markup=False)
+
+
+def comparison(c: Comparison) -> None:
+    """Schemes, fastest first."""
+    console.print(_heading(c.baseline))
+    table = Table(box=None, pad_edge=False)
+    for column in (
+        "scheme",
+        "TTFT ms",
+        f"{CONFIDENCE:.0%} interval",
+        "speed-up",
+        "compute",
+        "codec",
+        "communication",
+        "exposed",
+        "bits a value",
+        "MB a GPU",
+        "perplexity x",
+    ):
+        table.add_column(column, justify="left" if column == "scheme" else "right", no_wrap=True)
+    for row in c.rows:
+        b = row.breakdown
+        times = (b.compute_s, b.codec_s, b.communication_s, b.exposed_communication_s)
+        cells = [
+            f"{row.ttft_s * 1e3:.1f}",
+            _interval(row, 0),
+            f"{c.speedup(row):.2f}",
+            *(f"{t * 1e3:.1f}" for t in times),
+        ]
+        cells += [_bits(row), f"{row.traffic.all_reduce_bytes_per_gpu / 1e6:.0f}", _perplexity(c.accuracy(row))]
+        table.add_row(row.scheme.name, *cells)
+    console.print(table)
+    for sentence in _measured_on(c):
+        console.print(sentence, markup=False)
+    shared = [s for s in c.baseline.assumptions if all(s in row.assumptions for row in c.rows)]
+    own = dict.fromkeys(s for row in c.rows for s in row.assumptions if s not in shared)
+    _assumptions([*shared, *own])
+
+
+def chosen(c: "Chosen", rows: Comparison) -> None:
+    """What was chosen, site by site, and what it is worth next to the best single scheme."""
+    comparison(rows)
+    console.print(
+        f"expected perplexity x {c.perplexity_ratio:.4f} of x {1 + c.budget:g} allowed; the best single scheme within "
+        f"the same budget is {c.uniform}"
+    )
+    counts = Counter((DROP if entry is None else entry.name, site) for site, entry in _sites(c.scheme))
+    names = sorted({name for name, _ in counts}, key=lambda name: -sum(counts[name, site] for site in SITES))
+    table = Table("sync points", *SITES, box=None, pad_edge=False)
+    for name in names:
+        table.add_row(name, *(str(counts[name, site] or "") for site in SITES))
+    console.print(table)
+    console.print(c.scheme.source, markup=False)
+
+
+def _sites(scheme: MixedScheme) -> list[tuple[Site, Scheme | None]]:
+    return [(site, entry) for (_, site), entry in plan_of(scheme, scheme.layers).items()]
+
+
+def _perplexity(known: Figure | None) -> str:
+    """The ratio and its interval."""
+    if known is None:
+        return ""
+    if known.perplexity_ratio is None:
+        return "not finite"
+    interval = known.perplexity_ratio_interval
+    places = 3 if known.perplexity_ratio < 10 else 0
+    shown = f"{known.perplexity_ratio:.{places}f}"
+    return shown if interval is None else f"{shown} ({interval[0]:.{places}f} .. {interval[1]:.{places}f})"
+
+
+def _measured_on(c: Comparison) -> list[str]:
+    """Whose the last column is: one sentence a model and TP degree."""
+    known = [found for row in c.rows if (found := c.accuracy(row)) is not None]
+    by_source: dict[tuple[str, int], list[Figure]] = {}
+    for found in known:
+        by_source.setdefault((found.title, found.tp), []).append(found)
+    sentences = []
+    for (title, tp), figures in sorted(by_source.items()):
+        near = (
+            "" if tp == c.baseline.tp else f", the nearest to TP {c.baseline.tp} measured (of {len(figures)} schemes)"
+        )
+        other = "" if figures[0].model == c.baseline.model.name else f", not on {c.baseline.model.name}"
+        tokens = sorted({found.tokens for found in figures})
+        counted = f"{tokens[0]}" if len(tokens) == 1 else f"{tokens[0]} to {tokens[-1]}"
+        sentences.append(
+            f"perplexity x: perplexity over the uncompressed model's, {figures[0].confidence:.0%} interval, measured "
+            f"on {title}{other}: {counted} predictions at TP {tp}{near}"
+        )
+    return sentences
+
+
+def cross_comparison(c: CrossComparison) -> None:
+    """Ways to do cross-attention, fastest first, and from where on LV-XAttn sends least."""
+    base = c.baseline
+    prompt, config = base.prompt, base.model.config
+    console.print(
+        f"{base.model.layers} cross-attention layers of [bold]{config.name}[/bold] ({prompt.weights}, "
+        f"{config.num_heads} heads, {config.num_kv_heads} key-value heads of {config.head_dim}) on {base.tp} x "
+        f"{base.cluster.gpu.name} of {base.cluster.name}, batch {prompt.batch}, {prompt.text_tokens} text and "
+        f"{prompt.visual_tokens} visual tokens"
+    )
+    table = Table(box=None, pad_edge=False)
+    for column in ("scheme", "ms", "speed-up", "compute", "codec", "communication", "exposed", "MB a GPU", "memory"):
+        table.add_column(column, justify="left" if column == "scheme" else "right", no_wrap=True)
+    for row in c.rows:
+        b = row.breakdown
+        times = (b.compute_s, b.codec_s, b.communication_s, b.exposed_communication_s)
+        memory = f"{sum(row.memory_bytes.values()) / 1e9:.1f} GB" + ("" if row.fits else ", too much")
+        cells = [f"{row.time_s * 1e3:.2f}", f"{c.speedup(row):.2f}", *(f"{t * 1e3:.2f}" for t in times)]
+        table.add_row(row.method, *cells, f"{max(row.sent_bytes_R) / 1e6:.1f}", memory)
+    console.print(table)
+    console.print(
+        f"speed-up over {base.method}; of {prompt.text_tokens} text tokens, lv-xattn sends less from "
+        f"{c.crossover_visual_tokens} visual tokens on"
+    )
+    _assumptions(list(dict.fromkeys(s for row in c.rows for s in row.assumptions)))
+
+
+def collective(row: Mapping[str, Any]) -> None:
+    """One collective."""
+    console.print(
+        f"{row['op']} of {row['bytes']} bytes on {row['tp']} GPUs of {row['cluster']}: "
+        f"[bold]{row['time_us']:.2f} us[/bold]"
+    )
+    if row["algbw_gb_per_s"] is not None:
+        console.print(f"algbw {row['algbw_gb_per_s']:.2f} GB/s, busbw {row['busbw_gb_per_s']:.2f} GB/s")
+    console.print(f"{row['wire_bytes_per_gpu']} bytes on the wire a GPU, codec {row['codec_us']:.2f} us")
+    _assumptions(row["assumptions"])
+
+
+def catalog(kind: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A catalog; sources go last, one a line."""
+    last = "sources" if kind == "clusters" else "source"
+    columns = [c for c in rows[0] if c not in (last, "bits_per_value")]
+    table = Table(*columns, last, box=None, pad_edge=False)
+    for row in rows:
+        source = row[last] if isinstance(row[last], str) else "\n".join(row[last])
+        table.add_row(*(_cell(row[c]) for c in columns), source)
+    console.print(table)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.1f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def cluster(c: Cluster) -> None:
+    """A machine as a tree of links."""
+    console.print(draw(c), markup=False)

@@ -1,0 +1,269 @@
+"""Where a schedule's bytes travel: all ranks in one process, or one process a rank over torch.distributed.
+
+Both run the same `RankState`s through the same steps: one wire buffer for each step and peer, receives posted a step
+ahead, bytes counted for each peer. A group outlives its collectives; its counters add up until
+`reset_counters`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from thinwire.reference.core.schedule import SWITCH, Schedule, Step, Transfer
+from thinwire.reference.groups.execute import Coding, RankState, incoming
+
+_BROKEN: WeakKeyDictionary[dist.ProcessGroup, str] = WeakKeyDictionary()  # and why
+
+
+class Group(ABC):
+    """Ranks that run collectives together."""
+
+    sent_bytes: Counter[tuple[int, int]]  # (source, destination) -> bytes sent so far
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Number of ranks."""
+
+    @abstractmethod
+    def run(self, schedule: Schedule, values: Sequence[Tensor], coding: Coding) -> list[Tensor]:
+        """Run a schedule on the flat fp32 values of the ranks held here, in place; gives them back."""
+
+    def reset_counters(self) -> None:
+        """Start counting bytes anew."""
+        self.sent_bytes.clear()
+
+
+class LocalGroup(Group):
+    """All ranks in this process: for tests, for accuracy runs, and as the oracle of what TorchGroup gives."""
+
+    def __init__(self, size: int) -> None:
+        if size < 1:
+            raise ValueError(f"a group has at least one rank: size={size}")
+        self._size = size
+        self.sent_bytes = Counter()
+
+    @property
+    def size(self) -> int:
+        """Number of ranks."""
+        return self._size
+
+    def run(self, schedule: Schedule, values: Sequence[Tensor], coding: Coding) -> list[Tensor]:
+        """`values` of all ranks, in rank order."""
+        if len(values) != self._size or schedule.ranks != self._size:
+            raise ValueError(
+                f"a LocalGroup of {self._size} ranks was given {len(values)} tensors for {schedule.ranks} ranks"
+            )
+        states = [RankState(rank, value, coding) for rank, value in enumerate(values)]
+        for lane in schedule.lanes:
+            for step in lane.steps:
+                for state in states:
+                    state.do(step)
+                self._move(step, states)
+        return list(values)
+
+    def _move(self, step: Step, states: Sequence[RankState]) -> None:
+        sent = {state.rank: state.outgoing(step) for state in states}
+        for source, buffers in sent.items():
+            for destination, buffer in buffers.items():
+                self.sent_bytes[source, destination] += buffer.numel()
+        from_switch = _Switch(step, {source: buffers[SWITCH] for source, buffers in sent.items() if SWITCH in buffers})
+        for state in states:
+            peers = {t.source for t in incoming(step, state.rank)} - {SWITCH}
+            state.take(step, {peer: sent[peer][state.rank] for peer in peers})
+            for transfer in incoming(step, state.rank):
+                if transfer.source == SWITCH:
+                    state.file(transfer, from_switch.copy(transfer))
+                    self.sent_bytes[SWITCH, state.rank] += transfer.nbytes
+
+
+class _Switch:
+    """A switch that sums what it is sent for an interval, in rank order and fp32, and passes one copy on to many."""
+
+    def __init__(self, step: Step, buffers: dict[int, Tensor]) -> None:
+        self._partials: dict[tuple[int, int], list[Tensor]] = {}
+        offsets = dict.fromkeys(buffers, 0)
+        for t in sorted(incoming(step, SWITCH), key=lambda t: t.source):
+            start = offsets[t.source]
+            offsets[t.source] += t.nbytes
+            copy = buffers[t.source][start : offsets[t.source]]
+            self._partials.setdefault((t.interval.start, t.interval.stop), []).append(copy)
+
+    def copy(self, transfer: Transfer) -> Tensor:
+        partials = self._partials[transfer.interval.start, transfer.interval.stop]
+        if len(partials) == 1:
+            return partials[0]
+        coding, numel = Coding(), len(transfer.interval)
+        total_N = coding.decode(partials[0], numel, transfer.codec, None, transfer.interval.start)
+        for partial in partials[1:]:
+            total_N = total_N + coding.decode(partial, numel, transfer.codec, None, transfer.interval.start)
+        return coding.encode(total_N, transfer.codec, None, transfer.interval.start)
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A step under way: its receives and sends."""
+
+    step: Step
+    where: str
+    buffers: dict[int, Tensor]
+    receives: dict[int, dist.Work | None]
+    sends: dict[int, dist.Work | None]
+    kept: dict[int, Tensor]  # buffers on their way must not be freed
+
+
+class TorchGroup(Group):
+    """One rank of a torch.distributed process group (gloo on CPUs, NCCL on GPUs).
+
+    None takes the default group. All ranks must run the same collectives in the same order, on tensors of one shape and
+    dtype, and only one thread of each may: messages are told apart by that order. A connection that breaks gives a
+    RuntimeError saying with which peer and where, at the latest after the process group's timeout (on gloo; NCCL's
+    watchdog speaks for itself). After any error in the middle of a collective the process group is not used again:
+    receives posted for it would swallow the next one's messages.
+    """
+
+    def __init__(self, process_group: dist.ProcessGroup | None = None) -> None:
+        if not dist.is_initialized():
+            raise RuntimeError("torch.distributed is not initialised: call init_process_group first")
+        found = process_group if process_group is not None else dist.group.WORLD
+        if found is None:
+            raise RuntimeError("torch.distributed has no default process group")
+        self._group: dist.ProcessGroup = found
+        self._peers = dist.get_process_group_ranks(self._group)
+        self.rank = dist.get_rank(self._group)
+        self.sent_bytes = Counter()
+        self._early: tuple[Schedule, dict[int, list[_Pending]]] | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of ranks."""
+        return len(self._peers)
+
+    def prepare(self, schedule: Schedule) -> None:
+        """Post the receives that the next collective, which must be this one, begins with (gloo; CPU tensors only).
+
+        A rank that arrives early then sends at once to peers that still compute: without, gloo waits to be asked for
+        the bytes, and such requests queue behind the bytes of others.
+        """
+        if self._early is not None:
+            raise ValueError("a collective is prepared already and has not been run")
+        lanes = range(min(schedule.chunks_in_flight, len(schedule.lanes)))
+        self._early = schedule, {number: self._ahead(schedule, number, 0, [], torch.device("cpu")) for number in lanes}
+
+    def run(self, schedule: Schedule, values: Sequence[Tensor], coding: Coding) -> list[Tensor]:
+        """`values` of this rank alone."""
+        if len(values) != 1 or schedule.ranks != self.size:
+            raise ValueError(
+                f"rank {self.rank} of a TorchGroup of {self.size} was given {len(values)} tensors "
+                f"for {schedule.ranks} ranks"
+            )
+        if any(
+            SWITCH in (t.source, t.destination)
+            for lane in schedule.lanes
+            for step in lane.steps
+            for t in step.transfers
+        ):
+            raise ValueError(f"collective {schedule.collective} needs a switch that sums; a TorchGroup has none")
+        if reason := _BROKEN.get(self._group):
+            raise RuntimeError(f"this process group broke in an earlier collective, make a new one: {reason}")
+        try:
+            self._run_lanes(RankState(self.rank, values[0], coding), schedule)
+        except BaseException as error:
+            _BROKEN[self._group] = str(error) or type(error).__name__
+            raise
+        return list(values)
+
+    def _run_lanes(self, state: RankState, schedule: Schedule) -> None:
+        prepared, early = self._early or (schedule, {})
+        if prepared is not schedule:
+            raise ValueError(f"another collective was prepared: {prepared.collective} of {prepared.numel} values")
+        self._early = None
+        waiting = [self._lane(state, schedule, number, early.get(number, [])) for number in range(len(schedule.lanes))]
+        active = waiting[: schedule.chunks_in_flight]
+        waiting = waiting[schedule.chunks_in_flight :]
+        while active:  # lanes take turns: one encodes while another's bytes are on their way
+            for lane in list(active):
+                if next(lane, None) is None:
+                    active.remove(lane)
+                    active += waiting[:1]
+                    waiting = waiting[1:]
+
+    def _lane(self, state: RankState, schedule: Schedule, number: int, posted: list[_Pending]) -> Iterator[bool]:
+        steps = schedule.lanes[number].steps
+        for index, step in enumerate(steps):
+            posted = self._ahead(schedule, number, index, posted, state.value_N.device)
+            pending = posted.pop(0)
+            state.do(step)
+            self._send(pending, state, number * len(steps) + index)
+            yield True
+            self._finish(pending, state)
+
+    def _ahead(
+        self, schedule: Schedule, number: int, index: int, posted: list[_Pending], device: torch.device
+    ) -> list[_Pending]:
+        """The receives of step `index` of a lane and of the one after it, those in `posted` among them.
+
+        They stand a step before their bytes come, so that gloo's request for these need not queue behind this step's.
+        """
+        steps = schedule.lanes[number].steps
+        for later in range(index + len(posted), min(index + 2, len(steps))):
+            where = f"step {later} ({steps[later].primitive}) of chunk {number}"
+            posted.append(self._post(steps[later], where, device, number * len(steps) + later))
+        return posted
+
+    def _post(self, step: Step, where: str, device: torch.device, tag: int) -> _Pending:
+        sizes: Counter[int] = Counter()
+        for t in incoming(step, self.rank):
+            sizes[t.source] += t.nbytes
+        buffers = {peer: torch.empty(size, dtype=torch.uint8, device=device) for peer, size in sorted(sizes.items())}
+        pending = _Pending(step, where, buffers, {}, {}, {})
+        if device.type == "cpu":  # in stream order, as on GPUs, a receive before its send would wait for ever
+            for peer, buffer in buffers.items():
+                with self._losing(peer, where):
+                    pending.receives[peer] = dist.irecv(buffer, self._peers[peer], self._group, tag)
+        return pending
+
+    def _send(self, pending: _Pending, state: RankState, tag: int) -> None:
+        pending.kept = state.outgoing(pending.step)
+        for peer, buffer in pending.kept.items():
+            self.sent_bytes[self.rank, peer] += buffer.numel()
+        if state.value_N.device.type == "cpu":
+            # The next rank first, so that not all send to the same one at once.
+            for peer in sorted(pending.kept, key=lambda peer: (peer - self.rank) % self.size):
+                buffer = pending.kept[peer]
+                with self._losing(peer, pending.where):
+                    pending.sends[peer] = dist.isend(buffer, self._peers[peer], self._group, tag)
+            return
+        peers = [*pending.buffers, *pending.kept]
+        ops = [dist.P2POp(dist.irecv, b, self._peers[p], self._group) for p, b in pending.buffers.items()]
+        ops += [dist.P2POp(dist.isend, b, self._peers[p], self._group) for p, b in pending.kept.items()]
+        works = dist.batch_isend_irecv(ops) if ops else []
+        pending.receives = dict(zip(peers, works, strict=False))
+
+    def _finish(self, pending: _Pending, state: RankState) -> None:
+        for works in (pending.receives, pending.sends):
+            for peer, work in works.items():
+                with self._losing(peer, pending.where):
+                    if work is not None:
+                        work.wait()
+        state.take(pending.step, pending.buffers)
+
+    @contextmanager
+    def _losing(self, peer: int, where: str) -> Iterator[None]:
+        """Name the peer and the step in what the backend raises when a connection breaks or the timeout passes."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"rank {self.rank} lost rank {peer} in {where} of a collective "
+                f"(or rank {peer} gave up when it lost another): {error}"
+            ) from error

@@ -1,0 +1,166 @@
+"""Seconds of every kernel: the profile asked by name and shape, nothing else.
+
+A compute kernel costs what its model says (GEMM, attention, element-wise), at least what power allows over a whole
+prefill, and the gap the engine leaves before the next launch. A codec kernel is bound by memory: it costs the bytes it
+reads and writes.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thinwire.reference.core.schedule import Work
+from thinwire.sim.costs.elementwise import elementwise_bytes
+from thinwire.sim.costs.profile import FabricProfile, GpuProfile, Profile, Quantity
+from thinwire.sim.workload import Attend, AttendChunks, CrossAttend, DecodeAttend, Elementwise, Gemm, Kernel
+from thinwire.topologies.cluster import Gpu
+
+BF16_BYTES = 2
+
+Launch = Literal["eager", "graph"]
+GRAPH_GAP = Quantity(0.0, "measured: the kernel tables are timed in CUDA-graph replays, gaps included")
+
+
+@dataclass(frozen=True, eq=False)
+class CostModel:
+    """Turns shapes into seconds for one GPU on one fabric."""
+
+    profile: Profile
+    gpu: Gpu
+    launch: Launch = "eager"
+
+    def __post_init__(self) -> None:
+        if self.launch not in get_args(Launch):
+            raise ValueError(f"launch must be one of {', '.join(get_args(Launch))}: launch={self.launch!r}")
+
+    @property
+    def gap_s(self) -> Quantity:
+        """Idle time between two kernels: what the engine's host leaves, or next to nothing in a graph."""
+        return self.profile.gpu.kernel_gap_s if self.launch == "eager" else GRAPH_GAP
+
+    @property
+    def fabric(self) -> FabricProfile:
+        """The fabric's half of the profile."""
+        return self.profile.fabric
+
+    def kernel_s(self, kernel: Kernel) -> float:
+        """Seconds from this kernel's start to the next one's."""
+        return _kernel_alone_s(self.profile.gpu, kernel) + self.gap_s.value
+
+    def is_sustained(self, product: Gemm) -> bool:
+        """Is a product held to the rate that power allows over a whole prefill?"""
+        gpu = self.profile.gpu
+        return gpu.gemm[product.precision].time_s(product.m, product.n, product.k) < _sustained_s(gpu, product)
+
+    def codec_s(self, work: Iterable[Work], ranks: int, fused: bool) -> NDArray[np.float64]:
+        """Codec time of each rank in one step, (R,).
+
+        Kernels of their own read or write the tensor and the encoded buffers, and leave a gap as all kernels do. Fused
+        into the collective's kernel they cost the encoded buffers alone: reading the tensor and writing the result is
+        what an uncompressed collective does as well, and so part of its protocol's efficiency, as is the reduction of
+        raw values, which need no codec. Kernels that the profile has timed themselves cost what they took.
+        """
+        codec = self.profile.gpu.codec
+        timed_s_R = np.zeros(ranks)
+        if codec.timed:
+            lines = {(line.codec, line.kind): line for line in codec.timed}
+            rest = []
+            for w in work:
+                line = lines.get((w.codec.spec, w.kind))
+                if line is None:
+                    rest.append(w)
+                else:
+                    copies = len(w.sources) if w.kind == "reduce" else 1
+                    timed_s_R[w.rank] += line.call_s + line.value_s * copies * len(w.interval)
+            work = rest
+        moved = codec_traffic(work, ranks)
+        bandwidth = self.gpu.memory_bandwidth_bytes_per_s
+        wire_s = moved.wire_bytes_R / (bandwidth * codec.wire_share.value)
+        if fused:
+            return timed_s_R + wire_s + moved.passes_R * codec.fused_pass_s.value
+        local_s = moved.local_bytes_R / (bandwidth * codec.local_share.value)
+        return timed_s_R + local_s + wire_s + moved.passes_R * (codec.separate_pass_s.value + self.gap_s.value)
+
+
+def _sustained_s(costs: GpuProfile, product: Gemm) -> float:
+    return 2.0 * product.m * product.n * product.k / costs.sustained_flops_per_s[product.precision].value
+
+
+def _kernel_alone_s(costs: GpuProfile, kernel: Kernel) -> float:
+    match kernel:
+        case Gemm(m=m, n=n, k=k, precision=precision):
+            return max(costs.gemm[precision].time_s(m, n, k), _sustained_s(costs, kernel))
+        case Attend():
+            return costs.attention.time_s(
+                kernel.batch,
+                kernel.query_tokens,
+                kernel.key_tokens,
+                kernel.heads,
+                kernel.kv_heads,
+                kernel.head_dim,
+                kernel.window,
+            )
+        case CrossAttend():
+            return costs.attention.cross_time_s(
+                kernel.batch,
+                kernel.query_tokens,
+                kernel.key_tokens,
+                kernel.heads,
+                kernel.kv_heads,
+                kernel.head_dim,
+            )
+        case AttendChunks(chunks=chunks, heads=heads, kv_heads=kv_heads, head_dim=dim, window=window):
+            model = costs.attention
+            alone_s = (model.time_s(1, tokens, keys, heads, kv_heads, dim, window) for tokens, keys in chunks)
+            return model.floor_s + sum(seconds - model.floor_s for seconds in alone_s)
+        case DecodeAttend():
+            return costs.decode_attention.time_s(
+                kernel.sequences,
+                kernel.context_tokens,
+                kernel.heads,
+                kernel.kv_heads,
+                kernel.head_dim,
+                kernel.window,
+            )
+        case Elementwise(op=op, tokens=tokens, width=width):
+            return costs.elementwise.time_s(op, elementwise_bytes(op, tokens, width))
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class CodecTraffic:
+    """What the codec kernels of one step read and write on each rank, (R,): the tensor itself, encoded buffers, and
+    in how many passes.
+    """
+
+    local_bytes_R: NDArray[np.float64]
+    wire_bytes_R: NDArray[np.float64]
+    passes_R: NDArray[np.int64]
+
+
+def codec_traffic(work: Iterable[Work], ranks: int) -> CodecTraffic:
+    """Count a step's work. A reduce and the encode of the sum that follows it are one pass: the sum stays in
+    registers.
+    """
+    local, wire = np.zeros(ranks), np.zeros(ranks)
+    passes: dict[str, NDArray[np.bool_]] = {
+        kind: np.zeros(ranks, dtype=bool) for kind in ("encode", "reduce", "decode")
+    }
+    reduced: set[tuple[int, int, int]] = set()
+    for w in work:
+        values = len(w.interval)
+        if w.codec.is_raw or not values:
+            continue
+        copies = len(w.sources) if w.kind == "reduce" else 1
+        wire[w.rank] += copies * w.codec.wire_bytes(values)
+        where = (w.rank, w.interval.start, w.interval.stop)
+        if w.kind == "encode" and where in reduced:
+            local[w.rank] -= BF16_BYTES * values
+        else:
+            local[w.rank] += BF16_BYTES * values
+            passes[w.kind][w.rank] = True
+        if w.kind == "reduce":
+            reduced.add(where)
+    return CodecTraffic(local, wire, np.sum(list(passes.values()), axis=0, dtype=np.int64))

@@ -1,0 +1,409 @@
+"""Profiles: the only place where seconds come from.
+
+A GPU profile holds what one GPU's kernels cost; a fabric profile what a collective library makes of a fabric's links.
+Both are JSON files in `sim/profiles/` (`gpu-<name>.json`, `fabric-<name>.json`), written by `make calibrate` from the
+tables in `validation/published/`; the user's own (`--profile FILE`) may replace either. Every number names its source.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from itertools import chain, pairwise
+from math import exp, isfinite, log
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as checked
+
+from thinwire.reference.core.scheme import Collective
+from thinwire.sim.costs.attention import AttentionModel
+from thinwire.sim.costs.decode_attention import DecodeAttentionModel
+from thinwire.sim.costs.elementwise import ElementwiseModel
+from thinwire.sim.costs.gemm import GemmModel
+from thinwire.sim.costs.spread import Spread, check_source
+from thinwire.topologies.cluster import Cluster
+
+PROFILES = Path(__file__).parents[1] / "profiles"
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """A named number with the place it was learnt from: `datasheet: ...`, `measured: ...` or `assumed: ...`."""
+
+    value: float
+    source: str
+
+    def __post_init__(self) -> None:
+        check_source(self.source)
+        if not (isfinite(self.value) and self.value >= 0):
+            raise ValueError(f"a quantity is finite and not negative: {self.value} ({self.source})")
+
+
+@dataclass(frozen=True, slots=True)
+class FitRecord:
+    """What a part of a profile was fitted to, and what the fit leaves: |predicted / measured - 1| of those rows."""
+
+    what: str
+    table: str  # in validation/published/
+    rows: str  # numbers from 0, as ranges: "0-52,104"
+    median: float
+    percentile_90: float
+    worst: float
+
+
+@dataclass(frozen=True, slots=True)
+class CodecKernel:
+    """One kernel of one codec, timed itself: `call_s` a call, and `value_s` a value (a reduce: of each copy)."""
+
+    codec: str  # its spec; raw formats too
+    kind: Literal["encode", "reduce", "decode"]
+    call_s: float
+    value_s: float
+    source: str
+
+    def __post_init__(self) -> None:
+        check_source(self.source)
+        if not all(isfinite(x) and x >= 0 for x in (self.call_s, self.value_s)):
+            raise ValueError(f"times are finite and not negative: {self}")
+
+
+@dataclass(frozen=True, slots=True)
+class CodecCost:
+    """Cost of codec kernels: a time a pass, and bytes over a share of the memory bandwidth.
+
+    Encoded buffers have a share of their own: memory that peers may write can be slower than the GPU's own. `timed`
+    holds kernels whose cost is no matter of bytes (a CPU's) and goes before the rest.
+    """
+
+    fused_pass_s: Quantity  # inside the collective's kernel
+    separate_pass_s: Quantity  # as a launch of its own
+    local_share: Quantity
+    wire_share: Quantity
+    timed: tuple[CodecKernel, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not (self.local_share.value > 0 and self.wire_share.value > 0):
+            raise ValueError(f"shares must be positive: {self.local_share.value} and {self.wire_share.value}")
+
+
+@dataclass(frozen=True, slots=True)
+class GpuProfile:
+    """What kernels cost on one GPU."""
+
+    name: str
+    gpu: str
+    gemm: Mapping[str, GemmModel]  # by weight precision: bf16, fp8
+    attention: AttentionModel
+    decode_attention: DecodeAttentionModel
+    elementwise: ElementwiseModel
+    sustained_flops_per_s: Mapping[str, Quantity]  # what power allows over a whole prefill, by precision
+    kernel_gap_s: Quantity  # idle time between two kernels of an eagerly launched layer
+    codec: CodecCost
+    assumptions: tuple[str, ...] = ()
+    fits: tuple[FitRecord, ...] = ()
+    spreads: tuple[Spread, ...] = ()  # of gemm (m), both attentions (keys), elementwise (bytes), gap, codec, prefill
+
+    def __post_init__(self) -> None:
+        given, ceilings = sorted(self.gemm), sorted(self.sustained_flops_per_s)
+        if "bf16" not in given or given != ceilings:
+            raise ValueError(
+                f"profile {self.name}: gemm and sustained_flops_per_s name the same precisions, bf16 among them: "
+                f"{given} and {ceilings}"
+            )
+        if not all(q.value > 0 for q in self.sustained_flops_per_s.values()):
+            raise ValueError(f"profile {self.name}: sustained_flops_per_s must be positive")
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """What one library makes of one primitive at one rank count.
+
+    A call costs `launch_s` once and `hop_s` each step, plus its bytes at `efficiency(bytes_per_rank)` of the rate the
+    network would give; `bytes_per_rank` is what one rank sends in the whole call. Efficiency is interpolated on log-log
+    axes and constant outside the knots; bytes / efficiency rises from knot to knot (checked), so more bytes are never
+    faster.
+    """
+
+    library: str
+    op: str
+    primitive: str
+    ranks: int
+    launch_s: float
+    hop_s: float
+    knots: tuple[tuple[float, float], ...]  # (bytes_per_rank, efficiency)
+    channels: int  # connections side by side between two ranks: each gets a link's per-flow cap
+    source: str
+    posted: bool = False  # sockets: a rank hands over what it sends and goes on; a GPU's kernels stay until it is sent
+
+    def __post_init__(self) -> None:
+        check_source(self.source)
+        if self.primitive not in STAND_INS or self.ranks < 1:
+            raise ValueError(f"protocol {self.key}: needs ranks >= 1 and a primitive among {', '.join(STAND_INS)}")
+        if not all(isfinite(x) for x in (self.launch_s, self.hop_s, *chain.from_iterable(self.knots))):
+            raise ValueError(f"protocol {self.key}: numbers must be finite")
+        if not self.knots or self.launch_s < 0 or self.hop_s < 0 or self.channels < 1:
+            raise ValueError(
+                f"protocol {self.key}: needs knots, launch_s >= 0, hop_s >= 0, channels >= 1 "
+                f"(given {len(self.knots)} knots, {self.launch_s}, {self.hop_s}, {self.channels})"
+            )
+        if self.posted and self.primitive == "nvls":
+            raise ValueError(f"protocol {self.key}: a switch that sums needs every rank, so nvls cannot be posted")
+        if min(min(knot) for knot in self.knots) <= 0:
+            raise ValueError(f"protocol {self.key}: bytes and efficiencies must be positive: {self.knots}")
+        for (low, slow), (high, fast) in pairwise(self.knots):
+            if not (high > low and high / fast >= low / slow * (1 - 1e-9)):
+                raise ValueError(
+                    f"protocol {self.key}: bytes/efficiency must rise, knots {(low, slow)} and {(high, fast)}"
+                )
+
+    @property
+    def key(self) -> tuple[str, str, str, int]:
+        """What the entry is looked up by."""
+        return self.library, self.op, self.primitive, self.ranks
+
+    @property
+    def hops(self) -> int:
+        """Messages of one size that a rank sends in the whole call, chunk by chunk."""
+        return max(1, self.ranks - 1) * (2 if self.op == "all_reduce" else 1)
+
+    def efficiency(self, bytes_per_rank: float) -> float:
+        """Share of the network's rate reached when a rank sends `bytes_per_rank` in all."""
+        knots = self.knots
+        if bytes_per_rank <= knots[0][0]:
+            return knots[0][1]
+        for (low, slow), (high, fast) in pairwise(knots):
+            if bytes_per_rank <= high:
+                share = log(bytes_per_rank / low) / log(high / low)
+                return exp(log(slow) + share * (log(fast) - log(slow)))
+        return knots[-1][1]
+
+
+# Where a fabric lacks a primitive, the nearest in kind stands in, in this order; the prediction says so.
+STAND_INS: Mapping[str, tuple[str, ...]] = {
+    "all_to_all": ("all_gather", "reduce_scatter", "ring"),
+    "all_gather": ("all_to_all", "reduce_scatter", "ring"),
+    "reduce_scatter": ("all_to_all", "all_gather", "ring"),
+    "ring": ("all_to_all", "all_gather", "nvls"),
+    "tree": ("ring", "all_to_all", "nvls"),
+    "nvls": ("ring", "all_to_all"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """One way a library or engine carries an uncompressed op; `chunks` pieces of the message are pipelined through
+    its steps.
+    """
+
+    library: str
+    collective: str
+    chunks: int = 1
+
+    def __post_init__(self) -> None:
+        if self.collective not in get_args(Collective) or self.chunks < 1:
+            raise ValueError(f"a baseline needs a collective and chunks >= 1: {self.collective!r}, {self.chunks}")
+
+
+@dataclass(frozen=True, slots=True)
+class FabricProfile:
+    """What the collective libraries make of one fabric."""
+
+    name: str
+    protocols: tuple[Protocol, ...]
+    baseline: Mapping[str, tuple[Baseline, ...]]  # op -> what an engine's uncompressed op chooses from
+    libraries: Mapping[str, str]  # who carries encoded bytes, by codec launch: "separate", "fused"
+    assumptions: tuple[str, ...] = ()
+    fits: tuple[FitRecord, ...] = ()
+    within: str | None = None  # the fabric of one island, where this one joins several
+    spreads: tuple[Spread, ...] = ()  # of what each library carries, by bytes of the message, and of stand-ins
+
+    def protocol(self, library: str, op: str, primitive: str, ranks: int) -> tuple[Protocol, str]:
+        """The entry to use and, where it is not the one asked for, a sentence saying what stands in (else "")."""
+        best: Protocol | None = None
+        best_rank: tuple[float, ...] = ()
+        order = (primitive, *STAND_INS.get(primitive, ()))
+        chosen_from = {choice.library for choices in self.baseline.values() for choice in choices}
+        for p in self.protocols:
+            if p.primitive not in order:
+                continue
+            rank = (
+                float(order.index(p.primitive)),
+                float(p.library != library),
+                float(p.op != op),
+                float(p.library not in chosen_from),
+                abs(log(p.ranks / ranks)),
+                float(p.ranks),
+            )
+            if best is None or rank < best_rank:
+                best, best_rank = p, rank
+        if best is None:
+            raise ValueError(
+                f"fabric {self.name} has no protocol for {primitive}; "
+                f"it has {', '.join(sorted({p.primitive for p in self.protocols}))}"
+            )
+        if best.key == (library, op, primitive, ranks) or (best.primitive, best.library, best.ranks) == (
+            primitive,
+            library,
+            ranks,
+        ):
+            return best, ""
+        return best, (
+            f"{self.name}: no measurement of {primitive} by {library} on {ranks} ranks; its software latency and "
+            f"efficiency are those of {best.primitive} by {best.library} on {best.ranks} ranks"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A GPU's and a fabric's costs together."""
+
+    gpu: GpuProfile
+    fabric: FabricProfile
+
+    @property
+    def name(self) -> str:
+        """Both names, for people."""
+        return f"gpu-{self.gpu.name} + fabric-{self.fabric.name}"
+
+
+STRICT = ConfigDict(extra="forbid")
+
+
+@checked(frozen=True, config=STRICT)
+class _GpuFile:
+    """A GPU profile as it stands in its file: the kernels' models still as plain tables."""
+
+    name: str
+    gpu: str
+    gemm: dict[str, dict[str, Any]]
+    attention: dict[str, Any]
+    decode_attention: dict[str, Any]
+    elementwise: dict[str, Any]
+    sustained_flops_per_s: dict[str, Quantity]
+    kernel_gap_s: Quantity
+    codec: CodecCost
+    assumptions: tuple[str, ...] = ()
+    fits: tuple[FitRecord, ...] = ()
+    spreads: tuple[Spread, ...] = ()
+
+
+def gpu_profile(data: Mapping[str, Any]) -> GpuProfile:
+    """A GPU profile from the contents of its file. Raises ValueError naming what is wrong."""
+    file = _validated(TypeAdapter(_GpuFile), data)
+    try:
+        return GpuProfile(
+            name=file.name,
+            gpu=file.gpu,
+            gemm={precision: GemmModel.from_dict(table) for precision, table in file.gemm.items()},
+            attention=AttentionModel.from_dict(file.attention),
+            decode_attention=DecodeAttentionModel.from_dict(file.decode_attention),
+            elementwise=ElementwiseModel.from_dict(file.elementwise),
+            sustained_flops_per_s=file.sustained_flops_per_s,
+            kernel_gap_s=file.kernel_gap_s,
+            codec=file.codec,
+            assumptions=file.assumptions,
+            fits=file.fits,
+            spreads=file.spreads,
+        )
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"profile {file.name}: a kernel's table has the wrong form: {error!r}") from None
+
+
+@checked(frozen=True, config=STRICT)
+class _FabricFile:
+    """A fabric profile as it stands in its file."""
+
+    name: str
+    protocols: tuple[Protocol, ...]
+    baseline: dict[str, tuple[Baseline, ...]]
+    libraries: dict[str, str]
+    assumptions: tuple[str, ...] = ()
+    fits: tuple[FitRecord, ...] = ()
+    within: str | None = None
+    spreads: tuple[Spread, ...] = ()
+
+
+def gpu_profile_dict(profile: GpuProfile) -> dict[str, Any]:
+    """What `gpu_profile` reads."""
+    codec = {key: value for key, value in asdict(profile.codec).items() if value or key != "timed"}
+    return {
+        "name": profile.name,
+        "gpu": profile.gpu,
+        "sustained_flops_per_s": {p: asdict(q) for p, q in profile.sustained_flops_per_s.items()},
+        "kernel_gap_s": asdict(profile.kernel_gap_s),
+        "codec": codec,
+        "assumptions": list(profile.assumptions),
+        "fits": [asdict(fit) for fit in profile.fits],
+        "spreads": [asdict(spread) for spread in profile.spreads],
+        "elementwise": profile.elementwise.to_dict(),
+        "attention": profile.attention.to_dict(),
+        "decode_attention": profile.decode_attention.to_dict(),
+        "gemm": {precision: model.to_dict() for precision, model in profile.gemm.items()},
+    }
+
+
+def fabric_profile(data: Mapping[str, Any]) -> FabricProfile:
+    """A fabric profile from the contents of its file. Raises ValueError naming what is wrong."""
+    file = _validated(TypeAdapter(_FabricFile), data)
+    if set(file.libraries) != {"separate", "fused"}:
+        raise ValueError(f"fabric {file.name}: libraries must be separate and fused: {sorted(file.libraries)}")
+    return FabricProfile(
+        file.name, file.protocols, file.baseline, file.libraries, file.assumptions, file.fits, file.within, file.spreads
+    )
+
+
+def fabric_profile_dict(profile: FabricProfile) -> dict[str, Any]:
+    """What `fabric_profile` reads."""
+    protocols = [{k: v for k, v in asdict(p).items() if v or k != "posted"} for p in profile.protocols]
+    return asdict(profile) | {"protocols": protocols}
+
+
+def _validated(adapter: TypeAdapter[Any], data: Mapping[str, Any]) -> Any:
+    try:
+        return adapter.validate_python(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        name = data.get("name", "?") if isinstance(data, Mapping) else "?"
+        raise ValueError(f"profile {name}: {where}: {first['msg']} (given {first['input']!r:.80})") from None
+
+
+def load_profile(cluster: Cluster, path: str | None = None) -> Profile:
+    """The shipped profile of the cluster's GPU and fabric; `path`, a JSON file with a `gpu` and/or a `fabric`
+    profile, replaces either.
+    """
+    given: Mapping[str, Any] = {}
+    if path is not None:
+        try:
+            given = json.loads(Path(path).read_text())
+        except (OSError, ValueError, RecursionError) as error:
+            raise ValueError(f"cannot read profile {path}: {error}") from None
+        if not isinstance(given, dict) or not given or set(given) - {"gpu", "fabric"}:
+            raise ValueError(f"a profile file is an object with the keys gpu and/or fabric: {path}")
+    gpu = gpu_profile(given["gpu"]) if "gpu" in given else _shipped_gpu(cluster.gpu.name)
+    fabric = fabric_profile(given["fabric"]) if "fabric" in given else _shipped_fabric(cluster.fabric)
+    if fabric.within is not None and len(cluster.islands) == 1 and "fabric" not in given:
+        fabric = _shipped_fabric(fabric.within)
+    if gpu.gpu != cluster.gpu.name:
+        raise ValueError(f"profile {gpu.name} is of {gpu.gpu}, but cluster {cluster.name} has {cluster.gpu.name}")
+    return Profile(gpu, fabric)
+
+
+@lru_cache
+def _shipped_gpu(name: str) -> GpuProfile:
+    return gpu_profile(_read("gpu", name))
+
+
+@lru_cache
+def _shipped_fabric(name: str) -> FabricProfile:
+    return fabric_profile(_read("fabric", name))
+
+
+def _read(kind: str, name: str) -> Any:
+    path = PROFILES / f"{kind}-{name}.json"
+    if not path.exists():
+        known = ", ".join(sorted(p.stem.removeprefix(f"{kind}-") for p in PROFILES.glob(f"{kind}-*.json")))
+        raise ValueError(f"no {kind} profile named {name}; shipped are {known}; `--profile FILE` gives your own")
+    return json.loads(path.read_text())

@@ -1,0 +1,160 @@
+"""From what a workload asks to be exchanged to a timed schedule: the algorithm, the library, the cost.
+
+`auto` takes, size by size, the fastest of the algorithms the fabric's engines and libraries would choose from; every
+other scheme says itself which collective it uses.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import cast
+
+import numpy as np
+
+from thinwire.reference.core.schedule import Op as CollectiveOp
+from thinwire.reference.core.schedule import Schedule, build
+from thinwire.reference.core.scheme import Collective, Raw, Scheme
+from thinwire.sim.costs.cost import CostModel
+from thinwire.sim.costs.profile import Baseline
+from thinwire.sim.events.analytic import closed_form
+from thinwire.sim.events.collective import CollectiveTime, TimedSchedule, run_alone, time_schedule
+from thinwire.sim.events.network import Floats, Routes
+from thinwire.sim.workload import Exchange, Passing
+from thinwire.topologies.cluster import Cluster
+
+LARGEST_SLOWDOWN = 1e6
+UNCOMPRESSED = Scheme(name="bf16", reduce=Raw(), gather=Raw(), collective="auto")
+
+
+@dataclass(eq=False)
+class Exchanger:
+    """Times exchanges of one group of ranks on one cluster; remembers what it has timed."""
+
+    cluster: Cluster  # exactly the group's GPUs
+    cost: CostModel
+    slowdown_R: Floats
+    _timed: dict[tuple[str, int, Scheme], TimedSchedule] = field(default_factory=dict)
+    _passed: dict[Schedule, TimedSchedule] = field(default_factory=dict)
+    _alone: dict[TimedSchedule, CollectiveTime] = field(default_factory=dict)
+    _described: dict[TimedSchedule, str] = field(default_factory=dict)
+
+    @property
+    def ranks(self) -> int:
+        """Size of the group."""
+        return len(self.cluster.gpus)
+
+    @cached_property
+    def routes(self) -> Routes:
+        """The cluster's routes, as arrays shared by all of the group's exchanges."""
+        return Routes(self.cluster)
+
+    @property
+    def posted(self) -> bool:
+        """Whether some library of the fabric lets ranks go on while what they send leaves."""
+        return any(protocol.posted for protocol in self.cost.fabric.protocols)
+
+    def timed(self, exchange: Exchange | Passing) -> TimedSchedule:
+        """The schedule an exchange runs, with its seconds."""
+        if isinstance(exchange, Passing):
+            return self._passing(exchange.schedule)
+        return self.time(exchange.op, exchange.numel, exchange.scheme or UNCOMPRESSED)
+
+    def time(self, op: CollectiveOp, numel: int, scheme: Scheme) -> TimedSchedule:
+        """One collective of `numel` values under `scheme`; `auto` resolves to the fastest baseline."""
+        key = (op, numel, scheme)
+        if key not in self._timed:
+            if scheme.collective == "auto":
+                self._timed[key] = self._fastest(op, numel)
+            else:
+                self._timed[key] = self.attach(op, numel, scheme, self._library(op, scheme))
+        return self._timed[key]
+
+    def _passing(self, schedule: Schedule) -> TimedSchedule:
+        """Hops round the ring: a call each, by the library that carries other encoded bytes."""
+        if schedule not in self._passed:
+            library = self.cost.fabric.libraries["separate"]
+            codec_s = partial(self.cost.codec_s, fused=False)
+            timed = time_schedule(schedule, library, "all_gather", self.cost.fabric, codec_s, self.routes, one_hop=True)
+            self._passed[schedule] = timed
+            self._described[timed] = f"{schedule.collective}: hops round the ring by {library}"
+        return self._passed[schedule]
+
+    def alone(self, timed: TimedSchedule) -> CollectiveTime:
+        """What it takes on an idle network."""
+        if timed not in self._alone:
+            closed = closed_form(timed, self.routes, self.slowdown_R)
+            self._alone[timed] = closed or run_alone(timed, self.routes, self.slowdown_R)
+        return self._alone[timed]
+
+    def attach(self, op: CollectiveOp, numel: int, scheme: Scheme, library: str) -> TimedSchedule:
+        """A schedule carried by a library named by the caller."""
+        if scheme.collective == "nvls" and self.cluster.reducing_switch is None:
+            raise ValueError(f"collective nvls needs a switch that reduces; cluster {self.cluster.name} has none")
+        schedule = build(scheme, self.ranks, numel, self.cluster.islands, op)
+        codec_s = partial(self.cost.codec_s, fused=scheme.codec_launch == "fused")
+        timed = time_schedule(schedule, library, op, self.cost.fabric, codec_s, self.routes)
+        self._described[timed] = f"{op.replace('_', '-')} of {numel} values: {scheme.collective} by {library}"
+        return timed
+
+    def describe(self, timed: TimedSchedule) -> str:
+        """Size, algorithm and library, for people to read."""
+        return self._described[timed]
+
+    def sentences(self) -> list[str]:
+        """What the exchanges timed so far rest on."""
+        said = []
+        for timed in (*self._timed.values(), *self._passed.values()):
+            said += [self.describe(timed), *timed.notes]
+        return said
+
+    def _library(self, op: CollectiveOp, scheme: Scheme) -> str:
+        """The baseline's library where the scheme runs one of its algorithms uncompressed, else the one that carries
+        encoded bytes.
+        """
+        if scheme.reduce.is_raw and scheme.gather.is_raw:
+            for baseline in self.cost.fabric.baseline.get(op, ()):
+                if baseline.collective == scheme.collective:
+                    return baseline.library
+        return self.cost.fabric.libraries[scheme.codec_launch]
+
+    def _fastest(self, op: CollectiveOp, numel: int) -> TimedSchedule:
+        """What an engine would choose; where nobody timed this op on the fabric, a direct exchange."""
+        fabric = self.cost.fabric
+        choices = fabric.baseline.get(op) or (Baseline(fabric.libraries["separate"], "two_step"),)
+        candidates = [
+            self.attach(op, numel, uncompressed(choice, numel, self.ranks), choice.library)
+            for choice in choices
+            if choice.collective != "nvls" or self.cluster.reducing_switch is not None
+        ]
+        measured = [timed for timed in candidates if not timed.notes]  # a stand-in never beats what was measured
+        return min(measured or candidates, key=lambda timed: self.alone(timed).seconds)
+
+
+def uncompressed(baseline: Baseline, numel: int, ranks: int) -> Scheme:
+    """The scheme a baseline's algorithm is, for messages of `numel` values."""
+    pieces = min(baseline.chunks, max(1, numel // ranks))
+    chunk_values = -(-numel // pieces) if pieces > 1 else None
+    return Scheme(
+        "bf16",
+        Raw(),
+        Raw(),
+        cast(Collective, baseline.collective),
+        chunk_values=chunk_values,
+        chunks_in_flight=pieces,
+    )
+
+
+def slowdown(ranks: int, slow_ranks: Mapping[int, float]) -> Floats:
+    """(R,) factor on each rank's kernels; ValueError for a rank that does not exist or a factor that is not
+    positive.
+    """
+    factors = np.ones(ranks)
+    for rank, factor in slow_ranks.items():
+        if not 0 <= rank < ranks:
+            raise ValueError(f"no such rank to slow down: rank={rank}, ranks are 0..{ranks - 1}")
+        if not factor > 0 or not np.isfinite(factor):
+            raise ValueError(f"a slow-down factor must be positive: rank {rank}={factor}")
+        if factor > LARGEST_SLOWDOWN:
+            raise ValueError(f"a slow-down factor must not be above {LARGEST_SLOWDOWN:g}: rank {rank}={factor}")
+        factors[rank] = factor
+    return factors

@@ -1,0 +1,326 @@
+"""The file of `thinwire plan` and its what-ifs, checked at the edge; the problem that `sim.planning.plan` solves."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from thinwire.reference.core.config import ModelConfig, load_model
+from thinwire.reference.mixed import AnyScheme, find
+from thinwire.sim.api import group
+from thinwire.sim.planning.bounds import Targets
+from thinwire.sim.planning.plan import Candidate, Engine, Problem, WhatIf
+from thinwire.sim.quality.figures import Figure, figure
+from thinwire.sim.serving.arrivals import BURSTINESS, MOST_TOKENS, Drawn, Lengths, lengths_of
+from thinwire.sim.serving.iteration import IterationModel
+from thinwire.sim.serving.run import Window
+from thinwire.sim.serving.serve import Deployment, Paces
+from thinwire.topologies.cluster import Cluster
+from thinwire.topologies.files import Document
+from thinwire.topologies.load import load_cluster
+from thinwire.topologies.schema import Count, Text
+from thinwire.topologies.units import Table
+
+Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+LEAST_FACTOR, MOST_FACTOR = 1e-3, 1e3  # of a what-if
+BOUND = 0.03  # of the tables of durations: a third of the predictor's calls that serve makes
+Listed = Annotated[list[Text], Field(min_length=1)]
+Counts = Annotated[list[Count], Field(min_length=1)]
+
+
+class LengthsTable(Table):
+    """`{ kind = "lognormal", mean = 1024, variation = 1.0, most = 8192 }`."""
+
+    kind: Literal["fixed", "lognormal", "geometric"] = "lognormal"
+    mean: Annotated[float, Field(strict=True, ge=1, le=MOST_TOKENS)]
+    variation: Positive | None = None
+    most: Annotated[int, Field(strict=True, ge=1, le=MOST_TOKENS)] | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> "LengthsTable":
+        self.lengths()  # ValueError: what these cannot have
+        return self
+
+    def lengths(self) -> Lengths:
+        """As `sim.serving.arrivals` has them."""
+        return lengths_of(self.kind, self.mean, self.variation, self.most)
+
+
+class LoadTable(Table):
+    """Requests a second, and their tokens."""
+
+    rate_per_s: Positive
+    burstiness: Annotated[float, Field(strict=True, ge=BURSTINESS[0], le=BURSTINESS[1])] = 1.0
+    prompt: LengthsTable
+    output: LengthsTable
+
+
+class TargetTable(Table):
+    """A percentile that the run records, and the most it may take."""
+
+    percentile: Literal[50, 90, 95, 99]
+    seconds: Positive
+
+
+class TargetsTable(Table):
+    """What must hold."""
+
+    ttft: TargetTable
+    tpot: TargetTable | None = None
+    perplexity_ratio: Annotated[float, Field(strict=True, ge=1, allow_inf_nan=False)] | None = None
+
+
+class PriceTable(Table):
+    """The user's price, and where it is from."""
+
+    per_gpu_hour: Positive
+    source: Text
+
+
+class SearchTable(Table):
+    """What may be chosen, and how it is looked for. clusters: all with a price where left out."""
+
+    clusters: Listed | None = None
+    tp: Counts
+    schemes: Listed
+    token_budgets: Counts = Field(default=[2048])
+    max_sequences: Counts = Field(default=[256])
+    max_replicas: Annotated[int, Field(strict=True, ge=1, le=4096)] = 64
+    allow_unmeasured: bool = Field(default=False, strict=True)
+    gated: bool = Field(default=False, strict=True)
+    frontier: bool = Field(default=True, strict=True)
+    seconds: Positive = 300.0
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**31)] = 0
+    change: Annotated[float, Field(strict=True, ge=0.001, le=0.999)] = 0.1
+
+
+class PlanFile(Table):
+    """The whole file."""
+
+    model: Text
+    weights: Literal["bf16", "fp8"] = "bf16"
+    currency: Text = "USD"
+    load: LoadTable
+    targets: TargetsTable
+    prices: Annotated[dict[str, PriceTable], Field(min_length=1)]
+    search: SearchTable
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A file read, and what the names in it stand for: plain values, which travel where there is no file."""
+
+    file: PlanFile
+    model: ModelConfig
+    clusters: Mapping[str, Cluster]
+    schemes: Mapping[str, AnyScheme]
+
+    def asked(self) -> "Asked":
+        """Ready to be answered."""
+        return Asked(self, problem_of(self))
+
+    def measured(self, c: Candidate) -> Figure | None:
+        """What its scheme costs in accuracy on the GPUs it takes of its machine; None: nobody knows."""
+        machine = self.clusters[c.cluster]
+        return figure(self.schemes[c.scheme], c.tp, len(machine.take(min(c.tp, len(machine.gpus))).islands))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A file read: its problem, and what only the report needs."""
+
+    inputs: Inputs
+    problem: Problem
+
+    @property
+    def file(self) -> PlanFile:
+        """As it stands."""
+        return self.inputs.file
+
+    @property
+    def clusters(self) -> Mapping[str, Cluster]:
+        """The machines it names."""
+        return self.inputs.clusters
+
+    def what_if(self, text: str) -> WhatIf:
+        """A what-if, machines and links known. ValueError says what is allowed."""
+        load, links, prices = 1.0, dict[str, float](), dict[str, float]()
+        for part in text.split(","):
+            match = _WHAT_IF.fullmatch(part.strip())
+            if match is None:
+                raise ValueError(f"{_WHAT_IFS}: {text!r}")
+            factor = float(match["factor"])
+            what, name = match["what"], match["name"]
+            if what == "load" and name is None:
+                load *= factor
+            elif what == "link":
+                links[name or "*"] = links.get(name or "*", 1.0) * factor
+            elif what == "price" and name is not None:
+                prices[name] = prices.get(name, 1.0) * factor
+            else:
+                raise ValueError(f"'load' takes no name and 'price' needs one: {text!r}")
+        return self.factors(load, links, prices)
+
+    def factors(self, load: float, links: Mapping[str, float], prices: Mapping[str, float]) -> WhatIf:
+        """A what-if of factors on the load, on links by pattern and on prices by machine or GPU.
+
+        Raises ValueError for names that the file has not, and for factors that together leave 0.001..1000.
+        """
+        for pattern in links:
+            self._linked(pattern)
+        by_cluster: dict[str, float] = {}
+        for name, factor in prices.items():
+            for cluster in self._priced(name):
+                by_cluster[cluster] = by_cluster.get(cluster, 1.0) * factor
+        given = {"load": load, **links, **by_cluster}
+        for name, factor in given.items():
+            if not LEAST_FACTOR <= factor <= MOST_FACTOR:
+                raise ValueError(f"{_WHAT_IFS}, with all that is said of one thing taken together: {name} x{factor:g}")
+        return WhatIf(load, tuple(sorted(links.items())), tuple(sorted(by_cluster.items())))
+
+    def changes(self) -> list[WhatIf]:
+        """Load, all links and the price of each GPU a little down and up."""
+        by = self.file.search.change
+        factors = [float(f"{factor:.12g}") for factor in (1 - by, 1 + by)]
+        priced = [self._priced(gpu) for gpu in sorted({cluster.gpu.name for cluster in self.clusters.values()})]
+        return [
+            *(WhatIf(load=factor) for factor in factors),
+            *(WhatIf(links=(("*", factor),)) for factor in factors),
+            *(WhatIf(prices=tuple((c, factor) for c in sorted(found))) for found in priced for factor in factors),
+        ]
+
+    def _linked(self, pattern: str) -> None:
+        for cluster in self.clusters.values():
+            try:
+                cluster.with_link_scaled(pattern, 1.0)
+            except ValueError:
+                continue
+            return
+        raise ValueError(f"no machine of the search has a link or pool that matches {pattern!r} (source->target)")
+
+    def _priced(self, name: str) -> list[str]:
+        found = [key for key, cluster in self.clusters.items() if name in (key, cluster.gpu.name)]
+        if not found:
+            allowed = sorted({*self.clusters, *(cluster.gpu.name for cluster in self.clusters.values())})
+            raise ValueError(f"price of what? {name!r} is none of {', '.join(allowed)}")
+        return found
+
+
+_WHAT_IF = re.compile(r"(?P<what>load|link|price)(\s+(?P<name>\S.*?))?\s+x(?P<factor>[0-9]+(\.[0-9]+)?([eE]-?[0-9]+)?)")
+_WHAT_IFS = (
+    "a what-if is 'load xF', 'link xF', 'link PATTERN xF' or 'price CLUSTER-OR-GPU xF', with F in 0.001..1000, or "
+    "several with commas between"
+)
+
+
+def read(path: Path) -> Asked:
+    """The problem of a file. ValueError names file, line, key and what is allowed."""
+    return read_inputs(path).asked()
+
+
+def read_inputs(path: Path) -> Inputs:
+    """The same before it is a problem."""
+    try:
+        document = Document(path)
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from None
+    file = document.check(PlanFile, document.data)
+    wanted = tuple(dict.fromkeys(file.search.clusters or file.prices))
+    for place, name in enumerate(wanted):
+        if name not in file.prices:
+            raise document.refuse(
+                ("search", "clusters", place), f"no price of {name!r} (prices: {', '.join(file.prices)})"
+            )
+    clusters: dict[str, Cluster] = {}
+    for name in wanted:
+        try:
+            clusters[name] = load_cluster(name)
+        except ValueError as error:
+            raise document.refuse(("prices", name), str(error)) from None
+    schemes: dict[str, AnyScheme] = {}
+    for place, scheme in enumerate(file.search.schemes):
+        try:
+            schemes[scheme] = find(scheme)
+        except ValueError as error:
+            raise document.refuse(("search", "schemes", place), str(error)) from None
+    try:
+        model = load_model(file.model)
+    except ValueError as error:
+        raise document.refuse(("model",), str(error)) from None
+    return Inputs(file, model, clusters, schemes)
+
+
+def problem_of(inputs: Inputs) -> Problem:
+    """All combinations. On one GPU nothing is sent: there only the first scheme is taken."""
+    file, clusters = inputs.file, inputs.clusters
+    search, load = file.search, file.load
+    limits = list(product(dict.fromkeys(search.token_budgets), dict.fromkeys(search.max_sequences)))
+    candidates = [
+        Candidate(cluster, tp, scheme, budget, sequences)
+        for cluster, tp in product(clusters, dict.fromkeys(search.tp))
+        for scheme in (dict.fromkeys(search.schemes) if tp > 1 else search.schemes[:1])
+        for budget, sequences in limits
+    ]
+
+    engines: dict[tuple[str, int, tuple[tuple[str, float], ...]], IterationModel] = {}
+
+    def engine(c: Candidate, links: tuple[tuple[str, float], ...]) -> Engine:
+        cluster = group(clusters[c.cluster], c.tp)  # ValueError: more GPUs than there are
+        for pattern, factor in links:
+            try:
+                cluster = cluster.with_link_scaled(pattern, factor)
+            except ValueError:
+                continue  # a link that this machine, or the part of it that is taken, has not
+        paces = Paces(
+            Deployment(
+                model=inputs.model,
+                cluster=cluster,
+                scheme=inputs.schemes[c.scheme],
+                weights=file.weights,
+                token_budget=c.token_budget,
+                max_sequences=c.max_sequences,
+                gated=search.gated,
+            ),
+            BOUND,
+        )
+        limits, scheme = paces.limits, inputs.schemes[c.scheme]
+        same = engines.setdefault((c.cluster, c.tp, links), paces.pace())  # what one exchange takes is asked once
+        pace = replace(same, scheme=scheme, tokens=limits.token_budget, sequences=limits.max_sequences)
+        pace.line(1, 1)  # ValueError: a collective that this machine cannot do
+        return Engine(pace, limits)
+
+    def accuracy(c: Candidate) -> float | None:
+        if c.tp == 1:
+            return 1.0
+        known = inputs.measured(c)
+        return None if known is None else math.inf if known.perplexity_ratio is None else known.perplexity_ratio
+
+    return Problem(
+        candidates=tuple(candidates),
+        load=Drawn(load.rate_per_s, load.prompt.lengths(), load.output.lengths(), load.burstiness),
+        targets=targets_of(file.targets),
+        prices={name: file.prices[name].per_gpu_hour for name in clusters},
+        engines=engine,
+        accuracy=accuracy,
+        max_replicas=search.max_replicas,
+        window=Window(search.seconds, search.seconds / 10),
+        seed=search.seed,
+        allow_unmeasured=search.allow_unmeasured,
+        frontier=search.frontier,
+    )
+
+
+def targets_of(table: TargetsTable) -> Targets:
+    """As the search has them; what is left out is no target."""
+    ttft, tpot = table.ttft, table.tpot
+    return Targets(
+        ttft_quantile=ttft.percentile / 100,
+        ttft_s=ttft.seconds,
+        **({} if tpot is None else {"tpot_quantile": tpot.percentile / 100, "tpot_s": tpot.seconds}),
+        **({} if table.perplexity_ratio is None else {"perplexity_ratio": table.perplexity_ratio}),
+    )

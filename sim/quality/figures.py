@@ -1,0 +1,133 @@
+"""What schemes cost in accuracy, looked up in measured tables (`sim/profiles/accuracy-*.json`).
+
+A simulator cannot know it: `validation/quality/measure_accuracy.py` ran the schemes on a model and wrote what it found.
+The figure is that model's, whatever model is predicted, and is shown with its name.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from thinwire.reference.core.scheme import Scheme
+from thinwire.reference.mixed import AnyScheme, MixedScheme
+
+TABLES = Path(__file__).parents[1] / "profiles"
+_NAMES = "accuracy-*.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A scheme's accuracy on one model. Intervals as measured, at `confidence`; None where a figure is not finite.
+
+    tp: TP degree it was measured at, the nearest to the one asked for.
+    """
+
+    model: str
+    title: str
+    tp: int
+    tokens: int
+    windows: int
+    confidence: float
+    perplexity_ratio: float | None
+    perplexity_ratio_interval: tuple[float, float] | None
+    kl: float | None
+    top1_agreement: float | None
+    source: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """`accuracy` in the rows of `compare --json`."""
+        interval = self.perplexity_ratio_interval
+        return {
+            "perplexity_ratio": self.perplexity_ratio,
+            "perplexity_ratio_interval": None if interval is None else list(interval),
+            "kl": self.kl,
+            "top1_agreement": self.top1_agreement,
+            "measured_on": self.title,
+            "model": self.model,
+            "tp": self.tp,
+            "tokens": self.tokens,
+            "windows": self.windows,
+            "confidence": self.confidence,
+            "source": self.source,
+        }
+
+
+def figure(scheme: AnyScheme, tp: int, islands: int = 2) -> Figure | None:
+    """What is known of a scheme, at the TP degree asked for or the nearest measured one (by ratio, the larger of two).
+
+    islands: of the ranks, for `hierarchical`, which was measured on two and is `two_step` where there is nothing to
+    tell apart (`reference.core.schedule.build`).
+
+    None where it was not measured, and on one rank, where nothing is sent. Chunks, fused kernels and names change no
+    figure: schemes are told apart by codecs, collective, exempt tokens, dropped sync points and split sequence. A mixed
+    scheme is no scheme of a table.
+    """
+    if isinstance(scheme, MixedScheme):
+        return None
+    flat = scheme.collective == "hierarchical" and not 1 < islands < tp
+    asked = replace(scheme, collective="two_step") if flat else scheme
+    measured = {} if tp == 1 else _measured(TABLES).get(_identity(asked), {})
+    if not measured:
+        return None
+    return measured[min(measured, key=lambda found: (abs(math.log2(found / tp)), -found))]
+
+
+def _identity(scheme: Scheme) -> tuple[Any, ...]:
+    codecs = (scheme.reduce.spec, scheme.gather.spec, scheme.collective)
+    return (*codecs, scheme.exempt_tokens, scheme.drop_attention_percent, scheme.sequence_split)
+
+
+@lru_cache(maxsize=8)
+def _measured(folder: Path) -> Mapping[tuple[Any, ...], Mapping[int, Figure]]:
+    """By scheme and TP degree. ValueError for a table that lacks a key or its source, or two that hold the same row."""
+    found: dict[tuple[Any, ...], dict[int, Figure]] = {}
+    holder: dict[tuple[Any, ...], Path] = {}
+    for path in sorted(folder.glob(_NAMES)):
+        for identity, known in _rows(path):
+            first = holder.setdefault((identity, known.tp), path)
+            if first != path:
+                raise ValueError(f"{first} and {path} both hold {' '.join(map(str, identity))} at TP {known.tp}")
+            found.setdefault(identity, {})[known.tp] = known
+    return found
+
+
+def _rows(path: Path) -> list[tuple[tuple[Any, ...], Figure]]:
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+        found = []
+        for row in table["rows"]:
+            codecs = (row["reduce"], row["gather"], row["collective"])
+            options = ("exempt_tokens", "drop_attention_percent", "sequence_split")
+            identity = (*codecs, *(row[name] for name in options))
+            hash(identity)
+            found.append((identity, _figure(table, row)))
+        return found
+    except (LookupError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no table of accuracies: {type(error).__name__}: {error}") from None
+
+
+def _figure(table: Mapping[str, Any], row: Mapping[str, Any]) -> Figure:
+    source, interval = table["source"], row["perplexity_ratio_interval"]
+    if isinstance(row["tp"], bool) or not isinstance(row["tp"], int) or row["tp"] < 1:
+        raise ValueError(f"tp must be a positive whole number: {row['tp']!r}")
+    ends = interval if isinstance(interval, list) and len(interval) == 2 else [interval]
+    for figure in (row["perplexity_ratio"], row["kl"], row["top1_agreement"], *ends):
+        if figure is not None and (isinstance(figure, bool) or not isinstance(figure, int | float)):
+            raise ValueError(f"figures are numbers or null, an interval is two numbers: {figure!r}")
+    return Figure(
+        model=table["model"],
+        title=table["title"],
+        tp=row["tp"],
+        tokens=row["tokens"],
+        windows=row["windows"],
+        confidence=table["confidence"],
+        perplexity_ratio=row["perplexity_ratio"],
+        perplexity_ratio_interval=None if interval is None else (interval[0], interval[1]),
+        kl=row["kl"],
+        top1_agreement=row["top1_agreement"],
+        source=f"{source['kind']}: {source['how']}; text: {source['text']}",
+    )

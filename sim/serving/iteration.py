@@ -1,0 +1,422 @@
+"""Seconds of an engine's iterations, fast: what `sim.predict` makes of `serving.workload`'s workload, in microseconds.
+
+Without attention the work of an iteration depends on its number of tokens alone (and the logits on the sequences
+sampled). Those times are kept in tables over whole numbers, filled when asked. A table knows its function at some
+points and interpolates between two neighbours only where the later is at most `bound` above the earlier; else it asks
+the predictor for the point between them. Times never decrease in the number of tokens (the profiles promise it), so an
+interpolated value lies within `bound` of the true one everywhere, without looking there. Sums of such times, and the
+ends of ops that wait for each other (sums and maxima), are then within `bound` too. Attention is priced exactly.
+
+The order of events is the engine's: one compute and one communication stream, ops in issue order, all ranks alike; with
+a straggler every kernel takes as long as on the slowest rank, and every exchange until its last rank has left.
+"""
+
+import math
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from typing import NamedTuple, Protocol
+
+from thinwire.reference.core.config import ModelConfig
+from thinwire.reference.core.scheme import Scheme
+from thinwire.reference.mixed import SITES, AnyScheme, plan_of
+from thinwire.sim.costs.cost import CostModel
+from thinwire.sim.costs.decode_attention import DecodeCall
+from thinwire.sim.events.exchange import Exchanger
+from thinwire.sim.events.fold import find_runs
+from thinwire.sim.report import machine_sentences
+from thinwire.sim.serving.workload import Chunk, Share, rows, shares
+from thinwire.sim.workload import (
+    Elementwise,
+    Exchange,
+    Gemm,
+    Kernel,
+    Op,
+    Shard,
+    Weights,
+    all_reduces,
+    around_attention,
+    mlp,
+)
+
+BOUND = 0.01
+CHUNKS_KEPT = 1 << 16  # chunks whose attention is remembered
+STEADY = 1e-12  # relative: sums of the same numbers in another order
+FOREVER = 1 << 40
+
+
+class Line(NamedTuple):
+    """Seconds of a decode iteration: `first_s` now, `per_token_s` more for every token more of context, for `holds`
+    iterations of the same sequences.
+    """
+
+    first_s: float
+    per_token_s: float
+    holds: int
+
+
+class Pace(Protocol):
+    """What a serving simulation asks of an engine; tests give it closed forms."""
+
+    def mixed_s(self, chunks: Sequence[Chunk], finishing: int, sequences: int, context_tokens: int) -> float:
+        """Seconds of an iteration with chunks of prompts, `finishing` of them the last of their prompt, beside
+        `sequences` that decode, whose contexts have `context_tokens` in all with their new tokens.
+        """
+        ...
+
+    def line(self, sequences: int, context_tokens: int) -> Line:
+        """Seconds of iterations of decoding alone."""
+        ...
+
+
+@dataclass(eq=False)
+class MonotoneTable:
+    """A positive function of 1..largest that never decreases: within `bound` (relative) of the truth everywhere."""
+
+    function: Callable[[int], float]
+    largest: int
+    bound: float = BOUND
+    asked: int = 0  # evaluations of the function so far
+    _at: list[int] = field(default_factory=list)
+    _value: list[float] = field(default_factory=list)
+    _dense: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.largest < 1 or not self.bound > 0:
+            raise ValueError(f"a table needs largest >= 1 and bound > 0: {self.largest}, {self.bound}")
+        self._dense = [-1.0] * (self.largest + 1)
+
+    def __call__(self, n: int) -> float:
+        """The value at `n`; ValueError outside 1..largest."""
+        if not 1 <= n <= self.largest:
+            raise ValueError(f"the table covers 1..{self.largest}: {n}")
+        if self._dense[n] < 0:
+            self._dense[n] = self._find(n)
+        return self._dense[n]
+
+    def _find(self, n: int) -> float:
+        if not self._at:
+            self._know(1, 0)
+            if self.largest > 1:
+                self._know(self.largest, 1)
+        while True:
+            right = bisect_left(self._at, n)
+            if self._at[right] == n:
+                return self._value[right]
+            low, high = self._at[right - 1], self._at[right]
+            slow, fast = self._value[right - 1], self._value[right]
+            if fast <= slow * (1 + self.bound):
+                return slow + (fast - slow) * (n - low) / (high - low)
+            self._know((low + high) // 2, right)
+
+    def _know(self, n: int, place: int) -> None:
+        self.asked += 1
+        self._at.insert(place, n)
+        self._value.insert(place, self.function(n))
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Kind:
+    """A layer as far as time goes: what its attention sees, and what is exchanged after its two blocks."""
+
+    window: int | None
+    after: tuple[Scheme | None, Scheme | None]
+
+
+@dataclass(eq=False)
+class IterationModel:
+    """The pace of one replica, on the machine and with the straggler that its exchangers know.
+
+    exchanger: with kernels launched as in iterations with prompt tokens; decode_exchanger: as in decoding alone.
+    tokens: of the largest iteration. sequences: that are sampled at most. host_s: what the engine's host adds to every
+    iteration. gated: all-reduces that are faster uncompressed go so.
+    """
+
+    model: ModelConfig
+    scheme: AnyScheme
+    weights: Weights
+    exchanger: Exchanger
+    decode_exchanger: Exchanger
+    tokens: int
+    sequences: int
+    host_s: float = 0.0
+    bound: float = BOUND
+    gated: bool = False
+
+    def __post_init__(self) -> None:
+        tp = self.exchanger.ranks
+        self._shard = Shard.of(self.model, tp)
+        self._slowdown = float(self.exchanger.slowdown_R.max())
+        self._split = self.scheme.sequence_split if tp > 1 else None
+        self._runs = self._layers(tp)
+        kinds = [kind for pattern, repeats in self._runs for kind in pattern * repeats]
+        self._windows = Counter(kind.window for kind in kinds)
+        self._schemes = Counter(scheme for kind in kinds for scheme in kind.after if scheme is not None)
+        self._exempts = any(scheme.exempt_tokens for scheme in self._schemes)
+        eager, graph = self.exchanger, self.decode_exchanger
+        attend = eager.cost.profile.gpu.attention
+        self._eager_gap_s, self._graph_gap_s = (on.cost.gap_s.value * self._slowdown for on in (eager, graph))
+        self._eager_call_s = attend.floor_s * self._slowdown + self._eager_gap_s
+        self._decoding = lru_cache(self.sequences)(self._decode_call)
+        self._attended_s = lru_cache(CHUNKS_KEPT)(self._chunk_s)
+        self._attended_everywhere_s = lru_cache(CHUNKS_KEPT)(self._chunk_everywhere_s)
+        self._eager, self._graph = (self._table(partial(self._whole_s, on)) for on in (eager, graph))
+        self._eager_head, self._graph_head = (
+            MonotoneTable(partial(self._head_s, on), self.sequences, self.bound) for on in (eager, graph)
+        )
+        self._attention_block = self._table(partial(self._attention_s, eager.cost))
+        self._mlp_block = self._table(partial(self._mlp_s, eager.cost))
+        self._sent = {s: self._table(partial(self._all_reduce_s, eager, s)) for s in (None, *self._schemes)}
+
+    # --- what serving asks
+
+    def mixed_s(self, chunks: Sequence[Chunk], finishing: int, sequences: int, context_tokens: int) -> float:
+        """Seconds of an iteration with chunks of prompts."""
+        if self._split is None and not self._exempts:
+            tokens, attended_s = sequences, 0.0
+            for chunk in chunks:
+                tokens += chunk[0]
+                attended_s += self._attended_everywhere_s(*chunk)
+            found = self._eager(tokens) + self.model.num_layers * self._eager_call_s + attended_s
+            if sequences:
+                found += self._decode_s(self._eager_gap_s, sequences, context_tokens)
+        else:
+            found = self._streams_s(shares(Share(tuple(chunks), sequences, context_tokens), self._split))
+        sampled = sequences + finishing
+        return found + (self._eager_head(sampled) if sampled else 0.0) + self.host_s
+
+    def line(self, sequences: int, context_tokens: int) -> Line:
+        """Decoding alone: linear in the context as long as attention is in all layers."""
+        attended_s, per_token_s, until = 0.0, 0.0, math.inf
+        call = self._decoding(sequences)
+        for window, layers in self._windows.items():
+            piece = call.piece(context_tokens, window)
+            attended_s += layers * piece.seconds
+            per_token_s += layers * piece.per_token_s
+            until = min(until, piece.until)
+        holds = FOREVER if until == math.inf else int((until - context_tokens) // sequences) + 1
+        first_s = self._graph(sequences) + self._graph_head(sequences) + self.host_s
+        first_s += attended_s * self._slowdown + self.model.num_layers * self._graph_gap_s
+        return Line(first_s, per_token_s * self._slowdown, holds)
+
+    def floor_s(self, prompt_tokens: int, sequences: int) -> float:
+        """What no iteration of so many tokens, or of more, stays below with `least_token_s` for each token of context:
+        attention's reading of prompts and contexts is left out, all else never decreases (`MonotoneTable`, and
+        `DecodeCall.least_s` with the sequences), so it is read at numbers rounded down to four bits: few
+        calls of the predictor. Of iterations with prompt tokens whose time depends on where their chunks lie (a split
+        sequence, exempt tokens) only the host's part is promised.
+        """
+        tokens, decoding = rounded_down(prompt_tokens + sequences), rounded_down(sequences)
+        if not prompt_tokens:
+            known_s = self._graph(tokens) + self._graph_head(decoding)
+            return known_s + self._least_decode_s(self._graph_gap_s, decoding) + self.host_s
+        if self._split is not None or self._exempts:
+            return self.host_s
+        found = self._eager(tokens) + self.model.num_layers * self._eager_call_s + self.host_s
+        if sequences:
+            found += self._eager_head(decoding) + self._least_decode_s(self._eager_gap_s, decoding)
+        return found
+
+    def least_token_s(self) -> float:
+        """What every token of context that decoding reads adds to an iteration at least, whatever its batch: layers
+        with a window stop reading more.
+        """
+        decoding = self.exchanger.cost.profile.gpu.decode_attention
+        per_layer_s = decoding.least_token_s(self._shard.kv_heads, self.model.head_dim)
+        return self._windows[None] * per_layer_s * self._slowdown
+
+    def sentences(self) -> list[str]:
+        """What the durations rest on, the exchanges asked for so far among them."""
+        costs, host_ms = self.exchanger.cost, self.host_s * 1e3
+        decoding = costs.profile.gpu.decode_attention
+        return [
+            "durations of iterations are interpolated between token counts, within "
+            f"{self.bound:.1%} of the predictor's",
+            f"iterations with prompt tokens are launched {costs.launch} ({costs.gap_s.value * 1e6:.1f} us between "
+            f"kernels), those of decoding alone {self.decode_exchanger.cost.launch}",
+            f"the engine's host adds {host_ms:g} ms to an iteration; scheduling, sampling and the tokeniser are "
+            "otherwise hidden behind the GPU",
+            *(["all-reduces go uncompressed at sizes at which the scheme would take longer"] if self.gated else []),
+            "attention of all prompt chunks of an iteration is one call, and takes the sum of what they take alone",
+            f"decode attention takes what a batch of equal contexts does, as long in all ({decoding.source})",
+            *machine_sentences(self.weights, costs, self.exchanger),
+        ]
+
+    @property
+    def asked(self) -> int:
+        """Calls of the predictor so far, for all tables."""
+        tables = (self._eager, self._graph, self._eager_head, self._graph_head, self._attention_block, self._mlp_block)
+        return sum(table.asked for table in (*tables, *self._sent.values()))
+
+    # --- two streams, one layer after the other
+
+    def _streams_s(self, parts: Sequence[Share]) -> float:
+        """Until the last part has passed the final norm."""
+        hidden, costs = self.model.hidden_size, self.exchanger.cost
+        mlps = [self._mlp_block(part.tokens) for part in parts]
+        blocks = {window: [self._attention_of_s(part, window) for part in parts] for window in self._windows}
+        sent: dict[Scheme | None, list[list[float]]] = {None: [[] for _ in parts]}
+        for scheme in self._schemes:
+            exempts = [part.exempt(scheme.exempt_tokens) for part in parts]
+            asked = [all_reduces(scheme, p.tokens, e, hidden) for p, e in zip(parts, exempts, strict=True)]
+            sent[scheme] = [[self._sent[e.scheme](e.numel // hidden) for _, e in exchanges] for exchanges in asked]
+        at = _Streams([0.0] * len(parts))
+        for part, share in enumerate(parts):
+            at.compute(part, self._kernel_s(costs, Elementwise("embedding", "embedding", share.tokens, hidden)))
+        for pattern, repeats in self._runs:
+            for left in range(repeats - 1, -1, -1):
+                before = at.state()
+                for kind in pattern:
+                    at.layer((blocks[kind.window], mlps), [sent[scheme] for scheme in kind.after])
+                steps = [now - was for now, was in zip(at.state(), before, strict=True)]
+                if max(steps) - min(steps) <= STEADY * at.free_s:  # all repeats to come are like this one
+                    at.wait(left * steps[0])
+                    break
+        tokens = sum(part.tokens for part in parts)
+        at.compute(len(parts) - 1, self._kernel_s(costs, self._final_norm(tokens)))
+        return max(at.ends_s)
+
+    def _attention_of_s(self, part: Share, window: int | None) -> float:
+        """The attention block of one part, in one layer."""
+        found = self._attention_block(part.tokens)
+        if part.chunks:
+            found += self._eager_call_s + sum(self._attended_s(*chunk, window) for chunk in part.chunks)
+        if part.sequences:
+            attended_s = self._decoding(part.sequences).seconds(part.context_tokens, window)
+            found += self._eager_gap_s + attended_s * self._slowdown
+        return found
+
+    def _layers(self, tp: int) -> list[tuple[list[_Kind], int]]:
+        """Patterns of layers and how often each repeats, first to last."""
+        plan = plan_of(self.scheme, self.model.num_layers)
+        distinct: dict[tuple[int | None, int, int], tuple[_Kind, tuple[Op, ...]]] = {}
+        layers = []
+        for layer in range(self.model.num_layers):
+            after = [plan[layer, site] if tp > 1 else None for site in SITES]
+            kept = [None if scheme is None or scheme.collective == "none" else scheme for scheme in after]
+            key = (self.model.window(layer), id(kept[0]), id(kept[1]))
+            if key not in distinct:
+                distinct[key] = _Kind(key[0], (kept[0], kept[1])), (Op(str(len(distinct)), 0),)
+            layers.append(distinct[key])
+        found, at = [], 0
+        for run in find_runs([stand_in for _, stand_in in layers]):
+            found.append(([kind for kind, _ in layers[at : at + run.pattern]], run.repeats))
+            at += run.pattern * run.repeats
+        return found
+
+    # --- times of the predictor
+
+    def _table(self, function: Callable[[int], float]) -> MonotoneTable:
+        return MonotoneTable(function, self.tokens, self.bound)
+
+    def _kernel_s(self, costs: CostModel, *kernels: Kernel) -> float:
+        return sum([costs.kernel_s(kernel) for kernel in kernels]) * self._slowdown
+
+    def _launched(self, tokens: int) -> tuple[int, int, Weights]:
+        return tokens, rows(tokens, self.weights), self.weights
+
+    def _attention_s(self, costs: CostModel, tokens: int) -> float:
+        before, behind = around_attention(self.model, self._shard, *self._launched(tokens))
+        return self._kernel_s(costs, *before, *behind)
+
+    def _mlp_s(self, costs: CostModel, tokens: int) -> float:
+        return self._kernel_s(costs, *mlp(self.model, self._shard, *self._launched(tokens)))
+
+    def _final_norm(self, tokens: int) -> Kernel:
+        return Elementwise("final norm", "add_rms_norm", tokens, self.model.hidden_size)
+
+    def _all_reduce_s(self, on: Exchanger, scheme: Scheme | None, tokens: int) -> float:
+        numel = tokens * self.model.hidden_size
+        found = self._exchange_s(on, Exchange("all_reduce", numel, scheme))
+        return min(found, self._exchange_s(on, Exchange("all_reduce", numel, None))) if self.gated else found
+
+    def _exchange_s(self, on: Exchanger, exchange: Exchange) -> float:
+        scheme = exchange.scheme
+        if scheme is None or (scheme.reduce.is_raw and scheme.gather.is_raw):
+            on = self.exchanger  # without codec kernels the launch makes no difference: time it once
+        return on.alone(on.timed(exchange)).seconds
+
+    def _whole_s(self, on: Exchanger, tokens: int) -> float:
+        """A forward pass without attention and logits, its ops one after the other."""
+        costs = on.cost
+        embedding = Elementwise("embedding", "embedding", tokens, self.model.hidden_size)
+        layer_s = self._attention_s(costs, tokens) + self._mlp_s(costs, tokens)
+        sent_s = sum(times * self._all_reduce_s(on, scheme, tokens) for scheme, times in self._schemes.items())
+        ends_s = self._kernel_s(costs, embedding, self._final_norm(tokens))
+        return ends_s + self.model.num_layers * layer_s + sent_s
+
+    def _head_s(self, on: Exchanger, sampled: int) -> float:
+        """Logits of so many sequences, gathered."""
+        head = Gemm("lm head", sampled, self._shard.vocabulary, self.model.hidden_size, "bf16")
+        gather_s = 0.0
+        if on.ranks > 1:
+            gather_s = self._exchange_s(on, Exchange("all_gather", sampled * self.model.vocab_size, None))
+        return self._kernel_s(on.cost, head) + gather_s
+
+    def _chunk_s(self, tokens: int, context: int, window: int | None) -> float:
+        """Attention of a chunk in one layer, beyond what a call costs at least."""
+        costs, shard = self.exchanger.cost.profile.gpu.attention, self._shard
+        alone_s = costs.time_s(1, tokens, context, shard.heads, shard.kv_heads, self.model.head_dim, window)
+        return (alone_s - costs.floor_s) * self._slowdown
+
+    def _chunk_everywhere_s(self, tokens: int, context: int) -> float:
+        return sum(layers * self._chunk_s(tokens, context, window) for window, layers in self._windows.items())
+
+    def _decode_call(self, sequences: int) -> DecodeCall:
+        """Decode attention of one layer, but for the contexts."""
+        shard, decoding = self._shard, self.exchanger.cost.profile.gpu.decode_attention
+        return decoding.call(sequences, shard.heads, shard.kv_heads, self.model.head_dim)
+
+    def _decode_s(self, gap_s: float, sequences: int, context_tokens: int) -> float:
+        """Decode attention of all layers."""
+        call, found = self._decoding(sequences), self.model.num_layers * gap_s
+        for window, layers in self._windows.items():
+            found += layers * call.seconds(context_tokens, window) * self._slowdown
+        return found
+
+    def _least_decode_s(self, gap_s: float, sequences: int) -> float:
+        """Decode attention of all layers, without what `least_token_s` counts."""
+        return self.model.num_layers * (gap_s + self._decoding(sequences).least_s * self._slowdown)
+
+
+@dataclass(slots=True)
+class _Streams:
+    """When the two streams are free, and when each part has got as far as it has."""
+
+    ends_s: list[float]
+    free_s: float = 0.0
+    sending_s: float = 0.0
+
+    def state(self) -> list[float]:
+        return [self.free_s, self.sending_s, *self.ends_s]
+
+    def wait(self, seconds: float) -> None:
+        """Everything that much later."""
+        self.free_s += seconds
+        self.sending_s += seconds
+        self.ends_s = [end + seconds for end in self.ends_s]
+
+    def compute(self, part: int, seconds: float) -> None:
+        """Kernels on the compute stream."""
+        self.free_s = self.ends_s[part] = max(self.free_s, self.ends_s[part]) + seconds
+
+    def layer(self, blocks: Sequence[Sequence[float]], after: Sequence[Sequence[Sequence[float]]]) -> None:
+        """Attention and MLP of each part, with what is exchanged after each; blocks with nothing between them go on."""
+        waiting = [0.0] * len(self.ends_s)
+        for block, exchanges in zip(blocks, after, strict=True):
+            last = block is blocks[-1]
+            for part, seconds in enumerate(block):
+                waiting[part] += seconds
+                if exchanges[part] or last:
+                    self.compute(part, waiting[part])
+                    waiting[part] = 0.0
+                for sent_s in exchanges[part]:
+                    self.sending_s = self.ends_s[part] = max(self.sending_s, self.ends_s[part]) + sent_s
+
+
+def rounded_down(number: int) -> int:
+    """To four significant bits."""
+    low = max(0, number.bit_length() - 4)
+    return number >> low << low

@@ -1,0 +1,380 @@
+"""The serving face: a deployment, a load and faults in, percentiles out. Look-ups around `sim.serving.run`."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal
+
+from thinwire.reference.core.config import ModelConfig, load_model
+from thinwire.reference.mixed import AnyScheme, MixedScheme, auto_budget, find
+from thinwire.sim.api import auto, group
+from thinwire.sim.costs.cost import CostModel
+from thinwire.sim.costs.profile import Profile, load_profile
+from thinwire.sim.events.exchange import Exchanger, slowdown
+from thinwire.sim.predict import check_precision
+from thinwire.sim.serving.arrivals import ClosedLoop, Drawn, Load, Trace
+from thinwire.sim.serving.iteration import BOUND, IterationModel
+from thinwire.sim.serving.replica import Batching
+from thinwire.sim.serving.router import Policy
+from thinwire.sim.serving.run import Change, Run, Setup, Simulation, Window
+from thinwire.sim.serving.statistics import NO_SLO, Slo
+from thinwire.sim.serving.workload import kv_bytes_per_token
+from thinwire.sim.workload import Prompt, memory_bytes
+from thinwire.topologies.cluster import Cluster
+
+LARGEST_ITERATION = 1 << 20  # tokens; as many, where whole prompts are not cut
+NIC_BYTES_PER_S = 50e9
+LONGEST_HOST_S = 3600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deployment:
+    """What serves.
+
+    Args:
+        model, cluster, scheme, tp, weights, profile: as `thinwire.predict` takes them; a replica is the first `tp` GPUs
+            of a cluster of its own, and auto:+1% is chosen for a prompt of token_budget tokens.
+        replicas: that do both prompts and decoding; those for prompts alone where decode_replicas are given.
+        token_budget, max_sequences, chunked_prefill: limits of an iteration (`sim.serving.replica.Batching`).
+        memory_share: of the GPU's memory that weights, activations and KV cache may take.
+        kv_tokens: tokens the KV cache holds; None: what the memory has room for.
+        policy: of the router.
+        transfer_bytes_per_s: rate of one GPU's keys and values from one pool to the other.
+        host_s: what the engine's host adds to an iteration.
+        gated: all-reduces go uncompressed at sizes at which the scheme would take longer: those of decoding, mostly.
+        scaled_links, slow_ranks: as in `predict`, on every replica from the start.
+    """
+
+    model: str | ModelConfig
+    cluster: str | Cluster
+    scheme: str | AnyScheme = "bf16"
+    tp: int | None = None
+    replicas: int = 1
+    weights: Literal["bf16", "fp8"] = "bf16"
+    profile: str | Profile | None = None
+    token_budget: int = 2048
+    max_sequences: int = 256
+    chunked_prefill: bool = True
+    memory_share: float = 0.9
+    kv_tokens: int | None = None
+    policy: Policy = "least-tokens"
+    decode_replicas: int = 0
+    transfer_bytes_per_s: float = NIC_BYTES_PER_S
+    host_s: float = 0.0
+    gated: bool = False
+    scaled_links: Mapping[str, float] = field(default_factory=dict)
+    slow_ranks: Mapping[int, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("memory_share", "transfer_bytes_per_s"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive: {name}={getattr(self, name)}")
+        if self.memory_share > 1:
+            raise ValueError(f"memory_share is a share: memory_share={self.memory_share}")
+        if not 0 <= self.host_s <= LONGEST_HOST_S:
+            raise ValueError(f"host_s must lie in 0..{LONGEST_HOST_S:g}: host_s={self.host_s}")
+        for name in ("token_budget", "max_sequences"):
+            if not 1 <= getattr(self, name) <= LARGEST_ITERATION:
+                raise ValueError(f"{name} must lie in 1..{LARGEST_ITERATION}: {name}={getattr(self, name)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """From `at_s` (to `until_s`) a replica is down, has slower links, or a rank that is slower; None: for good."""
+
+    at_s: float
+    replica: int
+    until_s: float | None = None
+    down: bool = False
+    links: Mapping[str, float] = field(default_factory=dict)
+    ranks: Mapping[int, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.until_s is not None and not self.until_s > self.at_s:
+            raise ValueError(f"a fault ends after it begins: at_s={self.at_s}, until_s={self.until_s}")
+        if not (self.down or self.links or self.ranks):
+            raise ValueError("a fault is down, links or ranks: nothing given")
+
+
+class Paces:
+    """Durations for one deployment, healthy or not; make one and pass it to many `serve` of the same engine, that is
+    with the same model, machine, scheme and batching.
+    """
+
+    def __init__(self, deployment: Deployment, bound: float = BOUND) -> None:
+        self.deployment, self.bound = deployment, bound
+        self._known: dict[tuple[Any, ...], IterationModel] = {}
+
+    @cached_property
+    def cluster(self) -> Cluster:
+        """One replica's GPUs."""
+        return group(self.deployment.cluster, self.deployment.tp)
+
+    @cached_property
+    def model(self) -> ModelConfig:
+        """The model."""
+        given = self.deployment.model
+        return load_model(given) if isinstance(given, str) else given
+
+    @cached_property
+    def profile(self) -> Profile:
+        """The machine's costs."""
+        given = self.deployment.profile
+        return given if isinstance(given, Profile) else load_profile(self.cluster, given)
+
+    @cached_property
+    def scheme(self) -> AnyScheme:
+        """The scheme. One that is chosen (`auto:+1%`) is chosen for a prompt that fills an iteration, without faults;
+        it stays as it is while they last, and decoding uses it too.
+        """
+        d = self.deployment
+        if not isinstance(d.scheme, str):
+            return d.scheme
+        budget = auto_budget(d.scheme)
+        if budget is None:
+            return find(d.scheme)
+        links = d.scaled_links
+        return auto(
+            budget, self.model, self.cluster, None, 1, d.token_budget, d.weights, self.profile, scaled_links=links
+        ).scheme
+
+    @cached_property
+    def limits(self) -> Batching:
+        """Limits of an iteration, the KV cache's among them. ValueError where the model leaves no room for it."""
+        d, tp = self.deployment, len(self.cluster.gpus)
+        check_precision(self.cluster, d.weights, self.profile)
+        kv_tokens = d.kv_tokens
+        if kv_tokens is None:
+            need = memory_bytes(self.model, Prompt(1, d.token_budget, d.weights), tp)
+            memory = self.cluster.gpu.memory_bytes * d.memory_share
+            left = memory - need["weights"] - need["activations"]
+            kv_tokens = int(left // self.kv_bytes_per_token)
+            if kv_tokens < 1:
+                raise ValueError(
+                    f"{self.model.name} ({d.weights}) leaves no room for a KV cache on {tp} x {self.cluster.gpu.name}: "
+                    f"weights {need['weights'] / 1e9:.1f} + activations {need['activations'] / 1e9:.1f} GB of "
+                    f"{memory / 1e9:.1f} GB a GPU"
+                )
+        return Batching(d.token_budget, d.max_sequences, kv_tokens, d.chunked_prefill)
+
+    def pace(
+        self, links: Mapping[str, float] | None = None, ranks: Mapping[int, float] | None = None
+    ) -> IterationModel:
+        """With these links scaled and these ranks slowed, besides the deployment's own."""
+        d = self.deployment
+        scaled = dict(d.scaled_links)
+        for pattern, factor in (links or {}).items():
+            scaled[pattern] = scaled.get(pattern, 1.0) * factor
+        slow = dict(d.slow_ranks)
+        for rank, factor in (ranks or {}).items():
+            slow[rank] = slow.get(rank, 1.0) * factor
+        key = (tuple(sorted(scaled.items())), tuple(sorted(slow.items())))
+        if key not in self._known:
+            cluster = group(self.cluster, None, scaled)
+            slowed = slowdown(len(cluster.gpus), slow)
+            eager = CostModel(self.profile, cluster.gpu, "eager")
+            graph = CostModel(self.profile, cluster.gpu, "graph")
+            limits = self.limits
+            largest = limits.token_budget if d.chunked_prefill else LARGEST_ITERATION
+            self._known[key] = IterationModel(
+                self.model,
+                self.scheme,
+                d.weights,
+                Exchanger(cluster, eager, slowed),
+                Exchanger(cluster, graph, slowed),
+                largest,
+                limits.max_sequences,
+                d.host_s,
+                self.bound,
+                d.gated,
+            )
+        return self._known[key]
+
+    @cached_property
+    def kv_bytes_per_token(self) -> int:
+        """Of keys and values on one GPU."""
+        return kv_bytes_per_token(self.model, len(self.cluster.gpus))
+
+    def changes(self, faults: Sequence[Fault]) -> tuple[Change, ...]:
+        """Faults as changes of pace, those that overlap taken together."""
+        found = []
+        for place in sorted({fault.replica for fault in faults}):
+            mine = [fault for fault in faults if fault.replica == place]
+            moments = sorted({f.at_s for f in mine} | {f.until_s for f in mine if f.until_s is not None})
+            for moment in moments:
+                active = [f for f in mine if f.at_s <= moment and (f.until_s is None or moment < f.until_s)]
+                if any(f.down for f in active):
+                    found.append(Change(moment, place, None))
+                    continue
+                links: dict[str, float] = {}
+                ranks: dict[int, float] = {}
+                for f in active:
+                    links |= {k: links.get(k, 1.0) * v for k, v in f.links.items()}
+                    ranks |= {k: ranks.get(k, 1.0) * v for k, v in f.ranks.items()}
+                found.append(Change(moment, place, self.pace(links, ranks)))
+        return tuple(found)
+
+
+@dataclass(frozen=True)
+class ServingResult:
+    """A run, and what it rests on."""
+
+    deployment: Deployment
+    load: Load
+    window: Window
+    seed: int
+    faults: tuple[Fault, ...]
+    limits: Batching
+    run: Run
+    model: str
+    cluster: str
+    scheme: str
+    tp: int
+    profile: str
+    assumptions: tuple[str, ...]
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of all replicas."""
+        return self.tp * (self.deployment.replicas + self.deployment.decode_replicas)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document of `thinwire serve --json`."""
+        d = self.deployment
+        return {
+            "model": self.model,
+            "cluster": self.cluster,
+            "scheme": self.scheme,
+            "tp": self.tp,
+            "replicas": d.replicas,
+            "decode_replicas": d.decode_replicas,
+            "gpus": self.gpus,
+            "weights": d.weights,
+            "policy": d.policy,
+            "gated": d.gated,
+            "batching": asdict(self.limits),
+            "load": {"kind": type(self.load).__name__, **asdict(self.load)},
+            "duration_s": self.window.duration_s,
+            "warm_up_s": self.window.warm_up_s,
+            "seed": self.seed,
+            "faults": [asdict(fault) for fault in self.faults],
+            **self.run.to_dict(),
+            "profile": self.profile,
+            "assumptions": list(self.assumptions),
+        }
+
+
+def serve(
+    deployment: Deployment,
+    load: Load,
+    duration_s: float | None = None,
+    slo: Slo = NO_SLO,
+    faults: Sequence[Fault] = (),
+    *,
+    seed: int = 0,
+    warm_up_s: float | None = None,
+    batches: int = 20,
+    paces: Paces | None = None,
+) -> ServingResult:
+    """Simulate a deployment under a load.
+
+    Args:
+        duration_s: how long requests arrive; ten minutes, or the whole of a trace, when left out.
+        warm_up_s: arrivals before it are served and not counted; a tenth of the duration when left out.
+        batches: that confidence intervals are made of.
+        seed: of everything drawn. The same arguments give the same result, byte for byte.
+        paces: of an earlier call for the same engine, to spare its set-up.
+
+    Raises:
+        ValueError: what `predict` raises, a model that leaves no room for a KV cache, a fault of a replica that is not
+        there.
+    """
+    if duration_s is None:
+        duration_s = max(load.seconds * (1 + 1e-9), 1e-3) if isinstance(load, Trace) else 600.0
+    known = Paces(deployment) if paces is None else paces
+    if paces is not None and _engine(paces.deployment) != _engine(deployment):
+        raise ValueError("paces are of another engine: model, cluster, tp, scheme or batching differ")
+    window = Window(duration_s, duration_s / 10 if warm_up_s is None else warm_up_s, batches)
+    pace = known.pace()
+    limits = known.limits
+    separate = deployment.decode_replicas > 0
+    setup = Setup(
+        pace=pace,
+        limits=limits,
+        replicas=deployment.replicas,
+        policy=deployment.policy,
+        decode_replicas=deployment.decode_replicas,
+        transfer_s=lambda tokens: tokens * known.kv_bytes_per_token / deployment.transfer_bytes_per_s,
+        changes=known.changes(faults),
+    )
+    run = Simulation(setup, load, window, slo, seed).run()
+    return ServingResult(
+        deployment=deployment,
+        load=load,
+        window=window,
+        seed=seed,
+        faults=tuple(faults),
+        limits=limits,
+        run=run,
+        model=known.model.name,
+        cluster=known.cluster.name,
+        scheme=pace.scheme.name,
+        tp=len(known.cluster.gpus),
+        profile=known.profile.name,
+        assumptions=tuple(dict.fromkeys([*_sentences(deployment, load, separate, known.scheme), *pace.sentences()])),
+    )
+
+
+def _engine(deployment: Deployment) -> Deployment:
+    """The deployment as far as durations go."""
+    return replace(deployment, replicas=1, decode_replicas=0, policy="least-tokens", transfer_bytes_per_s=1.0)
+
+
+def _sentences(deployment: Deployment, load: Load, separate: bool, scheme: AnyScheme) -> list[str]:
+    said = [
+        "replicas share nothing: each has the first GPUs of a machine of its own; the router and the network before it "
+        "take no time",
+        "a request is admitted when KV-cache memory for its prompt and all its output is free: nothing is evicted, and "
+        "engines that hand memory out as it is needed admit more",
+        "no prefix of a prompt is found in the cache",
+        "requests of a replica that goes down are sent again at once, with the tokens they had; it comes back empty",
+    ]
+    if deployment.policy == "least-tokens":
+        said.append(
+            "the router counts the prompt tokens still to be processed and, for each request under way, the load's "
+            "mean output: it does not know how long an answer will be"
+        )
+    if separate:
+        said.append(
+            f"keys and values go from the prompts' pool to the other at {deployment.transfer_bytes_per_s / 1e9:g} GB/s "
+            "a GPU (assumed), after the prompt and beside everything else; where they wait for room they take none"
+        )
+    if isinstance(scheme, MixedScheme) and scheme.source:
+        said.append(f"{scheme.name}, {scheme.source}, is used whatever an iteration holds, decoding alone too")
+    if isinstance(load, ClosedLoop):
+        said.append("the users of the closed loop all begin at once and ask again without a pause")
+    elif isinstance(load, Drawn):
+        said.append("prompt and output lengths are drawn independently")
+    return said
+
+
+_FAULT = re.compile(r"(?P<at>[^-:]+)(-(?P<until>[^:]+))?:(?P<replica>[^:]+):(?P<what>down|link|slow)(:(?P<how>.*))?")
+
+
+def parse_fault(text: str) -> Fault:
+    """`AT[-UNTIL]:REPLICA:down`, `...:link:PATTERN=FACTOR` or `...:slow:RANK=FACTOR`, times in seconds."""
+    match = _FAULT.fullmatch(text)
+    try:
+        if match is None or (match["what"] == "down") != (match["how"] is None):
+            raise ValueError
+        at_s, place = float(match["at"]), int(match["replica"])
+        until_s = None if match["until"] is None else float(match["until"])
+        key, _, factor = (match["how"] or "").rpartition("=")
+        links = {key: float(factor)} if match["what"] == "link" else {}
+        ranks = {int(key): float(factor)} if match["what"] == "slow" else {}
+    except ValueError:
+        raise ValueError(
+            f"a fault is AT[-UNTIL]:REPLICA:down, ...:link:PATTERN=FACTOR or ...:slow:RANK=FACTOR: {text!r}"
+        ) from None
+    return Fault(at_s, place, until_s, match["what"] == "down", links, ranks)

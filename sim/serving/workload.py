@@ -1,0 +1,153 @@
+"""One iteration of a serving engine: chunks of prompts and a token for each decoding sequence, in one forward pass.
+
+The same kernels and exchanges as in `sim.workload`, with as many rows as the iteration has tokens; attention alone asks
+whose tokens they are. Prompts' chunks share one attention call (a variable-length kernel), decoding sequences another.
+
+Where a scheme splits the sequence (ISO), an iteration with prompt tokens is split in the same ratio: chunks fill the
+first part in order, decoding sequences go with the rest. An iteration of decoding alone stays whole: it reads all
+weights for a few rows, and two halves would read them twice.
+"""
+
+from dataclasses import dataclass
+
+from thinwire.reference.core.config import ModelConfig
+from thinwire.reference.mixed import AnyScheme
+from thinwire.sim.workload import (
+    AttendChunks,
+    DecodeAttend,
+    Kernel,
+    Kernels,
+    Op,
+    Shard,
+    Weights,
+    Workload,
+    around_attention,
+    closing,
+    embedding,
+    layers_of,
+    mlp,
+)
+
+FP8_ROWS = 4
+"""Rows an engine pads an fp8 forward to a multiple of: on Hopper others cost an extra copy (docs/decisions/003)."""
+
+Chunk = tuple[int, int]
+"""Tokens of a prompt in this iteration, and tokens of its context with them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one part of an iteration holds: whole or cut chunks, and sequences that decode."""
+
+    chunks: tuple[Chunk, ...] = ()
+    sequences: int = 0
+    context_tokens: int = 0  # of the decoding sequences in all, their new tokens counted
+
+    def __post_init__(self) -> None:
+        for tokens, context in self.chunks:
+            if not 1 <= tokens <= context:
+                raise ValueError(f"a chunk holds 1 token or more of its context: tokens={tokens}, context={context}")
+        if self.sequences < 0 or self.context_tokens < self.sequences:
+            raise ValueError(
+                f"decoding sequences have a token or more each: sequences={self.sequences}, "
+                f"context_tokens={self.context_tokens}"
+            )
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of prompts."""
+        return sum(tokens for tokens, _ in self.chunks)
+
+    @property
+    def tokens(self) -> int:
+        """Rows of every matrix product."""
+        return self.prompt_tokens + self.sequences
+
+    def exempt(self, first_tokens: int) -> int:
+        """Rows among the first `first_tokens` of their sequences."""
+        return sum(min(max(first_tokens - (context - tokens), 0), tokens) for tokens, context in self.chunks)
+
+
+@dataclass(frozen=True, slots=True)
+class Iteration:
+    """What an engine runs at once; `finishing` counts the prompts whose last token is in it."""
+
+    whole: Share
+    finishing: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.whole.tokens:
+            raise ValueError("an iteration needs a token: no chunks and no sequences given")
+        if not 0 <= self.finishing <= len(self.whole.chunks):
+            raise ValueError(f"finishing counts chunks: {self.finishing} of {len(self.whole.chunks)}")
+
+    @property
+    def sampled(self) -> int:
+        """Sequences that get a token from it."""
+        return self.whole.sequences + self.finishing
+
+
+def shares(whole: Share, split: float | None) -> tuple[Share, ...]:
+    """The iteration whole, or cut in two as the module says."""
+    if split is None or whole.tokens < 2 or not whole.chunks:
+        return (whole,)
+    room = min(max(round(whole.tokens * split), 1), whole.tokens - 1, whole.prompt_tokens)
+    if room == whole.prompt_tokens and not whole.sequences:
+        room -= 1
+    first: list[Chunk] = []
+    second: list[Chunk] = []
+    for tokens, context in whole.chunks:
+        taken = min(tokens, room)
+        room -= taken
+        if taken:
+            first.append((taken, context - tokens + taken))
+        if tokens > taken:
+            second.append((tokens - taken, context))
+    return Share(tuple(first)), Share(tuple(second), whole.sequences, whole.context_tokens)
+
+
+def build(model: ModelConfig, scheme: AnyScheme, iteration: Iteration, tp: int, weights: Weights) -> Workload:
+    """The workload of one rank, for `sim.predict.run`. ValueError as `sim.workload.build`."""
+    shard = Shard.of(model, tp)
+    parts = shares(iteration.whole, scheme.sequence_split if tp > 1 else None)
+    launched = [(part.tokens, rows(part.tokens, weights)) for part in parts]
+
+    def kernels(window: int | None) -> Kernels:
+        around = [around_attention(model, shard, tokens, m, weights) for tokens, m in launched]
+        return {
+            "attention": [
+                (*before, *attention(model, shard, part, window), *behind)
+                for part, (before, behind) in zip(parts, around, strict=True)
+            ],
+            "mlp": [mlp(model, shard, tokens, m, weights) for tokens, m in launched],
+        }
+
+    def sizes(part: int, first: int) -> tuple[int, int]:
+        return parts[part].tokens, parts[part].exempt(first)
+
+    layers = layers_of(model, scheme, tp, kernels, sizes)
+    opening = tuple(Op("embedding", i, (embedding(model, part.tokens),)) for i, part in enumerate(parts))
+    last = closing(model, shard, iteration.whole.tokens, iteration.sampled, tp, len(parts) - 1)
+    return Workload(opening, layers, last)
+
+
+def rows(tokens: int, weights: Weights) -> int:
+    """Rows a matrix product is launched with."""
+    return tokens if weights == "bf16" else -(-tokens // FP8_ROWS) * FP8_ROWS
+
+
+def attention(model: ModelConfig, shard: Shard, part: Share, window: int | None) -> tuple[Kernel, ...]:
+    """One call for all chunks, and one for all decoding sequences."""
+    heads, kv_heads, dim = shard.heads, shard.kv_heads, model.head_dim
+    found: tuple[Kernel, ...] = ()
+    if part.chunks:
+        found += (AttendChunks("attention", part.chunks, heads, kv_heads, dim, window),)
+    if part.sequences:
+        decoding = part.sequences, part.context_tokens
+        found += (DecodeAttend("decode attention", *decoding, heads, kv_heads, dim, window),)
+    return found
+
+
+def kv_bytes_per_token(model: ModelConfig, tp: int) -> int:
+    """What one GPU keeps of a token: keys and values of all layers, in bf16."""
+    return 2 * 2 * model.num_layers * model.kv_heads_per_gpu(tp) * model.head_dim

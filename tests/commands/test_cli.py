@@ -1,0 +1,322 @@
+"""The command line as scripts see it: documented keys, nothing but JSON on standard output, one line when it fails."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from thinwire.reference.catalog import schemes
+from thinwire.reference.core.config import model_names
+from thinwire.topologies.load import cluster_names
+
+from ..command import Capture, run
+
+PREDICT = ("predict", "--model", "llama-3-8b", "--cluster", "8xl40s-pcie", "--scheme", "flash-int4", "--tp", "4")
+COMPARE = ("compare", "--model", "llama-3-8b", "--cluster", "8xl40s-pcie", "--tp", "4", "--input-tokens", "128")
+COLLECTIVE = ("collective", "--cluster", "8xl40s-pcie", "--tp", "4", "--scheme", "flash-int4", "--bytes", "1048576")
+
+PREDICTION_KEYS = {
+    "ttft_ms",
+    "breakdown_ms",
+    "wire_bytes_per_gpu",
+    "all_reduce_count",
+    "scheme",
+    "bits_per_value",
+    "model",
+    "cluster",
+    "tp",
+    "batch",
+    "input_tokens",
+    "weights",
+    "assumptions",
+    "profile",
+}
+BREAKDOWN_KEYS = {"compute", "codec", "communication", "exposed_communication"}
+COLLECTIVE_KEYS = {"time_us", "algbw_gb_per_s", "busbw_gb_per_s", "wire_bytes_per_gpu", "algorithm"}
+
+
+def document(capsys: Capture, *arguments: str) -> Any:
+    status, out, err = run(capsys, *arguments, "--json")
+    assert status == 0, err
+    return json.loads(out)
+
+
+def changed(command: tuple[str, ...], option: str, value: str) -> tuple[str, ...]:
+    """The command with another value of one option, or with the option added."""
+    if option not in command:
+        return (*command, option, value)
+    at = command.index(option) + 1
+    return (*command[:at], value, *command[at + 1 :])
+
+
+# --- what succeeds ---
+
+
+def test_predict(capsys: Capture) -> None:
+    found = document(capsys, *PREDICT, "--batch", "8", "--input-tokens", "512", "--weights", "fp8")
+    assert found.keys() >= PREDICTION_KEYS
+    assert found["breakdown_ms"].keys() >= BREAKDOWN_KEYS
+    assert {"reduce", "gather"} <= found["bits_per_value"].keys()
+    asked = ("model", "cluster", "scheme", "tp", "batch", "input_tokens", "weights")
+    assert [found[key] for key in asked] == ["llama-3-8b", "8xl40s-pcie", "flash-int4", 4, 8, 512, "fp8"]
+    assert found["ttft_ms"] > 0
+    assert found["all_reduce_count"] == 64
+    assert all(isinstance(sentence, str) for sentence in found["assumptions"])
+
+
+def test_compare(capsys: Capture) -> None:
+    found = document(capsys, *COMPARE, "--schemes", "bf16, flash-int4 ,none")
+    assert found["baseline"]["scheme"] == "bf16"
+    assert found["baseline"].keys() >= PREDICTION_KEYS
+    assert {row["scheme"] for row in found["rows"]} == {"bf16", "flash-int4", "none"}
+    for row in found["rows"]:
+        assert PREDICTION_KEYS | {"speedup"} <= row.keys()
+        assert row["speedup"] == pytest.approx(found["baseline"]["ttft_ms"] / row["ttft_ms"])
+    assert [row["ttft_ms"] for row in found["rows"]] == sorted(row["ttft_ms"] for row in found["rows"])
+
+
+def test_compare_takes_the_whole_catalog_when_not_told(capsys: Capture) -> None:
+    assert {row["scheme"] for row in document(capsys, *COMPARE)["rows"]} == set(schemes())
+
+
+@pytest.mark.parametrize("op", ["all_reduce", "all_gather", "reduce_scatter", "all_to_all"])
+def test_collective(capsys: Capture, op: str) -> None:
+    found = document(capsys, *COLLECTIVE, "--op", op)
+    assert found.keys() >= COLLECTIVE_KEYS
+    assert (found["op"], found["bytes"], found["tp"]) == (op, 1048576, 4)
+    assert found["algbw_gb_per_s"] == pytest.approx(1048576 / found["time_us"] / 1e3)
+
+
+def test_a_collective_that_does_nothing_has_no_bandwidth(capsys: Capture) -> None:
+    for command in (changed(COLLECTIVE, "--tp", "1"), changed(COLLECTIVE, "--scheme", "none")):
+        found = document(capsys, *command)
+        assert (found["time_us"], found["algbw_gb_per_s"], found["busbw_gb_per_s"]) == (0, None, None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "names", "source"),
+    [
+        ("schemes", tuple(schemes()), "source"),
+        ("models", model_names(), "source"),
+        ("clusters", cluster_names(), "sources"),
+    ],
+)
+def test_catalogs_give_their_sources(capsys: Capture, kind: str, names: tuple[str, ...], source: str) -> None:
+    rows = document(capsys, kind)[kind]
+    assert [row["name"] for row in rows] == list(names)
+    assert all(row[source] for row in rows)
+    status, out, _ = run(capsys, kind)
+    assert status == 0
+    assert all(name in out for name in names)
+
+
+def test_cluster_show(capsys: Capture) -> None:
+    assert document(capsys, "cluster", "show", "8xl40s-pcie")["name"] == "8xl40s-pcie"
+    status, out, _ = run(capsys, "cluster", "show", "8xl40s-pcie")
+    assert status == 0
+    assert all(f"gpu{rank}" in out for rank in range(8))
+
+
+def test_tables_for_people(capsys: Capture) -> None:
+    found = document(capsys, *PREDICT)
+    status, out, err = run(capsys, *PREDICT, "--explain")
+    assert (status, err) == (0, "")
+    assert f"{found['ttft_ms']:.2f} ms" in out
+    flat = " ".join(out.split())
+    assert all(sentence[:60] in flat for sentence in found["assumptions"])
+    assert "critical path" in out
+    assert "gate_up" in out
+    status, short, _ = run(capsys, *PREDICT)
+    assert status == 0
+    assert len(short) < len(out)
+    status, out, _ = run(capsys, *COMPARE, "--schemes", "bf16,flash-int4")
+    assert status == 0
+    assert out.index("flash-int4") > 0
+    status, out, _ = run(capsys, *COLLECTIVE)
+    assert status == 0
+    assert "busbw" in out
+
+
+def test_a_trace_is_written_and_standard_output_stays_json(capsys: Capture, tmp_path: Path) -> None:
+    path = tmp_path / "trace.json"
+    status, out, err = run(capsys, *PREDICT, "--trace", str(path), "--json")
+    assert status == 0
+    assert json.loads(out)["scheme"] == "flash-int4"
+    assert str(path) in err
+    events = json.loads(path.read_text())["traceEvents"]
+    assert {event["ph"] for event in events} == {"M", "X"}
+    end_us = max(event["ts"] + event["dur"] for event in events if event["ph"] == "X")
+    assert end_us == pytest.approx(json.loads(out)["ttft_ms"] * 1e3)
+
+
+def test_what_ifs_change_the_answer(capsys: Capture) -> None:
+    plain = document(capsys, *PREDICT)["ttft_ms"]
+    for option, value in (("--scale-link", "gpu0->*=0.5"), ("--scale-link", "pool:*=0.5"), ("--slow-rank", "2=1.5")):
+        assert document(capsys, *PREDICT, option, value)["ttft_ms"] > plain
+    twice = document(capsys, *PREDICT, "--slow-rank", "2=1.5", "--slow-rank", "1=2")["ttft_ms"]
+    assert twice > document(capsys, *PREDICT, "--slow-rank", "2=1.5")["ttft_ms"]
+    halved = document(capsys, *changed(COLLECTIVE, "--scale-link", "*=0.5"))["time_us"]
+    assert halved > document(capsys, *COLLECTIVE)["time_us"]
+
+
+def test_files_of_the_users_own(capsys: Capture, tmp_path: Path, root: Path) -> None:
+    machine = tmp_path / "mine.toml"
+    machine.write_text((root / "topologies/machines/8xl40s-pcie.toml").read_text())
+    model = tmp_path / "my-model" / "config.json"
+    model.parent.mkdir()
+    model.write_text((root / "reference/models/llama-3-8b.json").read_text())
+    profile = tmp_path / "profile.json"
+    profile.write_text(json.dumps({"gpu": json.loads((root / "sim/profiles/gpu-l40s.json").read_text())}))
+    own = changed(changed(PREDICT, "--cluster", str(machine)), "--model", str(model))
+    found = document(capsys, *own, "--profile", str(profile))
+    assert found["model"] == "my-model"
+    assert found["ttft_ms"] == document(capsys, *PREDICT)["ttft_ms"]
+
+
+# --- what fails ---
+
+
+@pytest.mark.parametrize(
+    "command", [(), ("predict",), ("compare",), ("collective",), ("schemes",), ("cluster", "show")]
+)
+def test_help(capsys: Capture, command: tuple[str, ...]) -> None:
+    status, out, err = run(capsys, *command, "--help")
+    assert (status, err) == (0, "")
+    assert "Usage" in out
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (changed(PREDICT, "--model", "llama-9"), "unknown model 'llama-9'"),
+        (changed(PREDICT, "--model", "."), "config.json"),
+        (changed(PREDICT, "--cluster", "8xl40"), "unknown cluster '8xl40'; did you mean 8xl40s-pcie"),
+        (changed(PREDICT, "--cluster", "nowhere/mine.toml"), "no such file: nowhere/mine.toml"),
+        (changed(PREDICT, "--scheme", "flash-int44"), "unknown scheme 'flash-int44'; did you mean flash-int4"),
+        (changed(PREDICT, "--scheme", "ring:int99"), "bits must lie in 2..8"),
+        (changed(PREDICT, "--tp", "3"), "tp=3"),
+        (changed(PREDICT, "--tp", "9"), "1..8, the GPUs of 8xl40s-pcie"),
+        (changed(PREDICT, "--tp", "0"), "1..8, the GPUs of 8xl40s-pcie"),
+        (changed(PREDICT, "--tp", "many"), "'--tp'"),
+        (changed(PREDICT, "--batch", "0"), "batch must be at least 1: batch=0"),
+        (changed(PREDICT, "--input-tokens", "-5"), "input_tokens must be at least 1: input_tokens=-5"),
+        (changed(PREDICT, "--weights", "int4"), "'bf16', 'fp8'"),
+        (changed(changed(PREDICT, "--cluster", "8xa100-nvlink"), "--weights", "fp8"), "no fp8 GEMMs"),
+        (changed(PREDICT, "--profile", "nowhere.json"), "cannot read profile nowhere.json"),
+        (changed(PREDICT, "--trace", "/nowhere/trace.json"), "cannot write the trace to /nowhere/trace.json"),
+        (changed(PREDICT, "--trace", "/"), "cannot write the trace to /"),
+        (changed(PREDICT, "--scale-link", "gpu0"), "--scale-link takes NAME=FACTOR"),
+        (changed(PREDICT, "--scale-link", "=2"), "--scale-link takes NAME=FACTOR"),
+        (changed(PREDICT, "--scale-link", "gpu0->*=fast"), "--scale-link takes NAME=FACTOR"),
+        (changed(PREDICT, "--scale-link", "gpu0->*=0"), "factor must be a positive finite number: 0.0"),
+        (changed(PREDICT, "--scale-link", "gpu0->*=nan"), "factor must be a positive finite number: nan"),
+        (changed(PREDICT, "--scale-link", "warp=2"), "no link or pool of 8xl40s-pcie matches 'warp'"),
+        (changed(PREDICT, "--slow-rank", "first=2"), "--slow-rank takes RANK=FACTOR"),
+        (changed(PREDICT, "--slow-rank", "4=2"), "rank=4, ranks are 0..3"),
+        (changed(PREDICT, "--slow-rank", "1=-2"), "slow-down factor must be positive: rank 1=-2.0"),
+        (changed(changed(PREDICT, "--scheme", "iso"), "--input-tokens", "1"), "leaves a half empty"),
+        ((*PREDICT, "--colour", "red"), "No such option: --colour"),
+        ((*PREDICT[:-2], "--tp"), "--tp"),
+        (PREDICT[:5], "Missing option '--scheme'"),
+        (
+            ("predict", "--model", "llama-3-70b", "--cluster", "4xl4-pcie", "--scheme", "bf16"),
+            "GB a GPU, memory 24.0 GB",
+        ),
+        ((*COMPARE, "--schemes", " , "), "--schemes names no scheme"),
+        ((*COMPARE, "--schemes", "bf16,nope"), "unknown scheme 'nope'"),
+        ((*changed(COMPARE, "--model", "llama-3-70b")[:-4], "--tp", "1"), "does not fit"),
+        (changed(COLLECTIVE, "--bytes", "1023"), "bytes=1023"),
+        (changed(COLLECTIVE, "--bytes", "0"), "bytes=0"),
+        (changed(COLLECTIVE, "--bytes", "-2"), "bytes=-2"),
+        (changed(COLLECTIVE, "--bytes", "1e6"), "'--bytes'"),
+        (COLLECTIVE[:-2], "Missing option '--bytes'"),
+        (changed(COLLECTIVE, "--op", "broadcast"), "'--op'"),
+        ((*changed(COLLECTIVE, "--scheme", "bf16-ring"), "--op", "all_to_all"), "ring cannot do op all_to_all"),
+        (
+            changed(COLLECTIVE, "--scheme", "nvls:bf16"),
+            "nvls needs a switch that reduces; cluster 8xl40s-pcie has none",
+        ),
+        (("cluster", "show", "nope"), "unknown cluster 'nope'"),
+        (("cluster", "show"), "Missing argument"),
+        (("cluster",), "a command is missing; see thinwire --help"),
+        (("conjure",), "No such command 'conjure'"),
+        ((), "a command is missing; see thinwire --help"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+@pytest.mark.parametrize("as_json", [False, True], ids=["", "json"])
+def test_bad_input_is_one_line_on_standard_error(
+    capsys: Capture, command: tuple[str, ...], said: str, as_json: bool
+) -> None:
+    if as_json and len(command) < 2:
+        return
+    status, out, err = run(capsys, *command, *(["--json"] if as_json else []))
+    assert (status, out) == (2, "")
+    assert err.startswith("thinwire: ")
+    assert err.count("\n") == 1
+    assert err.endswith("\n")
+    assert said in err
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("name = ", "mine.toml:1"),
+        ('name = "mine"\ncolour = 3\n', "mine.toml:"),
+        ("\x00", "mine.toml"),
+        ("", "mine.toml"),
+    ],
+)
+@pytest.mark.parametrize("command", [PREDICT, ("cluster", "show", "8xl40s-pcie")], ids=["predict", "show"])
+def test_a_malformed_machine_file(
+    capsys: Capture, tmp_path: Path, command: tuple[str, ...], text: str, said: str
+) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    given = [str(path) if word == "8xl40s-pcie" else word for word in command]
+    status, out, err = run(capsys, *given)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert said in err
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "cannot be read as JSON"),
+        ("[]", "must hold a JSON object"),
+        ('{"architectures": ["MixtralForCausalLM"]}', "MixtralForCausalLM is not supported"),
+    ],
+)
+def test_a_malformed_model_file(capsys: Capture, tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    status, out, err = run(capsys, *changed(PREDICT, "--model", str(path)))
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert said in err
+
+
+# --- as a program of its own ---
+
+
+def program(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    return subprocess.run(
+        [sys.executable, "-m", "thinwire.commands.cli", *arguments], capture_output=True, text=True, env=environment
+    )
+
+
+def test_the_program_prints_json_and_exits_0() -> None:
+    done = program(*PREDICT, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout).keys() >= PREDICTION_KEYS
+
+
+def test_the_program_exits_2_with_one_line() -> None:
+    done = program(*changed(PREDICT, "--model", "llama-9"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("thinwire: unknown model 'llama-9'")
+    assert done.stderr.count("\n") == 1

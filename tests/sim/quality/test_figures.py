@@ -1,0 +1,182 @@
+"""The accuracy column: looked up by what a scheme does, at the nearest TP degree measured, with its model's name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from thinwire.reference.catalog import scheme, schemes
+from thinwire.sim import api
+from thinwire.sim.quality import figures as accuracy
+from thinwire.sim.quality.figures import figure
+
+from ...command import run
+
+SHIPPED = accuracy.TABLES / "accuracy-smollm2-135m.json"
+
+
+def row(name: str, tp: int, ratio: float | None) -> dict[str, Any]:
+    found = scheme(name)
+    return {
+        "scheme": name, "reduce": found.reduce.spec, "gather": found.gather.spec, "collective": found.collective,
+        "exempt_tokens": found.exempt_tokens, "drop_attention_percent": found.drop_attention_percent,
+        "sequence_split": found.sequence_split, "tp": tp,
+        "windows": 3, "tokens": 30, "perplexity_ratio": ratio, "kl": 0.1, "top1_agreement": 0.9,
+        "perplexity_ratio_interval": None if ratio is None else [ratio - 0.05, ratio + 0.2],
+    }  # fmt: skip
+
+
+def table(*rows: dict[str, Any]) -> dict[str, Any]:
+    source = {"kind": "measured", "how": "by hand", "text": "a text"}
+    return {"model": "tiny", "title": "Tiny (8-bit)", "source": source, "confidence": 0.95, "rows": list(rows)}
+
+
+@pytest.fixture
+def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    found = table(
+        row("flash-int4", 2, 1.2), row("flash-int4", 8, 1.8), row("flash-int4+spd-50", 4, 3.0),
+        row("flash-int3", 4, None), row("flash-int8", 4, 1.001), row("bf16", 4, 1.0), row("spd-50", 4, 2.0),
+    )  # fmt: skip
+    (tmp_path / "accuracy-tiny.json").write_text(json.dumps(found))
+    monkeypatch.setattr(accuracy, "TABLES", tmp_path)
+    return tmp_path  # a folder of the test's own, so nothing of it is remembered
+
+
+@pytest.mark.parametrize("asked, found", [(2, 2), (3, 2), (4, 8), (5, 8), (6, 8), (16, 8)])
+def test_the_nearest_degree_stands_in(tables: Path, asked: int, found: int) -> None:
+    """Nearest by ratio; of two as near, the larger."""
+    known = figure(scheme("flash-int4"), asked)
+    assert known is not None and known.tp == found
+    assert known.perplexity_ratio == {2: 1.2, 8: 1.8}[found]
+    assert known.to_dict()["measured_on"] == "Tiny (8-bit)"
+
+
+def test_schemes_are_known_by_what_they_do(tables: Path) -> None:
+    same = ["two_step:int4-g128-zp", "two_step:int4@chunk=4096x2@fused", "flash-int4"]
+    assert len({figure(scheme(name), 2) for name in same}) == 1
+    both = figure(scheme("two_step:int4+spd-50"), 4)
+    assert both is not None and both.perplexity_ratio == 3.0
+    for unknown in ("flash-int4+spd-25", "flash-int4+iso", "all_gather:int4", "two_step:int4-g64", "none"):
+        assert figure(scheme(unknown), 4) is None
+
+
+def test_islands_decide_what_hierarchical_is(tables: Path) -> None:
+    """Measured on two islands; on one, or with each rank an island, it is two_step."""
+    path = tables / "accuracy-tiny.json"
+    found = json.loads(path.read_text())
+    found["rows"].append(row("flash2-int4-hier", 8, 2.5))
+    path.write_text(json.dumps(found))
+    layered = scheme("flash2-int4-hier")
+    ratios = [known.perplexity_ratio for islands in (1, 2, 4, 8) if (known := figure(layered, 8, islands)) is not None]
+    assert ratios == [1.8, 2.5, 2.5, 1.8]
+
+
+def test_one_rank_sends_nothing(tables: Path) -> None:
+    assert figure(scheme("flash-int4"), 1) is None
+
+
+@pytest.mark.parametrize("lost", ["source", "confidence", "model", "rows"])
+def test_a_table_without_its_source_is_refused(tables: Path, lost: str) -> None:
+    broken = table(row("bf16", 2, 1.0))
+    del broken[lost]
+    (tables / "other").mkdir()
+    (tables / "other" / "accuracy-x.json").write_text(json.dumps(broken))
+    with pytest.raises(ValueError, match=f"accuracy-x.json is no table of accuracies: KeyError: '{lost}'"):
+        accuracy._measured(tables / "other")
+
+
+def test_two_tables_of_the_same_row_are_refused(tables: Path) -> None:
+    """Whose figure is shown would depend on the files' names. Another TP degree or scheme is another row."""
+    other = tables / "accuracy-other.json"
+    other.write_text(json.dumps(table(row("flash-int4", 4, 1.4))))
+    known = figure(scheme("flash-int4"), 4)
+    assert known is not None and known.perplexity_ratio == 1.4
+    other.write_text(json.dumps(table(row("two_step:int4-g128-zp", 8, 9.9))))
+    accuracy._measured.cache_clear()
+    with pytest.raises(ValueError, match=r"accuracy-other\.json and .*accuracy-tiny\.json both hold int4-.* at TP 8"):
+        figure(scheme("flash-int4"), 4)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tp": "4"}, {"tp": 0}, {"tp": True}, {"tp": 2.0}, {"perplexity_ratio_interval": []},
+        {"perplexity_ratio_interval": [1.0]}, {"perplexity_ratio_interval": 1.0},
+        {"perplexity_ratio_interval": ["1", "2"]}, {"perplexity_ratio": "1.2"}, {"kl": True}, {"reduce": []},
+    ],
+)  # fmt: skip
+def test_a_damaged_row_is_refused(tables: Path, change: dict[str, Any]) -> None:
+    (tables / "accuracy-tiny.json").write_text(json.dumps(table(row("flash-int4", 4, 1.2) | change)))
+    with pytest.raises(ValueError, match=r"accuracy-tiny\.json is no table of accuracies: "):
+        figure(scheme("flash-int4"), 4)
+
+
+def test_a_file_that_is_no_json_is_refused(tables: Path) -> None:
+    for content in (b"[" * 100_000, b"\xff", b"[1]", b'{"rows": {"a": 1}}'):
+        (tables / "accuracy-tiny.json").write_bytes(content)
+        with pytest.raises(ValueError, match=r"accuracy-tiny\.json is no table of accuracies: "):
+            figure(scheme("flash-int4"), 4)
+
+
+def test_compare_tells_islands_apart() -> None:
+    """Eight L40S are two sockets, the first four of them one."""
+    for tp, name in ((4, "flash-int4"), (8, "flash2-int4-hier")):
+        found = api.compare(["flash2-int4-hier"], "llama-3-8b", "8xl40s-pcie", tp, input_tokens=256)
+        assert found.accuracy(found.rows[0]) == figure(scheme(name), tp)
+
+
+def compare(tp: int) -> api.Comparison:
+    names = ["flash-int4", "flash-int8", "flash-int3", "flash-int2"]
+    return api.compare(names, "llama-3-8b", "8xl40s-pcie", tp, input_tokens=256)
+
+
+def test_rows_of_compare_carry_it(tables: Path) -> None:
+    rows = {found["scheme"]: found["accuracy"] for found in compare(4).to_dict()["rows"]}
+    assert rows["flash-int2"] is None
+    assert rows["flash-int4"]["tp"] == 8 and rows["flash-int4"]["perplexity_ratio_interval"] == [1.75, 2.0]
+    assert rows["flash-int3"]["perplexity_ratio"] is None
+    json.dumps(rows, allow_nan=False)
+
+
+def test_the_table_says_whose_it_is(tables: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--model", "llama-3-8b", "--cluster", "8xl40s-pcie", "--tp", "4", "--input-tokens", "256"]
+    status, shown, _ = run(capsys, "compare", *options, "--schemes", "flash-int4,flash-int8,flash-int3,flash-int2")
+    assert status == 0
+    lines = {line.split()[0]: line for line in shown.splitlines() if line.startswith("flash-")}
+    assert "1.800 (1.750 .. 2.000)" in lines["flash-int4"] and "1.001 (" in lines["flash-int8"]
+    assert lines["flash-int3"].rstrip().endswith("not finite") and "(" not in lines["flash-int2"]
+    said = " ".join(shown.split())
+    assert "measured on Tiny (8-bit), not on llama-3-8b: 30 predictions at TP 4" in said
+    assert "at TP 8, the nearest to TP 4 measured (of 1 schemes)" in said
+
+
+# ---- the shipped table
+
+
+def test_the_shipped_table_is_whole() -> None:
+    """Every scheme of the catalog but `none` at TP 4, figures within their intervals, sources and checksums there."""
+    found = json.loads(SHIPPED.read_text())
+    assert {"weights", "weights_sha256", "text", "text_sha256", "how"} <= found["source"].keys()
+    rows = {(entry["scheme"], entry["tp"]): entry for entry in found["rows"]}
+    assert len(rows) == len(found["rows"])
+    assert not [name for name in schemes() if name != "none" and (name, 4) not in rows]
+    for entry in found["rows"]:
+        spelt = scheme(entry["scheme"])
+        assert (spelt.reduce.spec, spelt.gather.spec) == (entry["reduce"], entry["gather"])
+        for name in ("perplexity", "perplexity_bf16", "perplexity_ratio", "kl", "top1_agreement"):
+            low, high = entry[f"{name}_interval"]
+            assert low <= entry[name] <= high
+        assert entry["tokens"] == entry["windows"] * (found["window_tokens"] - 1)
+
+
+def test_the_shipped_figures_are_in_their_order() -> None:
+    """Fewer bits cost more, and the plain ring nothing that can be seen."""
+    ratios = []
+    for name in ("bf16", "flash-int8", "flash2-int6", "flash-int5", "flash-int4", "flash-int3", "flash-int2"):
+        known = figure(scheme(name), 4)
+        assert known is not None and known.perplexity_ratio is not None
+        ratios.append(known.perplexity_ratio)
+    assert ratios == sorted(ratios) and ratios[0] == pytest.approx(1, abs=0.005) and ratios[-1] > 10

@@ -1,0 +1,125 @@
+"""Percentiles from bins, intervals from batches, areas under levels."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from thinwire.sim.serving.statistics import (
+    BINS,
+    GROWTH,
+    LOWEST_S,
+    NO_SLO,
+    Batched,
+    Estimate,
+    Level,
+    Recorder,
+    Slo,
+    ms,
+    quantile,
+    shown,
+    student,
+)
+
+
+@given(st.lists(st.floats(2e-6, 1e5), min_size=1, max_size=300), st.sampled_from((0.5, 0.9, 0.99)))
+def test_a_percentile_is_within_a_bin_of_the_exact_one(values: list[float], q: float) -> None:
+    binned = Batched(2)
+    binned.add(np.array(values), np.zeros(len(values), dtype=np.int64))
+    found = binned.summary((q,)).percentiles[q].value
+    exact = float(np.quantile(values, q, method="inverted_cdf"))
+    assert exact / GROWTH * (1 - 1e-9) <= found <= exact * GROWTH * (1 + 1e-9)
+
+
+def test_a_percentile_between_bins_is_half_a_bin_off_at_most() -> None:
+    values = np.random.default_rng(0).lognormal(0, 1, 200_000)
+    binned = Batched(2)
+    binned.add(values, np.arange(len(values)) % 2)
+    for q, found in binned.summary().percentiles.items():
+        assert found.value == pytest.approx(np.quantile(values, q), rel=0.004)
+
+
+def test_what_is_outside_the_bins_counts_at_their_ends() -> None:
+    counts = np.zeros(BINS, dtype=np.int64)
+    binned = Batched(2)
+    binned.add(np.array([0.0, 1e12]), np.array([0, 1]))
+    assert binned.summary((0.99,)).count == 2
+    counts[0] = 1
+    assert quantile(counts, 0.5) == pytest.approx(LOWEST_S, rel=GROWTH - 1)
+
+
+def test_the_interval_of_a_mean_is_students() -> None:
+    """95 of 100 intervals hold the mean; Student's factor for 9 degrees of freedom is 2.262."""
+    assert student([1.0]) is None
+    assert student([0.0, 2.0] * 5) == pytest.approx(2.262157 * math.sqrt(10 / 9) / math.sqrt(10), rel=1e-6)
+    rows = np.random.default_rng(1).normal(3.0, 2.0, (4000, 10))
+    held = sum(abs(row.mean() - 3.0) <= (student(row) or 0.0) for row in rows)
+    assert held / 4000 == pytest.approx(0.95, abs=0.012)
+
+
+def test_of_nothing_there_is_no_estimate() -> None:
+    empty = Batched(3).summary()
+    assert empty.count == 0 and math.isnan(empty.mean.value)
+    assert empty.to_dict()["mean"] == {"value": None, "half_width": None}
+
+
+def recorded(*requests: tuple[float, float, float, int], slo: Slo = NO_SLO) -> Recorder:
+    recorder = Recorder(10.0, 30.0, 4, slo)
+    for request in requests:
+        recorder.add(*request)
+    return recorder.finish()
+
+
+def test_warm_up_is_cut_by_arrival_and_rates_count_by_end() -> None:
+    early, inside, late = (9.0, 11.0, 12.0, 5), (11.0, 12.0, 29.0, 18), (29.0, 30.0, 40.0, 11)
+    found = recorded(early, inside, late, (30.0, 31.0, 32.0, 7), (1.0, 2.0, 3.0, 9))
+    assert found.ttft.summary().count == 2
+    assert found.latency.summary().mean.value == pytest.approx((18 + 11) / 2)
+    assert found.tpot.summary().mean.value == pytest.approx(1.0, rel=1e-9)
+    assert found.output_tokens_per_s.value == pytest.approx((5 + 18) / 20)
+    assert found.goodput_per_s.value == pytest.approx(2 / 20)
+
+
+def test_an_answer_of_one_token_has_no_tpot() -> None:
+    found = recorded((11.0, 12.0, 12.0, 1), (12.0, 13.0, 15.0, 2), slo=Slo(5.0, 1.0))
+    assert found.tpot.summary().count == 1
+    assert found.attainment == 0.5
+
+
+def test_the_buffer_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = [(10 + i * 0.01, 10.5 + i * 0.011, 11 + i * 0.012, 1 + i % 7) for i in range(1500)]
+    whole = recorded(*requests, slo=Slo(1.0, 0.3))
+    monkeypatch.setattr(Recorder, "FLUSH", 7)
+    pieces = recorded(*requests, slo=Slo(1.0, 0.3))
+    assert whole.ttft.summary() == pieces.ttft.summary()
+    assert (whole.goodput_per_s, whole.attainment) == (pieces.goodput_per_s, pieces.attainment)
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.floats(0, 10)), max_size=30))
+def test_the_area_under_a_level_is_what_everybody_stayed(moves: list[tuple[int, float]]) -> None:
+    level, at_s, stays, arrivals = Level(), 0.0, 0.0, list[float]()
+    for joining, step_s in moves:
+        at_s += step_s
+        if joining or not arrivals:
+            level.change(1, at_s)
+            arrivals.append(at_s)
+        else:
+            stays += at_s - arrivals.pop(0)
+            level.change(-1, at_s)
+    stays += sum(at_s + 1 - came for came in arrivals)
+    assert level.area_until(at_s + 1) == pytest.approx(stays, abs=1e-9)
+    assert level.now == len(arrivals) <= level.most or not moves
+
+
+def test_who_is_never_served_keeps_no_slo() -> None:
+    found = Recorder(10.0, 30.0, 4, Slo(5.0))
+    found.add(11.0, 12.0, 13.0, 2)
+    assert found.finish(3).attainment == 0.25
+
+
+def test_what_is_not_there_is_a_dash() -> None:
+    nothing = Estimate(math.nan, None)
+    assert (shown(nothing), ms(nothing)) == ("-", "-")
+    assert (shown(Estimate(0.5, 0.25), 1e3), ms(Estimate(0.5, None))) == ("500 ±2.5e+02", "500 ms")

@@ -1,0 +1,166 @@
+"""Which published rows time which collective on which machine: the one list that calibration and validation share."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from thinwire.reference.core.schedule import Op
+from thinwire.reference.core.scheme import Collective
+from thinwire.validation.fits.fabric import Series
+from thinwire.validation.fits.published_tables import Row, select
+
+# NCCL runs at least two channels side by side on PCIe rings (NCCL_MIN_NCHANNELS and its logs: "2 coll channels"), so a
+# cap on one flow does not hold for a whole hop: on the 8x L40S host NCCL's ring of 8 is as fast as one memcpy flow
+# allows although it loses a fifth of the link inside one island, where no cap acts.
+PCIE_CHANNELS = 2
+
+# Across nodes NCCL pipelines a message through its stages inside one call; eight pieces come within 1/8 of a perfect
+# pipeline.
+NODE_CHUNKS = 8
+
+NCCL_MACHINES = {
+    "a100_sxm": "8xa100-nvlink",
+    "h200_sxm": "8xh200-nvlink",
+    "b200_sxm": "8xb200-nvlink",
+    "rtx_pro_6000_server": "8xrtx-pro-6000-pcie",
+}  # l40s is left out: the 8x L40S host of that table is sick (published/README.md)
+ENGINE_MACHINES = {**NCCL_MACHINES, "l40s": "8xl40s-pcie"}
+NVLS = ("8xh100-nvlink", "8xh200-nvlink", "8xb200-nvlink")  # switches that add up
+PCIE = ("8xl40s-pcie", "8xrtx-pro-6000-pcie", "8xrtx4090-pcie")
+FABRICS = {
+    "8xa100-nvlink": "a100-nvlink",
+    "8xh100-nvlink": "h100-nvlink",
+    "8xh200-nvlink": "h200-nvlink",
+    "8xb200-nvlink": "b200-nvlink",
+    "8xl40s-pcie": "l40s-pcie",
+    "8xrtx-pro-6000-pcie": "rtx-pro-6000-pcie",
+    "8xrtx4090-pcie": "rtx4090-pcie",
+    "8xmi300x-xgmi": "mi300x-xgmi",
+    "2x8xh100-ib": "h100-ib",
+}
+
+
+def algorithm(machine: str, library: str, op: Op, ranks: int) -> Collective:
+    """The algorithm whose traffic the library's is modelled as.
+
+    In-switch reduction where the switch has it and more than two ranks take part; direct exchange between ranks where
+    each pair has its own path (the engines' own kernels and all of NVLink for all-gather and reduce-scatter, xGMI); by
+    island across nodes, where every NIC carries its GPU's share; rings elsewhere.
+    """
+    if op == "all_to_all" or machine == "8xmi300x-xgmi":
+        return "two_step"
+    if machine == "2x8xh100-ib":
+        return "hierarchical"
+    if op == "all_reduce":
+        if machine in NVLS and ranks > 2:
+            return "nvls"
+        return "two_step" if library.startswith("engine") and machine not in PCIE else "ring"
+    return "ring" if machine in PCIE else "two_step"
+
+
+def _series(
+    machine: str,
+    library: str,
+    op: Op,
+    ranks: int,
+    table: str,
+    found: list[tuple[int, float, float]],
+    collective: Collective | None = None,
+) -> Series:
+    found.sort(key=lambda row: row[1])
+    return Series(
+        fabric=FABRICS[machine],
+        machine=machine,
+        library=library,
+        op=op,
+        collective=collective or algorithm(machine, library, op, ranks),
+        ranks=ranks,
+        table=table,
+        row_numbers=tuple(number for number, _, _ in found),
+        nbytes=np.array([nbytes for _, nbytes, _ in found]),
+        seconds=np.array([seconds for _, _, seconds in found]),
+        channels=PCIE_CHANNELS if machine in PCIE else 1,
+        chunks=NODE_CHUNKS if machine == "2x8xh100-ib" else 1,
+    )
+
+
+def _us(row: Row) -> float:
+    return float(row["latency_us"]) * 1e-6
+
+
+def nccl(dtype: str = "half") -> Iterator[Series]:
+    """nccl-tests, eager, out of place (ai-dynamo/aiconfigurator). `half` calibrates; `int8` moves the same bytes and
+    is held out.
+    """
+    table = "nccl_collectives"
+    ops: dict[str, Op] = {
+        "all_reduce": "all_reduce", "all_gather": "all_gather",
+        "reduce_scatter": "reduce_scatter", "alltoall": "all_to_all",
+    }  # fmt: skip
+    for system, machine in NCCL_MACHINES.items():
+        for op_name, op in ops.items():
+            for ranks in (2, 4, 8):
+                rows = select(table, system=system, op_name=op_name, num_gpus=ranks, dtype=dtype)
+                found = [(number, float(row["message_bytes"]), _us(row)) for number, row in rows]
+                if found:
+                    yield _series(machine, "nccl", op, ranks, table, found)
+
+
+def engines() -> Iterator[Series]:
+    """All-reduce as vLLM and SGLang dispatch it, in a CUDA graph and eager (ai-dynamo/aiconfigurator)."""
+    table = "engine_allreduce"
+    for system, machine in ENGINE_MACHINES.items():
+        for mode in ("graph", "eager"):
+            for ranks in (2, 4, 8):
+                rows = select(table, system=system, num_gpus=ranks)
+                found = [(n, float(row["message_bytes"]), _us(row)) for n, row in rows if row["backend"].endswith(mode)]
+                if found:
+                    yield _series(machine, f"engine-{mode}", "all_reduce", ranks, table, found)
+
+
+def tokenweave() -> Iterator[Series]:
+    """8x H100: torch's (NCCL) and multimem all-reduce, multimem reduce-scatter and all-gather, bf16 at hidden 8192
+    (microsoft/tokenweave).
+    """
+    table = "tokenweave_kernels_8xh100"
+    columns: dict[str, tuple[str, Op]] = {
+        "torch_all_reduce_us": ("nccl", "all_reduce"),
+        "multimem_all_reduce_us": ("engine-graph", "all_reduce"),
+        "multimem_rs_us": ("engine-graph", "reduce_scatter"),
+        "multimem_ag_us": ("engine-graph", "all_gather"),
+    }
+    for column, (library, op) in columns.items():
+        found = [
+            (n, float(row["BL"]) * float(row["hidden_size"]) * 2, float(row[column]) * 1e-6) for n, row in select(table)
+        ]
+        yield _series("8xh100-nvlink", library, op, 8, table, found, "nvls")
+
+
+def quickreduce() -> Iterator[Series]:
+    """8x MI300X: RCCL and the uncompressed two-shot of QuickReduce (mk1-project/quickreduce)."""
+    table = "quickreduce_mi300x"
+    for implementation, library in (("RCCL", "nccl"), ("QuickReduce two-shot", "fused")):
+        for ranks in (4, 8):
+            rows = select(table, num_gpus=ranks, implementation=implementation, wire_format="fp16 (uncompressed)")
+            found = [(n, float(row["message_bytes"]), _us(row)) for n, row in rows]
+            yield _series("8xmi300x-xgmi", library, "all_reduce", ranks, table, found)
+
+
+def nccl_tests() -> Iterator[Series]:
+    """nccl-tests outputs pasted in public threads, for machines no other table has."""
+    table = "nccl_tests_tables"
+    for name, machine, ranks in (
+        ("8x RTX 4090 (stock driver, no P2P)", "8xrtx4090-pcie", 8),
+        ("2x AWS p5.48xlarge", "2x8xh100-ib", 16),
+    ):
+        found = [
+            (n, float(row["message_bytes"]), float(row["latency_us_out_of_place"]) * 1e-6)
+            for n, row in select(table, machine=name)
+            if row["latency_us_out_of_place"]
+        ]
+        yield _series(machine, "nccl", "all_reduce", ranks, table, found)
+
+
+def calibration() -> list[Series]:
+    """Every series the fabric profiles are fitted to."""
+    return [*nccl(), *engines(), *tokenweave(), *quickreduce(), *nccl_tests()]

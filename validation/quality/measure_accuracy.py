@@ -1,0 +1,158 @@
+"""Measure the table of accuracies that the simulator ships: `make accuracy`.
+
+Schemes x TP degrees on SmolLM2-135M and Wikipedia's prose, into `sim/profiles/accuracy-smollm2-135m.json`, which
+`thinwire compare` reads without torch. Windows done lie in a folder, so a stopped run goes on where it was, and the
+table is written anew after each TP degree: rows measured now replace those of the same scheme and TP degree.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from thinwire.reference.catalog import scheme as find_scheme
+from thinwire.reference.catalog import schemes as catalog_schemes
+from thinwire.reference.core.scheme import Scheme
+from thinwire.reference.quality.accuracy import CONFIDENCE, needs_calibration
+from thinwire.reference.quality.downloads import cache_folder
+from thinwire.reference.quality.results import code_version
+from thinwire.validation.quality.subject import CALIBRATION_WINDOWS, WINDOW_TOKENS, WINDOWS, Material, write_table
+
+TABLE = Path(__file__).resolve().parents[2] / "sim" / "profiles" / "accuracy-smollm2-135m.json"
+# What is no scheme of the catalog and says why its schemes cost what they do: more and fewer dropped sync points, other
+# grids, groups, one step for two, spike reserving, rotation, the hybrid at other widths, the first token uncompressed.
+MORE = (
+    "spd-10",
+    "spd-20",
+    "spd-30",
+    "spd-70",
+    "spd-100",
+    "flash-int8+spd-20",
+    "two_step:int6-g128-min",
+    "two_step:int5-g128-min",
+    "two_step:int4-g128-min",
+    "two_step:int4-g32-zp",
+    "two_step:int4-g128-zp-sr",
+    "two_step:int3-g128-zp-sr",
+    "two_step:int4-g128-zp-h64",
+    "two_step:int3-g128-zp-h64",
+    "two_step:int2-g128-zp-h64",
+    "two_step:hybrid6-k64",
+    "two_step:hybrid3-k64",
+    "two_step:hybrid4-k64-dyn-g64",
+    "all_gather:int4-g128-zp",
+    "all_gather:int3-g128-zp",
+    "flash-int6+exempt-1",
+    "flash2-int6+exempt-1",
+    "flash2-int5+exempt-1",
+    "flash-int4+exempt-1",
+    "flash-int3+exempt-1",
+    "mxfp4+exempt-1",
+    "hybrid-4.2+exempt-1",
+    "hybrid-4.2-two-step+exempt-1",
+)
+
+
+def all_schemes() -> tuple[str, ...]:
+    """The catalog without `none`, which sums nothing, and MORE."""
+    return (*(name for name, scheme in catalog_schemes().items() if scheme.collective != "none"), *MORE)
+
+
+def row(scheme: Scheme, document: dict[str, Any]) -> dict[str, Any]:
+    """A row of the table: the scheme spelt out, its figures, and the code that made them."""
+    figures = ("perplexity", "perplexity_bf16", "perplexity_ratio", "kl", "top1_agreement")
+    return {
+        "scheme": scheme.name,
+        "reduce": scheme.reduce.spec,
+        "gather": scheme.gather.spec,
+        "collective": scheme.collective,
+        "exempt_tokens": scheme.exempt_tokens,
+        "drop_attention_percent": scheme.drop_attention_percent,
+        "sequence_split": scheme.sequence_split,
+        "tp": document["tp"],
+        "windows": document["windows"],
+        "tokens": document["tokens"],
+        **{
+            key: _short(document[key]) if document[key] is not None else None
+            for name in figures
+            for key in (name, f"{name}_interval")
+        },
+        "islands": document["islands"],
+        "calibrated": needs_calibration(scheme),
+        "code": code_version(),
+    }
+
+
+def _short(found: Any) -> Any:
+    """Six digits: more than any interval leaves."""
+    return [_short(value) for value in found] if isinstance(found, list) else float(f"{found:.6g}")
+
+
+def header(material: Material, tokens: int) -> dict[str, Any]:
+    """What all rows share."""
+    return {
+        "model": material.model,
+        "title": material.title,
+        "source": material.source("make accuracy"),
+        "window_tokens": tokens,
+        "calibration_windows": CALIBRATION_WINDOWS,
+        "precision": "bf16 products and partial sums, fp32 residual and logits",
+        "baseline": "partial sums in bf16, added in fp32 and not rounded",
+        "confidence": CONFIDENCE,
+        "interval": "Student t over windows; of the ratio, of paired differences of a window's two losses",
+    }
+
+
+def write(path: Path, shared: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
+    """The table with these rows in it; those of another model, text or way to measure go."""
+    old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    kept = old.pop("rows", []) if {**old, "rows": None} == {**shared, "rows": None} else []
+    found = {(row["scheme"], row["tp"]): row for row in (*kept, *rows)}
+    place = {name: number for number, name in enumerate(all_schemes())}
+    order = sorted(found, key=lambda key: (key[1], place.get(key[0], len(place)), key[0]))
+    write_table(path, shared, "rows", [found[key] for key in order])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tp", type=int, nargs="+", default=[4, 2, 8])
+    parser.add_argument("--schemes", nargs="+", default=None, help="the catalog and what explains it when left out")
+    parser.add_argument("--windows", type=int, default=WINDOWS)
+    parser.add_argument("--tokens", type=int, default=WINDOW_TOKENS)
+    parser.add_argument("--folder", type=Path, default=cache_folder() / "accuracy", help="windows done")
+    parser.add_argument("--write", type=Path, default=TABLE, help="the table")
+    parser.add_argument("--threads", type=int, default=1)
+    given = parser.parse_args(arguments)
+
+    torch.set_num_threads(given.threads)
+    schemes = [find_scheme(name) for name in given.schemes or all_schemes()]
+    material = Material()
+    windows = material.windows(given.tokens, given.windows, *schemes)
+    begin = time.monotonic()
+    for tp in given.tp:
+
+        def tell(done: int, total: int, tp: int = tp) -> None:
+            print(f"TP {tp}: {done} of {total} passes, {time.monotonic() - begin:.0f} s", file=sys.stderr, flush=True)
+
+        subject = material.subject(tp, windows)
+        # On fewer ranks than two islands of two, hierarchical is two_step.
+        chosen = [scheme for scheme in schemes if scheme.collective != "hierarchical" or tp >= 4]
+        measured = subject.measure(chosen, given.folder, tell)
+        rows = [row(scheme, subject.document(scheme, measured[scheme.name])) for scheme in chosen]
+        write(given.write, header(material, given.tokens), rows)
+        print(f"TP {tp}: {len(rows)} rows in {given.write}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ValueError as error:  # no network, a damaged file of results
+        sys.exit(str(error))

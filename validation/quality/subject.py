@@ -1,0 +1,234 @@
+"""What `thinwire accuracy` and the measured table have in common: a model, a text, a scheme, and figures of them.
+
+The model is SmolLM2-135M and the text Wikipedia's prose unless files are given (`reference.quality.downloads`).
+Everything runs in bf16, all ranks in this process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from thinwire.reference.codecs.calibration import Calibration
+from thinwire.reference.decoder.model import BF16, Decoder
+from thinwire.reference.decoder.text import open_tokenizer
+from thinwire.reference.decoder.weights import Checkpoint, open_checkpoint
+from thinwire.reference.groups.group import LocalGroup
+from thinwire.reference.mixed import AnyScheme, Point, plan_of
+from thinwire.reference.quality.accuracy import (
+    Accuracy,
+    Progress,
+    Run,
+    Text,
+    baseline_run,
+    calibrate,
+    cut_text,
+    evaluate_all,
+    islands,
+    needs_calibration,
+    scheme_run,
+)
+from thinwire.reference.quality.downloads import TEXT, WEIGHTS, fetch, sha256
+from thinwire.reference.quality.results import Results, run_key
+
+MODEL, TITLE = "smollm2-135m", "SmolLM2-135M (4-bit weights)"  # of the default weights, in tables
+WINDOW_TOKENS = 512
+WINDOWS = 16  # 8,176 predictions: a scheme takes a minute
+CALIBRATION_WINDOWS = 8  # for static outlier hybrids
+
+
+SMALL_WIDTH = 2048  # models narrower than this run on one thread unless asked otherwise
+MOST = 1024  # threads, and ranks in one process
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file or folder read: what it is, in a line, and its checksum."""
+
+    about: str
+    sha256: str
+
+    def to_dict(self) -> dict[str, str]:
+        """For JSON."""
+        return {"source": self.about, "sha256": self.sha256}
+
+
+@dataclass(slots=True)
+class Subject:
+    """A model at one TP degree and the windows of a text. calibrations are made when a scheme asks for them."""
+
+    decoder: Decoder
+    weights: Source
+    text: Source
+    windows: Text
+    _calibrations: dict[int, dict[Point, Calibration]] = field(default_factory=dict)  # by tokens left out
+
+    def run(self, scheme: AnyScheme) -> Run:
+        """The scheme on this model; calibrated first where it must be."""
+        return scheme_run(self.decoder, scheme, self._calibrate(scheme) if needs_calibration(scheme) else None)
+
+    def _calibrate(self, scheme: AnyScheme) -> dict[Point, Calibration]:
+        """Tokens that a point exempts never meet its codec, so they are no part of its calibration either."""
+        plan = plan_of(scheme, self.decoder.config.num_layers)
+        found = {}
+        for point, entry in plan.items():
+            if entry is not None and needs_calibration(entry):
+                skip = entry.exempt_tokens
+                if skip not in self._calibrations:
+                    self._calibrations[skip] = calibrate(self.decoder, self.windows.calibration_WT, skip)
+                found[point] = self._calibrations[skip][point]
+        return found
+
+    def key(self, scheme: AnyScheme) -> dict[str, Any]:
+        """What its windows' figures depend on."""
+        calibration = self.windows.calibration_WT if needs_calibration(scheme) else None
+        return run_key(scheme, self.decoder, self.weights.sha256, calibration)
+
+    def measure(
+        self, schemes: Sequence[AnyScheme], folder: Path | None = None, progress: Progress | None = None
+    ) -> dict[str, Accuracy]:
+        """Figures by the schemes' names. folder: where windows done are kept, a file a scheme; None = nowhere."""
+        runs = {scheme.name: self.run(scheme) for scheme in schemes}
+        results: dict[str, Results] = {}
+        if folder is not None:
+            results = {
+                scheme.name: Results(results_file(folder, self.key(scheme)), self.key(scheme)) for scheme in schemes
+            }
+        return evaluate_all(baseline_run(self.decoder), runs, self.windows.evaluation_WT, results, progress)
+
+    def document(self, scheme: AnyScheme, accuracy: Accuracy) -> dict[str, Any]:
+        """The document of `accuracy --json`."""
+        grouping = islands(scheme, self.decoder.group.size)
+        return {
+            "model": self.decoder.config.name,
+            "scheme": scheme.name,
+            "tp": self.decoder.group.size,
+            **accuracy.to_dict(),
+            "window_tokens": self.windows.evaluation_WT.shape[1],
+            "calibration_windows": len(self.windows.calibration_WT) if needs_calibration(scheme) else 0,
+            "islands": None if grouping is None else [list(island) for island in grouping],
+            "weights": self.weights.to_dict(),
+            "text": self.text.to_dict(),
+        }
+
+
+def use_threads(asked: int | None, width: int) -> None:
+    """Threads of torch's kernels: as asked, one for a model of a small width, torch's own choice otherwise.
+
+    Small products gain little from a second thread and lose all when it waits for a core: on two cores that other
+    processes used as well, SmolLM2-135M took 19 s on one thread and 251 s on two. Figures depend on the number
+    (docs/decisions/011-accuracy.md), so results are kept by it. Raises ValueError for fewer than one or more than MOST.
+    """
+    if asked is not None and not 1 <= asked <= MOST:
+        raise ValueError(f"threads must lie in 1..{MOST}: threads={asked}")
+    if asked is not None or width < SMALL_WIDTH:
+        torch.set_num_threads(asked or 1)
+
+
+def results_file(folder: Path, key: Mapping[str, Any], what: str = "scheme") -> Path:
+    """The file of a key: another key, another file. what: entry of the key that names it."""
+    name = "".join(c if c.isalnum() or c in "-.+" else "_" for c in str(key[what]))[:80]
+    mark = hashlib.sha256(repr(sorted(key.items())).encode()).hexdigest()[:12]
+    return folder / f"{name}-tp{key['tp']}-{mark}.jsonl"
+
+
+class Material:
+    """Weights and text, read once for any number of TP degrees.
+
+    weights, text: files (a Hugging Face folder or a GGUF file; plain UTF-8); None = the defaults, downloaded where
+    they are not in the cache. Raises ValueError for what cannot be read, ImportError where a package is missing.
+    """
+
+    def __init__(self, weights: Path | None = None, text: Path | None = None) -> None:
+        path = fetch(WEIGHTS) if weights is None else weights
+        self.checkpoint: Checkpoint = open_checkpoint(path)
+        self.model, self.title = (MODEL, TITLE) if weights is None else (self.checkpoint.config.name,) * 2
+        self.weights = Source(WEIGHTS.source if weights is None else str(path), _checksum(path))
+        words = fetch(TEXT) if text is None else text
+        try:
+            content = words.read_bytes()
+            decoded = content.decode("utf-8-sig")  # a byte order mark is no text
+        except OSError as error:
+            raise ValueError(f"cannot read the text {words}: {error.strerror}") from None
+        except UnicodeDecodeError as error:
+            raise ValueError(f"the text {words} is not UTF-8: {error}") from None
+        self.text = Source(TEXT.source if text is None else str(words), hashlib.sha256(content).hexdigest())
+        self.ids = open_tokenizer(path).encode(decoded)
+
+    def windows(self, tokens: int, windows: int, *schemes: AnyScheme) -> Text:
+        """Windows of the text, some of them to calibrate on where a scheme asks for that.
+
+        Raises ValueError where the text is too short, or a window longer than the model's positions.
+        """
+        calibration = CALIBRATION_WINDOWS if any(needs_calibration(scheme) for scheme in schemes) else 0
+        return self.cut(tokens, windows, calibration)
+
+    def calibration(self, tokens: int, windows: int) -> Text:
+        """The first WINDOWS windows to evaluate, and `windows` to calibrate on that are none of them.
+
+        More windows to calibrate on begin with the fewer. Errors as `windows`, and for none.
+        """
+        if windows < 1:
+            raise ValueError(f"windows must be positive: windows={windows}")
+        found = self.cut(tokens, WINDOWS, windows)
+        return Text(found.evaluation_WT, found.calibration_WT.flip(0))
+
+    def cut(self, tokens: int, windows: int, calibration: int) -> Text:
+        """So many windows of either kind; errors as of `windows`."""
+        limit = self.checkpoint.config.max_positions
+        if tokens > limit:
+            raise ValueError(f"{self.checkpoint.config.name} has {limit} positions: tokens={tokens}")
+        return cut_text(self.ids, tokens, windows, calibration)
+
+    def source(self, how: str) -> dict[str, str]:
+        """Where a table measured with these comes from. how: the command that measures it."""
+        return {
+            "kind": "measured",
+            "how": how,
+            "weights": self.weights.about,
+            "weights_sha256": self.weights.sha256,
+            "text": self.text.about,
+            "text_sha256": self.text.sha256,
+            "torch": torch.__version__,
+            "machine": platform.machine(),
+        }
+
+    def subject(self, tp: int, windows: Text) -> Subject:
+        """The model on `tp` ranks. ValueError for fewer than one or more than MOST."""
+        if not 1 <= tp <= MOST:
+            raise ValueError(f"tp must lie in 1..{MOST}: tp={tp}")
+        decoder = Decoder(self.checkpoint.config, self.checkpoint, LocalGroup(tp), precision=BF16)
+        return Subject(decoder, self.weights, self.text, windows)
+
+
+def write_table(path: Path, shared: Mapping[str, Any], name: str, entries: Sequence[Any] | Mapping[str, Any]) -> None:
+    """A table in JSON that people can compare: what all entries share, then `name`, an entry a line.
+
+    The file is there whole or not at all. Raises OSError where it cannot be written.
+    """
+    if isinstance(entries, Mapping):
+        left, right = "{}"
+        rows = [f"{json.dumps(key)}: {json.dumps(entry, allow_nan=False)}" for key, entry in entries.items()]
+    else:
+        left, right = "[]"
+        rows = [json.dumps(entry, allow_nan=False) for entry in entries]
+    lines = ",\n".join(f"  {row}" for row in rows)
+    text = json.dumps(shared, indent=1, ensure_ascii=False, allow_nan=False).removesuffix("\n}")
+    part = path.with_suffix(".part")
+    part.write_text(f'{text},\n "{name}": {left}\n{lines}\n {right}\n}}\n', encoding="utf-8")
+    part.replace(path)
+
+
+def _checksum(path: Path) -> str:
+    """Of a file, or of a folder's config and tensors."""
+    if path.is_file():
+        return sha256(path)
+    files = sorted([path / "config.json", *path.glob("*.safetensors")])
+    return hashlib.sha256("".join(f"{file.name} {sha256(file)}\n" for file in files).encode()).hexdigest()
