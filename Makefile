@@ -1,5 +1,5 @@
 # thinwire. Each target installs what it needs into $(VENV) the first time and leaves it alone afterwards.
-# Needs Python >= 3.10 with venv, and make. Another interpreter: make PYTHON=python3.12 demo
+# Needs Python >= 3.11 with venv, and make. Another interpreter: make PYTHON=python3.12 demo
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -87,8 +87,8 @@ clean: ## remove the virtual environment, builds and caches
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.venv:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
-	  echo "thinwire needs Python >= 3.10: PYTHON=$(PYTHON) is $$($(PYTHON) -V 2>&1); try make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "thinwire needs Python >= 3.11: PYTHON=$(PYTHON) is $$($(PYTHON) -V 2>&1); try make PYTHON=python3.12 ..." >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' || { \
 	  echo "$(PYTHON) has no venv module (Debian and Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
 	@echo "thinwire: creating $(VENV) with $$($(PYTHON) -V 2>&1)"

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from enum import Enum
+from enum import StrEnum
 from types import ModuleType
 from typing import Annotated, Any
 
@@ -64,21 +64,21 @@ cluster_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Che
 app.add_typer(cluster_app, name="cluster")
 
 
-class Weights(str, Enum):
+class Weights(StrEnum):
     """Precision of weights and GEMMs."""
 
     bf16 = "bf16"
     fp8 = "fp8"
 
 
-class LaunchMode(str, Enum):
+class LaunchMode(StrEnum):
     """How kernels are launched."""
 
     eager = "eager"
     graph = "graph"
 
 
-class CollectiveOp(str, Enum):
+class CollectiveOp(StrEnum):
     """What `thinwire collective` times."""
 
     all_reduce = "all_reduce"
@@ -87,7 +87,7 @@ class CollectiveOp(str, Enum):
     all_to_all = "all_to_all"
 
 
-class WorkloadName(str, Enum):
+class WorkloadName(StrEnum):
     """What `thinwire compare` compares ways to do."""
 
     decoder = "decoder"

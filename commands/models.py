@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from contextlib import contextmanager
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,7 +39,7 @@ Results = Annotated[
 Threads = Annotated[int | None, typer.Option(help="Threads; one for small models when left out, all cores for others.")]
 
 
-class Section(str, Enum):
+class Section(StrEnum):
     """Sections of the comparison; tests hold them to compare.SECTIONS, which takes a second to import."""
 
     gemm = "gemm"

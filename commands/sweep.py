@@ -5,7 +5,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import Enum
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from thinwire.sim.sweeps.sweep import Report, Watch
 
 
-class Engine(str, Enum):
+class Engine(StrEnum):
     """Where a sweep runs; a test holds them to sweep_engines.ENGINES."""
 
     local = "local"

@@ -8,7 +8,7 @@ and the reference both ask `plan_of` what happens where, and nobody else resolve
 from __future__ import annotations
 
 import re
-import sys
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +18,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from thinwire.reference.catalog import scheme as find_scheme
 from thinwire.reference.core.scheme import Scheme
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 Site = Literal["attention", "mlp"]
 Point = tuple[int, Site]  # (layer from 0, site)

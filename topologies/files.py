@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import sys
+import tomllib
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from functools import cache
@@ -18,11 +18,6 @@ from thinwire.topologies.lines import KeyPath, line_of, locate
 from thinwire.topologies.names import FileError, names, shipped, unknown
 from thinwire.topologies.schema import TOPOLOGIES, Explicit, GpuFile, MachineFile, MisplacedError, MultiNode, OneNode
 from thinwire.topologies.units import Table
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pragma: no cover
-    import tomli as tomllib
 
 _Model = TypeVar("_Model", bound=Table)
 

@@ -10,7 +10,7 @@ import csv
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 import numpy as np
@@ -311,7 +311,7 @@ def _seconds(where: str, text: str) -> float:
         moment = datetime.fromisoformat(head + rest[len(digits) :])
     except ValueError:
         raise ValueError(f"{where}: TIMESTAMP is a date and time or a number of seconds: {text!r}") from None
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return moment.timestamp() + (float(f"0.{digits}") if dot and digits else 0.0)
 
 

@@ -1,6 +1,6 @@
 """The locator against tomllib: every key it parses has a line, and the line holds the key."""
 
-import sys
+import tomllib
 from typing import Any
 
 import pytest
@@ -9,11 +9,6 @@ from hypothesis import strategies as st
 
 from thinwire.topologies.lines import KeyPath, line_of, locate
 from thinwire.topologies.load import cluster_names
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 EVERYTHING = '''# a comment = with [brackets] and "quotes"
 title = "a # is no comment" # but this is

@@ -2,7 +2,7 @@
 
 import json
 import os
-import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
@@ -31,11 +31,6 @@ from thinwire.validation.fits.raw_file import Raw
 
 from ...command import Capture, run
 from ..campaigns import CODECS, GPU, codec_rows, made, truth, written
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 NOISE = 0.02
 SHIPPED = load_profile(load_cluster("8xh200-nvlink"))
