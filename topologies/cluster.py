@@ -7,13 +7,15 @@ them, and the software latency of a step, belong to the fabric's profile.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from functools import cached_property
 from itertools import pairwise
-from typing import Final, Literal, get_args
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
-import networkx as nx
+if TYPE_CHECKING:
+    import networkx as nx
 
 SWITCH: Final = -1
 """Pseudo rank of the reducing switch in `Cluster.route`; the same number as `reference.core.schedule.SWITCH`."""
@@ -90,35 +92,16 @@ class Link:
         return self.bandwidth_bytes_per_s if cap is None else min(cap, self.bandwidth_bytes_per_s)
 
 
-def build_graph(kinds: Mapping[str, str], links: Iterable[Link]) -> nx.DiGraph[str]:
-    """A frozen graph of the nodes (name -> kind) and links.
-
-    ValueError for a kind or an end of a link that is unknown, or a link given twice.
-    """
-    graph: nx.DiGraph[str] = nx.DiGraph()
-    for node, kind in kinds.items():
-        if kind not in NODE_KINDS:
-            raise ValueError(f"kind of node {node} must be one of {', '.join(NODE_KINDS)}: {kind}")
-        graph.add_node(node, kind=kind)
-    for link in links:
-        for end in (link.source, link.target):
-            if end not in kinds:
-                raise ValueError(f"link {link.name} ends at a node that is not listed: {end}")
-        if graph.has_edge(link.source, link.target):
-            raise ValueError(f"link {link.name} is given twice")
-        graph.add_edge(link.source, link.target, link=link)
-    return nx.freeze(graph)  # type: ignore[no-any-return]
-
-
 @dataclass(frozen=True, eq=False)
 class Cluster:
     """GPUs in rank order on a graph. Compared and hashed by identity; every what-if returns a new one.
 
-    Graph nodes carry `kind` (gpu, switch, host_bridge, nic), edges carry `link` (a `Link`). `gpus[r]` is rank
-    r's node. `islands` groups ranks that are close to each other (a NUMA domain, a node). `pools` are
-    capacities in bytes/s shared by several links. `reducing_switch` is the switch that can sum (NVLink
-    SHARP), if any. `fabric` names the profile with the fabric's protocol costs. ValueError where these
-    disagree; `DisconnectedError` when a GPU cannot reach another.
+    `kinds` names every node and what it is (gpu, switch, host_bridge, nic), `links` joins them (kept sorted by
+    source, then target); `graph` is the same as a networkx graph. `gpus[r]` is rank r's node. `islands` groups ranks
+    that are close to each other (a NUMA domain, a node). `pools` are capacities in bytes/s shared by several links.
+    `reducing_switch` is the switch that can sum (NVLink SHARP), if any. `fabric` names the profile with the fabric's
+    protocol costs. ValueError where these disagree, for a kind or an end of a link that is unknown, or a link given
+    twice; `DisconnectedError` when a GPU cannot reach another.
     """
 
     name: str
@@ -126,22 +109,26 @@ class Cluster:
     gpu: Gpu
     fabric: str
     gpus: tuple[str, ...]
-    graph: nx.DiGraph[str]
+    kinds: Mapping[str, str]
+    links: tuple[Link, ...]
     pools: Mapping[str, float]
     reducing_switch: str | None
     islands: tuple[tuple[int, ...], ...]
     sources: Mapping[str, str] = field(default_factory=dict)
     assumptions: tuple[str, ...] = ()
+    _links: dict[tuple[str, str], Link] = field(default_factory=dict, init=False, repr=False)
+    _targets: dict[str, list[str]] = field(default_factory=dict, init=False, repr=False)
     _paths: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict, init=False, repr=False)
     _routes: dict[tuple[int, int], tuple[Link, ...]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        self._check_graph()
         if not self.gpus:
             raise ValueError(f"a cluster needs at least one GPU: {self.name} has none")
         if len(set(self.gpus)) != len(self.gpus):
             raise ValueError(f"each GPU is one rank: gpus={self.gpus}")
         for node in self.gpus:
-            if node not in self.graph or self.graph.nodes[node]["kind"] != "gpu":
+            if self.kinds.get(node) != "gpu":
                 raise ValueError(f"rank {self.gpus.index(node)} must be a node of kind gpu: {node}")
         if sorted(rank for island in self.islands for rank in island) != list(range(len(self.gpus))):
             raise ValueError(f"islands must hold every rank once: islands={self.islands}, ranks={len(self.gpus)}")
@@ -154,9 +141,24 @@ class Cluster:
                 if pool not in self.pools:
                     raise ValueError(f"link {link.name} names a pool that is not given: {pool}")
         switch = self.reducing_switch
-        if switch is not None and self.graph.nodes.get(switch, {}).get("kind") != "switch":
+        if switch is not None and self.kinds.get(switch) != "switch":
             raise ValueError(f"reducing_switch must be a node of kind switch: {switch}")
         self._check_connected()
+
+    def _check_graph(self) -> None:
+        for node, kind in self.kinds.items():
+            if kind not in NODE_KINDS:
+                raise ValueError(f"kind of node {node} must be one of {', '.join(NODE_KINDS)}: {kind}")
+        for link in self.links:
+            for end in (link.source, link.target):
+                if end not in self.kinds:
+                    raise ValueError(f"link {link.name} ends at a node that is not listed: {end}")
+            if (link.source, link.target) in self._links:
+                raise ValueError(f"link {link.name} is given twice")
+            self._links[link.source, link.target] = link
+        object.__setattr__(self, "links", tuple(self._links[ends] for ends in sorted(self._links)))
+        for link in self.links:
+            self._targets.setdefault(link.source, []).append(link.target)
 
     def _check_connected(self) -> None:
         ends = self.gpus if self.reducing_switch is None else (*self.gpus, self.reducing_switch)
@@ -168,18 +170,30 @@ class Cluster:
             rule = f"{loose} is disconnected: no route {a}->{b} (GPUs forward no traffic)"
             raise DisconnectedError(loose, rule)
 
-    @property
-    def links(self) -> tuple[Link, ...]:
-        """Every link, sorted by source, then target."""
-        edges = ((u, v, data["link"]) for u, v, data in self.graph.edges(data=True))
-        return tuple(link for _, _, link in sorted(edges, key=lambda edge: (edge[0], edge[1])))
+    @cached_property
+    def graph(self) -> nx.DiGraph[str]:
+        """A frozen networkx graph: nodes with their `kind`, edges with their `link`.
+
+        Made when asked for: importing networkx takes longer than a prediction.
+        """
+        import networkx as nx
+
+        graph: nx.DiGraph[str] = nx.DiGraph()
+        for node, kind in self.kinds.items():
+            graph.add_node(node, kind=kind)
+        for link in self.links:
+            graph.add_edge(link.source, link.target, link=link)
+        return nx.freeze(graph)  # type: ignore[no-any-return]
+
+    def has_link(self, source: str, target: str) -> bool:
+        """Whether a link leads from one node to the other."""
+        return (source, target) in self._links
 
     def link(self, source: str, target: str) -> Link:
         """The link between two nodes; ValueError when there is none."""
-        if not self.graph.has_edge(source, target):
+        if not self.has_link(source, target):
             raise ValueError(f"no link {source}->{target} in {self.name}")
-        found: Link = self.graph.edges[source, target]["link"]
-        return found
+        return self._links[source, target]
 
     def _paths_from(self, source: str) -> dict[str, tuple[str, ...]]:
         """The path to every node that can be reached, `source` included.
@@ -198,13 +212,13 @@ class Cluster:
 
         GPUs end paths: hardware does not forward through them.
         """
-        kind = self.graph.nodes(data="kind")
+        kind = self.kinds
         paths: dict[str, tuple[str, ...]] = {source: (source,)}
         queue = [source]
         for node in queue:
             ends_here = kind[node] == "gpu" or (kind[node] == "nic" and not through_nics)
             if node == source or not ends_here:
-                for target in sorted(self.graph.adj[node]):
+                for target in self._targets.get(node, ()):
                     if target not in paths:
                         paths[target] = (*paths[node], target)
                         queue.append(target)
@@ -284,10 +298,9 @@ class Cluster:
         if not matched:
             examples = ", ".join(link.name for link in self.links[:3])
             raise ValueError(f"no link or pool of {self.name} matches {pattern!r}; links are like {examples}")
-        kinds = {node: str(kind) for node, kind in self.graph.nodes(data="kind")}
         return replace(
             self,
-            graph=build_graph(kinds, links),
+            links=tuple(links),
             pools=pools,
             assumptions=(*self.assumptions, f"what-if: {pattern} at {factor:g} times its bandwidth"),
         )

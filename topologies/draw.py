@@ -18,7 +18,7 @@ def describe(cluster: Cluster) -> dict[str, object]:
         "fabric": cluster.fabric,
         "gpu": asdict(cluster.gpu),
         "gpus": [{"rank": rank, "node": node, "island": island_of[rank]} for rank, node in enumerate(cluster.gpus)],
-        "nodes": [{"name": node, "kind": kind} for node, kind in cluster.graph.nodes(data="kind")],
+        "nodes": [{"name": node, "kind": kind} for node, kind in cluster.kinds.items()],
         "links": [
             {
                 "source": link.source,
@@ -40,13 +40,12 @@ def describe(cluster: Cluster) -> dict[str, object]:
 
 def draw(cluster: Cluster) -> str:
     """A tree of the wires below each switch or bridge, then the links and pools it leaves out."""
-    kinds = {node: str(kind) for node, kind in cluster.graph.nodes(data="kind")}
+    kinds = cluster.kinds
     rank_of = {node: rank for rank, node in enumerate(cluster.gpus)}
     wires = {
         (link.source, link.target): link
         for link in cluster.links
-        if cluster.graph.has_edge(link.target, link.source)
-        and _rate(link) == _rate(cluster.link(link.target, link.source))
+        if cluster.has_link(link.target, link.source) and _rate(link) == _rate(cluster.link(link.target, link.source))
     }
     degree = {node: sum(node == source for source, _ in wires) for node in kinds}
     drawn: set[str] = set()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from itertools import combinations, permutations
 from typing import Literal
 
-from thinwire.topologies.cluster import Cluster, Gpu, Link, build_graph
+from thinwire.topologies.cluster import Cluster, Gpu, Link
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,8 @@ class Fabric:
             gpu=gpu,
             fabric=fabric,
             gpus=self.gpus,
-            graph=build_graph(self.kinds, self.links),
+            kinds=self.kinds,
+            links=self.links,
             pools=dict(self.pools),
             reducing_switch=self.reducing_switch,
             islands=self.islands,

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from thinwire.topologies.cluster import SWITCH, Cluster, DisconnectedError, Gpu, Link, build_graph
+from thinwire.topologies.cluster import SWITCH, Cluster, DisconnectedError, Gpu, Link
 from thinwire.topologies.draw import describe, draw
 from thinwire.topologies.generators import Wire, pcie_tree, rail_optimised, switched_node
 from thinwire.topologies.load import cluster_names, load_cluster
@@ -23,8 +23,7 @@ WIRE = Wire(1e9, 1e-6)
 def cluster(kinds: dict[str, str], links: Sequence[Link], **more: object) -> Cluster:
     gpus = tuple(node for node, kind in kinds.items() if kind == "gpu")
     given: dict[str, object] = {"pools": {}, "reducing_switch": None, "islands": (tuple(range(len(gpus))),)}
-    graph = build_graph(kinds, links)
-    return Cluster("any", "any", GPU, "any", gpus, graph, **(given | more))  # type: ignore[arg-type]
+    return Cluster("any", "any", GPU, "any", gpus, kinds, tuple(links), **(given | more))  # type: ignore[arg-type]
 
 
 def both(a: str, b: str) -> list[Link]:
@@ -286,11 +285,11 @@ def test_a_link_refuses_numbers_that_are_not_positive(number: float) -> None:
 
 def test_graphs_refuse_what_does_not_fit() -> None:
     with pytest.raises(ValueError, match="kind of node a must be one of gpu, switch, host_bridge, nic: cpu"):
-        build_graph({"a": "cpu"}, [])
+        cluster({"a": "cpu"}, [])
     with pytest.raises(ValueError, match="link a->b is given twice"):
-        build_graph({"a": "gpu", "b": "gpu"}, [*both("a", "b"), Link("a", "b", 1.0, 1.0)])
+        cluster({"a": "gpu", "b": "gpu"}, [*both("a", "b"), Link("a", "b", 1.0, 1.0)])
     with pytest.raises(ValueError, match="link a->b ends at a node that is not listed: b"):
-        build_graph({"a": "gpu"}, both("a", "b"))
+        cluster({"a": "gpu"}, both("a", "b"))
     with pytest.raises(ValueError, match="a link must join two nodes"):
         Link("a", "a", 1.0, 1.0)
     with pytest.raises(ValueError, match="names a pool twice"):
@@ -304,6 +303,8 @@ def test_a_cluster_survives_pickling_and_its_graph_is_frozen() -> None:
     copy = pickle.loads(pickle.dumps(machine))
     assert copy.links == machine.links
     assert copy.route(0, 15) == machine.route(0, 15)
+    assert dict(machine.graph.nodes(data="kind")) == machine.kinds
+    assert [data["link"] for _, _, data in sorted(machine.graph.edges(data=True))] == list(machine.links)
     with pytest.raises(Exception, match=r"[Ff]rozen"):
         machine.graph.remove_node("rail0")
 
@@ -361,13 +362,13 @@ def test_many_routes_are_cheap_and_cached() -> None:
     assert hops == {2: 64 * 7, 4: 64 * 7, 5: 64 * 49}
 
 
-def test_importing_topologies_loads_neither_torch_nor_pydantic() -> None:
-    """Fix: import pydantic from files.py and what it alone imports, never from load.py or cluster.py."""
+def test_importing_topologies_loads_neither_torch_nor_pydantic_nor_networkx() -> None:
+    """Fix: import pydantic from files.py and what it alone imports, networkx in `Cluster.graph`, and nowhere else."""
     code = "import sys, thinwire.topologies.load, thinwire.topologies.draw; print(*sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = done.stdout.split()
     assert "thinwire.topologies.cluster" in loaded
-    assert not {"torch", "pydantic", "scipy", "pandas", "matplotlib"} & set(loaded)
+    assert not {"torch", "pydantic", "networkx", "scipy", "pandas", "matplotlib"} & set(loaded)
 
 
 def test_pcie_pools_bind_where_they_should() -> None:
