@@ -1,18 +1,20 @@
-"""`thinwire plan`: the cheapest deployment for a load and targets. Loaded by `commands.cli` when it is asked for."""
+"""`thinwire plan`: the cheapest deployment for a load and targets."""
 
-import sys
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from thinwire.commands.cli import Json, _print
-from thinwire.sim.planning.file import Asked, read
-from thinwire.sim.planning.plan import Outcome, Plan, Planner
-from thinwire.sim.serving.statistics import ms
+from thinwire.commands.options import Json, answer, note
+
+if TYPE_CHECKING:
+    from thinwire.sim.planning.file import Asked
+    from thinwire.sim.planning.plan import Outcome, Plan
 
 
-def command(
+def plan(
     file: Annotated[str, typer.Argument(help="TOML file of a plan; examples/plan.toml explains one.")],
     what_if: Annotated[
         list[str] | None,
@@ -25,14 +27,18 @@ def command(
     as_json: Json = False,
 ) -> None:
     """The cheapest deployment that keeps TTFT, TPOT and accuracy under a load."""
+    from thinwire.sim.planning.file import read
+    from thinwire.sim.planning.plan import Planner
+
     asked = read(Path(file))
     wanted = [asked.what_if(text) for text in what_if or ()]
-    planner = Planner(asked.problem, lambda line: print(line, file=sys.stderr))
-    plan = planner.solve()
-    said = planner.binding(plan)
+    planner = Planner(asked.problem, note)
+    found = planner.solve()
+    said = planner.binding(found)
     changes = [planner.solve(change, frontier=False) for change in ([] if no_changes else asked.changes())]
     answers = [planner.solve(change, frontier=False) for change in wanted]
-    _print(document(asked, plan, said, changes, answers), as_json, lambda: show(asked, plan, said, changes, answers))
+    shown = (asked, found, said, changes, answers)
+    answer(document(*shown), as_json, lambda: show(*shown))
 
 
 def document(asked: Asked, plan: Plan, said: list[str], changes: list[Plan], answers: list[Plan]) -> dict[str, Any]:
@@ -136,6 +142,8 @@ def show(asked: Asked, plan: Plan, said: list[str], changes: list[Plan], answers
 
 def _outcomes(title: str, outcomes: tuple[Outcome, ...], asked: Asked, why: bool = False) -> Any:
     from rich.table import Table
+
+    from thinwire.sim.serving.statistics import ms
 
     targets = asked.problem.targets
     heads = ["cluster", "TP", "scheme", "batch", "replicas", f"{asked.file.currency}/h", "perplexity"]

@@ -1,36 +1,31 @@
-"""`thinwire sweep`. What it needs is imported when it runs: the command line loads this module at every start."""
+"""`thinwire sweep`: a grid of predictions, serving runs or plans into a Parquet file."""
 
-import json
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+from thinwire.commands.options import Json, answer, note
 
 if TYPE_CHECKING:
     from thinwire.sim.sweeps.sweep import Report, Watch
 
 
-class Engine(StrEnum):
-    """Where a sweep runs; a test holds them to sweep_engines.ENGINES."""
-
-    local = "local"
-    dask = "dask"
-    ray = "ray"
+Engine = Literal["local", "dask", "ray"]  # where a sweep runs; a test holds them to engines.ENGINES
 
 
 def sweep(
     spec: Annotated[str, typer.Argument(help="TOML file of the grid, such as examples/sweep.toml.")],
-    engine: Annotated[Engine, typer.Option(help="Local processes, or an existing Dask or Ray cluster.")] = Engine.local,
+    engine: Annotated[Engine, typer.Option(help="Local processes, or an existing Dask or Ray cluster.")] = "local",
     address: Annotated[
         str | None, typer.Option(help="The cluster's: tcp://HOST:8786 (Dask), HOST:6379 or ray://HOST:10001 (Ray).")
     ] = None,
     out: Annotated[str | None, typer.Option(help="Parquet file; the spec's name beside you when left out.")] = None,
     workers: Annotated[int | None, typer.Option(help="Local processes, one a core when left out.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+    as_json: Json = False,
 ) -> None:
     """A grid of predictions, serving runs or plans into a Parquet file; a stopped run goes on."""
     from thinwire.sim.sweeps.sweep import sweep as run
@@ -39,16 +34,14 @@ def sweep(
     warnings.filterwarnings("ignore", message=".*tasks which were still being processed", category=UserWarning)
     try:
         with _bar() as watch:
-            found = run(spec, out, engine.value, address, workers, watch)
+            found = run(spec, out, engine, address, workers, watch)
     except KeyboardInterrupt:
-        print("thinwire: stopped; the same command goes on with what is done", file=sys.stderr)
+        note("thinwire: stopped; the same command goes on with what is done")
         raise
     if found.left_out:
-        print(
-            f"thinwire: left out {found.left_out} rows of other points or of another thinwire that were in {found.out}",
-            file=sys.stderr,
-        )
-    print(json.dumps(found.to_dict(), indent=1) if as_json else _sentence(found))
+        rows = f"{found.left_out} rows of other points or of another thinwire"
+        note(f"thinwire: left out {rows} that were in {found.out}")
+    answer(found.to_dict(), as_json, lambda: print(_sentence(found)))
 
 
 def _sentence(found: "Report") -> str:

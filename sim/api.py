@@ -1,9 +1,11 @@
 """The Python face: names in, predictions out. Everything here is a look-up around `sim.predict.predict`."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import wraps
+from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from thinwire.reference.catalog import parse_codec
 from thinwire.reference.catalog import scheme as find_scheme
@@ -14,13 +16,14 @@ from thinwire.reference.core.schedule import Op as CollectiveOp
 from thinwire.reference.core.scheme import Codec, Scheme
 from thinwire.reference.mixed import AnyScheme, MixedScheme, auto_budget, find
 from thinwire.sim import predict as main_path
-from thinwire.sim.costs.cost import CostModel, Launch
+from thinwire.sim.costs.cost import CostModel
 from thinwire.sim.costs.profile import Profile, load_profile
 from thinwire.sim.cross.predict import CrossComparison, compare_cross
 from thinwire.sim.cross.workload import LAYERS_SHARE, METHODS, CrossModel, CrossPrompt, Method
 from thinwire.sim.events.exchange import UNCOMPRESSED, Exchanger, slowdown
 from thinwire.sim.predict import WhatIf
 from thinwire.sim.quality.figures import Figure, figure
+from thinwire.sim.question import Placement, Question, Weights, question_of
 from thinwire.sim.report import Prediction
 from thinwire.sim.workload import Prompt
 from thinwire.topologies.cluster import Cluster
@@ -28,6 +31,9 @@ from thinwire.topologies.load import cluster_names, load_cluster
 
 if TYPE_CHECKING:
     from thinwire.sim.quality.auto import Chosen
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def group(cluster: str | Cluster, tp: int | None = None, scaled_links: Mapping[str, float] | None = None) -> Cluster:
@@ -42,83 +48,96 @@ def group(cluster: str | Cluster, tp: int | None = None, scaled_links: Mapping[s
     return found if tp is None else found.take(tp)
 
 
-def predict(
-    model: str | ModelConfig,
-    cluster: str | Cluster,
-    scheme: str | AnyScheme,
-    tp: int | None = None,
-    batch: int = 1,
-    input_tokens: int = 1024,
-    weights: Literal["bf16", "fp8"] = "bf16",
-    profile: str | Profile | None = None,
-    *,
-    scaled_links: Mapping[str, float] | None = None,
-    slow_ranks: Mapping[int, float] | None = None,
-    folded: bool = True,
-    launch: Launch = "eager",
-) -> Prediction:
-    """Time to first token of one prompt.
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """What the names of a question stand for: its GPUs alone, with links scaled as asked."""
 
-    Args:
-        model: catalog name, path of a Hugging Face config.json, or a ModelConfig.
-        cluster: catalog name, path of a TOML file, or a Cluster.
-        scheme: catalog name, combination such as "flash-int4+spd-50", spec string, path of a TOML file with a scheme
-            for each sync point, "auto:+1%" (chosen for this model, machine and prompt), or a Scheme or MixedScheme.
-        tp: the first tp GPUs of the cluster; None takes all.
-        batch: sequences prefilled together, of `input_tokens` tokens each.
-        weights: precision of weights and GEMMs.
-        profile: path of a JSON profile, or a Profile; None takes the shipped ones.
-        scaled_links: "source->target" pattern -> factor on its bandwidth, as a what-if.
-        slow_ranks: rank -> factor on its kernels' time, as a what-if.
-        launch: "eager", kernels launched one by one as engines prefill, or "graph".
-        folded: False simulates every layer and every collective event by event.
+    model: ModelConfig
+    cluster: Cluster
+    profile: Profile
+
+
+def place(question: Placement) -> Placed:
+    """Read what a question names. ValueError for what is not there, or does not fit together."""
+    gpus = group(question.cluster, question.tp, dict(question.scaled_links))
+    profile = question.profile
+    costs = profile if isinstance(profile, Profile) else load_profile(gpus, profile)
+    return Placed(load_model(question.model) if isinstance(question.model, str) else question.model, gpus, costs)
+
+
+def scheme_of(question: Placement, placed: Placed, prompt: Prompt) -> AnyScheme:
+    """The scheme a question names; one that is to be chosen (`auto:+1%`) is chosen for `prompt`, without stragglers."""
+    if not isinstance(question.scheme, str):
+        return question.scheme
+    budget = auto_budget(question.scheme)
+    return find(question.scheme) if budget is None else _choose(budget, placed, prompt).scheme
+
+
+def answer(question: Question) -> Prediction:
+    """Time to first token of one prompt.
 
     Raises:
         ValueError: an unknown name, a shape that does not divide, a model that does not fit; the message says what is
         allowed.
     """
-    gpus = group(cluster, tp, scaled_links)
-    prompt = Prompt(batch, input_tokens, weights)
-    costs = profile if isinstance(profile, Profile) else load_profile(gpus, profile)
-    found = load_model(model) if isinstance(model, str) else model
-    if not isinstance(scheme, str):
-        chosen = scheme
-    elif (budget := auto_budget(scheme)) is not None:
-        chosen = auto(budget, found, gpus, None, batch, input_tokens, weights, costs).scheme
-    else:
-        chosen = find(scheme)
-    return main_path.predict(found, gpus, chosen, prompt, costs, WhatIf(slow_ranks or {}), folded, launch)
+    prompt = Prompt(question.batch, question.input_tokens, question.weights)
+    return _answered(question, prompt, place(question))
 
 
-def auto(
-    budget: float,
-    model: str | ModelConfig,
-    cluster: str | Cluster,
-    tp: int | None = None,
-    batch: int = 1,
-    input_tokens: int = 1024,
-    weights: Literal["bf16", "fp8"] = "bf16",
-    profile: str | Profile | None = None,
-    *,
-    sensitivities: str | Path | None = None,
-    scaled_links: Mapping[str, float] | None = None,
-) -> "Chosen":
+def _answered(question: Question, prompt: Prompt, placed: Placed) -> Prediction:
+    scheme, what_if = scheme_of(question, placed, prompt), WhatIf(dict(question.slow_ranks))
+    return main_path.predict(
+        placed.model, placed.cluster, scheme, prompt, placed.profile, what_if, question.folded, question.launch
+    )
+
+
+def _asked_by(question: Callable[P, Question]) -> Callable[[Callable[[Question], R]], Callable[P, R]]:
+    """What takes a question takes the arguments of one, too."""
+
+    def opened(takes: Callable[[Question], R]) -> Callable[P, R]:
+        @wraps(takes)
+        def call(*arguments: P.args, **options: P.kwargs) -> R:
+            return takes(question_of(arguments, options))
+
+        call.__signature__ = signature(question)  # type: ignore[attr-defined]
+        return call
+
+    return opened
+
+
+@_asked_by(Question)
+def predict(question: Question) -> Prediction:
+    """Time to first token of one prompt: `answer` of a `Question`, or of its arguments.
+
+    Raises:
+        ValueError: an unknown name, a shape that does not divide, a model that does not fit; the message says what is
+        allowed.
+    """
+    return answer(question)
+
+
+def auto(budget: float, *asked: Any, sensitivities: str | Path | None = None, **options: Any) -> "Chosen":
     """A scheme for each sync point: the least TTFT while perplexity rises by at most `budget` (0.01: one percent).
 
     Args:
+        asked, options: a `Question`, or its arguments but for the scheme. No stragglers, kernels launched one by one.
         sensitivities: what a codec at each sync point costs the model, as `thinwire sensitivity` wrote it; None takes
             what was measured of a model of the catalog.
 
-    The other arguments and errors are `predict`'s; ValueError also where nobody measured the model.
+    Raises:
+        ValueError: as `predict`, and where nobody measured the model.
     """
+    question = question_of(asked, options, without=("scheme",))
+    prompt = Prompt(question.batch, question.input_tokens, question.weights)
+    return _choose(budget, place(question), prompt, sensitivities)
+
+
+def _choose(budget: float, placed: Placed, prompt: Prompt, sensitivities: str | Path | None = None) -> "Chosen":
     from thinwire.sim.quality.auto import choose  # scipy's solver: a quarter of a second that only this needs
     from thinwire.sim.quality.losses import read, shipped
 
-    gpus = group(cluster, tp, scaled_links)
-    costs = profile if isinstance(profile, Profile) else load_profile(gpus, profile)
-    found = load_model(model) if isinstance(model, str) else model
-    losses = shipped(found.name) if sensitivities is None else read(Path(sensitivities))
-    return choose(found, gpus, Prompt(batch, input_tokens, weights), costs, losses, budget)
+    losses = shipped(placed.model.name) if sensitivities is None else read(Path(sensitivities))
+    return choose(placed.model, placed.cluster, prompt, placed.profile, losses, budget)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,25 +168,19 @@ class Comparison:
         return {"baseline": self.baseline.to_dict(), "rows": rows}
 
 
-def compare(
-    schemes: Iterable[str | AnyScheme],
-    model: str | ModelConfig,
-    cluster: str | Cluster,
-    tp: int | None = None,
-    batch: int = 1,
-    input_tokens: int = 1024,
-    weights: Literal["bf16", "fp8"] = "bf16",
-    profile: str | Profile | None = None,
-    *,
-    scaled_links: Mapping[str, float] | None = None,
-    baseline: str = "bf16",
-) -> Comparison:
-    """`predict` for each scheme; the same arguments and errors."""
-    gpus = group(cluster, tp, scaled_links)
-    costs = profile if isinstance(profile, Profile) else load_profile(gpus, profile)
-    found_model = load_model(model) if isinstance(model, str) else model
-    reference = predict(found_model, gpus, baseline, None, batch, input_tokens, weights, costs)
-    rows = [predict(found_model, gpus, s, None, batch, input_tokens, weights, costs) for s in schemes]
+def compare(schemes: Iterable[str | AnyScheme], *asked: Any, baseline: str = "bf16", **options: Any) -> Comparison:
+    """`predict` for each scheme, and for the baseline they are held against.
+
+    Args:
+        asked, options: a `Question`, or its arguments but for the scheme.
+
+    Raises:
+        ValueError: as `predict`.
+    """
+    question = question_of(asked, options, without=("scheme",))
+    placed, prompt = place(question), Prompt(question.batch, question.input_tokens, question.weights)
+    reference = _answered(replace(question, scheme=baseline), prompt, placed)
+    rows = [_answered(replace(question, scheme=each), prompt, placed) for each in schemes]
     return Comparison(reference, tuple(sorted(rows, key=lambda row: (row.ttft_s, row.scheme.name))))
 
 
@@ -179,7 +192,7 @@ def compare_cross_attention(
     methods: Iterable[str] | None = None,
     tp: int | None = None,
     batch: int = 1,
-    weights: Literal["bf16", "fp8"] = "bf16",
+    weights: Weights = "bf16",
     profile: str | Profile | None = None,
     *,
     cross_layers: int | None = None,

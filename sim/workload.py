@@ -8,15 +8,15 @@ and MLP are column- then row-parallel, so each block ends in an all-reduce of (t
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from thinwire.reference.core.config import ModelConfig
 from thinwire.reference.core.schedule import Schedule
 from thinwire.reference.core.scheme import Scheme
 from thinwire.reference.mixed import SITES, AnyScheme, Site, plan_of
+from thinwire.sim.question import Weights
 
 Stream = Literal["compute", "communication"]
-Weights = Literal["bf16", "fp8"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,8 @@ class Prompt:
                 raise ValueError(f"{name} must be a whole number: {name}={value!r}")
             if value < 1:
                 raise ValueError(f"{name} must be at least 1: {name}={value}")
-        if self.weights not in ("bf16", "fp8"):
-            raise ValueError(f"weights must be bf16 or fp8: weights={self.weights!r}")
+        if self.weights not in get_args(Weights):
+            raise ValueError(f"weights must be {' or '.join(get_args(Weights))}: weights={self.weights!r}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from thinwire.reference.core.config import load_model
 from thinwire.sim import api
 from thinwire.sim.costs.profile import load_profile
 from thinwire.sim.predict import predict
+from thinwire.sim.question import Weights
 from thinwire.sim.workload import Prompt
 from thinwire.topologies.cluster import Cluster
 from thinwire.topologies.load import load_cluster
@@ -97,7 +98,8 @@ def h100_nodes(nodes: int) -> Cluster:
 def point(row: tuple[str, str, str, int, int]) -> float:
     """One point of the sweep."""
     model, cluster, name, tokens, batch = row
-    return api.predict(model, cluster, name, 8, batch, tokens, "fp8" if model == "llama-3-70b" else "bf16").ttft_s
+    weights: Weights = "fp8" if model == "llama-3-70b" else "bf16"
+    return api.predict(model, cluster, name, 8, batch, tokens, weights=weights).ttft_s
 
 
 def sweep(workers: int) -> None:
@@ -112,7 +114,7 @@ def shell() -> None:
     command = [
         sys.executable,
         "-m",
-        "thinwire.commands.cli",
+        "thinwire",
         "predict",
         "--model",
         "llama-3-70b",

@@ -17,7 +17,8 @@ from rich.table import Table
 
 from thinwire.sim.bench.prediction import simpy_event_s
 from thinwire.sim.serving.arrivals import Drawn, LogNormal
-from thinwire.sim.serving.serve import Deployment, Paces, serve
+from thinwire.sim.serving.question import Deployment
+from thinwire.sim.serving.serve import Paces, serve
 from thinwire.sim.serving.statistics import Slo
 
 ASKED_S = 600.0  # for the hour

@@ -7,7 +7,7 @@ reads and writes.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from thinwire.reference.core.schedule import Work
 from thinwire.sim.costs.elementwise import elementwise_bytes
 from thinwire.sim.costs.profile import FabricProfile, GpuProfile, Profile, Quantity
+from thinwire.sim.question import Launch
 from thinwire.sim.workload import Attend, AttendChunks, CrossAttend, DecodeAttend, Elementwise, Gemm, Kernel
 from thinwire.topologies.cluster import Gpu
 
 BF16_BYTES = 2
 
-Launch = Literal["eager", "graph"]
 GRAPH_GAP = Quantity(0.0, "measured: the kernel tables are timed in CUDA-graph replays, gaps included")
 
 

@@ -18,8 +18,9 @@ from thinwire.sim.planning.plan import Candidate, Engine, Problem, WhatIf
 from thinwire.sim.quality.figures import Figure, figure
 from thinwire.sim.serving.arrivals import BURSTINESS, MOST_TOKENS, Drawn, Lengths, lengths_of
 from thinwire.sim.serving.iteration import IterationModel
+from thinwire.sim.serving.question import Deployment
 from thinwire.sim.serving.run import Window
-from thinwire.sim.serving.serve import Deployment, Paces
+from thinwire.sim.serving.serve import Paces
 from thinwire.topologies.cluster import Cluster
 from thinwire.topologies.files import Document
 from thinwire.topologies.load import load_cluster

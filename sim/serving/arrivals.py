@@ -8,7 +8,7 @@ Every draw comes from one generator with the seed given: the same seed, the same
 
 import csv
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -16,21 +16,17 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from thinwire.sim.serving.question import LENGTHS
+
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 PIECE = 4096  # requests drawn or read at a time
 COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 MOST_TOKENS = 1 << 24  # of a prompt or an output: more is a mistake in a file
-LENGTHS = "fixed, lognormal[:VARIATION] or geometric"
 MOST_VARIATION = 1e3  # of lengths
 BURSTINESS = (1e-6, 1e4)  # nearly a clock; ten thousand requests in a burst
 MOST_RATE = 1e9  # requests a second: above, gaps vanish beside the time of day
-_DRAWN = ("rate", "users")
-WHOSE: Mapping[str, tuple[str, ...]] = {
-    "burstiness": ("rate",), "speed": ("trace",), "input_tokens": _DRAWN, "output_tokens": _DRAWN, "lengths": _DRAWN,
-}  # fmt: skip
-"""Arguments of `load_of` that say more of some kinds of load, and nothing of the others."""
 
 
 class Piece(NamedTuple):
@@ -263,24 +259,6 @@ class Trace:
 
 
 Load = Drawn | ClosedLoop | Trace
-
-
-def load_of(
-    rate_per_s: float | None,
-    burstiness: float,
-    users: int | None,
-    trace: str | None,
-    speed: float,
-    prompt: Lengths,
-    output: Lengths,
-) -> Load:
-    """A stream at a rate, or a closed loop of users, or a trace's file: whichever is not None."""
-    if trace is not None:
-        return Trace(trace, speed)
-    if users is not None:
-        return ClosedLoop(users, prompt, output)
-    assert rate_per_s is not None  # one of the three is given
-    return Drawn(rate_per_s, prompt, output, burstiness)
 
 
 def _parsed(where: str, row: list[str]) -> tuple[float, int, int]:

@@ -26,6 +26,7 @@ from thinwire.sim.costs.cost import CostModel
 from thinwire.sim.costs.decode_attention import DecodeCall
 from thinwire.sim.events.exchange import Exchanger
 from thinwire.sim.events.fold import find_runs
+from thinwire.sim.question import Weights
 from thinwire.sim.report import machine_sentences
 from thinwire.sim.serving.workload import Chunk, Share, rows, shares
 from thinwire.sim.workload import (
@@ -35,7 +36,6 @@ from thinwire.sim.workload import (
     Kernel,
     Op,
     Shard,
-    Weights,
     all_reduces,
     around_attention,
     mlp,

@@ -7,12 +7,9 @@ router can know them; a shared queue holds requests back until a replica has roo
 import math
 from collections import deque
 from collections.abc import Sequence
-from typing import Literal
 
+from thinwire.sim.serving.question import Policy
 from thinwire.sim.serving.replica import Replica, Request
-
-Policy = Literal["round-robin", "least-tokens", "shared-queue"]
-POLICIES: tuple[Policy, ...] = ("round-robin", "least-tokens", "shared-queue")
 
 
 class Pool:

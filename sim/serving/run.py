@@ -15,8 +15,9 @@ import simpy
 
 from thinwire.sim.serving.arrivals import ClosedLoop, Load
 from thinwire.sim.serving.iteration import Pace
+from thinwire.sim.serving.question import POLICIES, Policy
 from thinwire.sim.serving.replica import NEVER, Batching, Replica, Request, Role
-from thinwire.sim.serving.router import POLICIES, Policy, Pool
+from thinwire.sim.serving.router import Pool
 from thinwire.sim.serving.statistics import NO_SLO, Estimate, Level, Recorder, Slo, Summary, student
 
 MOST_REFUSED = 1000  # in a row, to one user of a closed loop

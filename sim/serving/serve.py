@@ -4,79 +4,24 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
-from thinwire.reference.core.config import ModelConfig, load_model
-from thinwire.reference.mixed import AnyScheme, MixedScheme, auto_budget, find
-from thinwire.sim.api import auto, group
+from thinwire.reference.core.config import ModelConfig
+from thinwire.reference.mixed import AnyScheme, MixedScheme
+from thinwire.sim.api import Placed, group, place, scheme_of
 from thinwire.sim.costs.cost import CostModel
-from thinwire.sim.costs.profile import Profile, load_profile
+from thinwire.sim.costs.profile import Profile
 from thinwire.sim.events.exchange import Exchanger, slowdown
 from thinwire.sim.predict import check_precision
-from thinwire.sim.serving.arrivals import ClosedLoop, Drawn, Load, Trace
+from thinwire.sim.serving.arrivals import ClosedLoop, Drawn, Load, Trace, lengths_from
 from thinwire.sim.serving.iteration import BOUND, IterationModel
+from thinwire.sim.serving.question import LARGEST_ITERATION, Deployment, Service
 from thinwire.sim.serving.replica import Batching
-from thinwire.sim.serving.router import Policy
 from thinwire.sim.serving.run import Change, Run, Setup, Simulation, Window
 from thinwire.sim.serving.statistics import NO_SLO, Slo
 from thinwire.sim.serving.workload import kv_bytes_per_token
 from thinwire.sim.workload import Prompt, memory_bytes
 from thinwire.topologies.cluster import Cluster
-
-LARGEST_ITERATION = 1 << 20  # tokens; as many, where whole prompts are not cut
-NIC_BYTES_PER_S = 50e9
-LONGEST_HOST_S = 3600.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Deployment:
-    """What serves.
-
-    Args:
-        model, cluster, scheme, tp, weights, profile: as `thinwire.predict` takes them; a replica is the first `tp` GPUs
-            of a cluster of its own, and auto:+1% is chosen for a prompt of token_budget tokens.
-        replicas: that do both prompts and decoding; those for prompts alone where decode_replicas are given.
-        token_budget, max_sequences, chunked_prefill: limits of an iteration (`sim.serving.replica.Batching`).
-        memory_share: of the GPU's memory that weights, activations and KV cache may take.
-        kv_tokens: tokens the KV cache holds; None: what the memory has room for.
-        policy: of the router.
-        transfer_bytes_per_s: rate of one GPU's keys and values from one pool to the other.
-        host_s: what the engine's host adds to an iteration.
-        gated: all-reduces go uncompressed at sizes at which the scheme would take longer: those of decoding, mostly.
-        scaled_links, slow_ranks: as in `predict`, on every replica from the start.
-    """
-
-    model: str | ModelConfig
-    cluster: str | Cluster
-    scheme: str | AnyScheme = "bf16"
-    tp: int | None = None
-    replicas: int = 1
-    weights: Literal["bf16", "fp8"] = "bf16"
-    profile: str | Profile | None = None
-    token_budget: int = 2048
-    max_sequences: int = 256
-    chunked_prefill: bool = True
-    memory_share: float = 0.9
-    kv_tokens: int | None = None
-    policy: Policy = "least-tokens"
-    decode_replicas: int = 0
-    transfer_bytes_per_s: float = NIC_BYTES_PER_S
-    host_s: float = 0.0
-    gated: bool = False
-    scaled_links: Mapping[str, float] = field(default_factory=dict)
-    slow_ranks: Mapping[int, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for name in ("memory_share", "transfer_bytes_per_s"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive: {name}={getattr(self, name)}")
-        if self.memory_share > 1:
-            raise ValueError(f"memory_share is a share: memory_share={self.memory_share}")
-        if not 0 <= self.host_s <= LONGEST_HOST_S:
-            raise ValueError(f"host_s must lie in 0..{LONGEST_HOST_S:g}: host_s={self.host_s}")
-        for name in ("token_budget", "max_sequences"):
-            if not 1 <= getattr(self, name) <= LARGEST_ITERATION:
-                raise ValueError(f"{name} must lie in 1..{LARGEST_ITERATION}: {name}={getattr(self, name)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,21 +52,24 @@ class Paces:
         self._known: dict[tuple[Any, ...], IterationModel] = {}
 
     @cached_property
+    def healthy(self) -> Placed:
+        """One replica's GPUs with no link scaled, the model and the machine's costs."""
+        return place(replace(self.deployment, scaled_links=()))
+
+    @property
     def cluster(self) -> Cluster:
         """One replica's GPUs."""
-        return group(self.deployment.cluster, self.deployment.tp)
+        return self.healthy.cluster
 
-    @cached_property
+    @property
     def model(self) -> ModelConfig:
         """The model."""
-        given = self.deployment.model
-        return load_model(given) if isinstance(given, str) else given
+        return self.healthy.model
 
-    @cached_property
+    @property
     def profile(self) -> Profile:
         """The machine's costs."""
-        given = self.deployment.profile
-        return given if isinstance(given, Profile) else load_profile(self.cluster, given)
+        return self.healthy.profile
 
     @cached_property
     def scheme(self) -> AnyScheme:
@@ -129,15 +77,8 @@ class Paces:
         it stays as it is while they last, and decoding uses it too.
         """
         d = self.deployment
-        if not isinstance(d.scheme, str):
-            return d.scheme
-        budget = auto_budget(d.scheme)
-        if budget is None:
-            return find(d.scheme)
-        links = d.scaled_links
-        return auto(
-            budget, self.model, self.cluster, None, 1, d.token_budget, d.weights, self.profile, scaled_links=links
-        ).scheme
+        scaled = replace(self.healthy, cluster=group(self.cluster, None, dict(d.scaled_links)))
+        return scheme_of(d, scaled, Prompt(1, d.token_budget, d.weights))
 
     @cached_property
     def limits(self) -> Batching:
@@ -199,20 +140,20 @@ class Paces:
     def changes(self, faults: Sequence[Fault]) -> tuple[Change, ...]:
         """Faults as changes of pace, those that overlap taken together."""
         found = []
-        for place in sorted({fault.replica for fault in faults}):
-            mine = [fault for fault in faults if fault.replica == place]
+        for number in sorted({fault.replica for fault in faults}):
+            mine = [fault for fault in faults if fault.replica == number]
             moments = sorted({f.at_s for f in mine} | {f.until_s for f in mine if f.until_s is not None})
             for moment in moments:
                 active = [f for f in mine if f.at_s <= moment and (f.until_s is None or moment < f.until_s)]
                 if any(f.down for f in active):
-                    found.append(Change(moment, place, None))
+                    found.append(Change(moment, number, None))
                     continue
                 links: dict[str, float] = {}
                 ranks: dict[int, float] = {}
                 for f in active:
                     links |= {k: links.get(k, 1.0) * v for k, v in f.links.items()}
                     ranks |= {k: ranks.get(k, 1.0) * v for k, v in f.ranks.items()}
-                found.append(Change(moment, place, self.pace(links, ranks)))
+                found.append(Change(moment, number, self.pace(links, ranks)))
         return tuple(found)
 
 
@@ -357,6 +298,32 @@ def _sentences(deployment: Deployment, load: Load, separate: bool, scheme: AnySc
     elif isinstance(load, Drawn):
         said.append("prompt and output lengths are drawn independently")
     return said
+
+
+def answer(service: Service, paces: Paces | None = None) -> ServingResult:
+    """Simulate what `thinwire serve` was asked. paces: as in `serve`. ValueError as `serve`, and for no load or two."""
+    service.source()
+    limits = {"ttft_s": service.slo_ttft_ms, "tpot_s": service.slo_tpot_ms}
+    return serve(
+        service.deployment(),
+        _load(service),
+        service.duration,
+        Slo(**{name: ms / 1e3 for name, ms in limits.items() if ms is not None}),
+        [parse_fault(text) for text in service.fault],
+        seed=service.seed,
+        warm_up_s=service.warm_up,
+        paces=paces,
+    )
+
+
+def _load(service: Service) -> Load:
+    prompt, output = (lengths_from(service.lengths, mean) for mean in (service.input_tokens, service.output_tokens))
+    if service.trace is not None:
+        return Trace(service.trace, service.speed)
+    if service.users is not None:
+        return ClosedLoop(service.users, prompt, output)
+    assert service.rate is not None  # one of the three is given
+    return Drawn(service.rate, prompt, output, service.burstiness)
 
 
 _FAULT = re.compile(r"(?P<at>[^-:]+)(-(?P<until>[^:]+))?:(?P<replica>[^:]+):(?P<what>down|link|slow)(:(?P<how>.*))?")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from thinwire.reference.core.config import ModelConfig
 from thinwire.reference.mixed import AnyScheme
+from thinwire.sim.question import Weights
 from thinwire.sim.workload import (
     AttendChunks,
     DecodeAttend,
@@ -19,7 +20,6 @@ from thinwire.sim.workload import (
     Kernels,
     Op,
     Shard,
-    Weights,
     Workload,
     around_attention,
     closing,

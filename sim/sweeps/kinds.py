@@ -5,23 +5,22 @@ there are. What several of them share stands here: the types of axes, and the fi
 """
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, StrictStr
+from pydantic import BeforeValidator, create_model
 
-from thinwire.reference.core.config import ModelConfig, load_model, model_names
-from thinwire.reference.mixed import AnyScheme, auto_budget, find
+from thinwire.reference.core.config import load_model, model_names
+from thinwire.reference.mixed import auto_budget, find
 from thinwire.sim.costs.profile import Profile, load_profile
-from thinwire.topologies.cluster import Cluster
+from thinwire.sim.question import Asked, Placement, asked_of
+from thinwire.sim.schema import SHIPPED, left_out, read, type_of
 from thinwire.topologies.load import cluster_names, load_cluster
 from thinwire.topologies.units import Table
-
-SHIPPED = "shipped"  # the profile where none of one's own is named
-ALL = "all"  # the TP degree that takes every GPU
 
 Key = tuple[str, str]  # an axis, and a name on it
 
@@ -52,6 +51,7 @@ Loader = Callable[[Path, Any, Grid], dict[Key, Value]]
 Once = Callable[[Any, Callable[[], Any]], Any]
 Row = dict[str, Any]
 Column = Literal["string", "int64", "float64", "bool_"]
+Asks = TypeVar("Asks", bound=Placement)
 
 
 def _anything(_: Grid) -> None:
@@ -87,6 +87,10 @@ class Kind:
     most: int
     least: int
 
+    def values_of(self, point: Any) -> dict[str, Any]:
+        """What is asked, by axis."""
+        return point.asked() if isinstance(point, Placement) else asdict(point)
+
     def task_size(self, points: int) -> int:
         """Points of a task of a sweep of so many: more in very large ones, for a file is kept of every task."""
         return max(1, min(self.most, points // self.least), points // 4000)
@@ -101,52 +105,66 @@ def _listed(value: object) -> object:
     return value if isinstance(value, list) else [value]
 
 
-def _degree(value: object) -> object:
-    if value != ALL and (type(value) is not int or not 1 <= value < 2**31):
-        raise ValueError(f'must be a positive whole number or "{ALL}"; given {value!r}')
-    return value
-
-
 LISTED = BeforeValidator(_listed)
-Factor = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
-_Rank = Annotated[StrictStr, Field(pattern=r"^[0-9]+$")]
-Names = Annotated[list[StrictStr], LISTED]
-Counts = Annotated[list[Annotated[int, Field(strict=True, ge=1, lt=2**31)]], LISTED]
-Wholes = Annotated[list[Annotated[int, Field(strict=True, ge=0, lt=2**31)]], LISTED]
-Positives = Annotated[list[Factor], LISTED]
-Flags = Annotated[list[Annotated[bool, Field(strict=True)]], LISTED]
-Degrees = Annotated[list[Annotated[Any, AfterValidator(_degree)]], LISTED]
-Precisions = Annotated[list[Literal["bf16", "fp8"]], LISTED]
-Links = Annotated[list[dict[str, Factor]], LISTED]
-Ranks = Annotated[list[dict[_Rank, Factor]], LISTED]
 
-ON_A_MACHINE: Mapping[str, list[Any]] = {
-    "tp": [ALL], "weights": ["bf16"], "profile": [SHIPPED], "scaled_links": [{}], "slow_ranks": [{}],
+
+def axes_of(question: type[Placement], inner: Sequence[str]) -> type[Table]:
+    """The axes that a question's fields are. inner: those that change faster than all others, the last one fastest."""
+    asked = asked_of(question)
+    order = [*(name for name in asked if name not in inner), *inner]
+    axes: dict[str, Any] = {name: (_axis(asked[name]), None) for name in order}
+    return create_model("Axes", __base__=Table, **axes)
+
+
+def _axis(asked: Asked) -> Any:
+    values: Any = list.__class_getitem__(type_of(asked))
+    return Annotated[values, LISTED] | None
+
+
+def file_of(axes: type[Table]) -> type[Table]:
+    """The whole file: axes, `[[grid]]` tables of axes, and `what`, by which the kind was found."""
+    grid = Annotated[list[axes], LISTED] | None  # type: ignore[valid-type]
+    return create_model("File", __base__=axes, __doc__="The whole file.", what=(str, ""), grid=(grid, None))
+
+
+def defaults_of(question: type[Placement]) -> Mapping[str, list[Any]]:
+    """What axes are where the file leaves them out."""
+    return {name: [left_out(asked)] for name, asked in asked_of(question).items() if not asked.required}
+
+
+def plain_of(question: type[Placement]) -> Mapping[str, Callable[[Any], Any]]:
+    """A file's values as the question has them."""
+    return {name: partial(read, asked) for name, asked in asked_of(question).items()}
+
+
+_COLUMNS: Mapping[str, Column] = {
+    "degree": "int64", "count": "int64", "whole": "int64", "tokens": "float64", "positive": "float64",
+    "amount": "float64", "flag": "bool_",
 }  # fmt: skip
-"""Defaults of the axes that predictions and serving runs share."""
+
+
+def columns_of(question: type[Placement], axes: type[Table]) -> dict[str, Column]:
+    """Columns of what is asked, in the order of the axes."""
+    asked = asked_of(question)
+    return {name: _COLUMNS.get(asked[name].kind, "string") for name in axes.model_fields}
+
+
+def as_row(question: Placement) -> Row:
+    """What is asked as columns."""
+    row = question.asked()
+    for name, asked in asked_of(question).items():
+        if asked.kind in ("links", "ranks"):
+            row[name] = json.dumps(dict(row[name]))
+        elif asked.kind == "faults":
+            row[name] = json.dumps(row[name])
+        elif asked.kind == "profile":
+            row[name] = row[name] or SHIPPED
+    return row
 
 
 def pairs(table: Mapping[Any, float]) -> tuple[tuple[Any, float], ...]:
     """A table as a value that can be hashed, in an order that is not the file's."""
     return tuple(sorted(table.items()))
-
-
-PLAIN: Mapping[str, Callable[[Any], Any]] = {
-    "tp": lambda tp: None if tp == ALL else tp,
-    "profile": lambda profile: None if profile == SHIPPED else profile,
-    "scaled_links": pairs,
-    "slow_ranks": lambda table: pairs({int(rank): factor for rank, factor in table.items()}),
-}
-"""Their values as a point has them."""
-
-
-def on_a_machine(point: Any) -> Row:
-    """Their columns, where those are not the point's fields."""
-    return {
-        "profile": point.profile or SHIPPED,
-        "scaled_links": json.dumps(dict(point.scaled_links)),
-        "slow_ranks": json.dumps(dict(point.slow_ranks)),
-    }
 
 
 # ---- what the names of an axis stand for. A catalog's name needs nothing: a worker has the same catalog.
@@ -231,20 +249,12 @@ def names(point: Any) -> tuple[Key, ...]:
     return ("model", point.model), ("cluster", point.cluster), ("scheme", point.scheme), ("profile", profile)
 
 
-@dataclass(frozen=True, slots=True)
-class Named:
-    """What a point on a machine names: a file's value, or the name of a catalog's. profile: None is the shipped one."""
-
-    model: str | ModelConfig
-    cluster: str | Cluster
-    scheme: str | AnyScheme
-    profile: Profile | None
-
-    @classmethod
-    def of(cls, point: Any, values: Values) -> "Named":
-        """ValueError where the point's profile is of another GPU."""
-        own = (values.get(key) for key in names(point))
-        model, cluster, scheme, profile = (None if value is None else value.found for value in own)
-        if isinstance(profile, Exception):
-            raise profile
-        return cls(model or point.model, cluster or point.cluster, scheme or point.scheme, profile)
+def with_values(question: Asks, values: Values) -> Asks:
+    """The question with what its files hold in place of their names. ValueError where its profile is of another GPU."""
+    found: dict[str, Any] = {}
+    for key in names(question):
+        if (value := values.get(key)) is not None:
+            if isinstance(value.found, Exception):
+                raise value.found
+            found[key[0]] = value.found
+    return replace(question, **found)

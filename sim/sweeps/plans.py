@@ -4,24 +4,24 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, StrictStr
 
 from thinwire.sim.planning.file import LEAST_FACTOR, MOST_FACTOR, Asked, TargetTable, read_inputs, targets_of
 from thinwire.sim.planning.plan import Planner
+from thinwire.sim.schema import Whole
 from thinwire.sim.sweeps.kinds import (
     LISTED,
     Column,
     Grid,
     Key,
     Kind,
-    Names,
     Once,
     Row,
     Value,
     Values,
-    Wholes,
+    file_of,
     load_clusters,
     load_models,
     load_schemes,
@@ -32,27 +32,22 @@ from thinwire.topologies.units import Table
 _Factor = Annotated[float, Field(strict=True, ge=LEAST_FACTOR, le=MOST_FACTOR)]
 _Tables = Annotated[list[dict[str, _Factor]], LISTED]
 _Targets = Annotated[list[TargetTable], LISTED]
+_Names = Annotated[list[StrictStr], LISTED]
+_Wholes = Annotated[list[Whole], LISTED]
 _Ratio = Annotated[float, Field(strict=True, ge=1, allow_inf_nan=False)]
 
 
 class Axes(Table):
     """One table of the file: what exchanges depend on first, for neighbours share them."""
 
-    plan: Names | None = None
+    plan: _Names | None = None
     links: _Tables | None = None
     prices: _Tables | None = None
     ttft: _Targets | None = None
     tpot: _Targets | None = None
     perplexity_ratio: Annotated[list[_Ratio], LISTED] | None = None
-    seed: Wholes | None = None
+    seed: _Wholes | None = None
     load: Annotated[list[_Factor], LISTED] | None = None
-
-
-class File(Axes):
-    """The whole file."""
-
-    what: Literal["plan"]
-    grid: Annotated[list[Axes], LISTED] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +175,7 @@ def _table(target: tuple[int, float] | None) -> TargetTable | None:
 PLAN = Kind(
     what="plan",
     axes=Axes,
-    file=File,
+    file=file_of(Axes),
     defaults={
         "links": [{}],
         "prices": [{}],

@@ -1,80 +1,34 @@
 """Predictions as points of a sweep: what `thinwire predict` takes and says."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Literal
+from dataclasses import replace
 
 from thinwire.reference.core.config import load_model
 from thinwire.sim import api
 from thinwire.sim.costs.profile import load_profile
+from thinwire.sim.question import Question
 from thinwire.sim.sweeps.kinds import (
-    LISTED,
     LOADERS,
-    ON_A_MACHINE,
-    PLAIN,
     Column,
-    Counts,
-    Degrees,
     Kind,
-    Links,
-    Named,
-    Names,
     Once,
-    Precisions,
-    Ranks,
     Row,
     Values,
+    as_row,
+    axes_of,
+    columns_of,
+    defaults_of,
+    file_of,
     names,
-    on_a_machine,
+    plain_of,
+    with_values,
 )
-from thinwire.topologies.units import Table
 
-
-class Axes(Table):
-    """One table of the file."""
-
-    model: Names | None = None
-    cluster: Names | None = None
-    tp: Degrees | None = None
-    weights: Precisions | None = None
-    launch: Annotated[list[Literal["eager", "graph"]], LISTED] | None = None
-    profile: Names | None = None
-    scaled_links: Links | None = None
-    slow_ranks: Ranks | None = None
-    batch: Counts | None = None
-    input_tokens: Counts | None = None
-    scheme: Names | None = None
-
-
-class File(Axes):
-    """The whole file."""
-
-    what: Literal["predict"] = "predict"
-    grid: Annotated[list[Axes], LISTED] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """The arguments of one prediction, as the file has them."""
-
-    model: str
-    cluster: str
-    tp: int | None
-    weights: Literal["bf16", "fp8"]
-    launch: Literal["eager", "graph"]
-    profile: str | None
-    scaled_links: tuple[tuple[str, float], ...]
-    slow_ranks: tuple[tuple[int, float], ...]
-    batch: int
-    input_tokens: int
-    scheme: str
-
+_AXES = axes_of(Question, inner=("batch", "input_tokens", "scheme"))  # neighbours share a machine
 
 # The point, what was predicted (null where it failed), why it failed (null where it did not).
 COLUMNS: Mapping[str, Column] = {
-    **dict.fromkeys(("id", "model", "cluster"), "string"), "tp": "int64",
-    **dict.fromkeys(("weights", "launch", "profile", "scaled_links", "slow_ranks"), "string"),
-    "batch": "int64", "input_tokens": "int64", "scheme": "string",
+    "id": "string", **columns_of(Question, _AXES),
     **dict.fromkeys(
         ("ttft_ms", "ttft_ms_low", "ttft_ms_high", "compute_ms", "codec_ms", "communication_ms",
          "exposed_communication_ms"), "float64",
@@ -85,22 +39,16 @@ COLUMNS: Mapping[str, Column] = {
 }  # fmt: skip
 
 
-def _asked(point: Point) -> Row:
-    return {**asdict(point), **on_a_machine(point)}
-
-
-def _found(point: Point, values: Values, once: Once) -> Row:
-    own = Named.of(point, values)
+def _found(point: Question, values: Values, once: Once) -> Row:
+    own = with_values(point, values)
     model = own.model
     if isinstance(model, str):
-        model = once(("model", model), lambda: load_model(point.model))
-    place = (point.cluster, values.get(("cluster", point.cluster)), point.tp, point.scaled_links)
+        model = once(("model", model), lambda: load_model(str(point.model)))
+    place = (point.cluster, values.get(("cluster", str(point.cluster))), point.tp, point.scaled_links)
     gpus = once(place, lambda: api.group(own.cluster, point.tp, dict(point.scaled_links)))
     profile = own.profile or once(("profile", place), lambda: load_profile(gpus))
-    found = api.predict(
-        model, gpus, own.scheme, None, point.batch, point.input_tokens, point.weights, profile,
-        slow_ranks=dict(point.slow_ranks), launch=point.launch,
-    ).to_dict()  # fmt: skip
+    placed = replace(own, model=model, cluster=gpus, tp=None, scaled_links=(), profile=profile)
+    found = api.answer(placed).to_dict()
     return {
         "tp": found["tp"],
         "ttft_ms": found["ttft_ms"],
@@ -114,20 +62,18 @@ def _found(point: Point, values: Values, once: Once) -> Row:
     }
 
 
-_DEFAULTS: Mapping[str, list[Any]] = {**ON_A_MACHINE, "launch": ["eager"], "batch": [1], "input_tokens": [1024]}
-
 PREDICT = Kind(
     what="predict",
-    axes=Axes,
-    file=File,
-    defaults=_DEFAULTS,
-    plain=PLAIN,
-    point=Point,
+    axes=_AXES,
+    file=file_of(_AXES),
+    defaults={name: value for name, value in defaults_of(Question).items() if name != "scheme"},
+    plain=plain_of(Question),
+    point=Question,
     loaders=LOADERS,
     names=names,
     mark={},  # the only kind there was when its ids were made
     columns=COLUMNS,
-    asked=_asked,
+    asked=as_row,
     found=_found,
     most=25,  # some 0.1 s of work: a hundred times what a task costs to send, and little to lose
     least=40,

@@ -1,165 +1,43 @@
 """Serving runs as points of a sweep: what `thinwire serve` takes, under the names of its options, and says."""
 
-import json
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, StrictStr
-
-from thinwire.sim.serving.arrivals import WHOSE, Trace, lengths_from, load_of
-from thinwire.sim.serving.router import Policy
-from thinwire.sim.serving.serve import Deployment, Paces, parse_fault, serve
-from thinwire.sim.serving.statistics import QUANTILES, Slo
+from thinwire.sim.question import asked_of
+from thinwire.sim.serving.arrivals import Trace
+from thinwire.sim.serving.question import SOURCES, WHOSE, Service
+from thinwire.sim.serving.serve import Paces, answer
+from thinwire.sim.serving.statistics import QUANTILES
 from thinwire.sim.sweeps.kinds import (
-    LISTED,
     LOADERS,
-    ON_A_MACHINE,
-    PLAIN,
     Column,
-    Counts,
-    Degrees,
-    Flags,
     Grid,
     Key,
     Kind,
-    Links,
-    Named,
-    Names,
     Once,
-    Positives,
-    Precisions,
-    Ranks,
     Row,
     Value,
     Values,
-    Wholes,
+    as_row,
+    axes_of,
+    columns_of,
+    defaults_of,
+    file_of,
     names,
-    on_a_machine,
+    plain_of,
+    with_values,
 )
-from thinwire.topologies.units import Table
 
 MOST_TRACE_BYTES = 1 << 24  # it travels inside every task that plays it
-SOURCES = ("rate", "users", "trace")  # of requests: a table has one of them
 
-
-def _texts(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
-def _faults(texts: list[str]) -> list[str]:
-    for text in texts:
-        parse_fault(text)
-    return texts
-
-
-def _known_lengths(text: str) -> str:
-    lengths_from(text, 1.0)  # of any kind there are lengths of one token
-    return text
-
-
-_Tokens = Annotated[list[Annotated[float, Field(strict=True, ge=1, allow_inf_nan=False)]], LISTED]
-_Amounts = Annotated[list[Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]], LISTED]
-_Fault = Annotated[list[StrictStr], BeforeValidator(_texts), AfterValidator(_faults)]
-
-
-class Axes(Table):
-    """One table of the file: what the durations of iterations depend on first, for neighbours share them."""
-
-    model: Names | None = None
-    cluster: Names | None = None
-    tp: Degrees | None = None
-    weights: Precisions | None = None
-    profile: Names | None = None
-    scaled_links: Links | None = None
-    slow_ranks: Ranks | None = None
-    token_budget: Counts | None = None
-    max_sequences: Counts | None = None
-    whole_prompts: Flags | None = None
-    kv_tokens: Counts | None = None
-    host_ms: _Amounts | None = None
-    gate: Flags | None = None
-    scheme: Names | None = None
-    replicas: Counts | None = None
-    decode_replicas: Wholes | None = None
-    transfer_gb_per_s: Positives | None = None
-    policy: Annotated[list[Policy], LISTED] | None = None
-    fault: Annotated[list[_Fault], LISTED] | None = None
-    input_tokens: _Tokens | None = None
-    output_tokens: _Tokens | None = None
-    lengths: Annotated[list[Annotated[StrictStr, AfterValidator(_known_lengths)]], LISTED] | None = None
-    burstiness: Positives | None = None
-    rate: Positives | None = None
-    users: Counts | None = None
-    trace: Names | None = None
-    speed: Positives | None = None
-    duration: Positives | None = None
-    warm_up: _Amounts | None = None
-    slo_ttft_ms: Positives | None = None
-    slo_tpot_ms: Positives | None = None
-    seed: Wholes | None = None
-
-
-class File(Axes):
-    """The whole file."""
-
-    what: Literal["serve"]
-    grid: Annotated[list[Axes], LISTED] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """The options of one run, as the file has them; None: left out."""
-
-    model: str
-    cluster: str
-    tp: int | None
-    weights: Literal["bf16", "fp8"]
-    profile: str | None
-    scaled_links: tuple[tuple[str, float], ...]
-    slow_ranks: tuple[tuple[int, float], ...]
-    token_budget: int
-    max_sequences: int
-    whole_prompts: bool
-    kv_tokens: int | None
-    host_ms: float
-    gate: bool
-    scheme: str
-    replicas: int
-    decode_replicas: int
-    transfer_gb_per_s: float
-    policy: Policy
-    fault: tuple[str, ...]
-    input_tokens: float
-    output_tokens: float
-    lengths: str
-    burstiness: float
-    rate: float | None
-    users: int | None
-    trace: str | None
-    speed: float
-    duration: float | None
-    warm_up: float | None
-    slo_ttft_ms: float | None
-    slo_tpot_ms: float | None
-    seed: int
-
-
-# Axes that the durations of iterations do not depend on: the pools, and what they are asked.
-_AROUND = frozenset([*Axes.model_fields][[*Axes.model_fields].index("replicas") :])
-_LEFT_OUT = ("kv_tokens", "rate", "users", "trace", "duration", "warm_up", "slo_ttft_ms", "slo_tpot_ms")
-_D = Deployment(model="", cluster="")
-_DEFAULTS: Mapping[str, list[Any]] = {
-    **ON_A_MACHINE, **{name: [None] for name in _LEFT_OUT}, "token_budget": [_D.token_budget],
-    "max_sequences": [_D.max_sequences], "whole_prompts": [False], "host_ms": [0.0], "gate": [False],
-    "scheme": ["bf16"], "replicas": [1], "decode_replicas": [0],
-    "transfer_gb_per_s": [_D.transfer_bytes_per_s / 1e9], "policy": [_D.policy], "fault": [[]],
-    "input_tokens": [1024.0], "output_tokens": [128.0], "lengths": ["lognormal"], "burstiness": [1.0], "speed": [1.0],
-    "seed": [0],
-}  # fmt: skip
+# What durations of iterations do not depend on: the pools, and what they are asked.
+_ASKED = [*asked_of(Service)]
+_AROUND = _ASKED[_ASKED.index("replicas") :]
+_AXES = axes_of(Service, inner=("scheme", *_AROUND))  # neighbours share the durations of iterations
 
 
 def _one_source(axes: Grid) -> None:
@@ -183,7 +61,7 @@ def _load_traces(folder: Path, text: str | None, _: Grid) -> dict[Key, Value]:
     return {("trace", text): Value.of(content, content.hex())}
 
 
-def _names(point: Point) -> tuple[Key, ...]:
+def _names(point: Service) -> tuple[Key, ...]:
     return (*names(point), ("trace", point.trace or ""))
 
 
@@ -199,13 +77,6 @@ def _summary(name: str) -> dict[str, Column]:
 
 
 _COUNTED = ("arrived", "finished", "refused", "unfinished", "restarts")
-_TYPES: Mapping[str, Column] = {
-    **dict.fromkeys(("tp", "token_budget", "max_sequences", "kv_tokens", "replicas", "decode_replicas", "users",
-                     "seed"), "int64"),
-    **dict.fromkeys(("whole_prompts", "gate"), "bool_"),
-    **dict.fromkeys(("host_ms", "transfer_gb_per_s", "input_tokens", "output_tokens", "burstiness", "rate", "speed",
-                     "duration", "warm_up", "slo_ttft_ms", "slo_tpot_ms"), "float64"),
-}  # fmt: skip
 # The run, as in `serve --json`: half_width is half a 95 % confidence interval, over batches of requests.
 RESULTS: Mapping[str, Column] = {
     **{f"requests_{name}": "int64" for name in _COUNTED},
@@ -217,7 +88,7 @@ RESULTS: Mapping[str, Column] = {
 }  # fmt: skip
 # tp, kv_tokens, duration and warm_up are what the run took where the file leaves them out.
 COLUMNS: Mapping[str, Column] = {
-    "id": "string", **{name: _TYPES.get(name, "string") for name in Axes.model_fields}, "gpus": "int64", **RESULTS,
+    "id": "string", **columns_of(Service, _AXES), "gpus": "int64", **RESULTS,
     "profile_name": "string", "error_type": "string", "error": "string",
 }  # fmt: skip
 
@@ -231,65 +102,25 @@ def flat(found: Mapping[str, Any], before: str = "") -> Row:
     return row
 
 
-def _asked(point: Point) -> Row:
-    return {**asdict(point), **on_a_machine(point), "fault": json.dumps(point.fault)}
-
-
-def _paces(point: Point, values: Values, once: Once) -> Paces:
+def _paces(point: Service, values: Values, once: Once) -> Paces:
     """Durations of iterations, with a deployment of one replica: half a second of work that neighbours share."""
-
-    def made() -> Paces:
-        own = Named.of(point, values)
-        return Paces(
-            Deployment(
-                model=own.model,
-                cluster=own.cluster,
-                scheme=own.scheme,
-                tp=point.tp,
-                weights=point.weights,
-                profile=own.profile,
-                token_budget=point.token_budget,
-                max_sequences=point.max_sequences,
-                chunked_prefill=not point.whole_prompts,
-                kv_tokens=point.kv_tokens,
-                host_s=point.host_ms / 1e3,
-                gated=point.gate,
-                scaled_links=dict(point.scaled_links),
-                slow_ranks=dict(point.slow_ranks),
-            )
-        )
-
-    engine = tuple(value for name, value in asdict(point).items() if name not in _AROUND)
-    found: Paces = once((engine, tuple(values.get(key) for key in names(point))), made)
+    engine = tuple(value for name, value in point.asked().items() if name not in _AROUND)
+    key = (engine, tuple(values.get(key) for key in names(point)))
+    healthy = {name: asked.default for name, asked in asked_of(Service).items() if name in _AROUND}
+    found: Paces = once(key, lambda: Paces(replace(with_values(point, values), **healthy).deployment()))
     return found
 
 
-def _found(point: Point, values: Values, once: Once) -> Row:
+def _found(point: Service, values: Values, once: Once) -> Row:
     paces = _paces(point, values, once)
-    deployment = replace(
-        paces.deployment,
-        replicas=point.replicas,
-        policy=point.policy,
-        decode_replicas=point.decode_replicas,
-        transfer_bytes_per_s=point.transfer_gb_per_s * 1e9,
-    )
-    slo = {"ttft_s": point.slo_ttft_ms, "tpot_s": point.slo_tpot_ms}
+    d = paces.deployment
+    own = replace(point, model=d.model, cluster=d.cluster, scheme=d.scheme, profile=d.profile)
     with ExitStack() as stack:
-        trace = None
         if point.trace is not None:  # played from a file, as everywhere
-            trace = str(Path(stack.enter_context(TemporaryDirectory())) / "trace.csv")
-            Path(trace).write_bytes(values["trace", point.trace].found)
-        prompt, output = (lengths_from(point.lengths, mean) for mean in (point.input_tokens, point.output_tokens))
-        served = serve(
-            deployment,
-            load_of(point.rate, point.burstiness, point.users, trace, point.speed, prompt, output),
-            point.duration,
-            Slo(**{name: ms / 1e3 for name, ms in slo.items() if ms is not None}),
-            [parse_fault(text) for text in point.fault],
-            seed=point.seed,
-            warm_up_s=point.warm_up,
-            paces=paces,
-        )
+            trace = Path(stack.enter_context(TemporaryDirectory())) / "trace.csv"
+            trace.write_bytes(values["trace", point.trace].found)
+            own = replace(own, trace=str(trace))
+        served = answer(own, paces)
     run = served.run.to_dict()
     del run["slo_ms"]  # asked, not found
     return {
@@ -305,17 +136,17 @@ def _found(point: Point, values: Values, once: Once) -> Row:
 
 SERVE = Kind(
     what="serve",
-    axes=Axes,
-    file=File,
-    defaults=_DEFAULTS,
+    axes=_AXES,
+    file=file_of(_AXES),
+    defaults=defaults_of(Service),
     check=_one_source,
-    plain={**PLAIN, "fault": tuple},
-    point=Point,
+    plain=plain_of(Service),
+    point=Service,
     loaders={**LOADERS, "trace": _load_traces},
     names=_names,
     mark={"what": "serve"},
     columns=COLUMNS,
-    asked=_asked,
+    asked=as_row,
     found=_found,
     most=4,  # a second or so each, with the setting up
     least=10,

@@ -7,7 +7,7 @@ products. examples/sweep.toml shows all of it.
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from hashlib import sha256
 from itertools import product
 from math import prod
@@ -89,10 +89,10 @@ def _kind(document: Document) -> Kind:
 def identity(kind: Kind, point: Any, values: Values) -> str:
     """A hash of the point and of what the files it names hold; its place in the sweep does not matter."""
     files = {key[0]: values[key].digest for key in kind.names(point) if key in values}
-    asked = {**kind.mark, **asdict(point), "files": files}
+    asked = {**kind.mark, **kind.values_of(point), "files": files}
     return sha256(json.dumps(asked, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:24]
 
 
 def _product(kind: Kind, axes: Grid) -> Iterator[Any]:
     values = ([kind.plain[name](v) for v in axis] if name in kind.plain else axis for name, axis in axes.items())
-    return (kind.point(*each) for each in product(*values))
+    return (kind.point(**dict(zip(axes, each, strict=True))) for each in product(*values))

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from thinwire.commands.cli import COMMANDS
 from thinwire.reference.catalog import schemes
 from thinwire.reference.core.config import model_names
 from thinwire.topologies.load import cluster_names
@@ -307,6 +308,38 @@ def program(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "thinwire.commands.cli", *arguments], capture_output=True, text=True, env=environment
     )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "absent"),
+    [
+        (["--help"], {"numpy", "pydantic", "networkx", "simpy", "rich", "scipy", "torch"}),
+        (["serve", "--help"], {"numpy", "networkx", "simpy", "rich", "scipy", "torch"}),  # pydantic: typer's own
+        ([*PREDICT, "--json"], {"networkx", "rich", "scipy", "torch"}),
+    ],
+    ids=["help", "help of a command", "predict"],
+)
+def test_start_up_pays_for_nothing_that_is_not_used(arguments: list[str], absent: set[str]) -> None:
+    """Imports are most of what a short command takes: import what is heavy in the function that needs it."""
+    code = f"""
+import sys
+from thinwire.commands.cli import main
+try:
+    main({list(arguments)!r})
+finally:
+    print(*sorted(sys.modules), file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert not absent & set(done.stderr.split())
+
+
+def test_every_command_is_there_and_says_what_it_does(capsys: Capture) -> None:
+    status, out, _ = run(capsys, "--help")
+    assert status == 0
+    for name in COMMANDS:
+        assert f"  {name} " in out
+        assert run(capsys, name, "--help")[0] == 0
 
 
 def test_the_program_prints_json_and_exits_0() -> None:

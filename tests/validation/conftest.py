@@ -1,16 +1,12 @@
-"""What tests of commands that run a model share: a tiny one, a text, and commands as an installation has them."""
+"""What tests of commands that run a model share: a tiny one, a text, and a place of their own."""
 
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Iterator
-from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
-
-from thinwire.commands.cli import GROUP
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 6,
@@ -20,13 +16,10 @@ CONFIG = {
 
 
 @pytest.fixture
-def installed(root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Commands as pyproject.toml names them, a cache of the test's own, no index to download from, threads as found."""
+def apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """A cache of the test's own, no index to download from, threads as found."""
     import torch
 
-    table = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]["entry-points"][GROUP]
-    points = tuple(EntryPoint(name, value, GROUP) for name, value in table.items())
-    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: points if group == GROUP else ())
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     threads = torch.get_num_threads()

@@ -20,10 +20,11 @@ from thinwire.sim.costs.decode_attention import DecodeAttentionModel
 from thinwire.sim.costs.spread import Spread, find, sum_interval
 from thinwire.sim.events.exchange import Exchanger, slowdown
 from thinwire.sim.predict import run, timeline_of
+from thinwire.sim.question import Weights
 from thinwire.sim.serving.arrivals import ClosedLoop, Fixed
-from thinwire.sim.serving.serve import Deployment, Paces, serve
+from thinwire.sim.serving.question import Deployment
+from thinwire.sim.serving.serve import Paces, serve
 from thinwire.sim.serving.workload import Iteration, Share, build
-from thinwire.sim.workload import Weights
 from thinwire.topologies.load import load_cluster
 from thinwire.validation.fits import decode as fit_decode
 from thinwire.validation.fits import spreads

@@ -16,9 +16,10 @@ from thinwire.sim.planning.file import Asked, read
 from thinwire.sim.planning.plan import AS_GIVEN, Candidate, Engine, Plan, Planner, Problem, WhatIf
 from thinwire.sim.quality.figures import figure
 from thinwire.sim.serving.arrivals import Drawn, Geometric, LogNormal
+from thinwire.sim.serving.question import Deployment
 from thinwire.sim.serving.replica import Batching
 from thinwire.sim.serving.run import Run, Setup, Simulation, Window
-from thinwire.sim.serving.serve import Deployment, Paces
+from thinwire.sim.serving.serve import Paces
 from thinwire.topologies.load import load_cluster
 
 from ...command import Capture, run

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thinwire.sim.serving.iteration import Line
+from thinwire.sim.serving.question import POLICIES
 from thinwire.sim.serving.replica import Batching
-from thinwire.sim.serving.router import POLICIES
 from thinwire.sim.serving.run import Change, Setup
 from thinwire.sim.serving.statistics import Slo
 from thinwire.sim.serving.workload import Chunk

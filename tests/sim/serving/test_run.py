@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thinwire.sim.serving.arrivals import ClosedLoop, Drawn, Fixed, Geometric, LogNormal
+from thinwire.sim.serving.question import POLICIES
 from thinwire.sim.serving.replica import Batching
-from thinwire.sim.serving.router import POLICIES
 from thinwire.sim.serving.run import Change, Setup, Simulation, Window
 from thinwire.sim.serving.statistics import Estimate, Slo
 

@@ -9,7 +9,8 @@ import pytest
 
 import thinwire
 from thinwire.sim.serving.arrivals import ClosedLoop, Drawn, Fixed, LogNormal, Trace
-from thinwire.sim.serving.serve import Deployment, Fault, Paces, ServingResult, parse_fault, serve
+from thinwire.sim.serving.question import Deployment
+from thinwire.sim.serving.serve import Fault, Paces, ServingResult, parse_fault, serve
 from thinwire.sim.serving.statistics import Slo
 from thinwire.sim.serving.workload import kv_bytes_per_token
 
@@ -213,8 +214,8 @@ def test_a_table_for_people(capsys: Capture) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ((), "one of --rate, --users and --trace"),
-        (("--rate", "1", "--users", "2"), "one of --rate, --users and --trace"),
+        ((), "one of rate, users, trace"),
+        (("--rate", "1", "--users", "2"), "one of rate, users, trace"),
         (("--rate", "0"), "rate_per_s"),
         (("--rate", "1", "--lengths", "normal"), "lognormal"),
         (("--rate", "1", "--lengths", "lognormal:x"), "lognormal:x"),

@@ -13,8 +13,11 @@ import pytest
 from thinwire.sim.costs.profile import Profile
 from thinwire.sim.planning.file import read
 from thinwire.sim.planning.plan import Planner
+from thinwire.sim.question import asked_of
+from thinwire.sim.serving import serve as serving_face
 from thinwire.sim.serving.arrivals import ClosedLoop, Drawn, Fixed, Geometric, LogNormal, Trace
-from thinwire.sim.serving.serve import Deployment, Fault, serve
+from thinwire.sim.serving.question import Deployment
+from thinwire.sim.serving.serve import Fault, serve
 from thinwire.sim.serving.statistics import Slo
 from thinwire.sim.sweeps import serving as sweep_serve
 from thinwire.sim.sweeps import sweep as module
@@ -102,12 +105,16 @@ def test_kinds_agree_with_themselves() -> None:
     """Axes, points, columns and defaults are the same names in the same order, whatever the kind."""
     for what, kind in KINDS.items():
         axes = [*kind.axes.model_fields]
-        assert what == kind.what and [*kind.file.model_fields] == [*axes, "what", "grid"]
-        assert [each.name for each in fields(kind.point)] == axes
-        assert {*kind.defaults, *kind.plain, *kind.loaders} <= {*axes}
+        assert what == kind.what and {*kind.file.model_fields} == {*axes, "what", "grid"}
+        asked = asked_of(kind.point) if what != "plan" else [each.name for each in fields(kind.point)]
+        assert {*asked} == {*axes} and {*kind.defaults, *kind.plain, *kind.loaders} <= {*axes}
+        assert [*kind.columns][1 : 1 + len(axes)] == axes or what == "plan"
         assert next(iter(kind.columns)) == "id" and [*kind.columns][-2:] == ["error_type", "error"]
     assert len({tuple(kind.columns) for kind in KINDS.values()}) == len(KINDS)
-    assert [*KINDS["serve"].columns][1 : 1 + len(sweep_serve.Axes.model_fields)] == [*sweep_serve.Axes.model_fields]
+    # What changes slowest is what neighbours share: the machine, then what an iteration's duration depends on.
+    assert [*KINDS["predict"].axes.model_fields][-3:] == ["batch", "input_tokens", "scheme"]
+    serving = [*KINDS["serve"].axes.model_fields]
+    assert serving.index("gate") < serving.index("scheme") < serving.index("replicas")
 
 
 def test_tasks_suit_what_a_point_costs() -> None:
@@ -297,14 +304,14 @@ def test_every_axis_reaches_the_run(tmp_path: Path, root: Path, monkeypatch: pyt
         "output_tokens": "33", "lengths": '"geometric"', "burstiness": "4", "speed": "2", "duration": "50",
         "warm_up": "3", "slo_ttft_ms": "250", "slo_tpot_ms": "40", "seed": "5",
     }  # fmt: skip
-    assert {*given, "model", "cluster", "rate", "users", "trace"} == {*sweep_serve.Axes.model_fields}
+    assert {*given, "model", "cluster", "rate", "users", "trace"} == {*KINDS["serve"].axes.model_fields}
     calls: list[tuple[Any, ...]] = []
 
     def seen(deployment: Deployment, load: Any, duration_s: float, slo: Slo, faults: Any, **more: Any) -> Any:
         calls.append((deployment, load, duration_s, slo, tuple(faults), more["seed"], more["warm_up_s"]))
         raise ValueError("seen")
 
-    monkeypatch.setattr(sweep_serve, "serve", seen)
+    monkeypatch.setattr(serving_face, "serve", seen)
     sources = {"rate": "9", "users": "4", "trace": '"t.csv"'}
     (tmp_path / "s.toml").write_text(
         serve_toml({"rate": "", **given}) + "".join(f"[[grid]]\n{name} = {value}\n" for name, value in sources.items())

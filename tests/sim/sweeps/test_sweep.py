@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 
 from thinwire.commands.sweep import Engine
 from thinwire.sim import api
+from thinwire.sim.question import Question
 from thinwire.sim.sweeps import engines
 from thinwire.sim.sweeps import sweep as module
 from thinwire.sim.sweeps.engines import ENGINES, WorkersDiedError
-from thinwire.sim.sweeps.predictions import PREDICT, Axes, Point
+from thinwire.sim.sweeps.predictions import PREDICT
 from thinwire.sim.sweeps.spec import read_sweep
 from thinwire.sim.sweeps.sweep import Batch, Report, Store, sweep, tasks_of, work
 
@@ -136,9 +137,8 @@ def test_ids_do_not_change_between_releases(tmp_path: Path) -> None:
     """A result's ids are its users' keys: a change here goes to CHANGELOG.md."""
     asked = 'tp = [2, "all"]\nscaled_links = { "b" = 2, "a" = 0.5 }\nslow_ranks = { 1 = 1.5 }\nprofile = "shipped"\n'
     found = read(tmp_path, toml({}) + asked)
-    first = Point(
-        "llama-3-8b", "8xl40s-pcie", 2, "bf16", "eager", None, (("a", 0.5), ("b", 2.0)), ((1, 1.5),), 1, 1024, "bf16"
-    )
+    links, ranks = (("a", 0.5), ("b", 2.0)), ((1, 1.5),)
+    first = Question("llama-3-8b", "8xl40s-pcie", "bf16", 2, 1, 1024, scaled_links=links, slow_ranks=ranks)
     assert found.points[0] == first
     assert found.points[1].tp is None
     assert found.ids == ("23d12aa06f9941f4865375a5", "6bb9b0d2566d45f418b8cdc2")
@@ -184,16 +184,14 @@ def test_rows_are_what_predict_says(spec: Path, expected: bytes, tmp_path: Path)
     for row, point in zip(found, asked.points, strict=True):
         assert all(
             row[name] == getattr(point, name)
-            for name in Axes.model_fields
+            for name in PREDICT.axes.model_fields
             if name not in ("profile", "scaled_links", "slow_ranks")
         )
         if point.model == "llama-3-70b":
             assert row["error_type"] == "ValueError" and "does not fit 2 x l40s" in row["error"]
             assert row["ttft_ms"] is None
             continue
-        alone = api.predict(
-            point.model, point.cluster, point.scheme, point.tp, point.batch, point.input_tokens
-        ).to_dict()
+        alone = api.answer(point).to_dict()
         assert (row["error_type"], row["error"]) == (None, None)
         assert (row["ttft_ms"], row["profile_name"], row["tp"]) == (alone["ttft_ms"], alone["profile"], 2)
         assert [row["ttft_ms_low"], row["ttft_ms_high"]] == alone["ttft_ms_interval"]
@@ -229,15 +227,15 @@ def test_an_error_of_the_machine_is_recorded_and_tried_again(
     spec: Path, expected: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: bool
 ) -> None:
     """Half of every second task: the new rows lie in other parts, beside the old ones where the run was stopped."""
-    out, predict = tmp_path / "o.parquet", api.predict
+    out, answer = tmp_path / "o.parquet", api.answer
 
-    def starved(*arguments: Any, **more: Any) -> Any:
-        if arguments[2] == "mxfp4":
+    def starved(question: Question) -> Any:
+        if question.scheme == "mxfp4":
             raise MemoryError("no more")
-        return predict(*arguments, **more)
+        return answer(question)
 
     with monkeypatch.context() as patch:
-        patch.setattr(api, "predict", starved)
+        patch.setattr(api, "answer", starved)
         if stopped:
             with pytest.raises(Stopped):
                 sweep(spec, out, workers=1, watch=stop_at(POINTS))
@@ -526,7 +524,7 @@ def test_interrupt_leaves_what_is_done(spec: Path, expected: bytes, tmp_path: Pa
 
 
 def test_command_names_the_engines() -> None:
-    assert tuple(Engine) == ENGINES
+    assert get_args(Engine) == ENGINES
 
 
 @pytest.mark.parametrize("lacking", ["joblib", "pyarrow"])

@@ -232,6 +232,6 @@ def test_the_last_lines_say_what_matters() -> None:
 
 
 def test_sections_of_validate_are_those_of_the_report() -> None:
-    from thinwire.commands.models import Section
+    from thinwire.commands.validate import Section
 
     assert [section.value for section in Section] == list(SECTIONS)

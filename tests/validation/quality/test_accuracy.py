@@ -13,7 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from thinwire.commands import models as commands
+from thinwire.commands import quality as commands
 from thinwire.reference.catalog import scheme, schemes
 from thinwire.reference.quality import accuracy as running
 from thinwire.sim.quality import figures as known
@@ -26,7 +26,7 @@ KEYS = {
     "perplexity", "perplexity_bf16", "perplexity_ratio", "kl", "top1_agreement", "tokens", "model", "scheme", "tp",
 }  # fmt: skip
 
-pytestmark = pytest.mark.usefixtures("installed")
+pytestmark = pytest.mark.usefixtures("apart")
 
 
 def options(files: tuple[Path, Path], name: str = "flash-int4", *more: str) -> tuple[str, ...]:

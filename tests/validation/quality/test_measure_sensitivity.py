@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from thinwire.commands import models as commands
+from thinwire.commands import quality as commands
 from thinwire.reference.catalog import scheme
 from thinwire.reference.core.config import parse_config
 from thinwire.reference.mixed import DROP
@@ -22,7 +22,7 @@ from thinwire.validation.quality import subject as material
 from ...command import Capture, run
 from ..conftest import CONFIG
 
-pytestmark = pytest.mark.usefixtures("installed")
+pytestmark = pytest.mark.usefixtures("apart")
 
 NAMES = ("flash-int8", "flash-int4+exempt-1", "flash2-int2-sr", DROP)
 

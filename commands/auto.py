@@ -1,0 +1,40 @@
+"""`thinwire auto`: a scheme for each sync point."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from thinwire.commands.options import Json, answer, asks, note, tables
+from thinwire.sim.question import Question
+
+
+@asks(Question, without=("scheme", "slow_ranks", "launch"))
+def auto(
+    budget: Annotated[str, typer.Argument(help="How far perplexity may rise: +1%, say.")],
+    question: Question,
+    sensitivities: Annotated[
+        str | None, typer.Option(help="JSON file of `thinwire sensitivity`; the shipped one of the model otherwise.")
+    ] = None,
+    out: Annotated[str | None, typer.Option(help="Write the scheme to this TOML file, for --scheme.")] = None,
+    as_json: Json = False,
+) -> None:
+    """A scheme for each sync point: the least TTFT under a budget of perplexity."""
+    from thinwire.reference.mixed import auto_budget, write
+    from thinwire.sim import api
+
+    share = auto_budget(f"auto:{budget.removeprefix('auto:')}")
+    if share is None:
+        raise ValueError(f"the budget is a percentage, such as +1%: {budget!r}")
+    if out is not None and not out.endswith(".toml"):
+        raise ValueError(f"--out names a file that ends in .toml, by which --scheme knows it: {out!r}")
+    chosen = api.auto(share, question, sensitivities=sensitivities)
+    rows = api.compare([chosen.scheme, chosen.uniform], question)
+    if out is not None:
+        try:
+            write(chosen.scheme, Path(out))
+        except OSError as error:
+            raise ValueError(f"cannot write the scheme to {out}: {error.strerror}") from None
+        note(f"scheme written to {out}")
+    document = {**chosen.to_dict(), **rows.to_dict(), "question": question.given()}
+    answer(document, as_json, lambda: tables().chosen(chosen, rows))

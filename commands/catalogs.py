@@ -1,0 +1,42 @@
+"""`thinwire schemes`, `models` and `clusters`: what there is, with sources; `thinwire cluster show`: one machine."""
+
+from typing import Annotated
+
+import typer
+
+from thinwire.commands.options import Json, answer, tables
+
+cluster = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Check and draw a machine file.")
+cluster.callback()(lambda: None)
+
+
+def _catalog(kind: str, as_json: bool) -> None:
+    from thinwire.sim import api
+
+    rows = api.catalog(kind)
+    answer({kind: rows}, as_json, lambda: tables().catalog(kind, rows))
+
+
+def schemes(as_json: Json = False) -> None:
+    """The catalog of schemes, with sources."""
+    _catalog("schemes", as_json)
+
+
+def models(as_json: Json = False) -> None:
+    """The catalog of models, with sources."""
+    _catalog("models", as_json)
+
+
+def clusters(as_json: Json = False) -> None:
+    """The catalog of machines, with sources."""
+    _catalog("clusters", as_json)
+
+
+@cluster.command()
+def show(file: Annotated[str, typer.Argument(help="TOML file, or a catalog name.")], as_json: Json = False) -> None:
+    """Check a machine and draw it."""
+    from thinwire.sim import api
+    from thinwire.topologies.draw import describe
+
+    found = api.group(file)
+    answer(describe(found), as_json, lambda: tables().cluster(found))

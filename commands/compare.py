@@ -1,0 +1,83 @@
+"""`thinwire compare`: many schemes for one prompt, or ways to do cross-attention with a long visual context."""
+
+from typing import Annotated, Any, Literal
+
+import typer
+
+from thinwire.commands.options import Json, answer, asks, given, tables
+from thinwire.sim.question import Question
+
+
+@asks(
+    Question,
+    without=("scheme",),
+    optional={"model": ""},
+    model="Catalog name or path of a Hugging Face config.json; cross-attention takes llama-3-8b when left out.",
+)
+def compare(
+    context: typer.Context,
+    question: Question,
+    schemes: Annotated[
+        str | None, typer.Option(help="Comma-separated schemes; the whole catalog when left out.")
+    ] = None,
+    workload: Annotated[
+        Literal["decoder", "cross-attention"],
+        typer.Option(help="A decoder's prefill, or its cross-attention layers with a long visual context."),
+    ] = "decoder",
+    text_tokens: Annotated[int | None, typer.Option(help="Cross-attention: text tokens of each sequence.")] = None,
+    visual_tokens: Annotated[int | None, typer.Option(help="Cross-attention: visual tokens of each sequence.")] = None,
+    cross_layers: Annotated[
+        int | None, typer.Option(help="Cross-attention: its layers; one to four of the model's when left out.")
+    ] = None,
+    heads: Annotated[int | None, typer.Option(help="Cross-attention: query heads, the model's when left out.")] = None,
+    kv_heads: Annotated[
+        int | None, typer.Option(help="Cross-attention: key-value heads, the model's when left out.")
+    ] = None,
+    head_dim: Annotated[
+        int | None, typer.Option(help="Cross-attention: values of a head, the model's when left out.")
+    ] = None,
+    partial: Annotated[
+        str | None, typer.Option(help="Cross-attention: codec of partial outputs on the wire, bf16 when left out.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """TTFT of many schemes, fastest first, with the speed-up over bf16; or ways to do cross-attention."""
+    wanted = [s.strip() for s in schemes.split(",") if s.strip()] if schemes is not None else None
+    if wanted == []:
+        raise ValueError(f"--schemes names no scheme: {schemes!r}")
+    crossing = {
+        "text_tokens": text_tokens, "visual_tokens": visual_tokens, "cross_layers": cross_layers, "heads": heads,
+        "kv_heads": kv_heads, "head_dim": head_dim, "partial": partial,
+    }  # fmt: skip
+    if workload == "cross-attention":
+        _cross(context, question, wanted, crossing, as_json)
+        return
+    for name, value in crossing.items():
+        if value is not None:
+            raise ValueError(f"--{name.replace('_', '-')} belongs to --workload cross-attention: given {value!r}")
+    if question.model == "":
+        raise ValueError("Missing option '--model'.")
+    from thinwire.sim import api
+
+    found = api.compare(api.names("schemes") if wanted is None else wanted, question)
+    answer(found.to_dict() | {"question": question.given()}, as_json, lambda: tables().comparison(found))
+
+
+def _cross(
+    context: typer.Context, question: Question, wanted: list[str] | None, asked: dict[str, Any], as_json: bool
+) -> None:
+    for name, instead in (("input_tokens", "text-tokens"), ("launch", None), ("slow_ranks", None)):
+        if given(context, name):
+            option = f"--{name.replace('_', '-')}" if name != "slow_ranks" else "--slow-rank"
+            takes = f"; --workload cross-attention takes --{instead}" if instead else ""
+            raise ValueError(f"{option} is a decoder's{takes}")
+    if asked["text_tokens"] is None or asked["visual_tokens"] is None:
+        raise ValueError("--workload cross-attention needs --text-tokens and --visual-tokens")
+    from thinwire.sim import api
+
+    crossed = api.compare_cross_attention(
+        question.cluster, model=question.model or "llama-3-8b", methods=wanted, tp=question.tp, batch=question.batch,
+        weights=question.weights, profile=question.profile, scaled_links=dict(question.scaled_links),
+        **asked | {"partial": asked["partial"] or "bf16"},
+    )  # fmt: skip
+    answer(crossed.to_dict(), as_json, lambda: tables().cross_comparison(crossed))

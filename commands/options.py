@@ -1,0 +1,166 @@
+"""What commands share: a question's fields as options, the options that many have, and how answers are printed.
+
+Light: `thinwire --help` loads every command's module, and none of them imports the simulator before it runs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import wraps
+from inspect import Parameter, signature
+from types import MappingProxyType, ModuleType
+from typing import Annotated, Any, Literal, TypeVar
+
+import typer
+
+from thinwire.sim.question import Asked, Kind, Placement, asked_of
+
+Q = TypeVar("Q", bound=Placement)
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+
+
+def asks(
+    question: type[Q],
+    *,
+    required: Collection[str] = (),
+    optional: Mapping[str, Any] = MappingProxyType({}),
+    without: Collection[str] = (),
+    **helps: str,
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of a question, and the question that they make as its argument `question`.
+
+    Args:
+        required: fields that must be given though they have a default elsewhere.
+        optional: what fields are that may be left out here alone.
+        without: fields that this command has no option for.
+        helps: what an option's help says instead.
+    """
+    asked = {name: one for name, one in asked_of(question).items() if name not in without}
+
+    def command(function: Callable[..., None]) -> Callable[..., None]:
+        own = [p for p in signature(function, eval_str=True).parameters.values() if p.name != "question"]
+        options = [
+            Parameter(
+                name,
+                Parameter.KEYWORD_ONLY,
+                default=optional.get(name, Parameter.empty if name in required else _default(one)),
+                annotation=_annotation(name, one, helps.get(name, one.help)),
+            )
+            for name, one in asked.items()
+        ]
+
+        @wraps(function)
+        def run(**given: Any) -> None:
+            values = {name: _read(one, name, given.pop(name)) for name, one in asked.items()}
+            function(question=question(**values), **given)
+
+        ours = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in own]
+        run.__signature__ = signature(function).replace(parameters=[*options, *ours])  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in [*options, *ours]} | {"return": None}
+        return run
+
+    return command
+
+
+def option(question: type[Placement], name: str) -> Any:
+    """A single field of a question as the annotation of an option, for a command that asks something else."""
+    one = asked_of(question)[name]
+    return _annotation(name, one, one.help)
+
+
+_TYPES: Mapping[Kind, Any] = {
+    "name": str, "degree": int, "profile": str, "links": list[str], "ranks": list[str], "count": int, "whole": int,
+    "tokens": float, "positive": float, "amount": float, "flag": bool, "lengths": str, "trace": str,
+    "faults": list[str],
+}  # fmt: skip
+_SEVERAL: frozenset[Kind] = frozenset({"links", "ranks", "faults"})
+
+
+def _annotation(name: str, one: Asked, help: str) -> Any:
+    kind: Any = Literal[one.choices] if one.kind == "choice" else _TYPES[one.kind]
+    if one.default is None or one.kind in _SEVERAL:
+        kind = kind | None
+    flag = one.option or f"--{name.replace('_', '-')}"
+    complete = None if one.catalog is None else _names(one.catalog)
+    least = 0 if one.kind == "whole" else None
+    return Annotated[kind, typer.Option(flag, help=help, autocompletion=complete, min=least)]
+
+
+def _default(one: Asked) -> Any:
+    return Parameter.empty if one.required else None if one.kind in _SEVERAL else one.default
+
+
+def _read(one: Asked, name: str, value: Any) -> Any:
+    if one.kind == "links":
+        return factors(str(one.option), value)
+    if one.kind == "ranks":
+        return {_rank(str(one.option), rank): factor for rank, factor in factors(str(one.option), value).items()}
+    return value
+
+
+def _names(catalog: str) -> Callable[[str], list[str]]:
+    """Shell completion from a catalog."""
+
+    def complete(incomplete: str) -> list[str]:
+        from thinwire.sim import api
+
+        return [name for name in api.names(catalog) if name.startswith(incomplete)]
+
+    return complete
+
+
+def factors(option: str, given: Sequence[str] | None) -> dict[str, float]:
+    """KEY=FACTOR pairs."""
+    found = {}
+    for text in given or ():
+        key, equals, factor = text.rpartition("=")
+        try:
+            found[key] = float(factor)
+        except ValueError:
+            equals = ""
+        if not equals or not key:
+            raise ValueError(f"{option} takes NAME=FACTOR, a number after the last =: {text!r}")
+    return found
+
+
+def _rank(option: str, text: str) -> int:
+    if not text.isdecimal():
+        raise ValueError(f"{option} takes RANK=FACTOR, RANK a whole number: {text!r}")
+    return int(text)
+
+
+def given(context: typer.Context, name: str) -> bool:
+    """Whether an option was written, rather than left at its default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+# ---- answers
+
+
+def answer(document: Any, as_json: bool, show: Callable[[], None]) -> None:
+    """One JSON document on standard output, or what `show` prints for people."""
+    try:
+        if as_json:
+            print(json.dumps(document, indent=1, allow_nan=False))
+        else:
+            show()
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def note(text: str) -> None:
+    """What is said beside the answer."""
+    print(text, file=sys.stderr)
+
+
+def tables() -> ModuleType:
+    """Where people's tables are made. It brings rich, so it is imported when there is one to print."""
+    from thinwire.commands import tables
+
+    return tables

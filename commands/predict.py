@@ -1,0 +1,39 @@
+"""`thinwire predict`: TTFT of one prompt."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from thinwire.commands.options import Json, answer, asks, note, tables
+from thinwire.sim.question import Question
+
+if TYPE_CHECKING:
+    from thinwire.sim.report import Prediction
+
+
+@asks(Question, required=("scheme",))
+def predict(
+    question: Question,
+    trace: Annotated[str | None, typer.Option(help="Write a Chrome trace (open it in ui.perfetto.dev).")] = None,
+    explain: Annotated[bool, typer.Option(help="Print where the milliseconds go and every assumption.")] = False,
+    as_json: Json = False,
+) -> None:
+    """TTFT of one prompt."""
+    from thinwire.sim import api
+
+    found = api.answer(question)
+    if trace is not None:
+        _write(found, trace)
+    answer(found.to_dict() | {"question": question.given()}, as_json, lambda: tables().prediction(found, explain))
+
+
+def _write(found: "Prediction", trace: str) -> None:
+    from thinwire.sim.events.trace import write_trace
+
+    if trace in ("", "-", "/dev/stdout"):
+        raise ValueError(f"--trace takes the path of a file, standard output is the prediction's: {trace!r}")
+    try:
+        write_trace(found.timeline, trace)
+    except OSError as error:
+        raise ValueError(f"cannot write the trace to {trace}: {error.strerror}") from None
+    note(f"trace written to {trace}")

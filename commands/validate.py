@@ -1,0 +1,43 @@
+"""`thinwire validate`: predictions held against published measurements."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from thinwire.commands.options import Json, answer
+
+
+class Section(StrEnum):
+    """Sections of the comparison; a test holds them to compare.SECTIONS, which takes a second to import."""
+
+    gemm = "gemm"
+    attention = "attention"
+    decode_attention = "decode_attention"
+    prefill = "prefill"
+    trtllm = "trtllm"
+    tpot = "tpot"
+    all_reduce = "all_reduce"
+    links = "links"
+    sglang = "sglang"
+    quickreduce = "quickreduce"
+    misc = "misc"
+
+
+def validate(
+    full: Annotated[bool, typer.Option("--full", help="Leave out every row and every shape: minutes.")] = False,
+    only: Annotated[list[Section] | None, typer.Option(help="This section only; may be repeated.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Hold predictions against published measurements."""
+    from thinwire.validation.targets import compare
+
+    chosen = {section.value for section in only or ()}
+    sections = [build(full) for key, build in compare.SECTIONS.items() if not chosen or key in chosen]
+
+    def show() -> None:
+        from thinwire.commands.tables import console
+
+        compare.show(sections, console)
+
+    answer(compare.document(sections, full), as_json, show)

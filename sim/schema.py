@@ -1,0 +1,85 @@
+"""What files may say of a question: each kind of field as a type that pydantic checks, in one table.
+
+Sweeps make axes of them, plans keys; another kind of field is one line here and one in commands/options.py.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, StrictStr
+
+from thinwire.sim.question import Asked, Kind
+from thinwire.sim.serving.arrivals import lengths_from
+from thinwire.sim.serving.serve import parse_fault
+
+SHIPPED = "shipped"  # the profile where none of one's own is named
+ALL = "all"  # the TP degree that takes every GPU
+
+
+def _degree(value: object) -> object:
+    if value != ALL and (type(value) is not int or not 1 <= value < 2**31):
+        raise ValueError(f'must be a positive whole number or "{ALL}"; given {value!r}')
+    return value
+
+
+def _known_lengths(text: str) -> str:
+    lengths_from(text, 1.0)  # of any kind there are lengths of one token
+    return text
+
+
+def _texts(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+def _faults(texts: list[str]) -> list[str]:
+    for text in texts:
+        parse_fault(text)
+    return texts
+
+
+Factor = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+Whole = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
+_Rank = Annotated[StrictStr, Field(pattern=r"^[0-9]+$")]
+
+_TYPES: Mapping[Kind, Any] = {
+    "name": StrictStr,
+    "degree": Annotated[Any, AfterValidator(_degree)],
+    "profile": StrictStr,
+    "links": dict[str, Factor],
+    "ranks": dict[_Rank, Factor],
+    "count": Annotated[int, Field(strict=True, ge=1, lt=2**31)],
+    "whole": Whole,
+    "tokens": Annotated[float, Field(strict=True, ge=1, allow_inf_nan=False)],
+    "positive": Factor,
+    "amount": Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)],
+    "flag": Annotated[bool, Field(strict=True)],
+    "lengths": Annotated[StrictStr, AfterValidator(_known_lengths)],
+    "trace": StrictStr,
+    "faults": Annotated[list[StrictStr], BeforeValidator(_texts), AfterValidator(_faults)],
+}
+
+
+def type_of(asked: Asked) -> Any:
+    """What a file may give for a field: one value of it."""
+    return Literal[asked.choices] if asked.kind == "choice" else _TYPES[asked.kind]
+
+
+# How a file's value is written where the question has it otherwise: from the file, and from the question.
+_FROM_FILE: Mapping[Kind, Callable[[Any], Any]] = {
+    "degree": lambda tp: None if tp == ALL else tp,
+    "profile": lambda profile: None if profile == SHIPPED else profile,
+    "links": lambda table: tuple(sorted(table.items())),
+    "ranks": lambda table: tuple(sorted((int(rank), factor) for rank, factor in table.items())),
+    "faults": tuple,
+}
+_LEFT_OUT: Mapping[Kind, Any] = {"degree": ALL, "profile": SHIPPED, "links": {}, "ranks": {}, "faults": []}
+
+
+def read(asked: Asked, value: Any) -> Any:
+    """A file's value as the question has it."""
+    return _FROM_FILE[asked.kind](value) if asked.kind in _FROM_FILE else value
+
+
+def left_out(asked: Asked) -> Any:
+    """What a file says that says nothing of a field with a default."""
+    return _LEFT_OUT.get(asked.kind, asked.default)
