@@ -11,18 +11,14 @@ from thinwire.reference.catalog import parse_codec
 from thinwire.reference.catalog import scheme as find_scheme
 from thinwire.reference.catalog import schemes as catalog_schemes
 from thinwire.reference.core.config import ModelConfig, load_model, model_names
-from thinwire.reference.core.cross_schedule import Wire
 from thinwire.reference.core.schedule import Op as CollectiveOp
 from thinwire.reference.core.scheme import Codec, Scheme
 from thinwire.reference.mixed import AnyScheme, MixedScheme, auto_budget, find
 from thinwire.sim import predict as main_path
 from thinwire.sim.costs.cost import CostModel
 from thinwire.sim.costs.profile import Profile, load_profile
-from thinwire.sim.cross.predict import CrossComparison, compare_cross
-from thinwire.sim.cross.workload import LAYERS_SHARE, METHODS, CrossModel, CrossPrompt, Method
 from thinwire.sim.events.exchange import UNCOMPRESSED, Exchanger, slowdown
 from thinwire.sim.predict import WhatIf
-from thinwire.sim.quality.figures import Figure, figure
 from thinwire.sim.question import Placement, Question, Weights, question_of
 from thinwire.sim.report import Prediction
 from thinwire.sim.workload import Prompt
@@ -30,7 +26,10 @@ from thinwire.topologies.cluster import Cluster
 from thinwire.topologies.load import cluster_names, load_cluster
 
 if TYPE_CHECKING:
+    from thinwire.sim.cross.predict import CrossComparison
+    from thinwire.sim.cross.workload import Method
     from thinwire.sim.quality.auto import Chosen
+    from thinwire.sim.quality.figures import Figure
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -151,8 +150,10 @@ class Comparison:
         """TTFT of the baseline over the row's."""
         return self.baseline.ttft_s / row.ttft_s
 
-    def accuracy(self, row: Prediction) -> Figure | None:
+    def accuracy(self, row: Prediction) -> "Figure | None":
         """What the row's scheme was measured to cost, on a model of its own; None where it was not measured."""
+        from thinwire.sim.quality.figures import figure
+
         return figure(row.scheme, row.tp, len(row.cluster.islands))
 
     def to_dict(self) -> dict[str, Any]:
@@ -201,7 +202,7 @@ def compare_cross_attention(
     head_dim: int | None = None,
     partial: str | Codec = "bf16",
     scaled_links: Mapping[str, float] | None = None,
-) -> CrossComparison:
+) -> "CrossComparison":
     """Cross-attention layers with a long visual context, tokens cut over the GPUs: LV-XAttn, ring attention, ...
 
     Args:
@@ -214,6 +215,10 @@ def compare_cross_attention(
 
     The other arguments and errors are `predict`'s.
     """
+    from thinwire.reference.core.cross_schedule import Wire
+    from thinwire.sim.cross.predict import compare_cross
+    from thinwire.sim.cross.workload import LAYERS_SHARE, METHODS, CrossModel, CrossPrompt
+
     gpus = group(cluster, tp, scaled_links)
     found = load_model(model) if isinstance(model, str) else model
     config = replace(
@@ -223,7 +228,9 @@ def compare_cross_attention(
         head_dim=found.head_dim if head_dim is None else head_dim,
     )
     layers = max(1, found.num_layers // LAYERS_SHARE) if cross_layers is None else cross_layers
-    wanted = METHODS if methods is None else tuple(cast(Method, name) for name in methods)  # unknown: refused in build
+    wanted = (
+        METHODS if methods is None else tuple(cast("Method", name) for name in methods)
+    )  # unknown: refused in build
     return compare_cross(
         CrossModel(config, layers),
         gpus,

@@ -203,10 +203,11 @@ def features(gpu: GpuFacts, padded: bool, m: Floats, n: Floats, k: Floats) -> Fl
 
 def covariance(a: Floats, b: Floats, lengths: Sequence[float]) -> Floats:
     """exp(-sum over features of |difference| / length) between each row of `a` and each of `b`."""
-    distance = np.zeros((len(a), len(b)))
-    for column, length in enumerate(lengths):
-        distance += np.abs(a[:, column, None] / length - b[None, :, column] / length)
-    return np.exp(-distance)
+    distance, term = np.zeros((len(a), len(b))), np.empty((len(a), len(b)))
+    for column, length in enumerate(lengths):  # in place: this is a third of what a first prediction takes
+        np.subtract(a[:, column, None] / length, b[None, :, column] / length, out=term)
+        distance += np.abs(term, out=term)
+    return np.exp(np.negative(distance, out=distance), out=distance)
 
 
 def isotonic(values: Sequence[float]) -> list[float]:
