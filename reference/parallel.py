@@ -1,13 +1,22 @@
 """What people put into their models: a custom op that torch.compile keeps whole, and a tensor-parallel style.
 
-    parallelize_module(model, mesh, {"layers.*.mlp.down_proj": CompressedRowwiseParallel("flash-int4")})
+    plan = {
+        "model.layers.*.mlp.gate_proj": ColwiseParallel(),
+        "model.layers.*.mlp.up_proj": ColwiseParallel(),
+        "model.layers.*.mlp.down_proj": CompressedRowwiseParallel("flash-int4"),
+    }
+    replaced = parallelize(model, mesh, plan)
 
-replaces the all-reduce after each named row-parallel linear by a compressed one. Inference only: no gradient is
-defined.
+replaces the all-reduce after each named row-parallel linear by a compressed one, and says how many; a pattern that
+matches nothing is an error. Torch's own `parallelize_module` takes the plan too, skips such a pattern, and the style's
+`replaced` tells. Inference only: no gradient is defined.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from fnmatch import fnmatch
 from types import MethodType
 
 import torch
@@ -16,7 +25,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.distributed_c10d import _resolve_process_group  # type: ignore[attr-defined]
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_module
-from torch.distributed.tensor.parallel import RowwiseParallel
+from torch.distributed.tensor.parallel import ParallelStyle, RowwiseParallel, parallelize_module
 from torch.distributed.tensor.placement_types import Placement
 
 from thinwire.reference.allreduce import all_reduce
@@ -49,6 +58,9 @@ class CompressedRowwiseParallel(RowwiseParallel):
         gate_bytes: messages of fewer bytes go uncompressed.
         backend: who runs the codecs: "torch", "triton", or "auto" for Triton's kernels on a GPU and torch elsewhere.
         input_layouts, use_local_output: as RowwiseParallel's.
+
+    Attributes:
+        replaced: how many layers this style was put on so far, over all patterns, plans and models that share it.
     """
 
     def __init__(
@@ -66,6 +78,7 @@ class CompressedRowwiseParallel(RowwiseParallel):
             find_backend(backend)
         self.gate_bytes = gate_bytes
         self.backend = backend
+        self.replaced = 0
 
     def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
         """Shard the weight, and compute on the shards themselves.
@@ -90,6 +103,7 @@ class CompressedRowwiseParallel(RowwiseParallel):
             return y if self.use_local_output else DTensor.from_local(y, device_mesh, (Replicate(),), run_check=False)
 
         module.forward = MethodType(forward, module)  # type: ignore[method-assign]
+        self.replaced += 1
         return module
 
     def _shard(self, x: Tensor, device_mesh: DeviceMesh) -> Tensor:
@@ -99,6 +113,57 @@ class CompressedRowwiseParallel(RowwiseParallel):
                 return x
             x = DTensor.from_local(x, device_mesh, self.input_layouts, run_check=False)
         return _local(x.redistribute(placements=(Shard(-1),)))
+
+
+def parallelize(model: nn.Module, mesh: DeviceMesh, plan: Mapping[str, ParallelStyle]) -> int:
+    """Torch's `parallelize_module`, of a plan whose every pattern must match: says how many layers now sum compressed.
+
+    Args:
+        model: changed in place.
+        mesh: of one dimension.
+        plan: styles by pattern of module names, matched as torch does it: component by component, each with its own
+            wildcards. At least one is a CompressedRowwiseParallel; several patterns may share one.
+
+    Returns:
+        How many layers were given a CompressedRowwiseParallel. Torch refuses to put two styles on one module.
+
+    Raises:
+        ValueError: no style compresses, or a pattern matches no module. The model is as it was.
+        RuntimeError: two patterns match the same module, or the model was parallelized before.
+        NotImplementedError: a CompressedRowwiseParallel met something else than nn.Linear.
+    """
+    if not any(isinstance(style, CompressedRowwiseParallel) for style in plan.values()):
+        given = ", ".join(sorted({type(style).__name__ for style in plan.values()})) or "nothing"
+        raise ValueError(f"plan compresses no layer: given {given}; at least one CompressedRowwiseParallel is needed")
+    found: list[tuple[nn.Module, ParallelStyle]] = []
+    for pattern, style in plan.items():
+        modules = list(_matched(model, pattern))
+        if not modules:
+            raise ValueError(_matches_nothing(model, pattern, style))
+        found += [(module, style) for module in modules]
+    for module, style in found:
+        parallelize_module(module, mesh, style)
+    return sum(isinstance(style, CompressedRowwiseParallel) for _, style in found)
+
+
+def _matched(module: nn.Module, pattern: str) -> Iterator[nn.Module]:
+    """The modules that `parallelize_module` finds for a pattern."""
+    if not pattern:
+        yield module
+        return
+    component, _, rest = pattern.partition(".")
+    for name, child in module.named_children():
+        if fnmatch(name, component):
+            yield from _matched(child, rest)
+
+
+def _matches_nothing(model: nn.Module, pattern: str, style: ParallelStyle) -> str:
+    """The sentence that refuses a pattern, with the nearest names of what its style could take."""
+    kind = nn.Linear if isinstance(style, CompressedRowwiseParallel) else nn.Module
+    names = [name for name, module in model.named_modules() if name and isinstance(module, kind)]
+    near = get_close_matches(pattern, names, n=3, cutoff=0.0)
+    hint = f"the nearest are {', '.join(near)}" if near else f"it has no {kind.__name__}"
+    return f"plan matches no module of {type(model).__name__}: given {pattern[:80]!r}; {hint}"
 
 
 def _applicable(scheme: str) -> str:

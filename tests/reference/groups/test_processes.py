@@ -4,6 +4,7 @@ tests/test_one_scheme.py runs every scheme on 2 to 8 ranks at small awkward size
 """
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -208,5 +209,8 @@ def test_hugging_face_example_runs() -> None:
     out = subprocess.run(
         [sys.executable, str(example)], capture_output=True, text=True, timeout=300, env=environment, check=True
     ).stdout
-    errors = [float(line.split("logits ")[1].split(",")[0]) for line in out.splitlines() if "relative error" in line]
-    assert len(errors) == 2 and errors[0] < 0.02 and errors[1] < 0.1, out
+    errors = [float(error) for error in re.findall(r"relative error of the logits (\S+),", out)]
+    assert len(errors) == 2 and "flash-int8, 4 layers replaced:" in out, out
+    # Against one process: bf16's rounding alone. Against the plain all-reduce: flash-int8's too, 1 % a layer at most
+    # (tests/reference/test_parallel.py::noise), and it cannot be nothing.
+    assert errors[0] < 0.02 and 0 < errors[1] < errors[0] + 4 * 0.01, out
