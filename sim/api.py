@@ -15,11 +15,12 @@ from thinwire.reference.core.schedule import Op as CollectiveOp
 from thinwire.reference.core.scheme import Codec, Scheme
 from thinwire.reference.mixed import AnyScheme, MixedScheme, auto_budget, find
 from thinwire.sim import predict as main_path
+from thinwire.sim.choices import Weights
 from thinwire.sim.costs.cost import CostModel
 from thinwire.sim.costs.profile import Profile, load_profile
 from thinwire.sim.events.exchange import UNCOMPRESSED, Exchanger, slowdown
 from thinwire.sim.predict import WhatIf
-from thinwire.sim.question import Placement, Question, Weights, question_of
+from thinwire.sim.question import Placement, Question, question_of
 from thinwire.sim.report import Prediction
 from thinwire.sim.workload import Prompt
 from thinwire.topologies.cluster import Cluster

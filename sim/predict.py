@@ -10,6 +10,7 @@ import numpy as np
 
 from thinwire.reference.core.config import ModelConfig
 from thinwire.reference.mixed import AnyScheme
+from thinwire.sim.choices import Launch
 from thinwire.sim.costs.cost import CostModel
 from thinwire.sim.costs.profile import Profile
 from thinwire.sim.events.collective import TimedSchedule
@@ -19,7 +20,6 @@ from thinwire.sim.events.fold import find_runs, folds_of, kept_layers
 from thinwire.sim.events.network import Floats
 from thinwire.sim.events.timeline import Fold, Timeline
 from thinwire.sim.interval import kernels_of
-from thinwire.sim.question import Launch
 from thinwire.sim.report import Prediction, Traffic, assumptions
 from thinwire.sim.workload import Prompt, Workload, build, memory_bytes
 from thinwire.topologies.cluster import Cluster

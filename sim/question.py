@@ -11,14 +11,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
+from thinwire.sim.choices import Launch, Weights
+
 if TYPE_CHECKING:
     from thinwire.reference.core.config import ModelConfig
     from thinwire.reference.mixed import AnyScheme
     from thinwire.sim.costs.profile import Profile
     from thinwire.topologies.cluster import Cluster
-
-Weights = Literal["bf16", "fp8"]
-Launch = Literal["eager", "graph"]
 
 # How a value is written outside Python, and what it may be: sim/schema.py and commands/options.py have a line for each.
 Kind = Literal[

@@ -14,7 +14,7 @@ from thinwire.reference.core.config import ModelConfig
 from thinwire.reference.core.schedule import Schedule
 from thinwire.reference.core.scheme import Scheme
 from thinwire.reference.mixed import SITES, AnyScheme, Site, plan_of
-from thinwire.sim.question import Weights
+from thinwire.sim.choices import Weights
 
 Stream = Literal["compute", "communication"]
 

@@ -12,30 +12,30 @@ from shutil import copyfile
 
 import pytest
 
-FOLDERS = ("commands", "kernels", "reference", "sim", "topologies", "validation")
-SHIPPED_DATA = (
-    "gpus",
-    "machines",
-    "models",
-    "profiles",
-    "published",
-)  # raw/ and reports/ stay in the repository
+from .test_layout import HOUSE
+
+KEPT = ("raw", "reports")  # folders of data that stay in the repository
 
 pytestmark = pytest.mark.xdist_group("packaging")  # one worker builds once for all of these
 
 
-def wheel_faults(tracked: Iterable[str], held: Iterable[str]) -> list[str]:
-    """What a wheel lacks, and what it would install beside thinwire, by tracked files and names held."""
-    names = set(held)
+def shipped(tracked: Iterable[str]) -> dict[str, str]:
+    """Tracked modules and data that users get: path in the repository -> path in the wheel."""
     wanted = {
-        "src/thinwire/__init__.py": "thinwire/__init__.py",
-        "src/thinwire/py.typed": "thinwire/py.typed",
+        path: path.removeprefix("src/")
+        for path in ("src/thinwire/__init__.py", "src/thinwire/__main__.py", "src/thinwire/py.typed")
     }
     for path in tracked:
         folder, *inside = PurePosixPath(path).parts
-        if folder in FOLDERS and (path.endswith(".py") or inside[0] in SHIPPED_DATA):
+        if folder in HOUSE and inside[0] not in KEPT:
             wanted[path] = f"thinwire/{path}"
-    advice = "name its folder under packages, or its pattern under package-data, in pyproject.toml"
+    return wanted
+
+
+def wheel_faults(tracked: Iterable[str], held: Iterable[str]) -> list[str]:
+    """What a wheel lacks, and what it would install beside thinwire, by tracked files and names held."""
+    names, wanted = set(held), shipped(tracked)
+    advice = "name its pattern under package-data in pyproject.toml, or its folder in KEPT"
     faults = [f"{path} is not in the wheel: {advice}" for path, name in wanted.items() if name not in names]
     strays = sorted({n.partition("/")[0] for n in names if not re.match(r"thinwire(-[^/]+\.dist-info)?/", n)})
     return faults + [f"{stray}: our wheel installs nothing beside thinwire" for stray in strays]
@@ -69,16 +69,17 @@ def test_wheel_holds_every_module_and_table(built: Path, tracked: list[str], how
     faults = wheel_faults(tracked, held)
     assert not faults, "\n".join(faults)
     assert {PurePosixPath(name).name for name in held if "/licenses/" in name} == {"LICENSE", "NOTICE"}
-    assert not [name for name in held if PurePosixPath(name).parts[-2] in ("raw", "reports")]
+    assert not [name for name in held if PurePosixPath(name).parts[-2] in KEPT]
 
 
-def test_sdist_holds_what_a_packager_needs(built: Path) -> None:
+def test_sdist_holds_what_a_packager_needs(built: Path, tracked: list[str]) -> None:
     """Name the file in MANIFEST.in. A link in the archive would dangle where it is unpacked."""
     (archive,) = (built / "sdist").glob("*.tar.gz")
     with tarfile.open(archive) as tar:
         members = tar.getmembers()
     names = {member.name.partition("/")[2] for member in members}
     assert {"LICENSE", "NOTICE", "README.md", "CHANGELOG.md", "constraints.txt", "pyproject.toml"} <= names
+    assert {f"src/{name}" for name in shipped(tracked).values()} <= names
     assert not [member.name for member in members if member.issym() or member.islnk()]
 
 
@@ -99,7 +100,7 @@ print(predict.__file__, thinwire.predict(**asked).ttft_s > 0, sep="\\n")
 
 
 def test_unpacked_wheel_brings_its_commands(built: Path) -> None:
-    """`thinwire calibrate` is found by its entry point and works without torch, as in an installation."""
+    """Commands of both halves are there, and those that need no torch work without it."""
     site = built / "commands"
     (wheel,) = (built / "sdist").glob("*.whl")
     zipfile.ZipFile(wheel).extractall(site)
@@ -124,7 +125,7 @@ def test_unpacked_wheel_brings_its_commands(built: Path) -> None:
 
 def test_a_thin_wheel_is_seen() -> None:
     tracked = [
-        "sim/engine.py",
+        "sim/events/engine.py",
         "topologies/gpus/l4.toml",
         "validation/raw/a.json",
         "kernels/README.md",
@@ -132,8 +133,10 @@ def test_a_thin_wheel_is_seen() -> None:
     ]
     held = {
         "src/thinwire/__init__.py": "thinwire/__init__.py",
+        "src/thinwire/__main__.py": "thinwire/__main__.py",
         "src/thinwire/py.typed": "thinwire/py.typed",
-        "sim/engine.py": "thinwire/sim/engine.py",
+        "kernels/README.md": "thinwire/kernels/README.md",
+        "sim/events/engine.py": "thinwire/sim/events/engine.py",
         "topologies/gpus/l4.toml": "thinwire/topologies/gpus/l4.toml",
     }
     record = "thinwire-0.1.0.dist-info/RECORD"

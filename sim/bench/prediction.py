@@ -25,9 +25,9 @@ from rich.table import Table
 from thinwire.reference.catalog import scheme
 from thinwire.reference.core.config import load_model
 from thinwire.sim import api
+from thinwire.sim.choices import Weights
 from thinwire.sim.costs.profile import load_profile
 from thinwire.sim.predict import predict
-from thinwire.sim.question import Weights
 from thinwire.sim.workload import Prompt
 from thinwire.topologies.cluster import Cluster
 from thinwire.topologies.load import load_cluster

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thinwire.reference.core.schedule import Work
+from thinwire.sim.choices import Launch
 from thinwire.sim.costs.elementwise import elementwise_bytes
 from thinwire.sim.costs.profile import FabricProfile, GpuProfile, Profile, Quantity
-from thinwire.sim.question import Launch
 from thinwire.sim.workload import Attend, AttendChunks, CrossAttend, DecodeAttend, Elementwise, Gemm, Kernel
 from thinwire.topologies.cluster import Gpu
 

@@ -22,11 +22,11 @@ from typing import NamedTuple, Protocol
 from thinwire.reference.core.config import ModelConfig
 from thinwire.reference.core.scheme import Scheme
 from thinwire.reference.mixed import SITES, AnyScheme, plan_of
+from thinwire.sim.choices import Weights
 from thinwire.sim.costs.cost import CostModel
 from thinwire.sim.costs.decode_attention import DecodeCall
 from thinwire.sim.events.exchange import Exchanger
 from thinwire.sim.events.fold import find_runs
-from thinwire.sim.question import Weights
 from thinwire.sim.report import machine_sentences
 from thinwire.sim.serving.workload import Chunk, Share, rows, shares
 from thinwire.sim.workload import (

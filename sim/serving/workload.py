@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from thinwire.reference.core.config import ModelConfig
 from thinwire.reference.mixed import AnyScheme
-from thinwire.sim.question import Weights
+from thinwire.sim.choices import Weights
 from thinwire.sim.workload import (
     AttendChunks,
     DecodeAttend,

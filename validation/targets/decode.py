@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from thinwire.reference.catalog import scheme
 from thinwire.reference.core.config import load_model
+from thinwire.sim.choices import Weights
 from thinwire.sim.costs.cost import CostModel
 from thinwire.sim.costs.decode_attention import DecodeAttentionModel
 from thinwire.sim.costs.spread import Spread, find, sum_interval
 from thinwire.sim.events.exchange import Exchanger, slowdown
 from thinwire.sim.predict import run, timeline_of
-from thinwire.sim.question import Weights
 from thinwire.sim.serving.arrivals import ClosedLoop, Fixed
 from thinwire.sim.serving.question import Deployment
 from thinwire.sim.serving.serve import Paces, serve
