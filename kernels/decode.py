@@ -10,8 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from thinwire.kernels.form import GROUPS, NUMEL, START, Parts, fact, form, row_stride
-from thinwire.kernels.launch import Tuning, cdiv, checked_rows, default_tuning, options
+from thinwire.kernels.form import GROUPS, NUMEL, START, Parts, fact, form
+from thinwire.kernels.launch import Tuning, checked_rows, launch_tiles
 from thinwire.kernels.numbers import to_dtype
 from thinwire.kernels.tiles import as_slices, decode_tile, decoded, part_row, places_inside, sliced_places
 
@@ -74,13 +74,8 @@ def decode_into(
     saturates: see `restore_tile`. Raises ValueError for shapes that do not fit and tensors that kernels cannot reach.
     """
     rows = checked_rows(values, wire_RPB, parts)
-    if not parts.most_groups:
-        return
-    chosen = tuning or default_tuning("decode", rows.device)
-    compiled = form(parts.codec)
-    groups = chosen.groups(compiled)
-    grid = (cdiv(parts.most_groups, groups), len(parts), rows.shape[0])
-    decode_kernel[grid](
-        wire_RPB, rows, parts.table, wire_RPB.stride(0), wire_RPB.stride(1), row_stride(rows),
-        SATURATES=saturates, FORM=compiled, TILE_GROUPS=groups, **options(chosen),
-    )  # fmt: skip
+    if parts.most_groups:
+        launch_tiles(
+            decode_kernel, "decode", form(parts.codec), rows, wire_RPB, parts, tuning,
+            wire_row=wire_RPB.stride(0), SATURATES=saturates,
+        )  # fmt: skip

@@ -12,8 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from thinwire.kernels.form import GROUPS, NUMEL, START, Parts, fact, form, row_stride
-from thinwire.kernels.launch import Tuning, cdiv, checked_rows, default_tuning, options
+from thinwire.kernels.form import GROUPS, NUMEL, START, Parts, fact, form
+from thinwire.kernels.launch import Tuning, checked_rows, launch_tiles
 from thinwire.kernels.numbers import to_fp32
 from thinwire.kernels.tiles import encode_tile, part_row, places_inside, slices, store_paddings
 
@@ -102,16 +102,11 @@ def encode_into(values: Tensor, wire_RPB: Tensor, parts: Parts, tuning: Tuning |
     Raises ValueError for shapes that do not fit and tensors that kernels cannot reach.
     """
     rows = checked_rows(values, wire_RPB, parts)
-    if not parts.most_groups:
-        return
-    chosen = tuning or default_tuning("encode", rows.device)
-    compiled = form(parts.codec)
-    groups = chosen.groups(compiled)
-    grid = (cdiv(parts.most_groups, groups), len(parts), rows.shape[0])
-    encode_kernel[grid](
-        rows, wire_RPB, parts.table, row_stride(rows), wire_RPB.stride(0), wire_RPB.stride(1),
-        FORM=compiled, TILE_GROUPS=groups, PAIRS=paired(rows), **options(chosen),
-    )  # fmt: skip
+    if parts.most_groups:
+        launch_tiles(
+            encode_kernel, "encode", form(parts.codec), rows, wire_RPB, parts, tuning,
+            wire_row=wire_RPB.stride(0), PAIRS=paired(rows),
+        )  # fmt: skip
 
 
 def paired(rows: Tensor) -> bool:

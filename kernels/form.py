@@ -74,6 +74,11 @@ class Form:
         return int(triton.next_power_of_2(self.group))
 
     @property
+    def padded_group(self) -> int:
+        """The same: a group is one block."""
+        return self.padded
+
+    @property
     def least(self) -> int:
         """Values a tile must hold: a group, and a rotation block."""
         return max(self.padded, self.rotation)
@@ -129,9 +134,14 @@ class HybridForm:
         return int(triton.next_power_of_2(self.blocks))
 
     @property
-    def least_groups(self) -> int:
-        """Groups a tile must hold: their blocks are a multiple of 8, so their codes are whole bytes of any plane."""
-        return 8 // math.gcd(8, self.blocks)
+    def padded_group(self) -> int:
+        """Values of a group, widened as its blocks and their number are."""
+        return self.padded * self.padded_blocks
+
+    @property
+    def least(self) -> int:
+        """Values a tile must hold: groups with a multiple of 8 blocks, whose codes are whole bytes of any plane."""
+        return self.padded_group * (8 // math.gcd(8, self.blocks))
 
     @property
     def start_align(self) -> int:
@@ -200,7 +210,7 @@ def hybrid_form(codec: Codec) -> HybridForm:
         bits=codec.bits, widths=planes(codec.bits), keep=codec.keep_one_in, group=codec.group, scale="bf16",
         cap=scale_cap("bf16", (1 << (codec.bits - 1)) - 1),
     )  # fmt: skip
-    if codec.scale == "dynamic" and found.padded * found.padded_blocks * found.least_groups > MOST_VALUES:
+    if codec.scale == "dynamic" and found.least > MOST_VALUES:
         raise ValueError(f"triton kernels take 8 blocks and a group of up to {MOST_VALUES} values: given {codec.spec}")
     return found
 

@@ -19,20 +19,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from thinwire.kernels.form import (
-    GROUPS,
-    KEPT,
-    NUMEL,
-    PLACES,
-    SCALES,
-    START,
-    HybridForm,
-    Parts,
-    fact,
-    hybrid_form,
-    row_stride,
-)
-from thinwire.kernels.launch import Tuning, cdiv, checked_rows, default_tuning, options
+from thinwire.kernels.form import GROUPS, KEPT, NUMEL, PLACES, SCALES, START, Parts, fact, hybrid_form
+from thinwire.kernels.launch import Tuning, checked_rows, launch_tiles
 from thinwire.kernels.numbers import (
     ABS,
     FP16_MAX,
@@ -380,34 +368,17 @@ def hybrid_reduce_kernel(
 # ---- launchers
 
 
-def tile_groups(form: HybridForm, tuning: Tuning) -> int:
-    """(Widened) groups of a tile."""
-    padded = form.padded * form.padded_blocks
-    return max(tuning.values, padded * form.least_groups) // padded
-
-
-def _prepare(
-    kernel: str, rows: Tensor, parts: Parts, tuning: Tuning | None
-) -> tuple[HybridForm, Tuning, int, tuple[int, int, int]]:
-    """(form, tuning, groups of a tile, grid). Raises ValueError for another codec."""
-    compiled = hybrid_form(parts.codec)
-    chosen = tuning or default_tuning(kernel, rows.device)
-    groups = tile_groups(compiled, chosen)
-    return compiled, chosen, groups, (cdiv(parts.most_groups, groups), len(parts), rows.shape[0])
-
-
 def encode_into(values: Tensor, wire_RPB: Tensor, parts: Parts, tuning: Tuning | None = None) -> None:
     """Encode every part of `values` ([N] or [R, N], bf16, fp16 or fp32) into `wire_RPB` (uint8 [R, P, >= nbytes]).
 
     Raises ValueError for shapes that do not fit, tensors that kernels cannot reach and codecs of other kinds.
     """
     rows = checked_rows(values, wire_RPB, parts)
-    compiled, chosen, groups, grid = _prepare("encode", rows, parts, tuning)
+    compiled = hybrid_form(parts.codec)
     if parts.most_groups:
-        hybrid_encode_kernel[grid](
-            rows, wire_RPB, parts.table, row_stride(rows), wire_RPB.stride(0), wire_RPB.stride(1),
-            FORM=compiled, TILE_GROUPS=groups, **options(chosen),
-        )  # fmt: skip
+        launch_tiles(
+            hybrid_encode_kernel, "encode", compiled, rows, wire_RPB, parts, tuning, wire_row=wire_RPB.stride(0)
+        )
 
 
 def decode_into(wire_RPB: Tensor, values: Tensor, parts: Parts, tuning: Tuning | None = None) -> None:
@@ -416,12 +387,11 @@ def decode_into(wire_RPB: Tensor, values: Tensor, parts: Parts, tuning: Tuning |
     Raises ValueError for shapes that do not fit, tensors that kernels cannot reach and codecs of other kinds.
     """
     rows = checked_rows(values, wire_RPB, parts)
-    compiled, chosen, groups, grid = _prepare("decode", rows, parts, tuning)
+    compiled = hybrid_form(parts.codec)
     if parts.most_groups:
-        hybrid_decode_kernel[grid](
-            wire_RPB, rows, parts.table, wire_RPB.stride(0), wire_RPB.stride(1), row_stride(rows),
-            FORM=compiled, TILE_GROUPS=groups, **options(chosen),
-        )  # fmt: skip
+        launch_tiles(
+            hybrid_decode_kernel, "decode", compiled, rows, wire_RPB, parts, tuning, wire_row=wire_RPB.stride(0)
+        )
 
 
 def reduce_into(wire_RPB: Tensor, values: Tensor, parts: Parts, tuning: Tuning | None = None) -> None:
@@ -432,9 +402,9 @@ def reduce_into(wire_RPB: Tensor, values: Tensor, parts: Parts, tuning: Tuning |
     """
     ranks = wire_RPB.shape[0]
     rows = checked_rows(values, wire_RPB, parts, ranks)
-    compiled, chosen, groups, grid = _prepare("reduce", rows, parts, tuning)
+    compiled = hybrid_form(parts.codec)
     if parts.most_groups:
-        hybrid_reduce_kernel[grid](
-            wire_RPB, rows, parts.table, wire_RPB.stride(0), wire_RPB.stride(1), row_stride(rows), ranks,
-            UNROLLED=unrolled(ranks), FORM=compiled, TILE_GROUPS=groups, **options(chosen),
+        launch_tiles(
+            hybrid_reduce_kernel, "reduce", compiled, rows, wire_RPB, parts, tuning,
+            wire_rank=wire_RPB.stride(0), ranks=ranks, UNROLLED=unrolled(ranks),
         )  # fmt: skip

@@ -15,7 +15,7 @@ import torch
 import triton
 from torch import Tensor
 
-from thinwire.kernels.form import Form, Parts, as_rows
+from thinwire.kernels.form import Form, HybridForm, Parts, as_rows, row_stride
 from thinwire.kernels.numbers import INTERPRETED
 from thinwire.reference.core.scheme import ALIGNMENT_BYTES
 
@@ -31,9 +31,9 @@ class Tuning:
         if self.values < 8 or self.values & (self.values - 1) or self.warps not in (1, 2, 4, 8, 16):
             raise ValueError(f"values must be a power of two from 8, warps 1, 2, 4, 8 or 16: given {self}")
 
-    def groups(self, form: Form) -> int:
+    def groups(self, form: Form | HybridForm) -> int:
         """(Padded) groups of a tile."""
-        return max(self.values, form.least) // form.padded
+        return max(self.values, form.least) // form.padded_group
 
 
 # By kernel. 32 values a thread: four 128-bit loads of bf16 in flight; see tests/kernels/test_compile.py.
@@ -94,6 +94,28 @@ def checked_rows(values: Tensor, wire_RPB: Tensor, parts: Parts, copies: int | N
     if rows.shape[1] != sum(parts.numels):
         raise ValueError(f"rows must hold {sum(parts.numels)} values, the sum of their parts: {rows.shape[1]}")
     return rows
+
+
+def launch_tiles(
+    kernel: Any,
+    name: str,
+    compiled: Form | HybridForm,
+    rows: Tensor,
+    wire_RPB: Tensor,
+    parts: Parts,
+    tuning: Tuning | None,
+    **others: Any,
+) -> None:
+    """Run a kernel on every tile of groups, of every part, of every row of `rows`.
+
+    name: by which `default_tuning` knows it. others: its arguments besides those that all such kernels have.
+    """
+    chosen = tuning or default_tuning(name, rows.device)
+    groups = chosen.groups(compiled)
+    kernel[cdiv(parts.most_groups, groups), len(parts), rows.shape[0]](
+        values_ptr=rows, wire_ptr=wire_RPB, table_ptr=parts.table, values_row=row_stride(rows),
+        wire_part=wire_RPB.stride(1), FORM=compiled, TILE_GROUPS=groups, **others, **options(chosen),
+    )  # fmt: skip
 
 
 def cdiv(a: int, b: int) -> int:

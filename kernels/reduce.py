@@ -12,8 +12,17 @@ import triton.language as tl
 from torch import Tensor
 
 from thinwire.kernels.decode import store_values
-from thinwire.kernels.form import GROUPS, NUMEL, Form, Parts, fact, form, row_stride
-from thinwire.kernels.launch import Tuning, cdiv, check_device, check_wire, checked_rows, default_tuning, options
+from thinwire.kernels.form import GROUPS, NUMEL, Form, Parts, fact, form
+from thinwire.kernels.launch import (
+    Tuning,
+    cdiv,
+    check_device,
+    check_wire,
+    checked_rows,
+    default_tuning,
+    launch_tiles,
+    options,
+)
 from thinwire.kernels.tiles import add_tile, decode_tile, decoded, encode_tile, part_row, store_paddings, value_offsets
 
 UNROLLED_RANKS = 8  # more would only lengthen the code; copies beyond are summed in a loop
@@ -109,16 +118,12 @@ def reduce_into(wire_RPB: Tensor, values: Tensor, parts: Parts, tuning: Tuning |
     """
     ranks = wire_RPB.shape[0]
     rows = checked_rows(values, wire_RPB, parts, ranks)
-    if not parts.most_groups:
-        return
-    chosen = tuning or default_tuning("reduce", rows.device)
-    compiled = form(parts.codec)
-    groups = chosen.groups(compiled)
-    grid = (cdiv(parts.most_groups, groups), len(parts), rows.shape[0])
-    reduce_kernel[grid](
-        wire_RPB, rows, parts.table, wire_RPB.stride(0), wire_RPB.stride(1), row_stride(rows), ranks,
-        UNROLLED=unrolled(ranks, compiled), FORM=compiled, TILE_GROUPS=groups, **options(chosen),
-    )  # fmt: skip
+    if parts.most_groups:
+        compiled = form(parts.codec)
+        launch_tiles(
+            reduce_kernel, "reduce", compiled, rows, wire_RPB, parts, tuning,
+            wire_rank=wire_RPB.stride(0), ranks=ranks, UNROLLED=unrolled(ranks, compiled),
+        )  # fmt: skip
 
 
 def can_requantise(reduce: Form, gather: Form) -> bool:

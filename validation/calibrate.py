@@ -7,10 +7,10 @@ rows of every table that were used, and the errors left on them (`fits`).
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from thinwire.sim.costs.attention import AttentionModel
 from thinwire.sim.costs.decode_attention import DecodeAttentionModel
@@ -40,6 +40,8 @@ from thinwire.validation.fits import records, spreads, spreads_fabric
 from thinwire.validation.fits.gpus import NEAREST_KERNELS, NEAREST_MEMORY, SYSTEMS
 from thinwire.validation.fits.published_tables import select
 from thinwire.validation.fits.series import calibration
+
+Model = TypeVar("Model")
 
 GPUS = (
     "a100-sxm", "h100-sxm", "h200-sxm", "b200-sxm", "l40s", "rtx-pro-6000",
@@ -135,33 +137,34 @@ def gemms() -> dict[str, dict[str, GemmModel]]:
 
 def attentions() -> dict[str, AttentionModel]:
     """Attention models by GPU."""
-    fitted = {fit_attention.FACTS[system][0]: model for system, model in fit_attention.fit_all().items()}
-    for gpu in GPUS:
-        if gpu not in fitted:
-            facts = load_gpu(gpu)
-            fitted[gpu] = fitted[NEAREST_KERNELS[gpu]].moved_to(
-                gpu, facts.peak_flops_per_s["bf16"], facts.memory_bandwidth_bytes_per_s, facts.sm_count
-            )
-    return fitted
+    fitted = {SYSTEMS[system]: model for system, model in fit_attention.fit_all().items()}
+    return with_lent(fitted, NEAREST_KERNELS, lambda model, gpu: model.moved_to(*fit_attention.facts(gpu)))
 
 
 def decode_attentions() -> dict[str, DecodeAttentionModel]:
     """Decode attention models by GPU."""
-    fitted = {fit_decode.FACTS[system][0]: model for system, model in fit_decode.fit_all().items()}
-    for gpu in GPUS:
-        if gpu not in fitted:
-            facts = load_gpu(gpu)
-            fitted[gpu] = fitted[NEAREST_KERNELS[gpu]].moved_to(gpu, facts.memory_bandwidth_bytes_per_s, facts.sm_count)
-    return fitted
+    fitted = {SYSTEMS[system]: model for system, model in fit_decode.fit_all().items()}
+    return with_lent(fitted, NEAREST_KERNELS, lambda model, gpu: model.moved_to(*fit_decode.facts(gpu)))
 
 
 def elementwises() -> dict[str, ElementwiseModel]:
     """Element-wise models by GPU."""
-    fitted = fit_elementwise.engine_models()
+    return with_lent(
+        fit_elementwise.engine_models(),
+        NEAREST_MEMORY,
+        lambda model, gpu: model.moved_to(gpu, load_gpu(gpu).memory_bandwidth_bytes_per_s),
+    )
+
+
+def with_lent(
+    fitted: Mapping[str, Model], nearest: Mapping[str, str], moved: Callable[[Model, str], Model]
+) -> dict[str, Model]:
+    """The models of the GPUs that were fitted, and for every other its nearest one's, moved to it."""
+    found = dict(fitted)
     for gpu in GPUS:
-        if gpu not in fitted:
-            fitted[gpu] = fitted[NEAREST_MEMORY[gpu]].moved_to(gpu, load_gpu(gpu).memory_bandwidth_bytes_per_s)
-    return fitted
+        if gpu not in found:
+            found[gpu] = moved(found[nearest[gpu]], gpu)
+    return found
 
 
 def codec(gpu: str, fit: fit_codec.CodecFit, elementwise: ElementwiseModel) -> CodecCost:

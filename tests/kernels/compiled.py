@@ -29,12 +29,7 @@ from triton.compiler import ASTSource
 from thinwire.kernels.decode import decode_kernel
 from thinwire.kernels.encode import encode_kernel
 from thinwire.kernels.form import form, hybrid_form
-from thinwire.kernels.hybrid_dynamic import (
-    hybrid_decode_kernel,
-    hybrid_encode_kernel,
-    hybrid_reduce_kernel,
-    tile_groups,
-)
+from thinwire.kernels.hybrid_dynamic import hybrid_decode_kernel, hybrid_encode_kernel, hybrid_reduce_kernel
 from thinwire.kernels.hybrid_static import static_encode_kernel, static_reduce_kernel, tile_shape
 from thinwire.kernels.launch import ASSUMED, options
 from thinwire.kernels.norm import most_registers, norm_kernel, tile_of, written_out
@@ -103,7 +98,7 @@ def others(kernel: str, spec: str) -> tuple[Any, dict[str, Any], dict[str, str],
     hybrid = hybrid_form(codec)
     tuning = ASSUMED[kernel.partition("_")[2]]
     if kernel.startswith("hybrid"):
-        constants = {"FORM": hybrid, "TILE_GROUPS": tile_groups(hybrid, tuning)}
+        constants = {"FORM": hybrid, "TILE_GROUPS": tuning.groups(hybrid)}
         function = {"hybrid_encode": hybrid_encode_kernel, "hybrid_decode": hybrid_decode_kernel}.get(kernel)
         if function is None:
             function, constants["UNROLLED"] = hybrid_reduce_kernel, unrolled(RANKS)

@@ -39,16 +39,18 @@ from thinwire.validation.fits.published_tables import PUBLISHED
 
 Floats = npt.NDArray[np.float64]
 HEAD_DIM = 128
+PART, TABLE = "attention", "attention_prefill_bf16"  # of a profile, and what it is fitted to
 
 
-def _facts(gpu: str) -> tuple[str, float, float, int]:
+def facts(gpu: str) -> tuple[str, float, float, int]:
+    """The GPU's (name, dense bf16 flops/s, bytes/s, SMs), as `fit` and `AttentionModel.moved_to` take them."""
     found = load_gpu(gpu)
     return gpu, found.peak_flops_per_s["bf16"], found.memory_bandwidth_bytes_per_s, found.sm_count
 
 
 FACTS: Mapping[str, tuple[str, float, float, int]] = {
-    # system in the csv: (our name, dense bf16 flops/s, bytes/s, SMs)
-    system: _facts(gpu)
+    # by system in the csv
+    system: facts(gpu)
     for system, gpu in SYSTEMS.items()
 }
 
@@ -92,24 +94,30 @@ class Rows:
         """The rows where `keep` [R] is true."""
         return Rows(self.batch[keep], self.length[keep], self.heads[keep], self.kv_heads[keep], self.time_s[keep])
 
+    @property
+    def attended(self) -> Floats:
+        """Tokens that a query attends to, the last one of a sequence [R]."""
+        return self.length
 
-def read_rows(path: Path = PUBLISHED / "attention_prefill_bf16.csv") -> dict[str, Rows]:
+
+def read_rows(path: Path = PUBLISHED / f"{TABLE}.csv") -> dict[str, Rows]:
     """Rows by system, in file order. ValueError if a row is not head_dim 128."""
+    return {system: Rows(*columns) for system, columns in read_columns(path, "isl").items()}
+
+
+def read_columns(path: Path, tokens: str) -> dict[str, Floats]:
+    """By system, in file order: sequences, the column `tokens`, heads, kv heads and seconds [5, R].
+
+    ValueError if a row is not head_dim 128.
+    """
     found: dict[str, list[tuple[float, ...]]] = {}
     with path.open(newline="") as stream:
         for line, row in enumerate(csv.DictReader(stream), 2):
             if int(row["head_dim"]) != HEAD_DIM:
                 raise ValueError(f"{path.name}:{line}: head_dim {row['head_dim']}, the fit knows {HEAD_DIM}")
-            found.setdefault(row["system"], []).append(
-                (
-                    float(row["batch_size"]),
-                    float(row["isl"]),
-                    float(row["num_heads"]),
-                    float(row["num_kv_heads"]),
-                    float(row["latency_us"]) * 1e-6,
-                )
-            )
-    return {system: Rows(*np.array(values).T) for system, values in found.items()}
+            shape = (float(row[name]) for name in ("batch_size", tokens, "num_heads", "num_kv_heads"))
+            found.setdefault(row["system"], []).append((*shape, float(row["latency_us"]) * 1e-6))
+    return {system: np.array(values).T for system, values in found.items()}
 
 
 def parts(
@@ -242,7 +250,7 @@ def fit(
     facts = (peak_flops_per_s, memory_bandwidth_bytes_per_s, sm_count)
     log_values = fit_physical(rows, facts, start)
     source = source or (
-        f"measured: ai-dynamo/aiconfigurator@095f58a, attention_prefill_bf16.csv, {len(rows)} rows, head_dim {HEAD_DIM}"
+        f"measured: ai-dynamo/aiconfigurator@095f58a, {TABLE}.csv, {len(rows)} rows, head_dim {HEAD_DIM}"
     )
     return build(gpu, facts, log_values, fit_correction(rows, facts, log_values, penalty()), source)
 
@@ -276,6 +284,11 @@ def folds(rows: Rows, kind: str) -> Iterator[npt.NDArray[np.bool_]]:
         keys = rows.length[:, None]
     else:
         raise ValueError(f"left out one by one: row, pair or length, got {kind!r}")
+    yield from masks(keys)
+
+
+def masks(keys: Floats) -> Iterator[npt.NDArray[np.bool_]]:
+    """Which rows [R] have the same keys [R, K], one after another."""
     for key in np.unique(keys, axis=0):
         yield (keys == key).all(1)
 
@@ -297,6 +310,18 @@ def left_out(rows: Rows, facts: tuple[float, float, int], kind: str) -> Floats:
 def summary(error: Floats) -> str:
     """Median, 90th percentile and worst, in per cent."""
     return f"{100 * np.median(error):5.2f} {100 * np.quantile(error, 0.9):5.1f} {100 * error.max():4.0f}"
+
+
+def tabulate(counts: Mapping[str, int], kinds: Iterable[str], error: Callable[[str, str], Floats]) -> None:
+    """Print the summary of each system's errors, "in-sample" and with each kind left out.
+
+    counts: rows of the systems. error: absolute relative errors [R] of a system and in-sample or a kind.
+    """
+    print("absolute relative error %: median, 90th percentile, worst")
+    print(f"{'system':21}{'rows':>5}   {'in-sample':17}" + "".join(f"{kind + ' out':18}" for kind in kinds))
+    for system, count in counts.items():
+        cells = [summary(error(system, kind)) for kind in ("in-sample", *kinds)]
+        print(f"{system:21}{count:5}   " + "  ".join(cells), flush=True)
 
 
 def transfer(gpus: Iterable[str], what: str, ratio: Callable[[str, str], Floats]) -> None:
@@ -328,14 +353,14 @@ def main(argv: list[str] | None = None) -> None:
             lambda to, of: predict(models[of].moved_to(*FACTS[to]), rows[to]) / rows[to].time_s,
         )
         return
+
+    def error(system: str, kind: str) -> Floats:
+        if kind == "in-sample":
+            return errors(models[system], rows[system])
+        return left_out(rows[system], FACTS[system][1:], kind)
+
     kinds = ("pair", "length") if options.quick else ("row", "pair", "length")
-    print("absolute relative error %: median, 90th percentile, worst")
-    print(f"{'system':21}{'rows':>5}   {'in-sample':17}" + "".join(f"{kind + ' out':18}" for kind in kinds))
-    for system, model in models.items():
-        facts = FACTS[system][1:]
-        cells = [summary(errors(model, rows[system]))]
-        cells += [summary(left_out(rows[system], facts, kind)) for kind in kinds]
-        print(f"{system:21}{len(rows[system]):5}   " + "  ".join(cells), flush=True)
+    tabulate({system: len(rows[system]) for system in models}, kinds, error)
 
 
 if __name__ == "__main__":

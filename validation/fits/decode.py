@@ -11,7 +11,6 @@ penalty. Deterministic: fixed start and order, no randomness.
 from __future__ import annotations
 
 import argparse
-import csv
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,24 +22,24 @@ from scipy.optimize import least_squares
 
 from thinwire.sim.costs.decode_attention import ELEMENT_BYTES, SHARE_NODES, DecodeAttentionModel
 from thinwire.topologies.load import load_gpu
-from thinwire.validation.fits.attention import summary, transfer
+from thinwire.validation.fits.attention import HEAD_DIM, masks, read_columns, tabulate, transfer
 from thinwire.validation.fits.gpus import SYSTEMS
 from thinwire.validation.fits.published_tables import PUBLISHED
 
 Floats = npt.NDArray[np.float64]
 Masks = npt.NDArray[np.bool_]
-HEAD_DIM = 128
-TABLE = "attention_decode_bf16"
+PART, TABLE = "decode attention", "attention_decode_bf16"  # of a profile, and what it is fitted to
 
 
-def _facts(gpu: str) -> tuple[str, float, int]:
+def facts(gpu: str) -> tuple[str, float, int]:
+    """The GPU's (name, bytes/s, SMs), as `fit` and `DecodeAttentionModel.moved_to` take them."""
     found = load_gpu(gpu)
     return gpu, found.memory_bandwidth_bytes_per_s, found.sm_count
 
 
 FACTS: Mapping[str, tuple[str, float, int]] = {
-    # system in the csv: (our name, bytes/s, SMs)
-    system: _facts(gpu)
+    # by system in the csv
+    system: facts(gpu)
     for system, gpu in SYSTEMS.items()
 }
 
@@ -88,6 +87,11 @@ class Rows:
         return Rows(self.batch[keep], self.context[keep], self.heads[keep], self.kv_heads[keep], self.time_s[keep])
 
     @property
+    def attended(self) -> Floats:
+        """Tokens that a query attends to [R]."""
+        return self.context
+
+    @property
     def read_bytes(self) -> Floats:
         """Keys and values, read once [R]."""
         return 2.0 * ELEMENT_BYTES * HEAD_DIM * self.kv_heads * self.batch * self.context
@@ -95,14 +99,7 @@ class Rows:
 
 def read_rows(path: Path = PUBLISHED / f"{TABLE}.csv") -> dict[str, Rows]:
     """Rows by system, in file order. ValueError if a row is not head_dim 128."""
-    found: dict[str, list[tuple[float, ...]]] = {}
-    with path.open(newline="") as stream:
-        for line, row in enumerate(csv.DictReader(stream), 2):
-            if int(row["head_dim"]) != HEAD_DIM:
-                raise ValueError(f"{path.name}:{line}: head_dim {row['head_dim']}, the fit knows {HEAD_DIM}")
-            shape = (float(row[name]) for name in ("batch_size", "context", "num_heads", "num_kv_heads"))
-            found.setdefault(row["system"], []).append((*shape, float(row["latency_us"]) * 1e-6))
-    return {system: Rows(*np.array(values).T) for system, values in found.items()}
+    return {system: Rows(*columns) for system, columns in read_columns(path, "context").items()}
 
 
 def hats(units: Floats) -> Floats:
@@ -207,9 +204,7 @@ def folds(rows: Rows, kind: str) -> Iterator[Masks]:
     columns = {"pair": (rows.heads, rows.kv_heads), "length": (rows.context,), "batch": (rows.batch,)}
     if kind not in columns:
         raise ValueError(f"left out one by one: {', '.join(columns)}, got {kind!r}")
-    keys = np.stack(columns[kind], 1)
-    for key in np.unique(keys, axis=0):
-        yield (keys == key).all(1)
+    yield from masks(np.stack(columns[kind], 1))
 
 
 def left_out(rows: Rows, facts: tuple[str, float, int], kind: str) -> Floats:
@@ -230,14 +225,13 @@ def main(argv: list[str] | None = None) -> None:
     if options.transfer:
         transfer(models, "numbers", lambda to, of: predict(models[of].moved_to(*FACTS[to]), rows[to]) / rows[to].time_s)
         return
-    kinds = ("pair", "length", "batch")
-    print("absolute relative error %: median, 90th percentile, worst")
-    print(f"{'system':21}{'rows':>5}   {'in-sample':17}" + "".join(f"{kind + ' out':18}" for kind in kinds))
-    for system, model in models.items():
-        found = rows[system]
-        cells = [summary(errors(model, found))]
-        cells += [summary(np.abs(left_out(found, FACTS[system], kind) / found.time_s - 1)) for kind in kinds]
-        print(f"{system:21}{len(found):5}   " + "  ".join(cells), flush=True)
+
+    def error(system: str, kind: str) -> Floats:
+        if kind == "in-sample":
+            return errors(models[system], rows[system])
+        return np.asarray(np.abs(left_out(rows[system], FACTS[system], kind) / rows[system].time_s - 1))
+
+    tabulate({system: len(rows[system]) for system in models}, ("pair", "length", "batch"), error)
 
 
 if __name__ == "__main__":

@@ -60,16 +60,17 @@ def of_gemm(gpu: str, dtype: str, model: GemmModel) -> FitRecord:
 def of_attention(gpu: str, model: AttentionModel) -> FitRecord:
     """A fitted attention model on its own rows."""
     system = next(s for s, name in SYSTEMS.items() if name == gpu)
-    table = "attention_prefill_bf16"
-    used = (number for number, _ in select(table, system=system))
-    return record("attention", table, used, fit_attention.errors(model, fit_attention.read_rows()[system]))
+    used = (number for number, _ in select(fit_attention.TABLE, system=system))
+    errors = fit_attention.errors(model, fit_attention.read_rows()[system])
+    return record(fit_attention.PART, fit_attention.TABLE, used, errors)
 
 
 def of_decode_attention(gpu: str, model: DecodeAttentionModel) -> FitRecord:
     """A fitted decode attention model on its own rows, replayed as they were."""
     system = next(s for s, name in SYSTEMS.items() if name == gpu)
     used = (number for number, _ in select(fit_decode.TABLE, system=system))
-    return record("decode attention", fit_decode.TABLE, used, fit_decode.errors(model, fit_decode.read_rows()[system]))
+    errors = fit_decode.errors(model, fit_decode.read_rows()[system])
+    return record(fit_decode.PART, fit_decode.TABLE, used, errors)
 
 
 def of_elementwise(gpu: str, model: ElementwiseModel) -> list[FitRecord]:

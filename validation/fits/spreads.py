@@ -5,15 +5,18 @@ in, the same is done to a GPU whose rows are known: predicted as if they were no
 validate counts how many rows the intervals hold, on other folds than those used here or without the row.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
+from thinwire.sim.costs.attention import AttentionModel
+from thinwire.sim.costs.decode_attention import DecodeAttentionModel
 from thinwire.sim.costs.elementwise import ElementwiseModel
 from thinwire.sim.costs.gemm import GemmModel
 from thinwire.sim.costs.profile import FabricProfile, GpuProfile, Quantity
@@ -116,83 +119,62 @@ def gemm_other_chip(dtype: str) -> list[Spread]:
     return by_regime(f"gemm {dtype}", sizes, logs, M_REGIMES, source, centred=True)
 
 
-# --- attention ---
+# --- attention, of prefill and decode ---
 
 
-def lendings(systems: Iterable[str], lenders: Iterable[str], same_chip: bool) -> Iterator[tuple[str, str]]:
-    """(system, lender): H100 and H200 from each other, or every GPU from every other but for these."""
-    for system, lender in product(systems, lenders):
-        if lender != system and ({lender, system} == {"h100_sxm", "h200_sxm"}) == same_chip:
-            yield system, lender
+Rows = TypeVar("Rows", fit_attention.Rows, fit_decode.Rows)
+Model = TypeVar("Model", AttentionModel, DecodeAttentionModel)
 
 
-def lent_source(same_chip: bool) -> str:
-    """What a spread by such pairs rests on."""
-    whose = "H100 and H200, the same chip," if same_chip else "GPUs of other chips"
-    return f"assumed: as {whose} are off from each other"
+class _AttentionFit(Protocol[Rows, Model]):
+    """What the modules `fits.attention` and `fits.decode` have in common."""
+
+    @property
+    def PART(self) -> str: ...
+    @property
+    def TABLE(self) -> str: ...
+    @property
+    def FACTS(self) -> Mapping[str, tuple[Any, ...]]: ...
+    @property
+    def fit(self) -> Callable[..., Model]: ...
+    def read_rows(self) -> dict[str, Rows]: ...
+    def fit_all(self) -> dict[str, Model]: ...
+    def predict(self, model: Model, rows: Rows) -> Floats: ...
+    def __hash__(self) -> int: ...
 
 
-def attention_folds(rows: fit_attention.Rows) -> list[NDArray[np.bool_]]:
+def attention_folds(rows: fit_attention.Rows | fit_decode.Rows) -> list[NDArray[np.bool_]]:
     """Masks of the rows of one (heads, kv heads)."""
-    return list(fit_attention.folds(rows, "pair"))
+    return list(fit_attention.masks(np.stack([rows.heads, rows.kv_heads], 1)))
 
 
-def attention_left_out(system: str) -> list[Spread]:
+def attention_left_out(kernel: _AttentionFit[Rows, Model], system: str) -> list[Spread]:
     """One (heads, kv heads) out, of every second."""
-    rows = fit_attention.read_rows()[system]
+    rows = kernel.read_rows()[system]
     sizes, logs = list[float](), list[float]()
     for out in attention_folds(rows)[PAIRS]:
-        model, left = fit_attention.fit(rows.only(~out), *fit_attention.FACTS[system]), rows.only(out)
-        sizes += left.length.tolist()
-        logs += np.log(left.time_s / fit_attention.predict(model, left)).tolist()
-    source = f"measured: attention_prefill_bf16.csv, {len(logs)} rows, each fitted without its (heads, kv heads)"
-    return by_regime("attention", sizes, logs, KEY_REGIMES, source)
+        model, left = kernel.fit(rows.only(~out), *kernel.FACTS[system]), rows.only(out)
+        sizes += left.attended.tolist()
+        logs += np.log(left.time_s / kernel.predict(model, left)).tolist()
+    source = f"measured: {kernel.TABLE}.csv, {len(logs)} rows, each fitted without its (heads, kv heads)"
+    return by_regime(kernel.PART, sizes, logs, KEY_REGIMES, source)
 
 
 @cache
-def attention_moved(same_chip: bool) -> list[Spread]:
+def attention_moved(kernel: _AttentionFit[Rows, Model], same_chip: bool) -> list[Spread]:
     """H100 and H200 from each other, or every GPU from every other but for these."""
-    tables, models = fit_attention.read_rows(), fit_attention.fit_all()
+    tables, models = kernel.read_rows(), kernel.fit_all()
     sizes, logs = list[float](), list[float]()
-    for system, lender in lendings(tables, models, same_chip):
-        rows, moved = tables[system], models[lender].moved_to(*fit_attention.FACTS[system])
+    for system, lender in product(tables, models):
+        if lender == system or ({lender, system} == {"h100_sxm", "h200_sxm"}) != same_chip:
+            continue
+        moved, rows = models[lender].moved_to(*kernel.FACTS[system]), tables[system]
         left = rows.only(np.arange(len(rows)) % THIN == 0)
-        sizes += left.length.tolist()
-        logs += np.log(left.time_s / fit_attention.predict(moved, left)).tolist()
-    return by_regime("attention", sizes, logs, KEY_REGIMES, lent_source(same_chip), centred=True)
-
-
-# --- decode attention ---
-
-
-def decode_folds(rows: fit_decode.Rows) -> list[NDArray[np.bool_]]:
-    """Masks of the rows of one (heads, kv heads)."""
-    return list(fit_decode.folds(rows, "pair"))
-
-
-def decode_left_out(system: str) -> list[Spread]:
-    """One (heads, kv heads) out, of every second."""
-    rows, facts = fit_decode.read_rows()[system], fit_decode.FACTS[system]
-    sizes, logs = list[float](), list[float]()
-    for out in decode_folds(rows)[PAIRS]:
-        model, left = fit_decode.fit(rows.only(~out), *facts), rows.only(out)
-        sizes += left.context.tolist()
-        logs += np.log(left.time_s / fit_decode.predict(model, left)).tolist()
-    source = f"measured: {fit_decode.TABLE}.csv, {len(logs)} rows, each fitted without its (heads, kv heads)"
-    return by_regime("decode attention", sizes, logs, KEY_REGIMES, source)
-
-
-@cache
-def decode_moved(same_chip: bool) -> list[Spread]:
-    """H100 and H200 from each other, or every GPU from every other but for these."""
-    tables, models = fit_decode.read_rows(), fit_decode.fit_all()
-    sizes, logs = list[float](), list[float]()
-    for system, lender in lendings(tables, models, same_chip):
-        rows, moved = tables[system], models[lender].moved_to(*fit_decode.FACTS[system])
-        left = rows.only(np.arange(len(rows)) % THIN == 0)
-        sizes += left.context.tolist()
-        logs += np.log(left.time_s / fit_decode.predict(moved, left)).tolist()
-    return by_regime("decode attention", sizes, logs, KEY_REGIMES, lent_source(same_chip), centred=True)
+        sizes += left.attended.tolist()
+        logs += np.log(left.time_s / kernel.predict(moved, left)).tolist()
+    whose = "H100 and H200, the same chip," if same_chip else "GPUs of other chips"
+    source = f"assumed: as {whose} are off from each other"
+    return by_regime(kernel.PART, sizes, logs, KEY_REGIMES, source, centred=True)
 
 
 # --- element-wise kernels ---
@@ -346,7 +328,7 @@ def with_gpu_spreads(
     found = {}
     for name, gpu in gpus.items():
         spreads = [s for dtype in gpu.gemm for s in _gemm(name, dtype, {n: g.gemm for n, g in gpus.items()})]
-        spreads += [*_attention(name), *_decode_attention(name)]
+        spreads += [*_attention(fit_attention, name), *_attention(fit_decode, name)]
         measured = any(gpu_ == name for gpu_, _ in _elementwise_rows())
         spreads += elementwise_left_out(gpu.elementwise) if measured else elementwise_moved(elementwise)
         spreads += [gap(fits[name]), whole.spread()] if name in fits else [carried_gap(fits), carried]
@@ -361,13 +343,7 @@ def _gemm(gpu: str, dtype: str, models: Mapping[str, Mapping[str, GemmModel]]) -
     return gemm_other_chip(dtype) if gpu in OTHER_CHIP else gemm_same_chip(models, dtype)
 
 
-def _attention(gpu: str) -> list[Spread]:
+def _attention(kernel: _AttentionFit[Rows, Model], gpu: str) -> list[Spread]:
     if gpu not in NEAREST_KERNELS:
-        return attention_left_out(next(system for system, ours in SYSTEMS.items() if ours == gpu))
-    return attention_moved(gpu not in OTHER_CHIP)
-
-
-def _decode_attention(gpu: str) -> list[Spread]:
-    if gpu not in NEAREST_KERNELS:
-        return decode_left_out(next(system for system, ours in SYSTEMS.items() if ours == gpu))
-    return decode_moved(gpu not in OTHER_CHIP)
+        return attention_left_out(kernel, next(system for system, ours in SYSTEMS.items() if ours == gpu))
+    return attention_moved(kernel, gpu not in OTHER_CHIP)

@@ -15,15 +15,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from thinwire.reference.catalog import scheme as find_scheme
 from thinwire.reference.catalog import schemes as catalog_schemes
 from thinwire.reference.core.scheme import Scheme
 from thinwire.reference.quality.accuracy import CONFIDENCE, needs_calibration
-from thinwire.reference.quality.downloads import cache_folder
 from thinwire.reference.quality.results import code_version
-from thinwire.validation.quality.subject import CALIBRATION_WINDOWS, WINDOW_TOKENS, WINDOWS, Material, write_table
+from thinwire.validation.quality.subject import (
+    CALIBRATION_WINDOWS,
+    WINDOW_TOKENS,
+    WINDOWS,
+    Material,
+    command_line,
+    run_program,
+    write_table,
+)
 
 TABLE = Path(__file__).resolve().parents[2] / "sim" / "profiles" / "accuracy-smollm2-135m.json"
 # What is no scheme of the catalog and says why its schemes cost what they do: more and fewer dropped sync points, other
@@ -127,12 +132,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--schemes", nargs="+", default=None, help="the catalog and what explains it when left out")
     parser.add_argument("--windows", type=int, default=WINDOWS)
     parser.add_argument("--tokens", type=int, default=WINDOW_TOKENS)
-    parser.add_argument("--folder", type=Path, default=cache_folder() / "accuracy", help="windows done")
-    parser.add_argument("--write", type=Path, default=TABLE, help="the table")
-    parser.add_argument("--threads", type=int, default=1)
-    given = parser.parse_args(arguments)
+    given = command_line(parser, arguments, "accuracy", "windows done", TABLE, "the table")
 
-    torch.set_num_threads(given.threads)
     schemes = [find_scheme(name) for name in given.schemes or all_schemes()]
     material = Material()
     windows = material.windows(given.tokens, given.windows, *schemes)
@@ -152,7 +153,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:  # no network, a damaged file of results
-        sys.exit(str(error))
+    run_program(main)

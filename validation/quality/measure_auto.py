@@ -26,7 +26,7 @@ from thinwire.reference.quality.downloads import cache_folder
 from thinwire.sim import api
 from thinwire.sim.quality.auto import Chosen
 from thinwire.sim.quality.losses import TABLES, read
-from thinwire.validation.quality.subject import WINDOW_TOKENS, WINDOWS, Material, Subject, write_table
+from thinwire.validation.quality.subject import WINDOW_TOKENS, WINDOWS, Material, Subject, run_program, write_table
 
 TABLE = TABLES / "sensitivity-smollm2-135m.json"
 RAW = Path(__file__).resolve().parents[1] / "raw" / "auto-smollm2-135m.json"
@@ -156,7 +156,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:  # no table yet, no network, a damaged file of results
-        sys.exit(str(error))
+    run_program(main)

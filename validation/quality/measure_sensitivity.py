@@ -15,13 +15,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from thinwire.reference.mixed import DROP, SITES
 from thinwire.reference.quality.accuracy import Progress
-from thinwire.reference.quality.downloads import cache_folder
 from thinwire.reference.quality.sensitivity import KIND, PointLoss, keep, key, measure, parse_choices
-from thinwire.validation.quality.subject import MODEL, WINDOW_TOKENS, Material, results_file, write_table
+from thinwire.validation.quality.subject import (
+    MODEL,
+    WINDOW_TOKENS,
+    Material,
+    command_line,
+    results_file,
+    run_program,
+    write_table,
+)
 
 TABLE = Path(__file__).resolve().parents[2] / "sim" / "profiles" / f"sensitivity-{MODEL}.json"
 TP = 3  # the 9 heads of SmolLM2 divide by it
@@ -152,12 +157,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--windows", type=int, default=WINDOWS)
     parser.add_argument("--tokens", type=int, default=WINDOW_TOKENS)
     parser.add_argument("--stride", type=int, default=STRIDE, help="every how many positions are predicted from")
-    parser.add_argument("--folder", type=Path, default=cache_folder() / "sensitivity", help="points done")
-    parser.add_argument("--write", type=Path, default=TABLE, help="the table")
-    parser.add_argument("--threads", type=int, default=1)
-    given = parser.parse_args(arguments)
+    given = command_line(parser, arguments, "sensitivity", "points done", TABLE, "the table")
 
-    torch.set_num_threads(given.threads)
     begin = time.monotonic()
 
     def tell(done: int, total: int) -> None:
@@ -171,7 +172,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:  # no network, a damaged file of results
-        sys.exit(str(error))
+    run_program(main)

@@ -39,10 +39,10 @@ from thinwire.reference.decoder.spd import (
 )
 from thinwire.reference.decoder.sync import ExactSync
 from thinwire.reference.quality.accuracy import CONFIDENCE, Accuracy, Run, baseline_run, cut_text, evaluate_all
-from thinwire.reference.quality.downloads import TEXT, WEIGHTS, cache_folder
+from thinwire.reference.quality.downloads import TEXT, WEIGHTS
 from thinwire.reference.quality.results import Results, code_version, digest
 from thinwire.validation.campaign.campaign import tidy
-from thinwire.validation.quality.subject import WINDOW_TOKENS, WINDOWS, Material
+from thinwire.validation.quality.subject import WINDOW_TOKENS, WINDOWS, Material, command_line, run_program
 
 TABLE = Path(__file__).resolve().parents[1] / "raw" / "spd-smollm2-135m.json"
 PERCENTS = (10, 20, 30, 50, 70, 90, 100)
@@ -253,12 +253,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--training-windows", type=int, default=TRAINING_WINDOWS)
     parser.add_argument("--steps", type=int, default=Training().steps, help="of training, a block")
     parser.add_argument("--tokens", type=int, default=WINDOW_TOKENS)
-    parser.add_argument("--folder", type=Path, default=cache_folder() / "spd", help="what is done")
-    parser.add_argument("--write", type=Path, default=TABLE, help="the document")
-    parser.add_argument("--threads", type=int, default=1)
-    given = parser.parse_args(arguments)
+    given = command_line(parser, arguments, "spd", "what is done", TABLE, "the document")
 
-    torch.set_num_threads(given.threads)
     document = tidy(measure(Material(), given), DIGITS)
     lists = {key: document.pop(key) for key in ("prepared", "rows")}
     entries = [f" {json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in document.items()]
@@ -272,7 +268,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:  # no network, a damaged file of results
-        sys.exit(str(error))
+    run_program(main)

@@ -6,10 +6,12 @@ Everything runs in bf16, all ranks in this process.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import platform
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,7 @@ from thinwire.reference.quality.accuracy import (
     needs_calibration,
     scheme_run,
 )
-from thinwire.reference.quality.downloads import TEXT, WEIGHTS, fetch, sha256
+from thinwire.reference.quality.downloads import TEXT, WEIGHTS, cache_folder, fetch, sha256
 from thinwire.reference.quality.results import Results, run_key
 
 MODEL, TITLE = "smollm2-135m", "SmolLM2-135M (4-bit weights)"  # of the default weights, in tables
@@ -232,3 +234,26 @@ def _checksum(path: Path) -> str:
         return sha256(path)
     files = sorted([path / "config.json", *path.glob("*.safetensors")])
     return hashlib.sha256("".join(f"{file.name} {sha256(file)}\n" for file in files).encode()).hexdigest()
+
+
+def command_line(
+    parser: argparse.ArgumentParser, arguments: Sequence[str] | None, name: str, done: str, table: Path, about: str
+) -> argparse.Namespace:
+    """A measurement's command line, after its own options those that all have; torch takes the threads.
+
+    name: of the folder in the cache where what is `done` lies. table: the file written, `about` says what it is.
+    """
+    parser.add_argument("--folder", type=Path, default=cache_folder() / name, help=done)
+    parser.add_argument("--write", type=Path, default=table, help=about)
+    parser.add_argument("--threads", type=int, default=1)
+    found = parser.parse_args(arguments)
+    torch.set_num_threads(found.threads)
+    return found
+
+
+def run_program(main: Callable[[], None]) -> None:
+    """A measurement as a program: what its user can mend ends it with a line."""
+    try:
+        main()
+    except ValueError as error:  # no network, no table yet, a damaged file of results
+        sys.exit(str(error))

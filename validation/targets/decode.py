@@ -18,7 +18,7 @@ from thinwire.reference.core.config import load_model
 from thinwire.sim.choices import Weights
 from thinwire.sim.costs.cost import CostModel
 from thinwire.sim.costs.decode_attention import DecodeAttentionModel
-from thinwire.sim.costs.spread import Spread, find, sum_interval
+from thinwire.sim.costs.spread import Spread, sum_interval
 from thinwire.sim.events.exchange import Exchanger, slowdown
 from thinwire.sim.predict import run, timeline_of
 from thinwire.sim.serving.arrivals import ClosedLoop, Fixed
@@ -27,8 +27,9 @@ from thinwire.sim.serving.serve import Paces, serve
 from thinwire.sim.serving.workload import Iteration, Share, build
 from thinwire.topologies.load import load_cluster
 from thinwire.validation.fits import decode as fit_decode
-from thinwire.validation.fits import spreads
+from thinwire.validation.fits.attention import HEAD_DIM
 from thinwire.validation.fits.published_tables import Row, rows
+from thinwire.validation.targets import kernels
 from thinwire.validation.targets.kernels import MEASURED, profile, regime
 from thinwire.validation.targets.targets import Entry, Limits, Point, Section
 
@@ -81,12 +82,7 @@ def decode_attention(full: bool = False) -> Section:
 
 def attention_spreads(gpu: str, found: fit_decode.Rows, kind: str) -> list[Spread | None]:
     """The shipped spread for each row but those that it comes from, and in-sample for none."""
-    behind = np.any(spreads.decode_folds(found)[spreads.PAIRS], axis=0)
-    known = profile(MEASURED[gpu]).gpu.spreads
-    return [
-        None if kind == "in-sample" or behind[i] else find(known, found.context[i], "decode attention")
-        for i in range(len(found))
-    ]
+    return kernels.attention_spreads(gpu, found, kind, fit_decode.PART)
 
 
 def _attention_points(
@@ -96,7 +92,7 @@ def _attention_points(
     for i in range(len(found)):
         batch, context, heads, kv = (int(c[i]) for c in (found.batch, found.context, found.heads, found.kv_heads))
         seconds, spread = float(predicted[i]), known[i]
-        cold_s = shipped.time_s(batch, batch * context, heads, kv, fit_decode.HEAD_DIM)
+        cold_s = shipped.time_s(batch, batch * context, heads, kv, HEAD_DIM)
         points.append(
             Point(
                 gpu,

@@ -21,6 +21,7 @@ from thinwire.sim.report import Prediction
 from thinwire.sim.workload import Prompt
 from thinwire.topologies.load import load_cluster
 from thinwire.validation.fits import attention as fit_attention
+from thinwire.validation.fits import decode as fit_decode
 from thinwire.validation.fits import engine as fit_engine
 from thinwire.validation.fits import gemm as fit_gemm
 from thinwire.validation.fits import spreads
@@ -177,12 +178,15 @@ def attention_left_out(system: str, rows: fit_attention.Rows, kind: str) -> Floa
     return seconds
 
 
-def attention_spreads(gpu: str, rows: fit_attention.Rows, kind: str) -> list[Spread | None]:
+def attention_spreads(
+    gpu: str, rows: fit_attention.Rows | fit_decode.Rows, kind: str, part: str = fit_attention.PART
+) -> list[Spread | None]:
     """The shipped spread for each row but those that it comes from, and in-sample for none."""
     behind = np.any(spreads.attention_folds(rows)[spreads.PAIRS], axis=0)
     known = profile(MEASURED[gpu]).gpu.spreads
     return [
-        None if kind == "in-sample" or behind[i] else find(known, rows.length[i], "attention") for i in range(len(rows))
+        None if kind == "in-sample" or out else find(known, tokens, part)
+        for tokens, out in zip(rows.attended, behind, strict=True)
     ]
 
 

@@ -41,7 +41,7 @@ def test_left_out_rows_are_left_out() -> None:
 def test_spreads_come_from_other_rows_than_those_counted() -> None:
     found = fit_decode.read_rows()["l40s"]
     known = targets_decode.attention_spreads("l40s", found, "pair")
-    behind = np.any(spreads.decode_folds(found)[1::2], axis=0)
+    behind = np.any(spreads.attention_folds(found)[1::2], axis=0)
     assert [s is None for s in known] == behind.tolist()
     assert all(s is None for s in targets_decode.attention_spreads("l40s", found, "in-sample"))
 
