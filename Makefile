@@ -9,6 +9,11 @@ ARGS ?=
 GPU_SECONDS ?= 460
 CHECK_SECONDS ?= 150
 
+# make newest: the newest Python that is installed here, and what it runs: what needs neither torch nor a model.
+NEWEST ?= $(shell ls -d /usr/bin/python3.* /usr/local/bin/python3.* $$HOME/.pyenv/versions/3.*/bin/python3.* 2>/dev/null \
+  | grep -E '/python3\.[0-9]+$$' | sed -E 's|.*/python(3\.[0-9]+)$$|\1 &|' | sort -V | tail -1 | cut -d' ' -f2)
+TORCHLESS ?= tests/topologies tests/commands tests/sim tests/reference/core tests/test_layout.py tests/test_layout_rules.py
+
 BIN := $(VENV)/bin
 # Small systems: a BLAS thread per core makes one fit four times slower.
 export OPENBLAS_NUM_THREADS ?= 1
@@ -18,7 +23,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq -c constrain
 MANIFESTS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench calibrate validate peers emulate accuracy sensitivity auto spd gpu picture clean
+.PHONY: help demo test check newest bench calibrate validate peers emulate accuracy sensitivity auto spd gpu picture clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -34,6 +39,11 @@ check: $(VENV)/.dev ## ruff, mypy --strict, then every test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	@$(MAKE) --no-print-directory test
+
+newest: ## the tests that need no torch, on the newest Python installed here (an environment of its own: VENV-newest)
+	@test -n "$(NEWEST)" || { echo "make newest: no python3.N found; name one: make NEWEST=... newest" >&2; exit 2; }
+	@$(MAKE) --no-print-directory PYTHON=$(NEWEST) VENV=$(VENV)-newest $(VENV)-newest/.torchless
+	$(VENV)-newest/bin/pytest -q -n $(WORKERS) --dist loadgroup $(TORCHLESS) $(ARGS)
 
 bench: $(VENV)/.test ## time the simulator, serving runs, then the codecs
 	$(BIN)/python -m thinwire.sim.bench.prediction $(ARGS)
@@ -83,7 +93,7 @@ picture: $(VENV)/.dev ## draw the README's picture from today's predictions
 	$(BIN)/python docs/picture.py
 
 clean: ## remove the virtual environment, builds and caches
-	rm -rf $(VENV) build dist src/thinwire.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-newest build dist src/thinwire.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.venv:
@@ -99,6 +109,11 @@ $(VENV)/.venv:
 $(VENV)/.core: $(VENV)/.venv $(MANIFESTS)
 	@echo "thinwire: installing thinwire and its core dependencies (no torch)"
 	@$(PIP) --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.torchless: $(VENV)/.venv $(MANIFESTS)
+	@echo "thinwire: installing thinwire with what tests without torch need"
+	@$(PIP) --no-build-isolation -e '.[sweep]' pytest pytest-xdist hypothesis
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.venv $(MANIFESTS)

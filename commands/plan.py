@@ -46,7 +46,7 @@ def document(asked: Asked, plan: Plan, said: list[str], changes: list[Plan], ans
     best = plan.cheapest
     return {
         "model": asked.file.model,
-        "weights": asked.file.weights,
+        **asked.file.placed(),
         "currency": asked.file.currency,
         "load": asked.file.load.model_dump(),
         "targets": asked.file.targets.model_dump(),
@@ -122,7 +122,7 @@ def show(asked: Asked, plan: Plan, said: list[str], changes: list[Plan], answers
         wants += f", TPOT p{targets.tpot.percentile} {targets.tpot.seconds * 1e3:g} ms"
     if targets.perplexity_ratio is not None:
         wants += f", perplexity ratio {targets.perplexity_ratio:g}"
-    console.print(f"{file.model} ({file.weights}), {file.load.rate_per_s:g} requests/s; {wants}")
+    console.print(f"{file.model} ({file.placed()['weights']}), {file.load.rate_per_s:g} requests/s; {wants}")
     if best is None:
         console.print("[bold]No deployment of the search keeps the targets.[/bold]")
     else:

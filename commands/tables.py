@@ -41,7 +41,7 @@ def _interval(p: Prediction, digits: int) -> str:
 
 def _bits(p: Prediction) -> str:
     shown = [f"{bits:.4g}" for bits in p.bits_per_value.values()]
-    return " / ".join(dict.fromkeys(shown))
+    return "/".join(dict.fromkeys(shown))
 
 
 def prediction(p: Prediction, explain: bool) -> None:
@@ -112,9 +112,9 @@ def _assumptions(sentences: Sequence[str]) -> None:
 
 
 def comparison(c: Comparison) -> None:
-    """Schemes, fastest first."""
+    """Schemes, fastest first; at most 120 columns wide."""
     console.print(_heading(c.baseline))
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for column in (
         "scheme",
         "TTFT ms",
@@ -122,10 +122,10 @@ def comparison(c: Comparison) -> None:
         "speed-up",
         "compute",
         "codec",
-        "communication",
+        "wire",
         "exposed",
-        "bits a value",
-        "MB a GPU",
+        "bits",
+        "MB sent",
         "perplexity x",
     ):
         table.add_column(column, justify="left" if column == "scheme" else "right", no_wrap=True)
@@ -177,7 +177,7 @@ def _perplexity(known: Figure | None) -> str:
     interval = known.perplexity_ratio_interval
     places = 3 if known.perplexity_ratio < 10 else 0
     shown = f"{known.perplexity_ratio:.{places}f}"
-    return shown if interval is None else f"{shown} ({interval[0]:.{places}f} .. {interval[1]:.{places}f})"
+    return shown if interval is None else f"{shown} ({interval[0]:.{places}f}..{interval[1]:.{places}f})"
 
 
 def _measured_on(c: Comparison) -> list[str]:

@@ -1,7 +1,10 @@
-"""Draws docs/ttft.svg, the README's picture, from predictions: `make picture`. The same predictions give the same
-bytes.
+"""Draws docs/ttft.svg, the README's picture: TTFT with its intervals against what schemes cost in perplexity.
+
+`make picture`. TTFTs are predictions, perplexities are looked up (`sim.quality`); the same of both give the same bytes.
+tests/test_docs.py draws it anew and holds the committed file to it.
 """
 
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -9,34 +12,84 @@ import matplotlib
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
 
-from thinwire.sim.api import compare
+from thinwire.sim.api import Comparison, compare
+from thinwire.sim.report import Prediction
 
 SCHEMES = (
-    "bf16", "spd-50", "mxfp4", "flash-int8", "flash-int4", "flash2-int2-sr", "iso",
-    "flash-int4+spd-50", "flash-int4+iso", "none",
+    "bf16", "mxfp8", "mxfp6", "mxfp4", "spd-50", "flash-int8", "flash2-int6", "flash-int5", "flash-int4",
+    "hybrid-4.2", "iso", "iso-int8", "flash-int4+iso",
 )  # fmt: skip
+USABLE = 0.05  # rise of perplexity: more is taken here for a loss that people notice, a rule of thumb
+BELOW = ("mxfp4",)  # whose name would meet another's above
+BLUE, GREEN, GREY = "#3b6ea5", "#2e7d32", "#7a7a7a"
 TARGET = Path(__file__).parent / "ttft.svg"
 
 
-def main() -> None:
-    """Stacked bars: computing, and waiting for the wire and its codec."""
+def asked() -> Comparison:
+    """What is drawn: Llama-3-70B on four of eight L40S."""
+    return compare(SCHEMES, "llama-3-70b", "8xl40s-pcie", tp=4, batch=8, input_tokens=1024)
+
+
+def best_buy(found: Comparison) -> Prediction:
+    """The fastest scheme that is usable."""
+    return next(row for row in found.rows if (ratio := ratio_of(found, row)) is not None and ratio[0] <= 1 + USABLE)
+
+
+def ratio_of(found: Comparison, row: Prediction) -> tuple[float, float, float] | None:
+    """Perplexity over the uncompressed model's, and its interval."""
+    known = found.accuracy(row)
+    if known is None or known.perplexity_ratio is None or known.perplexity_ratio_interval is None:
+        return None
+    return known.perplexity_ratio, *known.perplexity_ratio_interval
+
+
+def draw(target: Path = TARGET) -> None:
+    """Write the picture."""
     plt.rcParams |= {"svg.hashsalt": "thinwire", "font.family": "sans-serif", "font.size": 10}
-    found = compare(SCHEMES, "llama-3-70b", "8xl40s-pcie", tp=4, batch=8, input_tokens=1024)
-    rows = found.rows[::-1]
-    names = [row.scheme.name for row in rows]
-    compute = [row.breakdown.compute_s * 1e3 for row in rows]
-    waiting = [row.breakdown.exposed_communication_s * 1e3 for row in rows]
-    figure, axes = plt.subplots(figsize=(8, 3.6), layout="constrained")
-    axes.barh(names, compute, color="#3b6ea5", label="computing")
-    axes.barh(names, waiting, left=compute, color="#e08e45", label="waiting for the wire")
-    for row, end in zip(rows, (c + w for c, w in zip(compute, waiting, strict=True)), strict=True):
-        axes.text(end + 20, row.scheme.name, f"{end:.0f} ms  {found.speedup(row):.2f}x", va="center", fontsize=9)
-    axes.set_xlim(0, max(row.ttft_s for row in rows) * 1.18e3)
-    axes.set_xlabel("predicted TTFT, ms: Llama-3-70B bf16, four of eight L40S (PCIe), 8 x 1024 tokens")
-    axes.legend(loc="upper right", frameon=False)
+    found = asked()
+    best = best_buy(found)
+    figure, axes = plt.subplots(figsize=(8, 4.4), layout="constrained")
+    axes.set_xscale("symlog", linthresh=USABLE, linscale=1.6)  # linear where schemes are usable, then by orders
+    for row in found.rows:
+        ratio = ratio_of(found, row)
+        if ratio is None:
+            raise ValueError(f"nobody measured the perplexity of {row.scheme.name}")
+        _point(axes, row, ratio, row is best)
+    least, most = -0.03, 2.2
+    axes.axvspan(USABLE, most, color="#c0392b", alpha=0.08, linewidth=0)
+    axes.text(most * 0.95, 3700, "costs too much accuracy", ha="right", color="#c0392b", fontsize=9)
+    axes.text(
+        least * 0.97, 1400,
+        f"best buy: {best.scheme.name}, {best.ttft_s * 1e3:.0f} ms, {found.speedup(best):.2f}x sooner",
+        fontsize=10, fontweight="bold", color=GREEN,
+    )  # fmt: skip
+    axes.set_xlim(least, most)
+    axes.set_ylim(1300, 3900)
+    ticks = (-0.02, 0, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
+    axes.set_xticks(ticks, [f"{tick:+.0%}" if tick else "0" for tick in ticks])
+    axes.set_xticks([], minor=True)
+    axes.set_xlabel("what it costs: perplexity of SmolLM2-135M, every position compressed, 95 % interval")
+    axes.set_ylabel("what it buys: predicted TTFT, ms, 90 % interval")
+    axes.set_title("Llama-3-70B in bf16 on four of eight L40S (PCIe), 8 x 1024 tokens", fontsize=10, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(TARGET, metadata={"Date": None, "Creator": None})
+    figure.savefig(target, metadata={"Date": None, "Creator": None})
+    plt.close(figure)
+
+
+def _point(axes: "plt.Axes", row: Prediction, ratio: tuple[float, float, float], best: bool) -> None:
+    colour = GREEN if best else BLUE if ratio[0] <= 1 + USABLE else GREY
+    rise, value_ms = ratio[0] - 1, row.ttft_s * 1e3
+    sideways = [[ratio[0] - ratio[1]], [ratio[2] - ratio[0]]]
+    upright = [[value_ms - row.interval.low_s * 1e3], [row.interval.high_s * 1e3 - value_ms]]
+    axes.errorbar(
+        rise, value_ms, xerr=sideways, yerr=upright, fmt="o", color=colour, markersize=7 if best else 4, elinewidth=0.6
+    )
+    below = row.scheme.name in BELOW
+    axes.annotate(
+        row.scheme.name, (rise, value_ms), xytext=(4, -11 if below else 4), textcoords="offset points", fontsize=8,
+        color=colour,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
-    main()
+    draw(Path(sys.argv[1]) if len(sys.argv) > 1 else TARGET)

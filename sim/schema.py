@@ -75,7 +75,7 @@ _FROM_FILE: Mapping[Kind, Callable[[Any], Any]] = {
 _LEFT_OUT: Mapping[Kind, Any] = {"degree": ALL, "profile": SHIPPED, "links": {}, "ranks": {}, "faults": []}
 
 
-def read(asked: Asked, value: Any) -> Any:
+def from_file(asked: Asked, value: Any) -> Any:
     """A file's value as the question has it."""
     return _FROM_FILE[asked.kind](value) if asked.kind in _FROM_FILE else value
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, create_model, model_validator
 
 from thinwire.reference.core.config import ModelConfig, load_model
 from thinwire.reference.mixed import AnyScheme, find
@@ -16,6 +16,8 @@ from thinwire.sim.api import group
 from thinwire.sim.planning.bounds import Targets
 from thinwire.sim.planning.plan import Candidate, Engine, Problem, WhatIf
 from thinwire.sim.quality.figures import Figure, figure
+from thinwire.sim.question import Placement, asked_of
+from thinwire.sim.schema import from_file, left_out, type_of
 from thinwire.sim.serving.arrivals import BURSTINESS, MOST_TOKENS, Drawn, Lengths, lengths_of
 from thinwire.sim.serving.iteration import IterationModel
 from thinwire.sim.serving.question import Deployment
@@ -100,16 +102,28 @@ class SearchTable(Table):
     change: Annotated[float, Field(strict=True, ge=0.001, le=0.999)] = 0.1
 
 
+# What a question says of a model on a machine, and a plan neither searches, nor asks what if, nor has none of its own.
+_ELSEWHERE = frozenset({"model", "cluster", "scheme", "tp", "profile", "scaled_links", "slow_ranks"})
+_PLACED = {name: one for name, one in asked_of(Placement).items() if name not in _ELSEWHERE}
+
+
 class PlanFile(Table):
-    """The whole file."""
+    """The whole file, but for the keys that are fields of every question."""
 
     model: Text
-    weights: Literal["bf16", "fp8"] = "bf16"
     currency: Text = "USD"
     load: LoadTable
     targets: TargetsTable
     prices: Annotated[dict[str, PriceTable], Field(min_length=1)]
     search: SearchTable
+
+    def placed(self) -> dict[str, Any]:
+        """Those keys, as a question takes them: `weights`, so far."""
+        return {name: from_file(one, getattr(self, name)) for name, one in _PLACED.items()}
+
+
+_KEYS: dict[str, Any] = {name: (type_of(one), left_out(one)) for name, one in _PLACED.items()}
+_PlanFile = create_model("PlanFile", __base__=PlanFile, **_KEYS)
 
 
 @dataclass(frozen=True)
@@ -230,7 +244,7 @@ def read_inputs(path: Path) -> Inputs:
         document = Document(path)
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from None
-    file = document.check(PlanFile, document.data)
+    file: PlanFile = document.check(_PlanFile, document.data)
     wanted = tuple(dict.fromkeys(file.search.clusters or file.prices))
     for place, name in enumerate(wanted):
         if name not in file.prices:
@@ -282,7 +296,7 @@ def problem_of(inputs: Inputs) -> Problem:
                 model=inputs.model,
                 cluster=cluster,
                 scheme=inputs.schemes[c.scheme],
-                weights=file.weights,
+                **file.placed(),
                 token_budget=c.token_budget,
                 max_sequences=c.max_sequences,
                 gated=search.gated,

@@ -18,7 +18,7 @@ from thinwire.reference.core.config import load_model, model_names
 from thinwire.reference.mixed import auto_budget, find
 from thinwire.sim.costs.profile import Profile, load_profile
 from thinwire.sim.question import Asked, Placement, asked_of
-from thinwire.sim.schema import SHIPPED, left_out, read, type_of
+from thinwire.sim.schema import SHIPPED, from_file, left_out, type_of
 from thinwire.topologies.load import cluster_names, load_cluster
 from thinwire.topologies.units import Table
 
@@ -134,7 +134,7 @@ def defaults_of(question: type[Placement]) -> Mapping[str, list[Any]]:
 
 def plain_of(question: type[Placement]) -> Mapping[str, Callable[[Any], Any]]:
     """A file's values as the question has them."""
-    return {name: partial(read, asked) for name, asked in asked_of(question).items()}
+    return {name: partial(from_file, asked) for name, asked in asked_of(question).items()}
 
 
 _COLUMNS: Mapping[str, Column] = {

@@ -65,7 +65,7 @@ class _Kept(local):
         self._made: dict[Any, Any] = {}
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
-        """See `sweep_kinds.Once`; what was not asked for longest is forgotten first."""
+        """See `sweeps.kinds.Once`; what was not asked for longest is forgotten first."""
         self._made[key] = found = self._made.pop(key, None) or make()
         if len(self._made) > KEPT:
             del self._made[next(iter(self._made))]

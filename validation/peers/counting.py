@@ -1,4 +1,4 @@
-"""Who is closer: the counting behind peers_report.py. Rows with answers in, shares and figures out.
+"""Who is closer: the counting behind report.py. Rows with answers in, shares and figures out.
 
 Errors are predicted over measured, less one. A row is closer if the size of thinwire's error, with the row left out of
 its fits, is smaller than that of every peer that answers; a tie is not closer. Rows no peer answers, rows that are a

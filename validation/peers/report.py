@@ -1,4 +1,4 @@
-"""The head to head as a report: who is closer, by how much, where not. The counting is peers_compare.py's."""
+"""The head to head as a report: who is closer, by how much, where not. The counting is counting.py's."""
 
 from __future__ import annotations
 

@@ -1,0 +1,195 @@
+"""Documents say what is so: figures stand in the reports, snippets run, printed output is what is printed."""
+
+import os
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from thinwire.commands.cli import COMMANDS, app
+from thinwire.reference.core.config import model_names
+from thinwire.sim import api
+from thinwire.topologies.load import cluster_names
+
+from .command import Capture, run
+
+PAGES = ("README.md", "docs/commands.md", "docs/trust.md", "docs/structure.md")
+PARALLEL = "parallelize"  # snippets of that are run by tests/reference/test_parallel.py, on two ranks
+
+
+@pytest.fixture
+def pages(root: Path) -> dict[str, str]:
+    return {name: (root / name).read_text("utf-8") for name in PAGES}
+
+
+def blocks(text: str, kind: str) -> list[str]:
+    """Fenced blocks of a kind ("": of none)."""
+    return re.findall(rf"^```{kind}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def rows_of(table: str) -> Iterator[list[str]]:
+    """The rows of Markdown tables below their heads."""
+    for line in re.findall(r"^\|(?!-)(?! *--)(.*)\|$", table, re.MULTILINE):
+        yield [cell.strip() for cell in line.split("|")]
+
+
+# --- figures ---
+
+
+@pytest.fixture
+def targets(root: Path) -> str:
+    report = (root / "validation" / "reports" / "validation.md").read_text("utf-8")
+    return report.split("## Targets")[1].split("\n## ")[0]
+
+
+def test_the_readme_is_short_and_narrow(pages: dict[str, str]) -> None:
+    assert len(pages["README.md"].splitlines()) <= 130
+    for name, text in pages.items():
+        assert max(map(len, text.splitlines())) <= 120, name
+
+
+def test_every_figure_of_the_readme_stands_in_the_report(pages: dict[str, str], targets: str) -> None:
+    """Count, median, 90th percentile and worst of each row stand together in one row of the table of targets."""
+    summary = pages["README.md"].split("<!-- validation summary")[1].split("<!-- end of summary")[0]
+    rows = re.findall(r"\| ([\d,]+) \| ([\d.]+%) \| ([\d.]+%) \| ([\d.]+%) \|", summary)
+    assert len(rows) == 5
+    for row in rows:
+        assert f"| {' | '.join(row)} |" in targets, f"the report has no row {row}: run make validate and quote it anew"
+
+
+def test_every_row_of_trust_stands_in_a_report(root: Path, pages: dict[str, str]) -> None:
+    """From the first figure or verdict of a row on, its cells stand together in a row of the report it names."""
+    reports = root / "validation" / "reports"
+    quoted = re.findall(r"<!-- rows of ([\w. ]+) -->(.*?)<!-- end -->", pages["docs/trust.md"], re.DOTALL)
+    found = 0
+    for named, table in quoted:
+        text = "\n".join((reports / name).read_text("utf-8") for name in named.split(" and "))
+        lines = [" | ".join(cells) for cells in rows_of(text)]
+        for cells in list(rows_of(table))[1:]:
+            at = next(i for i, cell in enumerate(cells) if re.match(r"[\d,.]+%?( of \d+.*)?$|missed by", cell))
+            said = " | ".join(cells[at:])
+            assert any(said in line for line in lines), f"{named} has no row with {said}: quote it anew"
+            found += 1
+    assert found >= 25
+
+
+def test_how_many_of_what(pages: dict[str, str]) -> None:
+    words = {10: "ten"}
+    assert f"{words[len(model_names())]} in\n  the catalog. Not yet" in pages["README.md"]
+    assert f"Machines: {words[len(cluster_names())]} in the catalog" in pages["README.md"]
+
+
+def test_what_the_readme_says_of_its_example(root: Path, pages: dict[str, str]) -> None:
+    """Waiting for the wire is nearly half of TTFT, and other hosts' all-reduces lie half outside."""
+    plain = api.predict("llama-3-70b", "8xl40s-pcie", "bf16", 4, 8, 1024)
+    assert "nearly half of the time" in pages["README.md"]
+    assert 0.4 < plain.breakdown.exposed_communication_s / plain.ttft_s < 0.5
+    assert "about half of its all-reduces lie outside" in pages["README.md"]
+    report = (root / "validation" / "reports" / "validation.md").read_text("utf-8")
+    hosts = re.findall(r"all-reduce, other hosts .*? \| held out \| all \| (\d+) \| ([\d.]+)% \|", report)
+    assert len(hosts) == 2
+    inside = sum(int(rows) * float(share) / 100 for rows, share in hosts) / sum(int(rows) for rows, _ in hosts)
+    assert 0.4 < inside < 0.6
+
+
+def test_the_picture_is_of_todays_predictions(root: Path, tmp_path: Path) -> None:
+    """Run `make picture`. The README says what is shaded."""
+    picture: dict[str, Any] = runpy.run_path(str(root / "docs" / "picture.py"))
+    picture["draw"](tmp_path / "ttft.svg")
+    assert (tmp_path / "ttft.svg").read_bytes() == (root / "docs" / "ttft.svg").read_bytes()
+    assert f"more than {picture['USABLE']:.0%} of perplexity".replace("%", " %") in (root / "README.md").read_text()
+
+
+# --- snippets ---
+
+
+def test_the_output_of_the_readme_is_what_is_printed(pages: dict[str, str], capsys: Capture) -> None:
+    """Six lines of `thinwire compare`, to the letter."""
+    (block,) = (block for block in blocks(pages["README.md"], "") if block.startswith("$ "))
+    command, _, lines = block.replace("\\\n", "").removeprefix("$ ").partition("\n")
+    status, out, err = run(capsys, *shlex.split(command)[1:])
+    assert (status, err) == (0, "")
+    assert len(lines.splitlines()) == 6
+    assert [line.rstrip() for line in out.splitlines()[:6]] == lines.splitlines()
+
+
+def test_tables_of_compare_fit_120_columns(capsys: Capture) -> None:
+    status, out, _ = run(capsys, "compare", "--model", "llama-3-70b", "--cluster", "8xl40s-pcie", "--tp", "4")
+    table = out.partition("perplexity x:")[0].splitlines()
+    assert status == 0 and len(table) > 25
+    assert max(len(line.rstrip()) for line in table) <= 120
+
+
+def commands(pages: dict[str, str]) -> list[list[str]]:
+    found = []
+    for text in pages.values():
+        for block in blocks(text, ""):
+            for line in block.replace("\\\n", "").splitlines():
+                words = shlex.split(line.removeprefix("$ "), comments=True)
+                found += [words[1:]] if words[:1] == ["thinwire"] else []
+    return found
+
+
+def test_every_command_shown_is_understood(pages: dict[str, str]) -> None:
+    """Names and options exist; what is slow, or needs files and models, is run by tests of its own."""
+    shown = commands(pages)
+    assert {words[0] for words in shown} == {*COMMANDS}
+    for words in shown:
+        group = typer.main.get_command(app)
+        with group.make_context("thinwire", list(words), resilient_parsing=False) as context:
+            name, command, rest = group.resolve_command(context, list(words))  # type: ignore[attr-defined]
+            if hasattr(command, "list_commands"):
+                assert rest[0] in command.list_commands(context), words
+                continue
+            command.make_context(name, list(rest), parent=context)
+
+
+QUICK = ("predict", "compare", "collective", "schemes", "models", "clusters", "cluster")
+
+
+def test_quick_commands_shown_run(
+    pages: dict[str, str], root: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "examples").symlink_to(root / "examples")
+    monkeypatch.chdir(tmp_path)
+    ran = 0
+    for words in commands(pages):
+        if words[0] in QUICK and "mine.toml" not in words:
+            status, _, err = run(capsys, *words)
+            assert status == 0, (words, err)
+            ran += 1
+    assert ran >= 12
+
+
+def test_python_snippets_run(pages: dict[str, str], root: Path, tmp_path: Path) -> None:
+    ran = 0
+    for name, text in pages.items():
+        for snippet in blocks(text, "python"):
+            if PARALLEL in snippet:
+                continue
+            environment = {**os.environ, "PYTHONPATH": str(root / "src")}
+            command = [sys.executable, "-c", snippet]
+            done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+            assert done.returncode == 0, f"{name}: {done.stderr[-2000:]}"
+            ran += 1
+    assert ran >= 2
+
+
+def test_links_lead_somewhere(pages: dict[str, str], root: Path) -> None:
+    for name, text in pages.items():
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+            assert (root / name).parent.joinpath(link).resolve().exists(), f"{name}: {link}"
+
+
+def test_make_targets_shown_exist(pages: dict[str, str], root: Path) -> None:
+    targets = set(re.findall(r"^([a-z]+):", (root / "Makefile").read_text("utf-8"), re.MULTILINE))
+    for name, text in pages.items():
+        shown = set(re.findall(r"(?:^|`)make ([a-z]+)", text, re.MULTILINE))
+        assert shown <= targets, name
