@@ -23,7 +23,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq -c constrain
 MANIFESTS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check newest bench calibrate validate peers emulate accuracy sensitivity auto spd gpu picture clean
+.PHONY: help demo test check newest torchless bench calibrate validate peers emulate accuracy sensitivity auto spd gpu picture clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -40,10 +40,15 @@ check: $(VENV)/.dev ## ruff, mypy --strict, then every test
 	$(BIN)/mypy
 	@$(MAKE) --no-print-directory test
 
-newest: ## the tests that need no torch, on the newest Python installed here (an environment of its own: VENV-newest)
-	@test -n "$(NEWEST)" || { echo "make newest: no python3.N found; name one: make NEWEST=... newest" >&2; exit 2; }
-	@$(MAKE) --no-print-directory PYTHON=$(NEWEST) VENV=$(VENV)-newest $(VENV)-newest/.torchless
-	$(VENV)-newest/bin/pytest -q -n $(WORKERS) --dist loadgroup $(TORCHLESS) $(ARGS)
+newest: ## the tests that need no torch, on the newest Python installed here, if it is newer (environment: VENV-newest)
+	@case "$(NEWEST)" in \
+	  "" | */python$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')) \
+	    echo "make newest: no Python newer than that of $(PYTHON) is installed here; make NEWEST=... newest names one" ;; \
+	  *) $(MAKE) --no-print-directory PYTHON=$(NEWEST) VENV=$(VENV)-newest torchless ;; \
+	esac
+
+torchless: $(VENV)/.torchless
+	$(BIN)/pytest -q -n $(WORKERS) --dist loadgroup $(TORCHLESS) $(ARGS)
 
 bench: $(VENV)/.test ## time the simulator, serving runs, then the codecs
 	$(BIN)/python -m thinwire.sim.bench.prediction $(ARGS)
@@ -113,7 +118,7 @@ $(VENV)/.core: $(VENV)/.venv $(MANIFESTS)
 
 $(VENV)/.torchless: $(VENV)/.venv $(MANIFESTS)
 	@echo "thinwire: installing thinwire with what tests without torch need"
-	@$(PIP) --no-build-isolation -e '.[sweep]' pytest pytest-xdist hypothesis
+	@$(PIP) --no-build-isolation -e '.[dask]' pytest pytest-xdist hypothesis ml_dtypes
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.venv $(MANIFESTS)
