@@ -4,6 +4,8 @@ With --json, one JSON document goes to standard output and nothing else; warning
 with status 2 and one line on standard error.
 """
 
+import gc
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -33,6 +35,12 @@ COMMANDS: Mapping[str, str] = {
 }
 
 
+# Over before collecting garbage would pay: most of what they do is importing, which makes none.
+QUICK = frozenset({"predict", "compare", "collective", "auto", "schemes", "models", "clusters", "cluster"})
+# Else pydantic searches every package that is installed for plugins of its own; we have none.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+
+
 class Commands(TyperGroup):
     """The commands, each imported when it is asked for."""
 
@@ -45,6 +53,8 @@ class Commands(TyperGroup):
         if cmd_name not in COMMANDS:
             return None
         found = getattr(import_module(f"{__package__}.{COMMANDS[cmd_name]}"), cmd_name)
+        if cmd_name in QUICK:
+            gc.disable()
         if isinstance(found, typer.Typer):
             return typer.main.get_command(found)
         holder = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -63,6 +73,7 @@ app.callback()(lambda: None)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: exit status 0, or 2 with one line on standard error."""
+    collecting = gc.isenabled()
     try:
         status = app(args=list(arguments) if arguments is not None else None, standalone_mode=False)
     except typer.TyperException as error:
@@ -76,6 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
     else:
         sys.exit(status or 0)
+    finally:
+        if collecting:  # where the program goes on after it: a test, a notebook
+            gc.enable()
 
 
 def _fail(message: str) -> None:

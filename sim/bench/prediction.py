@@ -117,17 +117,18 @@ def start_up(runs: int = 10) -> list[Timing]:
     """The command line as a shell starts it, beside imports that it is held against; in turn, so that all of them meet
     the same machine.
     """
+    python, program = sys.executable, str(Path(sys.executable).with_name("thinwire"))
     shown = {
-        f'python -c "{IMPORTS}"': (["-c", IMPORTS], None),
-        "thinwire --help": (["-m", "thinwire", "--help"], 0.25),
-        "thinwire predict --json": (["-m", "thinwire", "predict", *ASKED, "--json"], 0.4),
-        "thinwire predict, the table": (["-m", "thinwire", "predict", *ASKED], None),
+        f'python -c "{IMPORTS}"': ([python, "-c", IMPORTS], None),
+        "thinwire --help": ([program, "--help"], 0.25),
+        "thinwire predict --json": ([program, "predict", *ASKED, "--json"], 0.4),
+        "thinwire predict, the table": ([program, "predict", *ASKED], None),
     }
     seconds: dict[str, list[float]] = {name: [] for name in shown}
     for turn in range(runs + 1):  # the first one fills caches
-        for name, (arguments, _) in shown.items():
+        for name, (command, _) in shown.items():
             begin = time.perf_counter()
-            subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
+            subprocess.run(command, check=True, capture_output=True)
             if turn:
                 seconds[name].append(time.perf_counter() - begin)
     return [Timing(name, median(seconds[name]), min(seconds[name]), bound) for name, (_, bound) in shown.items()]

@@ -1,5 +1,6 @@
 """The command line as scripts see it: documented keys, nothing but JSON on standard output, one line when it fails."""
 
+import gc
 import json
 import os
 import subprocess
@@ -332,6 +333,13 @@ finally:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert not absent & set(done.stderr.split())
+
+
+def test_a_program_that_goes_on_collects_its_garbage_again(capsys: Capture) -> None:
+    assert gc.isenabled()
+    for arguments in (("schemes", "--json"), ("predict", "--model", "nope"), ("--help",)):
+        run(capsys, *arguments)
+        assert gc.isenabled()
 
 
 def test_every_command_is_there_and_says_what_it_does(capsys: Capture) -> None:
