@@ -55,7 +55,7 @@ def asks(
 
         @wraps(function)
         def run(**given: Any) -> None:
-            values = {name: _read(one, name, given.pop(name)) for name, one in asked.items()}
+            values = {name: _read(one, given.pop(name)) for name, one in asked.items()}
             function(question=question(**values), **given)
 
         ours = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in own]
@@ -84,7 +84,8 @@ def _annotation(name: str, one: Asked, help: str) -> Any:
     kind: Any = Literal[one.choices] if one.kind == "choice" else _TYPES[one.kind]
     if one.default is None or one.kind in _SEVERAL:
         kind = kind | None
-    flag = one.option or f"--{name.replace('_', '-')}"
+    word = name.replace("_", "-")
+    flag = one.option or (f"--{word}/--no-{word}" if one.kind == "flag" else f"--{word}")
     complete = None if one.catalog is None else _names(one.catalog)
     least = 0 if one.kind == "whole" else None
     return Annotated[kind, typer.Option(flag, help=help, autocompletion=complete, min=least)]
@@ -94,7 +95,7 @@ def _default(one: Asked) -> Any:
     return Parameter.empty if one.required else None if one.kind in _SEVERAL else one.default
 
 
-def _read(one: Asked, name: str, value: Any) -> Any:
+def _read(one: Asked, value: Any) -> Any:
     if one.kind == "links":
         return factors(str(one.option), value)
     if one.kind == "ranks":

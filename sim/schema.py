@@ -64,12 +64,17 @@ def type_of(asked: Asked) -> Any:
     return Literal[asked.choices] if asked.kind == "choice" else _TYPES[asked.kind]
 
 
+def sorted_pairs(table: Mapping[Any, float]) -> tuple[tuple[Any, float], ...]:
+    """A table as a value that can be hashed, in an order that is not the file's."""
+    return tuple(sorted(table.items()))
+
+
 # How a file's value is written where the question has it otherwise: from the file, and from the question.
 _FROM_FILE: Mapping[Kind, Callable[[Any], Any]] = {
     "degree": lambda tp: None if tp == ALL else tp,
     "profile": lambda profile: None if profile == SHIPPED else profile,
-    "links": lambda table: tuple(sorted(table.items())),
-    "ranks": lambda table: tuple(sorted((int(rank), factor) for rank, factor in table.items())),
+    "links": sorted_pairs,
+    "ranks": lambda table: sorted_pairs({int(rank): factor for rank, factor in table.items()}),
     "faults": tuple,
 }
 _LEFT_OUT: Mapping[Kind, Any] = {"degree": ALL, "profile": SHIPPED, "links": {}, "ranks": {}, "faults": []}

@@ -162,11 +162,6 @@ def as_row(question: Placement) -> Row:
     return row
 
 
-def pairs(table: Mapping[Any, float]) -> tuple[tuple[Any, float], ...]:
-    """A table as a value that can be hashed, in an order that is not the file's."""
-    return tuple(sorted(table.items()))
-
-
 # ---- what the names of an axis stand for. A catalog's name needs nothing: a worker has the same catalog.
 
 

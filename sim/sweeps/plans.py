@@ -10,7 +10,7 @@ from pydantic import Field, StrictStr
 
 from thinwire.sim.planning.file import LEAST_FACTOR, MOST_FACTOR, Asked, TargetTable, read_inputs, targets_of
 from thinwire.sim.planning.plan import Planner
-from thinwire.sim.schema import Whole
+from thinwire.sim.schema import Whole, sorted_pairs
 from thinwire.sim.sweeps.kinds import (
     LISTED,
     Column,
@@ -25,7 +25,6 @@ from thinwire.sim.sweeps.kinds import (
     load_clusters,
     load_models,
     load_schemes,
-    pairs,
 )
 from thinwire.topologies.units import Table
 
@@ -185,7 +184,7 @@ PLAN = Kind(
         "seed": [None],
         "load": [1.0],
     },
-    plain={"links": pairs, "prices": pairs, "ttft": _percentile, "tpot": _percentile},
+    plain={"links": sorted_pairs, "prices": sorted_pairs, "ttft": _percentile, "tpot": _percentile},
     point=Point,
     loaders={"plan": _load_plans, "links": _load_links, "prices": _load_prices},
     names=_names,
