@@ -1,0 +1,152 @@
+"""The question: one value, built alike by Python, the command line and sweeps, and an option that is added once."""
+
+import inspect
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+import typer
+from hypothesis import given
+from hypothesis import strategies as st
+
+import thinwire
+from thinwire.commands.options import asks
+from thinwire.sim import api
+from thinwire.sim.question import IN_ORDER, Placement, Question, asked, asked_of, question_of
+from thinwire.sim.serving.question import Deployment, Service
+from thinwire.sim.sweeps.kinds import as_row, axes_of, columns_of, defaults_of, plain_of
+
+MODEL, CLUSTER = "llama-3-8b", "8xl40s-pcie"
+
+FACTORS = st.floats(1e-3, 1e3, allow_nan=False).map(lambda factor: float(f"{factor:g}"))
+PLACEMENTS: dict[str, Any] = {
+    "scheme": st.sampled_from(["bf16", "flash-int4", "two_step:int4-g32-min/int8-g128-sym", "auto:+1%"]),
+    "tp": st.none() | st.integers(1, 64),
+    "weights": st.sampled_from(["bf16", "fp8"]),
+    "profile": st.none() | st.just("my-gpu.json"),
+    "scaled_links": st.dictionaries(st.sampled_from(["*", "gpu0->*", "pool:a", "a=b->c"]), FACTORS, max_size=3),
+    "slow_ranks": st.dictionaries(st.integers(0, 63), FACTORS, max_size=3),
+}
+QUESTIONS = st.builds(
+    Question, st.just(MODEL), st.just(CLUSTER), batch=st.integers(1, 999), input_tokens=st.integers(1, 99999),
+    launch=st.sampled_from(["eager", "graph"]), **PLACEMENTS,
+)  # fmt: skip
+SERVICES = st.builds(
+    Service, model=st.just(MODEL), cluster=st.just(CLUSTER), replicas=st.integers(1, 99), rate=st.none() | FACTORS,
+    gate=st.booleans(), fault=st.lists(st.sampled_from(["5:0:down", "1-2:1:slow:0=2"]), max_size=2).map(tuple),
+    policy=st.sampled_from(["round-robin", "shared-queue"]), host_ms=FACTORS, seed=st.integers(0, 99), **PLACEMENTS,
+)  # fmt: skip
+
+
+def parsed(kind: type[Placement], words: Sequence[str]) -> Placement:
+    """The question that the command line makes of options."""
+    seen: list[Placement] = []
+
+    @asks(kind)
+    def command(question: Placement) -> None:
+        seen.append(question)
+
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command()(command)
+    app(args=list(words), standalone_mode=False)
+    return seen[0]
+
+
+@given(QUESTIONS | SERVICES)
+def test_the_options_it_prints_ask_it_again(question: Placement) -> None:
+    assert parsed(type(question), question.options()) == question
+
+
+@given(QUESTIONS | SERVICES)
+def test_it_is_a_value(question: Placement) -> None:
+    assert hash(question) == hash(replace(question)) and question == replace(question)
+    assert pickle.loads(pickle.dumps(question)) == question
+    assert question.asked().keys() == asked_of(type(question)).keys()
+    assert question.given().items() <= question.asked().items()
+
+
+def test_factors_are_pairs_however_they_are_given() -> None:
+    first = Question(MODEL, CLUSTER, scaled_links={"*": 0.5}, slow_ranks={1: 2.0})
+    assert first == Question(MODEL, CLUSTER, scaled_links=(("*", 0.5),), slow_ranks=((1, 2.0),))
+    assert first == Question(MODEL, CLUSTER, scaled_links=[("*", 0.5)], slow_ranks=[(1, 2.0)])  # type: ignore[arg-type]
+    assert Deployment(model=MODEL, cluster=CLUSTER, scaled_links={"*": 0.5}).scaled_links == (("*", 0.5),)
+    assert first.asked()["scaled_links"] == (("*", 0.5),)
+
+
+def test_values_are_told_by_their_names() -> None:
+    found = api.place(Question(MODEL, CLUSTER, tp=2))
+    question = Question(found.model, found.cluster, "flash-int4", profile=found.profile)
+    assert question.options()[:4] == ["--model", MODEL, "--cluster", CLUSTER]
+
+
+# --- the Python face ---
+
+
+def test_functions_take_a_question_or_what_it_is_made_of() -> None:
+    question = Question(MODEL, CLUSTER, "flash-int4", 2, 1, 128, weights="bf16", slow_ranks={1: 2.0})
+    wanted = api.answer(question).to_dict()
+    given = {"model": MODEL, "cluster": CLUSTER, "scheme": "flash-int4", "tp": 2, "input_tokens": 128}
+    for found in (
+        api.predict(question),  # type: ignore[call-arg, arg-type]
+        thinwire.predict(**given, slow_ranks={1: 2.0}),  # type: ignore[arg-type]
+        thinwire.predict(MODEL, CLUSTER, "flash-int4", 2, 1, 128, "bf16", slow_ranks={1: 2.0}),  # type: ignore[call-arg, misc, arg-type]
+    ):
+        assert found.to_dict() == wanted
+    (row,) = thinwire.compare(["flash-int4"], question).rows
+    (named,) = thinwire.compare(["flash-int4"], MODEL, CLUSTER, 2, input_tokens=128, slow_ranks={1: 2.0}).rows
+    assert row.to_dict() == named.to_dict() == wanted
+
+
+def test_the_signature_is_the_questions() -> None:
+    assert inspect.signature(thinwire.predict).parameters.keys() == inspect.signature(Question).parameters.keys()
+    assert [*inspect.signature(Question).parameters][:6] == [*IN_ORDER[:6]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "said"),
+    [
+        ((), {}, "model"),
+        ((MODEL,), {}, "cluster"),
+        ((MODEL, CLUSTER), {"model": MODEL}, "model given twice"),
+        ((MODEL, CLUSTER), {"color": "red"}, "color"),
+        (tuple(range(9)), {}, "at most 8 arguments without a name"),
+    ],
+)
+def test_a_call_that_is_none_is_a_type_error(arguments: tuple[Any, ...], options: dict[str, Any], said: str) -> None:
+    with pytest.raises(TypeError, match=said):
+        question_of(arguments, options)
+
+
+def test_without_a_scheme_there_is_no_place_for_one() -> None:
+    found = question_of((MODEL, CLUSTER, 2, 3), {}, without=("scheme",))
+    assert (found.tp, found.batch, found.scheme) == (2, 3, "bf16")
+
+
+# --- an option is added once ---
+
+
+@dataclass(frozen=True)
+class More(Question):
+    """A question with one field more."""
+
+    kv: str = field(default="bf16", kw_only=True, metadata=asked("choice", "Of the cache.", choices=("bf16", "fp8")))
+
+
+def test_a_field_is_an_option_an_axis_and_an_argument() -> None:
+    question = More(MODEL, CLUSTER, kv="fp8")
+    assert parsed(More, question.options()) == question and question.options()[-2:] == ["--kv", "fp8"]
+    axes = axes_of(More, inner=("batch", "input_tokens", "scheme"))
+    assert axes.model_validate({"kv": ["bf16", "fp8"]}).kv == ["bf16", "fp8"]  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match="'bf16' or 'fp8'"):
+        axes.model_validate({"kv": "int2"})
+    assert defaults_of(More)["kv"] == ["bf16"] and plain_of(More)["kv"]("fp8") == "fp8"
+    assert columns_of(More, axes)["kv"] == "string" and as_row(question)["kv"] == "fp8"
+
+
+def test_every_kind_of_field_is_known_everywhere() -> None:
+    """A new kind wants a line in commands/options.py and one in sim/schema.py."""
+    for kind in (Question, Service):
+        axes_of(kind, inner=())
+        assert len(parsed(kind, ["--model", MODEL, "--cluster", CLUSTER]).asked()) == len(asked_of(kind))
