@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from thinwire.commands.options import Json, answer, asks, note, tables
+from thinwire.commands.options import Json, asks, note, print_answer, tables
 from thinwire.sim.question import Question
 
 
@@ -37,4 +37,4 @@ def auto(
             raise ValueError(f"cannot write the scheme to {out}: {error.strerror}") from None
         note(f"scheme written to {out}")
     document = {**chosen.to_dict(), **rows.to_dict(), "question": question.given()}
-    answer(document, as_json, lambda: tables().chosen(chosen, rows))
+    print_answer(document, as_json, lambda: tables().chosen(chosen, rows))

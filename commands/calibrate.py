@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from thinwire.commands.options import Json, answer
+from thinwire.commands.options import Json, print_answer
 
 if TYPE_CHECKING:
     from thinwire.sim.costs.profile import GpuProfile
@@ -37,7 +37,7 @@ def calibrate(
         write(target, {"gpu": gpu_profile_dict(profile)})
     except OSError as error:
         raise ValueError(f"cannot write the profile to {target}: {error.strerror}") from None
-    answer({"profile": str(target), **document(raw, profile)}, as_json, lambda: _show(raw, profile, target))
+    print_answer({"profile": str(target), **document(raw, profile)}, as_json, lambda: _show(raw, profile, target))
 
 
 def _show(raw: "Raw", profile: "GpuProfile", target: Path) -> None:

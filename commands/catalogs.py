@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from thinwire.commands.options import Json, answer, tables
+from thinwire.commands.options import Json, print_answer, tables
 
 cluster = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Check and draw a machine file.")
 cluster.callback()(lambda: None)
@@ -14,7 +14,7 @@ def _catalog(kind: str, as_json: bool) -> None:
     from thinwire.sim import api
 
     rows = api.catalog(kind)
-    answer({kind: rows}, as_json, lambda: tables().catalog(kind, rows))
+    print_answer({kind: rows}, as_json, lambda: tables().catalog(kind, rows))
 
 
 def schemes(as_json: Json = False) -> None:
@@ -39,4 +39,4 @@ def show(file: Annotated[str, typer.Argument(help="TOML file, or a catalog name.
     from thinwire.topologies.draw import describe
 
     found = api.group(file)
-    answer(describe(found), as_json, lambda: tables().cluster(found))
+    print_answer(describe(found), as_json, lambda: tables().cluster(found))

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from thinwire.commands.options import Json, answer, asks, given, tables
+from thinwire.commands.options import Json, asks, given, print_answer, tables
 from thinwire.sim.question import Question
 
 
@@ -60,7 +60,7 @@ def compare(
     from thinwire.sim import api
 
     found = api.compare(api.names("schemes") if wanted is None else wanted, question)
-    answer(found.to_dict() | {"question": question.given()}, as_json, lambda: tables().comparison(found))
+    print_answer(found.to_dict() | {"question": question.given()}, as_json, lambda: tables().comparison(found))
 
 
 def _cross(
@@ -80,4 +80,4 @@ def _cross(
         weights=question.weights, profile=question.profile, scaled_links=dict(question.scaled_links),
         **asked | {"partial": asked["partial"] or "bf16"},
     )  # fmt: skip
-    answer(crossed.to_dict(), as_json, lambda: tables().cross_comparison(crossed))
+    print_answer(crossed.to_dict(), as_json, lambda: tables().cross_comparison(crossed))

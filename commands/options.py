@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
-from thinwire.sim.question import Asked, Kind, Placement, asked_of
+from thinwire.sim.question import Form, Option, Placement, options_of
 
 Q = TypeVar("Q", bound=Placement)
 
@@ -39,67 +39,67 @@ def asks(
         without: fields that this command has no option for.
         helps: what an option's help says instead.
     """
-    asked = {name: one for name, one in asked_of(question).items() if name not in without}
+    options = {name: one for name, one in options_of(question).items() if name not in without}
 
     def command(function: Callable[..., None]) -> Callable[..., None]:
         own = [p for p in signature(function, eval_str=True).parameters.values() if p.name != "question"]
-        options = [
+        theirs = [
             Parameter(
                 name,
                 Parameter.KEYWORD_ONLY,
                 default=optional.get(name, Parameter.empty if name in required else _default(one)),
                 annotation=_annotation(name, one, helps.get(name, one.help)),
             )
-            for name, one in asked.items()
+            for name, one in options.items()
         ]
 
         @wraps(function)
         def run(**given: Any) -> None:
-            values = {name: _read(one, given.pop(name)) for name, one in asked.items()}
+            values = {name: _read(one, given.pop(name)) for name, one in options.items()}
             function(question=question(**values), **given)
 
         ours = [p.replace(kind=Parameter.KEYWORD_ONLY) for p in own]
-        run.__signature__ = signature(function).replace(parameters=[*options, *ours])  # type: ignore[attr-defined]
-        run.__annotations__ = {p.name: p.annotation for p in [*options, *ours]} | {"return": None}
+        run.__signature__ = signature(function).replace(parameters=[*theirs, *ours])  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in [*theirs, *ours]} | {"return": None}
         return run
 
     return command
 
 
-def option(question: type[Placement], name: str) -> Any:
+def option_of(question: type[Placement], name: str) -> Any:
     """A single field of a question as the annotation of an option, for a command that asks something else."""
-    one = asked_of(question)[name]
+    one = options_of(question)[name]
     return _annotation(name, one, one.help)
 
 
-_TYPES: Mapping[Kind, Any] = {
+_TYPES: Mapping[Form, Any] = {
     "name": str, "degree": int, "profile": str, "links": list[str], "ranks": list[str], "count": int, "whole": int,
     "tokens": float, "positive": float, "amount": float, "flag": bool, "lengths": str, "trace": str,
     "faults": list[str],
 }  # fmt: skip
-_SEVERAL: frozenset[Kind] = frozenset({"links", "ranks", "faults"})
+_SEVERAL: frozenset[Form] = frozenset({"links", "ranks", "faults"})
 
 
-def _annotation(name: str, one: Asked, help: str) -> Any:
-    kind: Any = Literal[one.choices] if one.kind == "choice" else _TYPES[one.kind]
-    if one.default is None or one.kind in _SEVERAL:
+def _annotation(name: str, one: Option, help: str) -> Any:
+    kind: Any = Literal[one.choices] if one.form == "choice" else _TYPES[one.form]
+    if one.default is None or one.form in _SEVERAL:
         kind = kind | None
     word = name.replace("_", "-")
-    flag = one.option or (f"--{word}/--no-{word}" if one.kind == "flag" else f"--{word}")
+    flag = one.flag or (f"--{word}/--no-{word}" if one.form == "flag" else f"--{word}")
     complete = None if one.catalog is None else _names(one.catalog)
-    least = 0 if one.kind == "whole" else None
+    least = 0 if one.form == "whole" else None
     return Annotated[kind, typer.Option(flag, help=help, autocompletion=complete, min=least)]
 
 
-def _default(one: Asked) -> Any:
-    return Parameter.empty if one.required else None if one.kind in _SEVERAL else one.default
+def _default(one: Option) -> Any:
+    return Parameter.empty if one.required else None if one.form in _SEVERAL else one.default
 
 
-def _read(one: Asked, value: Any) -> Any:
-    if one.kind == "links":
-        return factors(str(one.option), value)
-    if one.kind == "ranks":
-        return {_rank(str(one.option), rank): factor for rank, factor in factors(str(one.option), value).items()}
+def _read(one: Option, value: Any) -> Any:
+    if one.form == "links":
+        return factors(str(one.flag), value)
+    if one.form == "ranks":
+        return {_rank(str(one.flag), rank): factor for rank, factor in factors(str(one.flag), value).items()}
     return value
 
 
@@ -143,7 +143,7 @@ def given(context: typer.Context, name: str) -> bool:
 # ---- answers
 
 
-def answer(document: Any, as_json: bool, show: Callable[[], None]) -> None:
+def print_answer(document: Any, as_json: bool, show: Callable[[], None]) -> None:
     """One JSON document on standard output, or what `show` prints for people."""
     try:
         if as_json:

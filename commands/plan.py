@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from thinwire.commands.options import Json, answer, note
+from thinwire.commands.options import Json, note, print_answer
 
 if TYPE_CHECKING:
     from thinwire.sim.planning.file import Asked
@@ -38,7 +38,7 @@ def plan(
     changes = [planner.solve(change, frontier=False) for change in ([] if no_changes else asked.changes())]
     answers = [planner.solve(change, frontier=False) for change in wanted]
     shown = (asked, found, said, changes, answers)
-    answer(document(*shown), as_json, lambda: show(*shown))
+    print_answer(document(*shown), as_json, lambda: show(*shown))
 
 
 def document(asked: Asked, plan: Plan, said: list[str], changes: list[Plan], answers: list[Plan]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from thinwire.commands.options import Json, answer, asks, note, tables
+from thinwire.commands.options import Json, asks, note, print_answer, tables
 from thinwire.sim.question import Question
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def predict(
     found = api.answer(question)
     if trace is not None:
         _write(found, trace)
-    answer(found.to_dict() | {"question": question.given()}, as_json, lambda: tables().prediction(found, explain))
+    print_answer(found.to_dict() | {"question": question.given()}, as_json, lambda: tables().prediction(found, explain))
 
 
 def _write(found: "Prediction", trace: str) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from thinwire.commands.options import Json, answer
+from thinwire.commands.options import Json, print_answer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,7 +50,7 @@ def accuracy(
         material, folder = _material(weights, text, results, "accuracy", threads)
         subject = material.subject(tp, material.windows(tokens, windows, found))
         document = subject.document(found, subject.measure([found], folder, progress)[found.name])
-    answer(document, as_json, lambda: _show_accuracy(document))
+    print_answer(document, as_json, lambda: _show_accuracy(document))
 
 
 def sensitivity(
@@ -79,7 +79,7 @@ def sensitivity(
             how="thinwire sensitivity", progress=progress,
         )  # fmt: skip
     summary = measuring.summary(table)
-    answer({"sensitivities": str(target), **summary}, as_json, lambda: _show_sensitivity(summary, target))
+    print_answer({"sensitivities": str(target), **summary}, as_json, lambda: _show_sensitivity(summary, target))
 
 
 @contextmanager

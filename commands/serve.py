@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from thinwire.commands.options import Json, answer, asks, given
+from thinwire.commands.options import Json, asks, given, print_answer
 from thinwire.sim.serving.question import WHOSE, Service
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def serve(context: typer.Context, question: Service, as_json: Json = False) -> N
     from thinwire.sim.serving import serve as serving
 
     found = serving.answer(question)
-    answer(found.to_dict() | {"question": question.given()}, as_json, lambda: _show(found))
+    print_answer(found.to_dict() | {"question": question.given()}, as_json, lambda: _show(found))
 
 
 def _show(found: "ServingResult") -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from thinwire.commands.options import Json, answer, note
+from thinwire.commands.options import Json, note, print_answer
 
 if TYPE_CHECKING:
     from thinwire.sim.sweeps.sweep import Report, Watch
@@ -41,7 +41,7 @@ def sweep(
     if found.left_out:
         rows = f"{found.left_out} rows of other points or of another thinwire"
         note(f"thinwire: left out {rows} that were in {found.out}")
-    answer(found.to_dict(), as_json, lambda: print(_sentence(found)))
+    print_answer(found.to_dict(), as_json, lambda: print(_sentence(found)))
 
 
 def _sentence(found: "Report") -> str:

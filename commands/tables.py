@@ -156,7 +156,7 @@ def chosen(c: "Chosen", rows: Comparison) -> None:
         f"the same budget is {c.uniform}"
     )
     counts = Counter((DROP if entry is None else entry.name, site) for site, entry in _sites(c.scheme))
-    names = sorted({name for name, _ in counts}, key=lambda name: -sum(counts[name, site] for site in SITES))
+    names = sorted({name for name, _ in counts}, key=lambda name: (-sum(counts[name, site] for site in SITES), name))
     table = Table("sync points", *SITES, box=None, pad_edge=False)
     for name in names:
         table.add_row(name, *(str(counts[name, site] or "") for site in SITES))

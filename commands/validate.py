@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from thinwire.commands.options import Json, answer
+from thinwire.commands.options import Json, print_answer
 
 
 class Section(StrEnum):
@@ -40,4 +40,4 @@ def validate(
 
         compare.show(sections, console)
 
-    answer(compare.document(sections, full), as_json, show)
+    print_answer(compare.document(sections, full), as_json, show)

@@ -73,6 +73,11 @@ def scheme_of(question: Placement, placed: Placed, prompt: Prompt) -> AnyScheme:
     return find(question.scheme) if budget is None else _choose(budget, placed, prompt).scheme
 
 
+def prompt_of(question: Question) -> Prompt:
+    """What is prefilled. ValueError for numbers and a precision that cannot be."""
+    return Prompt(question.batch, question.input_tokens, question.weights)
+
+
 def answer(question: Question) -> Prediction:
     """Time to first token of one prompt.
 
@@ -80,8 +85,7 @@ def answer(question: Question) -> Prediction:
         ValueError: an unknown name, a shape that does not divide, a model that does not fit; the message says what is
         allowed.
     """
-    prompt = Prompt(question.batch, question.input_tokens, question.weights)
-    return _answered(question, prompt, place(question))
+    return _answered(question, prompt_of(question), place(question))
 
 
 def _answered(question: Question, prompt: Prompt, placed: Placed) -> Prediction:
@@ -128,8 +132,7 @@ def auto(budget: float, *asked: Any, sensitivities: str | Path | None = None, **
         ValueError: as `predict`, and where nobody measured the model.
     """
     question = question_of(asked, options, without=("scheme",))
-    prompt = Prompt(question.batch, question.input_tokens, question.weights)
-    return _choose(budget, place(question), prompt, sensitivities)
+    return _choose(budget, place(question), prompt_of(question), sensitivities)
 
 
 def _choose(budget: float, placed: Placed, prompt: Prompt, sensitivities: str | Path | None = None) -> "Chosen":
@@ -175,12 +178,16 @@ def compare(schemes: Iterable[str | AnyScheme], *asked: Any, baseline: str = "bf
 
     Args:
         asked, options: a `Question`, or its arguments but for the scheme.
+        baseline: the scheme that speed-ups are over.
+
+    Returns:
+        Predictions, fastest first.
 
     Raises:
         ValueError: as `predict`.
     """
     question = question_of(asked, options, without=("scheme",))
-    placed, prompt = place(question), Prompt(question.batch, question.input_tokens, question.weights)
+    placed, prompt = place(question), prompt_of(question)
     reference = _answered(replace(question, scheme=baseline), prompt, placed)
     rows = [_answered(replace(question, scheme=each), prompt, placed) for each in schemes]
     return Comparison(reference, tuple(sorted(rows, key=lambda row: (row.ttft_s, row.scheme.name))))

@@ -19,41 +19,55 @@ if TYPE_CHECKING:
     from thinwire.sim.costs.profile import Profile
     from thinwire.topologies.cluster import Cluster
 
-# How a value is written outside Python, and what it may be: sim/schema.py and commands/options.py have a line for each.
-Kind = Literal[
-    "name", "degree", "choice", "profile", "links", "ranks", "count", "whole", "tokens", "positive", "amount", "flag",
-    "lengths", "trace", "faults",
-]  # fmt: skip
+# How a value is written outside Python. sim/schema.py says what each may be in a file, commands/options.py on the
+# command line; another form is a line in both.
+Form = Literal[
+    "name",  # of a catalog, or the path of a file
+    "degree",  # a count of GPUs; "all" in files
+    "choice",  # one of `choices`
+    "profile",  # the path of a file; "shipped" in files
+    "links",  # factors by pattern of links
+    "ranks",  # factors by rank
+    "count",  # a whole number from 1 on
+    "whole",  # a whole number from 0 on
+    "tokens",  # a mean number, from 1 on
+    "positive",  # a number above 0
+    "amount",  # a number from 0 on
+    "flag",
+    "lengths",  # a distribution, as text
+    "trace",  # the path of a file of requests
+    "faults",  # texts, one a fault
+]
 
 Key = TypeVar("Key")
 Factors = Mapping[Key, float] | tuple[tuple[Key, float], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A field as people meet it. option: its name on the command line where that is not the field's. choices: all it
+class Option:
+    """A field as people meet it. flag: its name on the command line where that is not the field's. choices: all it
     may be. catalog: whose names complete it. required: it has no default.
     """
 
-    kind: Kind
+    form: Form
     help: str
-    option: str | None = None
+    flag: str | None = None
     choices: tuple[str, ...] = ()
     catalog: str | None = None
     required: bool = False
     default: Any = None
 
 
-def asked(kind: Kind, help: str, **more: Any) -> Mapping[str, Any]:
-    """The metadata of a field that is asked for outside Python too; arguments as `Asked`."""
-    return {"asked": Asked(kind, help, **more)}
+def option(form: Form, help: str, **more: Any) -> Mapping[str, Any]:
+    """The metadata of a field that is asked for outside Python too; arguments as `Option`'s."""
+    return {"option": Option(form, help, **more)}
 
 
-def asked_of(question: type[Placement] | Placement) -> dict[str, Asked]:
+def options_of(question: type[Placement] | Placement) -> dict[str, Option]:
     """What a kind of question is asked by, in the order of its fields."""
     found = {}
     for each in fields(question):
-        if (one := each.metadata.get("asked")) is not None:
+        if (one := each.metadata.get("option")) is not None:
             required = each.default is MISSING
             found[each.name] = replace(one, required=required, default=None if required else each.default)
     return found
@@ -81,48 +95,48 @@ class Placement:
     """
 
     model: str | ModelConfig = field(
-        metadata=asked("name", "Catalog name or path of a Hugging Face config.json.", catalog="models")
+        metadata=option("name", "Catalog name or path of a Hugging Face config.json.", catalog="models")
     )
     cluster: str | Cluster = field(
-        metadata=asked("name", "Catalog name or path of a TOML file.", catalog="clusters"),
+        metadata=option("name", "Catalog name or path of a TOML file.", catalog="clusters"),
     )
     scheme: str | AnyScheme = field(
         default="bf16",
-        metadata=asked(
+        metadata=option(
             "name",
             "Catalog name, combination (flash-int4+spd-50), spec, auto:+1% or a TOML file of `thinwire auto`.",
             catalog="schemes",
         ),
     )
     tp: int | None = field(
-        default=None, metadata=asked("degree", "TP degree: the first N GPUs. All of them when left out.")
+        default=None, metadata=option("degree", "TP degree: the first N GPUs. All of them when left out.")
     )
     weights: Weights = field(
         default="bf16",
         kw_only=True,
-        metadata=asked("choice", "Precision of weights and GEMMs.", choices=get_args(Weights)),
+        metadata=option("choice", "Precision of weights and GEMMs.", choices=get_args(Weights)),
     )
     profile: str | Profile | None = field(
         default=None,
         kw_only=True,
-        metadata=asked("profile", "JSON file with a gpu and/or a fabric profile of your own."),
+        metadata=option("profile", "JSON file with a gpu and/or a fabric profile of your own."),
     )
     scaled_links: Factors[str] = field(
         default=(),
         kw_only=True,
-        metadata=asked(
+        metadata=option(
             "links",
             "What-if: PATTERN=FACTOR on the rate of links source->target (or pool:NAME) that match; repeatable.",
-            option="--scale-link",
+            flag="--scale-link",
         ),
     )
     slow_ranks: Factors[int] = field(
         default=(),
         kw_only=True,
-        metadata=asked(
+        metadata=option(
             "ranks",
             "What-if: RANK=FACTOR on the time of a straggler's kernels; may be repeated.",
-            option="--slow-rank",
+            flag="--slow-rank",
         ),
     )
 
@@ -130,25 +144,25 @@ class Placement:
         for name in ("scaled_links", "slow_ranks"):
             object.__setattr__(self, name, pairs(getattr(self, name) or ()))
 
-    def asked(self) -> dict[str, Any]:
+    def values(self) -> dict[str, Any]:
         """The fields that are asked for outside Python, by name; values of one's own by the names they carry."""
-        return {name: _plain(getattr(self, name)) for name in asked_of(self)}
+        return {name: _plain(getattr(self, name)) for name in options_of(self)}
 
     def given(self) -> dict[str, Any]:
-        """Of `asked`, what differs from the defaults."""
-        found = self.asked()
-        return {name: found[name] for name, one in asked_of(self).items() if one.required or found[name] != one.default}
+        """Of `values`, what differs from the defaults."""
+        values, options = self.values(), options_of(self)
+        return {name: v for name, v in values.items() if options[name].required or v != options[name].default}
 
-    def options(self) -> list[str]:
+    def command_line(self) -> list[str]:
         """The options of the command line that ask this; those left at their defaults are left out."""
         written: list[str] = []
-        kinds = asked_of(self)
+        options = options_of(self)
         for name, value in self.given().items():
-            option = kinds[name].option or f"--{name.replace('_', '-')}"
-            if kinds[name].kind in ("links", "ranks"):
+            option = options[name].flag or f"--{name.replace('_', '-')}"
+            if options[name].form in ("links", "ranks"):
                 for key, factor in value:
                     written += [option, f"{key}={factor:g}"]
-            elif kinds[name].kind == "faults":
+            elif options[name].form == "faults":
                 for text in value:
                     written += [option, text]
             else:
@@ -173,12 +187,12 @@ class Question(Placement):
     The others are `Placement`'s.
     """
 
-    batch: int = field(default=1, metadata=asked("count", "Sequences prefilled together."))
-    input_tokens: int = field(default=1024, metadata=asked("count", "Tokens of each sequence."))
+    batch: int = field(default=1, metadata=option("count", "Sequences prefilled together."))
+    input_tokens: int = field(default=1024, metadata=option("count", "Tokens of each sequence."))
     launch: Launch = field(
         default="eager",
         kw_only=True,
-        metadata=asked("choice", "Kernels launched one by one, or as a CUDA graph.", choices=get_args(Launch)),
+        metadata=option("choice", "Kernels launched one by one, or as a CUDA graph.", choices=get_args(Launch)),
     )
     folded: bool = field(default=True, kw_only=True)
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, StrictStr
 
-from thinwire.sim.question import Asked, Kind
+from thinwire.sim.question import Form, Option
 from thinwire.sim.serving.arrivals import lengths_from
 from thinwire.sim.serving.serve import parse_fault
 
@@ -41,7 +41,7 @@ Factor = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 Whole = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
 _Rank = Annotated[StrictStr, Field(pattern=r"^[0-9]+$")]
 
-_TYPES: Mapping[Kind, Any] = {
+_TYPES: Mapping[Form, Any] = {
     "name": StrictStr,
     "degree": Annotated[Any, AfterValidator(_degree)],
     "profile": StrictStr,
@@ -59,9 +59,9 @@ _TYPES: Mapping[Kind, Any] = {
 }
 
 
-def type_of(asked: Asked) -> Any:
+def type_of(option: Option) -> Any:
     """What a file may give for a field: one value of it."""
-    return Literal[asked.choices] if asked.kind == "choice" else _TYPES[asked.kind]
+    return Literal[option.choices] if option.form == "choice" else _TYPES[option.form]
 
 
 def sorted_pairs(table: Mapping[Any, float]) -> tuple[tuple[Any, float], ...]:
@@ -70,21 +70,21 @@ def sorted_pairs(table: Mapping[Any, float]) -> tuple[tuple[Any, float], ...]:
 
 
 # How a file's value is written where the question has it otherwise: from the file, and from the question.
-_FROM_FILE: Mapping[Kind, Callable[[Any], Any]] = {
+_FROM_FILE: Mapping[Form, Callable[[Any], Any]] = {
     "degree": lambda tp: None if tp == ALL else tp,
     "profile": lambda profile: None if profile == SHIPPED else profile,
     "links": sorted_pairs,
     "ranks": lambda table: sorted_pairs({int(rank): factor for rank, factor in table.items()}),
     "faults": tuple,
 }
-_LEFT_OUT: Mapping[Kind, Any] = {"degree": ALL, "profile": SHIPPED, "links": {}, "ranks": {}, "faults": []}
+_LEFT_OUT: Mapping[Form, Any] = {"degree": ALL, "profile": SHIPPED, "links": {}, "ranks": {}, "faults": []}
 
 
-def from_file(asked: Asked, value: Any) -> Any:
+def from_file(option: Option, value: Any) -> Any:
     """A file's value as the question has it."""
-    return _FROM_FILE[asked.kind](value) if asked.kind in _FROM_FILE else value
+    return _FROM_FILE[option.form](value) if option.form in _FROM_FILE else value
 
 
-def left_out(asked: Asked) -> Any:
+def left_out(option: Option) -> Any:
     """What a file says that says nothing of a field with a default."""
-    return _LEFT_OUT.get(asked.kind, asked.default)
+    return _LEFT_OUT.get(option.form, option.default)

@@ -16,7 +16,7 @@ from thinwire.sim.api import group
 from thinwire.sim.planning.bounds import Targets
 from thinwire.sim.planning.plan import Candidate, Engine, Problem, WhatIf
 from thinwire.sim.quality.figures import Figure, figure
-from thinwire.sim.question import Placement, asked_of
+from thinwire.sim.question import Placement, options_of
 from thinwire.sim.schema import from_file, left_out, type_of
 from thinwire.sim.serving.arrivals import BURSTINESS, MOST_TOKENS, Drawn, Lengths, lengths_of
 from thinwire.sim.serving.iteration import IterationModel
@@ -104,7 +104,7 @@ class SearchTable(Table):
 
 # What a question says of a model on a machine, and a plan neither searches, nor asks what if, nor has none of its own.
 _ELSEWHERE = frozenset({"model", "cluster", "scheme", "tp", "profile", "scaled_links", "slow_ranks"})
-_PLACED = {name: one for name, one in asked_of(Placement).items() if name not in _ELSEWHERE}
+_PLACED = {name: one for name, one in options_of(Placement).items() if name not in _ELSEWHERE}
 
 
 class PlanFile(Table):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from thinwire.sim.question import Placement, asked, placement_of
+from thinwire.sim.question import Placement, option, placement_of
 
 LARGEST_ITERATION = 1 << 20  # tokens; as many, where whole prompts are not cut
 NIC_BYTES_PER_S = 50e9
@@ -75,74 +75,74 @@ class Service(Placement):
     What the durations of iterations depend on comes first: in a sweep, neighbours share them.
     """
 
-    token_budget: int = field(default=Deployment.token_budget, metadata=asked("count", "Tokens of an iteration."))
+    token_budget: int = field(default=Deployment.token_budget, metadata=option("count", "Tokens of an iteration."))
     max_sequences: int = field(
-        default=Deployment.max_sequences, metadata=asked("count", "Requests in a replica's batch.")
+        default=Deployment.max_sequences, metadata=option("count", "Requests in a replica's batch.")
     )
     whole_prompts: bool = field(
         default=not Deployment.chunked_prefill,
-        metadata=asked("flag", "No chunked prefill: prompts in iterations of their own."),
+        metadata=option("flag", "No chunked prefill: prompts in iterations of their own."),
     )
     kv_tokens: int | None = field(
-        default=Deployment.kv_tokens, metadata=asked("count", "Tokens a replica's KV cache holds; what fits.")
+        default=Deployment.kv_tokens, metadata=option("count", "Tokens a replica's KV cache holds; what fits.")
     )
     host_ms: float = field(
-        default=Deployment.host_s * 1e3, metadata=asked("amount", "What the engine's host adds to an iteration.")
+        default=Deployment.host_s * 1e3, metadata=option("amount", "What the engine's host adds to an iteration.")
     )
     gate: bool = field(
         default=Deployment.gated,
-        metadata=asked("flag", "Small all-reduces uncompressed where that is faster."),
+        metadata=option("flag", "Small all-reduces uncompressed where that is faster."),
     )
     replicas: int = field(
         default=Deployment.replicas,
-        metadata=asked("count", "Replicas; those for prompts alone with --decode-replicas."),
+        metadata=option("count", "Replicas; those for prompts alone with --decode-replicas."),
     )
     decode_replicas: int = field(
         default=Deployment.decode_replicas,
-        metadata=asked("whole", "Replicas that decode only, fed by the others."),
+        metadata=option("whole", "Replicas that decode only, fed by the others."),
     )
     transfer_gb_per_s: float = field(
         default=Deployment.transfer_bytes_per_s / 1e9,
-        metadata=asked("positive", "Rate of one GPU's keys and values between the pools."),
+        metadata=option("positive", "Rate of one GPU's keys and values between the pools."),
     )
     policy: Policy = field(
-        default=Deployment.policy, metadata=asked("choice", "How the router chooses a replica.", choices=POLICIES)
+        default=Deployment.policy, metadata=option("choice", "How the router chooses a replica.", choices=POLICIES)
     )
     fault: tuple[str, ...] = field(
         default=(),
-        metadata=asked(
+        metadata=option(
             "faults",
             "What-if: AT[-UNTIL]:REPLICA:down, ...:link:PATTERN=FACTOR or ...:slow:RANK=FACTOR; repeatable. REPLICA "
             "counts from 0, those that decode only last.",
         ),
     )
-    input_tokens: float = field(default=1024.0, metadata=asked("tokens", "Mean tokens of a prompt."))
-    output_tokens: float = field(default=128.0, metadata=asked("tokens", "Mean tokens of an answer."))
-    lengths: str = field(default="lognormal", metadata=asked("lengths", f"Distribution of both: {LENGTHS}."))
+    input_tokens: float = field(default=1024.0, metadata=option("tokens", "Mean tokens of a prompt."))
+    output_tokens: float = field(default=128.0, metadata=option("tokens", "Mean tokens of an answer."))
+    lengths: str = field(default="lognormal", metadata=option("lengths", f"Distribution of both: {LENGTHS}."))
     burstiness: float = field(
-        default=1.0, metadata=asked("positive", "Squared variation of the gaps between requests; 1: Poisson.")
+        default=1.0, metadata=option("positive", "Squared variation of the gaps between requests; 1: Poisson.")
     )
-    rate: float | None = field(default=None, metadata=asked("positive", "Requests a second."))
+    rate: float | None = field(default=None, metadata=option("positive", "Requests a second."))
     users: int | None = field(
-        default=None, metadata=asked("count", "A closed loop of so many users instead of a rate.")
+        default=None, metadata=option("count", "A closed loop of so many users instead of a rate.")
     )
     trace: str | None = field(
-        default=None, metadata=asked("trace", "CSV with TIMESTAMP,ContextTokens,GeneratedTokens instead.")
+        default=None, metadata=option("trace", "CSV with TIMESTAMP,ContextTokens,GeneratedTokens instead.")
     )
-    speed: float = field(default=1.0, metadata=asked("positive", "How much faster than recorded the trace is played."))
+    speed: float = field(default=1.0, metadata=option("positive", "How much faster than recorded the trace is played."))
     duration: float | None = field(
-        default=None, metadata=asked("positive", "Seconds of arrivals: ten minutes, or all of the trace.")
+        default=None, metadata=option("positive", "Seconds of arrivals: ten minutes, or all of the trace.")
     )
     warm_up: float | None = field(
-        default=None, metadata=asked("amount", "Seconds not counted: a tenth of the duration.")
+        default=None, metadata=option("amount", "Seconds not counted: a tenth of the duration.")
     )
     slo_ttft_ms: float | None = field(
-        default=None, metadata=asked("positive", "Milliseconds to the first token that are good.")
+        default=None, metadata=option("positive", "Milliseconds to the first token that are good.")
     )
     slo_tpot_ms: float | None = field(
-        default=None, metadata=asked("positive", "Milliseconds a further token that are good.")
+        default=None, metadata=option("positive", "Milliseconds a further token that are good.")
     )
-    seed: int = field(default=0, metadata=asked("whole", "Of everything drawn."))
+    seed: int = field(default=0, metadata=option("whole", "Of everything drawn."))
 
     def __post_init__(self) -> None:
         super().__post_init__()

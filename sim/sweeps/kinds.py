@@ -1,7 +1,7 @@
 """What a kind of sweep point is: its axes, what its names stand for, its columns, and the way from a point to a row.
 
-Kinds are sweep_predict.py, sweep_serve.py and sweep_plan.py; sweep_spec.KINDS lists them, and nothing else knows which
-there are. What several of them share stands here: the types of axes, and the files that an axis may name.
+Kinds are predictions.py, serving.py and plans.py; `spec.KINDS` lists them, and nothing else knows which there are. What
+several of them share stands here: a question's fields as axes, and the files that an axis may name.
 """
 
 import json
@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, create_model
 from thinwire.reference.core.config import load_model, model_names
 from thinwire.reference.mixed import auto_budget, find
 from thinwire.sim.costs.profile import Profile, load_profile
-from thinwire.sim.question import Asked, Placement, asked_of
+from thinwire.sim.question import Option, Placement, options_of
 from thinwire.sim.schema import SHIPPED, from_file, left_out, type_of
 from thinwire.topologies.load import cluster_names, load_cluster
 from thinwire.topologies.units import Table
@@ -89,7 +89,7 @@ class Kind:
 
     def values_of(self, point: Any) -> dict[str, Any]:
         """What is asked, by axis."""
-        return point.asked() if isinstance(point, Placement) else asdict(point)
+        return point.values() if isinstance(point, Placement) else asdict(point)
 
     def task_size(self, points: int) -> int:
         """Points of a task of a sweep of so many: more in very large ones, for a file is kept of every task."""
@@ -110,14 +110,14 @@ LISTED = BeforeValidator(_listed)
 
 def axes_of(question: type[Placement], inner: Sequence[str]) -> type[Table]:
     """The axes that a question's fields are. inner: those that change faster than all others, the last one fastest."""
-    asked = asked_of(question)
-    order = [*(name for name in asked if name not in inner), *inner]
-    axes: dict[str, Any] = {name: (_axis(asked[name]), None) for name in order}
+    options = options_of(question)
+    order = [*(name for name in options if name not in inner), *inner]
+    axes: dict[str, Any] = {name: (_axis(options[name]), None) for name in order}
     return create_model("Axes", __base__=Table, **axes)
 
 
-def _axis(asked: Asked) -> Any:
-    values: Any = list.__class_getitem__(type_of(asked))
+def _axis(option: Option) -> Any:
+    values: Any = list.__class_getitem__(type_of(option))
     return Annotated[values, LISTED] | None
 
 
@@ -129,12 +129,12 @@ def file_of(axes: type[Table]) -> type[Table]:
 
 def defaults_of(question: type[Placement]) -> Mapping[str, list[Any]]:
     """What axes are where the file leaves them out."""
-    return {name: [left_out(asked)] for name, asked in asked_of(question).items() if not asked.required}
+    return {name: [left_out(option)] for name, option in options_of(question).items() if not option.required}
 
 
 def plain_of(question: type[Placement]) -> Mapping[str, Callable[[Any], Any]]:
     """A file's values as the question has them."""
-    return {name: partial(from_file, asked) for name, asked in asked_of(question).items()}
+    return {name: partial(from_file, option) for name, option in options_of(question).items()}
 
 
 _COLUMNS: Mapping[str, Column] = {
@@ -145,19 +145,19 @@ _COLUMNS: Mapping[str, Column] = {
 
 def columns_of(question: type[Placement], axes: type[Table]) -> dict[str, Column]:
     """Columns of what is asked, in the order of the axes."""
-    asked = asked_of(question)
-    return {name: _COLUMNS.get(asked[name].kind, "string") for name in axes.model_fields}
+    options = options_of(question)
+    return {name: _COLUMNS.get(options[name].form, "string") for name in axes.model_fields}
 
 
 def as_row(question: Placement) -> Row:
     """What is asked as columns."""
-    row = question.asked()
-    for name, asked in asked_of(question).items():
-        if asked.kind in ("links", "ranks"):
+    row = question.values()
+    for name, option in options_of(question).items():
+        if option.form in ("links", "ranks"):
             row[name] = json.dumps(dict(row[name]))
-        elif asked.kind == "faults":
+        elif option.form == "faults":
             row[name] = json.dumps(row[name])
-        elif asked.kind == "profile":
+        elif option.form == "profile":
             row[name] = row[name] or SHIPPED
     return row
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from thinwire.sim.question import asked_of
+from thinwire.sim.question import options_of
 from thinwire.sim.serving.arrivals import Trace
 from thinwire.sim.serving.question import SOURCES, WHOSE, Service
 from thinwire.sim.serving.serve import Paces, answer
@@ -35,8 +35,8 @@ from thinwire.sim.sweeps.kinds import (
 MOST_TRACE_BYTES = 1 << 24  # it travels inside every task that plays it
 
 # What durations of iterations do not depend on: the pools, and what they are asked.
-_ASKED = [*asked_of(Service)]
-_AROUND = _ASKED[_ASKED.index("replicas") :]
+_OPTIONS = [*options_of(Service)]
+_AROUND = _OPTIONS[_OPTIONS.index("replicas") :]
 _AXES = axes_of(Service, inner=("scheme", *_AROUND))  # neighbours share the durations of iterations
 
 
@@ -104,9 +104,9 @@ def flat(found: Mapping[str, Any], before: str = "") -> Row:
 
 def _paces(point: Service, values: Values, once: Once) -> Paces:
     """Durations of iterations, with a deployment of one replica: half a second of work that neighbours share."""
-    engine = tuple(value for name, value in point.asked().items() if name not in _AROUND)
+    engine = tuple(value for name, value in point.values().items() if name not in _AROUND)
     key = (engine, tuple(values.get(key) for key in names(point)))
-    healthy = {name: asked.default for name, asked in asked_of(Service).items() if name in _AROUND}
+    healthy = {name: option.default for name, option in options_of(Service).items() if name in _AROUND}
     found: Paces = once(key, lambda: Paces(replace(with_values(point, values), **healthy).deployment()))
     return found
 

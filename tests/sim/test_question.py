@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import thinwire
 from thinwire.commands.options import asks
 from thinwire.sim import api
-from thinwire.sim.question import IN_ORDER, Placement, Question, asked, asked_of, question_of
+from thinwire.sim.question import IN_ORDER, Placement, Question, option, options_of, question_of
 from thinwire.sim.serving.question import Deployment, Service
 from thinwire.sim.sweeps.kinds import as_row, axes_of, columns_of, defaults_of, plain_of
 
@@ -56,15 +56,15 @@ def parsed(kind: type[Placement], words: Sequence[str]) -> Placement:
 
 @given(QUESTIONS | SERVICES)
 def test_the_options_it_prints_ask_it_again(question: Placement) -> None:
-    assert parsed(type(question), question.options()) == question
+    assert parsed(type(question), question.command_line()) == question
 
 
 @given(QUESTIONS | SERVICES)
 def test_it_is_a_value(question: Placement) -> None:
     assert hash(question) == hash(replace(question)) and question == replace(question)
     assert pickle.loads(pickle.dumps(question)) == question
-    assert question.asked().keys() == asked_of(type(question)).keys()
-    assert question.given().items() <= question.asked().items()
+    assert question.values().keys() == options_of(type(question)).keys()
+    assert question.given().items() <= question.values().items()
 
 
 def test_factors_are_pairs_however_they_are_given() -> None:
@@ -72,13 +72,13 @@ def test_factors_are_pairs_however_they_are_given() -> None:
     assert first == Question(MODEL, CLUSTER, scaled_links=(("*", 0.5),), slow_ranks=((1, 2.0),))
     assert first == Question(MODEL, CLUSTER, scaled_links=[("*", 0.5)], slow_ranks=[(1, 2.0)])  # type: ignore[arg-type]
     assert Deployment(model=MODEL, cluster=CLUSTER, scaled_links={"*": 0.5}).scaled_links == (("*", 0.5),)
-    assert first.asked()["scaled_links"] == (("*", 0.5),)
+    assert first.values()["scaled_links"] == (("*", 0.5),)
 
 
 def test_values_are_told_by_their_names() -> None:
     found = api.place(Question(MODEL, CLUSTER, tp=2))
     question = Question(found.model, found.cluster, "flash-int4", profile=found.profile)
-    assert question.options()[:4] == ["--model", MODEL, "--cluster", CLUSTER]
+    assert question.command_line()[:4] == ["--model", MODEL, "--cluster", CLUSTER]
 
 
 # --- the Python face ---
@@ -131,12 +131,12 @@ def test_without_a_scheme_there_is_no_place_for_one() -> None:
 class More(Question):
     """A question with one field more."""
 
-    kv: str = field(default="bf16", kw_only=True, metadata=asked("choice", "Of the cache.", choices=("bf16", "fp8")))
+    kv: str = field(default="bf16", kw_only=True, metadata=option("choice", "Of the cache.", choices=("bf16", "fp8")))
 
 
 def test_a_field_is_an_option_an_axis_and_an_argument() -> None:
     question = More(MODEL, CLUSTER, kv="fp8")
-    assert parsed(More, question.options()) == question and question.options()[-2:] == ["--kv", "fp8"]
+    assert parsed(More, question.command_line()) == question and question.command_line()[-2:] == ["--kv", "fp8"]
     axes = axes_of(More, inner=("batch", "input_tokens", "scheme"))
     assert axes.model_validate({"kv": ["bf16", "fp8"]}).kv == ["bf16", "fp8"]  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="'bf16' or 'fp8'"):
@@ -149,4 +149,4 @@ def test_every_kind_of_field_is_known_everywhere() -> None:
     """A new kind wants a line in commands/options.py and one in sim/schema.py."""
     for kind in (Question, Service):
         axes_of(kind, inner=())
-        assert len(parsed(kind, ["--model", MODEL, "--cluster", CLUSTER]).asked()) == len(asked_of(kind))
+        assert len(parsed(kind, ["--model", MODEL, "--cluster", CLUSTER]).values()) == len(options_of(kind))

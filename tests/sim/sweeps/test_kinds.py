@@ -13,7 +13,7 @@ import pytest
 from thinwire.sim.costs.profile import Profile
 from thinwire.sim.planning.file import read
 from thinwire.sim.planning.plan import Planner
-from thinwire.sim.question import asked_of
+from thinwire.sim.question import options_of
 from thinwire.sim.serving import serve as serving_face
 from thinwire.sim.serving.arrivals import ClosedLoop, Drawn, Fixed, Geometric, LogNormal, Trace
 from thinwire.sim.serving.question import Deployment
@@ -106,7 +106,7 @@ def test_kinds_agree_with_themselves() -> None:
     for what, kind in KINDS.items():
         axes = [*kind.axes.model_fields]
         assert what == kind.what and {*kind.file.model_fields} == {*axes, "what", "grid"}
-        asked = asked_of(kind.point) if what != "plan" else [each.name for each in fields(kind.point)]
+        asked = options_of(kind.point) if what != "plan" else [each.name for each in fields(kind.point)]
         assert {*asked} == {*axes} and {*kind.defaults, *kind.plain, *kind.loaders} <= {*axes}
         assert [*kind.columns][1 : 1 + len(axes)] == axes or what == "plan"
         assert next(iter(kind.columns)) == "id" and [*kind.columns][-2:] == ["error_type", "error"]
