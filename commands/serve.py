@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 @asks(Service)
 def serve(context: typer.Context, question: Service, as_json: Json = False) -> None:
     """TTFT and TPOT percentiles of replicas under a load, with faults as what-ifs."""
-    source = question.source()
+    try:
+        source = question.source()
+    except ValueError:
+        raise ValueError("give one of --rate, --users and --trace") from None
     for name, whose in WHOSE.items():
         if source not in whose and given(context, name):
             raise ValueError(f"--{name.replace('_', '-')} belongs to --{' or --'.join(whose)}, not to --{source}")

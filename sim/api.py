@@ -131,7 +131,10 @@ def auto(budget: float, *asked: Any, sensitivities: str | Path | None = None, **
     Raises:
         ValueError: as `predict`, and where nobody measured the model.
     """
-    question = question_of(asked, options, without=("scheme",))
+    question = question_of(asked, options, without=("scheme", "slow_ranks", "launch", "folded"))
+    if question.slow_ranks or question.launch != "eager":
+        given = f"slow_ranks={dict(question.slow_ranks)}, launch={question.launch!r}"
+        raise ValueError(f"auto chooses for healthy ranks and kernels launched one by one: {given}")
     return _choose(budget, place(question), prompt_of(question), sensitivities)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from thinwire.sim.choices import Launch, Weights
@@ -46,7 +47,7 @@ Factors = Mapping[Key, float] | tuple[tuple[Key, float], ...]
 @dataclass(frozen=True, slots=True)
 class Option:
     """A field as people meet it. flag: its name on the command line where that is not the field's. choices: all it
-    may be. catalog: whose names complete it. required: it has no default.
+    may be. catalog: whose names complete it. always: written down at its default, too. required: it has no default.
     """
 
     form: Form
@@ -54,6 +55,7 @@ class Option:
     flag: str | None = None
     choices: tuple[str, ...] = ()
     catalog: str | None = None
+    always: bool = False
     required: bool = False
     default: Any = None
 
@@ -74,8 +76,8 @@ def options_of(question: type[Placement] | Placement) -> dict[str, Option]:
 
 
 def pairs(factors: Factors[Key]) -> tuple[tuple[Key, float], ...]:
-    """Factors as a value that can be hashed, in the order given."""
-    return tuple(factors.items()) if isinstance(factors, Mapping) else tuple(factors)
+    """Factors as a value that can be hashed, in the order given; the last of a key holds."""
+    return tuple(dict(factors).items())
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ class Placement:
             "name",
             "Catalog name, combination (flash-int4+spd-50), spec, auto:+1% or a TOML file of `thinwire auto`.",
             catalog="schemes",
+            always=True,
         ),
     )
     tp: int | None = field(
@@ -144,6 +147,16 @@ class Placement:
         for name in ("scaled_links", "slow_ranks"):
             object.__setattr__(self, name, pairs(getattr(self, name) or ()))
 
+
+def placement_of(question: Placement) -> dict[str, Any]:
+    """The fields that every question has, as another kind of question takes them."""
+    return {each.name: getattr(question, each.name) for each in fields(Placement)}
+
+
+@dataclass(frozen=True)
+class Inquiry(Placement):
+    """A question that can be written down: every field that matters to it is an option."""
+
     def values(self) -> dict[str, Any]:
         """The fields that are asked for outside Python, by name; values of one's own by the names they carry."""
         return {name: _plain(getattr(self, name)) for name in options_of(self)}
@@ -151,7 +164,7 @@ class Placement:
     def given(self) -> dict[str, Any]:
         """Of `values`, what differs from the defaults."""
         values, options = self.values(), options_of(self)
-        return {name: v for name, v in values.items() if options[name].required or v != options[name].default}
+        return {name: v for name, v in values.items() if _told(options[name], v)}
 
     def command_line(self) -> list[str]:
         """The options of the command line that ask this; those left at their defaults are left out."""
@@ -161,7 +174,7 @@ class Placement:
             option = options[name].flag or f"--{name.replace('_', '-')}"
             if options[name].form in ("links", "ranks"):
                 for key, factor in value:
-                    written += [option, f"{key}={factor:g}"]
+                    written += [option, f"{key}={_digits(factor)}"]
             elif options[name].form == "faults":
                 for text in value:
                     written += [option, text]
@@ -170,13 +183,8 @@ class Placement:
         return written
 
 
-def placement_of(question: Placement) -> dict[str, Any]:
-    """The fields that every question has, as another kind of question takes them."""
-    return {each.name: getattr(question, each.name) for each in fields(Placement)}
-
-
 @dataclass(frozen=True)
-class Question(Placement):
+class Question(Inquiry):
     """Time to first token of one prompt: what `predict`, `compare` and `auto` are asked.
 
     Args:
@@ -197,22 +205,40 @@ class Question(Placement):
     folded: bool = field(default=True, kw_only=True)
 
 
+def _told(option: Option, value: Any) -> bool:
+    return option.always or option.required or value != option.default
+
+
+def _digits(factor: float) -> str:
+    """The shortest text that reads as the same number."""
+    return f"{factor:g}" if float(f"{factor:g}") == factor else repr(float(factor))
+
+
 def _plain(value: Any) -> Any:
-    """A value as a file would hold it."""
+    """A value as a file would hold it: numpy's numbers as Python's, and values of one's own by the names they carry."""
     if isinstance(value, tuple):
         return tuple(map(_plain, value))
-    return value if value is None or isinstance(value, str | int | float | bool) else getattr(value, "name", value)
+    if value is None or isinstance(value, str | bool):
+        return value
+    if isinstance(value, Integral | Real):
+        return int(value) if isinstance(value, Integral) else float(value)
+    return getattr(value, "name", value)
 
 
 IN_ORDER = ("model", "cluster", "scheme", "tp", "batch", "input_tokens", "weights", "profile")
 
 
 def question_of(arguments: Sequence[Any], options: Mapping[str, Any], without: Collection[str] = ()) -> Question:
-    """A question of a call's arguments: a `Question` as it is, or what it is made of, in the order of `IN_ORDER` or by
-    name. without: names that the call has no place for. TypeError as for any call.
+    """A question of a call's arguments: a `Question`, with what is given by name in place of its own; or what it is
+    made of, in the order of `IN_ORDER` or by name. without: names that the call has no place for. TypeError as for any
+    call.
     """
-    if len(arguments) == 1 and isinstance(arguments[0], Question) and not options:
-        return arguments[0]
+    if misplaced := [name for name in without if name in options]:
+        raise TypeError(f"no argument of this call: {', '.join(misplaced)}")
+    if arguments and isinstance(arguments[0], Placement):
+        if len(arguments) > 1 or not isinstance(arguments[0], Question):
+            raise TypeError(f"a Question alone, and what is to differ by name: given {type(arguments[0]).__name__} ...")
+        return replace(arguments[0], **options)
     names = [name for name in IN_ORDER if name not in without]
     if len(arguments) > len(names):
         raise TypeError(f"at most {len(names)} arguments without a name, {', '.join(names)}: {len(arguments)} given")

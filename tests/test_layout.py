@@ -51,6 +51,8 @@ DATA: Mapping[str, frozenset[str]] = {
 }
 # reference/ without torch: a room, and the two doors by which schemes are named.
 CORE = ("core/", "mixed.py", "catalog.py")
+# Modules that are no part of the house.
+ELSEWHERE = ("src/thinwire/__init__.py", "src/thinwire/__main__.py", "tests/", "docs/", "examples/")
 MAX_LINES = 600
 MAX_MODULES = 15  # of a room; kernels/ has one kernel a file
 
@@ -164,6 +166,15 @@ def file_of(target: str) -> str | None:
     return f"{folder}/{inside[0]}/x.py" if f"{inside[0]}/" in HOUSE[folder] else f"{folder}/{inside[0]}.py"
 
 
+def whole(target: str) -> bool:
+    """Whether a name is a folder or a room as a whole, or all that is in one."""
+    _, *parts = target.removesuffix(".*").split(".")
+    if not parts or parts[0] not in HOUSE:
+        return False
+    rooms = parts[1:]
+    return not rooms or (len(rooms) == 1 and f"{rooms[0]}/" in HOUSE[parts[0]])
+
+
 def package_of(path: str) -> list[str]:
     """The package that relative imports of a module start from."""
     folders = list(PurePosixPath(path).parts[:-1])
@@ -192,10 +203,15 @@ def imports(path: str, source: str) -> Iterator[Import]:
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
             if re.fullmatch(r"thinwire(\.\w+)+", node.value):  # import_module, resources.files, a table of names
                 yield Import(node.value, node.lineno, named=True, lazy=lazy)
+        elif isinstance(node, ast.JoinedStr) and node.values and isinstance(first := node.values[0], ast.Constant):
+            if re.match(r"thinwire\.\w*", str(first.value)):  # a name that is made up at run time
+                yield Import(f"{first.value}...", node.lineno, named=True, lazy=lazy)
         elif isinstance(node, ast.Call) and node.args and isinstance(name := node.args[0], ast.Constant):
             called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
             if called in ("import_module", "__import__") and name.value in TORCH:
                 yield Import(str(name.value), node.lineno, named=True, lazy=lazy)
+            elif called == "import_module" and str(name.value).startswith("."):
+                yield Import(f"thinwire{name.value}...", node.lineno, named=True, lazy=lazy)
 
 
 def arrow_faults(path: str, source: str) -> list[str]:
@@ -204,12 +220,19 @@ def arrow_faults(path: str, source: str) -> list[str]:
     faults = []
     for found in imports(path, source):
         where = f"{path}:{found.line} imports {found.target}"
-        if found.top in HOUSE:
+        if folder in HOUSE and path.endswith("__init__.py"):
+            faults.append(f"{where}: a room's __init__.py imports nothing, or rooms reach each other through it")
+        elif found.top in HOUSE:
             faults.append(f"{where}: write thinwire.{found.target}, or there is a second copy of every class")
         elif found.top == "thinwire" and (part, found.target) != ("sim", "thinwire.__version__"):
             target = file_of(found.target)
+            if part != "tests" and not found.named and whole(found.target):
+                faults.append(f"{where}: name the module, whose room can be told")
+                continue
             other = "face" if target is None else part_of_file(target)
-            if found.relative:
+            if found.target.endswith("..."):
+                faults.append(f"{where}: write the module's whole name, by which its room can be told")
+            elif found.relative:
                 faults.append(f"{where} from a place beside it: write its whole name, one way everywhere")
             elif other not in ARROWS[part]:
                 if not (found.named and (path, other) in BY_NAME):
@@ -293,6 +316,8 @@ def place_faults(paths: Iterable[str]) -> list[str]:
     for path in paths:
         folder, _, inside = path.partition("/")
         if folder not in HOUSE:
+            if path.endswith(".py") and not path.startswith(ELSEWHERE):
+                faults.append(f"{path} is in no folder of the house ({', '.join(HOUSE)}): move it into one")
             continue
         room, slash, rest = inside.partition("/")
         if slash and room in DATA[folder]:

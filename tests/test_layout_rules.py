@@ -50,6 +50,16 @@ from .test_layout import (
         ("src/thinwire/__init__.py", "from thinwire.validation.targets import compare", "face -> validation"),
         ("src/thinwire/__init__.py", "from thinwire.commands.cli import main", "face -> commands"),
         ("src/thinwire/__main__.py", "from thinwire.sim import api", "main -> sim"),
+        # ways around
+        ("sim/__init__.py", "from thinwire.sim.report import Prediction", "imports nothing"),
+        ("sim/costs/__init__.py", "from thinwire.sim.costs.profile import Profile", "imports nothing"),
+        ("sim/choices.py", "def f():\n    from thinwire import sim", "name the module"),
+        ("sim/choices.py", "import thinwire.sim", "name the module"),
+        ("sim/costs/profile.py", "from thinwire.sim import costs", "name the module"),
+        ("sim/choices.py", "from thinwire.sim import *", "name the module"),
+        ("sim/choices.py", "import_module(f'thinwire.{part}.calibrate')", "whole name"),
+        ("sim/choices.py", "import_module(f'thinwire.validation.{part}')", "whole name"),
+        ("sim/choices.py", "import_module('.api', 'thinwire.' + 'sim')", "whole name"),
         # one name for every module
         ("sim/events/engine.py", "import reference.core.scheme", "write thinwire.reference.core.scheme"),
         ("sim/events/engine.py", "from . import network", "one way everywhere"),
@@ -83,10 +93,13 @@ def test_a_broken_arrow_is_seen(path: str, source: str, seen: str) -> None:
         ("sim/cli.py", "from thinwire import __version__\nimport_module('thinwire.commands.cli')"),
         ("sim/costs/cost.py", '"thinwire.validation.calibrate"\nhint = "written by thinwire.validation.calibrate"'),
         ("reference/codecs/backend.py", "import_module('thinwire.kernels.pack')"),
-        ("reference/quantize.py", "from thinwire.reference.codecs import packing\nimport thinwire.reference.core"),
+        (
+            "reference/quantize.py",
+            "from thinwire.reference.codecs import packing\nimport thinwire.reference.core.formats",
+        ),
         ("kernels/pack.py", "from thinwire.reference.core.formats import planes\nfrom thinwire.kernels import unpack"),
         ("validation/targets/compare.py", "import thinwire\nfrom thinwire.sim import x"),
-        ("validation/targets/compare.py", "from thinwire.validation.fits import gemm\nimport thinwire.kernels"),
+        ("validation/targets/compare.py", "from thinwire.validation.fits import gemm\nimport thinwire.kernels.encode"),
         ("commands/cli.py", "from thinwire.validation.targets import compare\nfrom thinwire.sim import api"),
         ("src/thinwire/__main__.py", "from thinwire.commands.cli import main"),
         ("tests/sim/events/test_engine.py", "from thinwire.validation.targets import x\nfrom ..helpers import y"),
@@ -174,6 +187,8 @@ def test_a_misplaced_file_is_seen() -> None:
         ("sim/tables/a.json", "no room of sim/ and no folder of data"),
         ("topologies/gpus/old/l4.toml", "gpus/ is flat"),
         ("sim/profiles/read.py", "holds data"),
+        ("src/thinwire/extra.py", "in no folder of the house"),
+        ("lab/x.py", "in no folder of the house"),
         ("kernels/__init__.py", "shadows Hugging Face"),
     ]:
         (fault,) = place_faults([*sound, broken])

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from thinwire.sim.question import Placement, option, placement_of
+from thinwire.sim.question import Inquiry, Placement, option, placement_of
 
 LARGEST_ITERATION = 1 << 20  # tokens; as many, where whole prompts are not cut
 NIC_BYTES_PER_S = 50e9
@@ -69,7 +69,7 @@ class Deployment(Placement):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Service(Placement):
+class Service(Inquiry):
     """A deployment under a load, in the words and units of `thinwire serve`; sweeps have its fields as axes.
 
     What the durations of iterations depend on comes first: in a sweep, neighbours share them.

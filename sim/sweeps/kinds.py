@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, create_model
 from thinwire.reference.core.config import load_model, model_names
 from thinwire.reference.mixed import auto_budget, find
 from thinwire.sim.costs.profile import Profile, load_profile
-from thinwire.sim.question import Option, Placement, options_of
+from thinwire.sim.question import Inquiry, Option, Placement, options_of
 from thinwire.sim.schema import SHIPPED, from_file, left_out, type_of
 from thinwire.topologies.load import cluster_names, load_cluster
 from thinwire.topologies.units import Table
@@ -89,7 +89,7 @@ class Kind:
 
     def values_of(self, point: Any) -> dict[str, Any]:
         """What is asked, by axis."""
-        return point.values() if isinstance(point, Placement) else asdict(point)
+        return point.values() if isinstance(point, Inquiry) else asdict(point)
 
     def task_size(self, points: int) -> int:
         """Points of a task of a sweep of so many: more in very large ones, for a file is kept of every task."""
@@ -149,7 +149,7 @@ def columns_of(question: type[Placement], axes: type[Table]) -> dict[str, Column
     return {name: _COLUMNS.get(options[name].form, "string") for name in axes.model_fields}
 
 
-def as_row(question: Placement) -> Row:
+def as_row(question: Inquiry) -> Row:
     """What is asked as columns."""
     row = question.values()
     for name, option in options_of(question).items():

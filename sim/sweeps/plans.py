@@ -91,7 +91,9 @@ def _load_plans(folder: Path, text: str, _: Grid) -> dict[Key, Value]:
         named |= load_schemes(here, scheme, {})
     files = sorted((*key, value.digest) for key, value in named.items())
     # Without what is left at its default, a key more in some later file format changes no id.
-    content = json.dumps([inputs.file.model_dump(mode="json", exclude_defaults=True), files])
+    dumped = inputs.file.model_dump(mode="json", exclude_defaults=True)
+    first = {name: dumped.pop(name) for name in ("model", *inputs.file.placed()) if name in dumped}  # as ids have them
+    content = json.dumps([{**first, **dumped}, files])
     return {("plan", text): Value.of(inputs, content)}
 
 

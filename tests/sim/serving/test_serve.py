@@ -214,8 +214,8 @@ def test_a_table_for_people(capsys: Capture) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ((), "one of rate, users, trace"),
-        (("--rate", "1", "--users", "2"), "one of rate, users, trace"),
+        ((), "one of --rate, --users and --trace"),
+        (("--rate", "1", "--users", "2"), "one of --rate, --users and --trace"),
         (("--rate", "0"), "rate_per_s"),
         (("--rate", "1", "--lengths", "normal"), "lognormal"),
         (("--rate", "1", "--lengths", "lognormal:x"), "lognormal:x"),

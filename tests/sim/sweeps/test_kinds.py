@@ -117,6 +117,19 @@ def test_kinds_agree_with_themselves() -> None:
     assert serving.index("gate") < serving.index("scheme") < serving.index("replicas")
 
 
+def test_ids_of_the_examples_do_not_change_between_releases(root: Path) -> None:
+    """A result's ids are its users' keys: a change here, but for one of the example itself, goes to CHANGELOG.md."""
+    first = {name: sorted(read_sweep(root / "examples" / f"{name}.toml").ids)[0] for name in EXAMPLES}
+    assert first == EXAMPLES
+
+
+EXAMPLES = {
+    "sweep": "005bc8a82acfdce0762181fb",
+    "sweep-serve": "01dd4906cdc6fbfe1f0df53f",
+    "sweep-plan": "4a5175801549cd6047d61c82",
+}
+
+
 def test_tasks_suit_what_a_point_costs() -> None:
     sizes = {
         what: [kind.task_size(points) for points in (1, 36, 600, 10_000, 1_000_000)] for what, kind in KINDS.items()
