@@ -53,8 +53,6 @@ class Commands(TyperGroup):
         if cmd_name not in COMMANDS:
             return None
         found = getattr(import_module(f"{__package__}.{COMMANDS[cmd_name]}"), cmd_name)
-        if cmd_name in QUICK:
-            gc.disable()
         if isinstance(found, typer.Typer):
             return typer.main.get_command(found)
         holder = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -73,9 +71,12 @@ app.callback()(lambda: None)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: exit status 0, or 2 with one line on standard error."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
     collecting = gc.isenabled()
+    if not QUICK.isdisjoint(words[:1]):
+        gc.disable()
     try:
-        status = app(args=list(arguments) if arguments is not None else None, standalone_mode=False)
+        status = app(args=words, standalone_mode=False)
     except typer.TyperException as error:
         message = error.format_message()
         if not message or "\n" in message:  # with nothing to do, typer's message is the whole help
