@@ -36,5 +36,5 @@ def auto(
         except OSError as error:
             raise ValueError(f"cannot write the scheme to {out}: {error.strerror}") from None
         note(f"scheme written to {out}")
-    document = {**chosen.to_dict(), **rows.to_dict(), "question": question.given()}
+    document = {**chosen.to_dict(), **rows.to_dict(), "question": question.given(without=("scheme",))}
     print_answer(document, as_json, lambda: tables().chosen(chosen, rows))

@@ -60,7 +60,9 @@ def compare(
     from thinwire.sim import api
 
     found = api.compare(api.names("schemes") if wanted is None else wanted, question)
-    print_answer(found.to_dict() | {"question": question.given()}, as_json, lambda: tables().comparison(found))
+    print_answer(
+        found.to_dict() | {"question": question.given(without=("scheme",))}, as_json, lambda: tables().comparison(found)
+    )
 
 
 def _cross(

@@ -161,10 +161,10 @@ class Inquiry(Placement):
         """The fields that are asked for outside Python, by name; values of one's own by the names they carry."""
         return {name: _plain(getattr(self, name)) for name in options_of(self)}
 
-    def given(self) -> dict[str, Any]:
-        """Of `values`, what differs from the defaults."""
+    def given(self, without: Collection[str] = ()) -> dict[str, Any]:
+        """Of `values`, what differs from the defaults. without: what was not asked."""
         values, options = self.values(), options_of(self)
-        return {name: v for name, v in values.items() if _told(options[name], v)}
+        return {name: v for name, v in values.items() if _told(options[name], v) and name not in without}
 
     def command_line(self) -> list[str]:
         """The options of the command line that ask this; those left at their defaults are left out."""

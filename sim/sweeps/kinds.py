@@ -127,26 +127,10 @@ def file_of(axes: type[Table]) -> type[Table]:
     return create_model("File", __base__=axes, __doc__="The whole file.", what=(str, ""), grid=(grid, None))
 
 
-def defaults_of(question: type[Placement]) -> Mapping[str, list[Any]]:
-    """What axes are where the file leaves them out."""
-    return {name: [left_out(option)] for name, option in options_of(question).items() if not option.required}
-
-
-def plain_of(question: type[Placement]) -> Mapping[str, Callable[[Any], Any]]:
-    """A file's values as the question has them."""
-    return {name: partial(from_file, option) for name, option in options_of(question).items()}
-
-
 _COLUMNS: Mapping[str, Column] = {
     "degree": "int64", "count": "int64", "whole": "int64", "tokens": "float64", "positive": "float64",
     "amount": "float64", "flag": "bool_",
 }  # fmt: skip
-
-
-def columns_of(question: type[Placement], axes: type[Table]) -> dict[str, Column]:
-    """Columns of what is asked, in the order of the axes."""
-    options = options_of(question)
-    return {name: _COLUMNS.get(options[name].form, "string") for name in axes.model_fields}
 
 
 def as_row(question: Inquiry) -> Row:
@@ -253,3 +237,41 @@ def with_values(question: Asks, values: Values) -> Asks:
                 raise value.found
             found[key[0]] = value.found
     return replace(question, **found)
+
+
+def kind_of(
+    question: type[Inquiry],
+    *,
+    inner: Sequence[str],
+    results: Mapping[str, Column],
+    required: Sequence[str] = (),
+    loaders: Mapping[str, Loader] = LOADERS,
+    **more: Any,
+) -> Kind:
+    """The kind whose points are questions: each of its options is an axis and a column.
+
+    Args:
+        inner: axes that change faster than all others, the last one fastest.
+        results: columns of what is found. Those of the point stand before them, why it failed behind.
+        required: axes that a file must have though the option has a default.
+        more: the rest of `Kind`.
+    """
+    options = options_of(question)
+    axes = axes_of(question, inner)
+    may = [name for name, option in options.items() if not option.required and name not in required]
+    return Kind(
+        axes=axes,
+        file=file_of(axes),
+        defaults={name: [left_out(options[name])] for name in may},
+        plain={name: partial(from_file, option) for name, option in options.items()},
+        point=question,
+        loaders=loaders,
+        columns={
+            "id": "string",
+            **{name: _COLUMNS.get(options[name].form, "string") for name in axes.model_fields},
+            **results,
+            **dict.fromkeys(("profile_name", "error_type", "error"), "string"),
+        },
+        asked=as_row,
+        **more,
+    )

@@ -7,35 +7,16 @@ from thinwire.reference.core.config import load_model
 from thinwire.sim import api
 from thinwire.sim.costs.profile import load_profile
 from thinwire.sim.question import Question
-from thinwire.sim.sweeps.kinds import (
-    LOADERS,
-    Column,
-    Kind,
-    Once,
-    Row,
-    Values,
-    as_row,
-    axes_of,
-    columns_of,
-    defaults_of,
-    file_of,
-    names,
-    plain_of,
-    with_values,
-)
+from thinwire.sim.sweeps.kinds import Column, Once, Row, Values, kind_of, names, with_values
 
-_AXES = axes_of(Question, inner=("batch", "input_tokens", "scheme"))  # neighbours share a machine
-
-# The point, what was predicted (null where it failed), why it failed (null where it did not).
-COLUMNS: Mapping[str, Column] = {
-    "id": "string", **columns_of(Question, _AXES),
+# What was predicted; null where that failed.
+RESULTS: Mapping[str, Column] = {
     **dict.fromkeys(
         ("ttft_ms", "ttft_ms_low", "ttft_ms_high", "compute_ms", "codec_ms", "communication_ms",
          "exposed_communication_ms"), "float64",
     ),
     "wire_bytes_per_gpu": "int64", "all_reduce_count": "int64",
     "reduce_bits_per_value": "float64", "gather_bits_per_value": "float64",
-    **dict.fromkeys(("profile_name", "error_type", "error"), "string"),
 }  # fmt: skip
 
 
@@ -62,18 +43,14 @@ def _found(point: Question, values: Values, once: Once) -> Row:
     }
 
 
-PREDICT = Kind(
+PREDICT = kind_of(
+    Question,
     what="predict",
-    axes=_AXES,
-    file=file_of(_AXES),
-    defaults={name: value for name, value in defaults_of(Question).items() if name != "scheme"},
-    plain=plain_of(Question),
-    point=Question,
-    loaders=LOADERS,
+    inner=("batch", "input_tokens", "scheme"),  # neighbours share a machine
+    results=RESULTS,
+    required=("scheme",),
     names=names,
     mark={},  # the only kind there was when its ids were made
-    columns=COLUMNS,
-    asked=as_row,
     found=_found,
     most=25,  # some 0.1 s of work: a hundred times what a task costs to send, and little to lose
     least=40,

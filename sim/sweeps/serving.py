@@ -12,32 +12,13 @@ from thinwire.sim.serving.arrivals import Trace
 from thinwire.sim.serving.question import SOURCES, WHOSE, Service
 from thinwire.sim.serving.serve import Paces, answer
 from thinwire.sim.serving.statistics import QUANTILES
-from thinwire.sim.sweeps.kinds import (
-    LOADERS,
-    Column,
-    Grid,
-    Key,
-    Kind,
-    Once,
-    Row,
-    Value,
-    Values,
-    as_row,
-    axes_of,
-    columns_of,
-    defaults_of,
-    file_of,
-    names,
-    plain_of,
-    with_values,
-)
+from thinwire.sim.sweeps.kinds import LOADERS, Column, Grid, Key, Once, Row, Value, Values, kind_of, names, with_values
 
 MOST_TRACE_BYTES = 1 << 24  # it travels inside every task that plays it
 
 # What durations of iterations do not depend on: the pools, and what they are asked.
 _OPTIONS = [*options_of(Service)]
 _AROUND = _OPTIONS[_OPTIONS.index("replicas") :]
-_AXES = axes_of(Service, inner=("scheme", *_AROUND))  # neighbours share the durations of iterations
 
 
 def _one_source(axes: Grid) -> None:
@@ -86,11 +67,6 @@ RESULTS: Mapping[str, Column] = {
     **_estimate("in_system"), "in_system_growth": "int64", "saturated": "bool_", "kv_cache_most": "float64",
     "end_s": "float64", "iterations": "int64", "events": "int64", "little_error": "float64",
 }  # fmt: skip
-# tp, kv_tokens, duration and warm_up are what the run took where the file leaves them out.
-COLUMNS: Mapping[str, Column] = {
-    "id": "string", **columns_of(Service, _AXES), "gpus": "int64", **RESULTS,
-    "profile_name": "string", "error_type": "string", "error": "string",
-}  # fmt: skip
 
 
 def flat(found: Mapping[str, Any], before: str = "") -> Row:
@@ -134,19 +110,16 @@ def _found(point: Service, values: Values, once: Once) -> Row:
     }
 
 
-SERVE = Kind(
+# tp, kv_tokens, duration and warm_up are what the run took where the file leaves them out.
+SERVE = kind_of(
+    Service,
     what="serve",
-    axes=_AXES,
-    file=file_of(_AXES),
-    defaults=defaults_of(Service),
+    inner=("scheme", *_AROUND),  # neighbours share the durations of iterations
+    results={"gpus": "int64", **RESULTS},
     check=_one_source,
-    plain=plain_of(Service),
-    point=Service,
     loaders={**LOADERS, "trace": _load_traces},
     names=_names,
     mark={"what": "serve"},
-    columns=COLUMNS,
-    asked=as_row,
     found=_found,
     most=4,  # a second or so each, with the setting up
     least=10,

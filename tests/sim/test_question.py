@@ -18,7 +18,7 @@ from thinwire.commands.options import asks
 from thinwire.sim import api
 from thinwire.sim.question import IN_ORDER, Inquiry, Question, option, options_of, question_of
 from thinwire.sim.serving.question import Deployment, Service
-from thinwire.sim.sweeps.kinds import as_row, axes_of, columns_of, defaults_of, plain_of
+from thinwire.sim.sweeps.kinds import as_row, axes_of, kind_of
 
 from ..command import run
 
@@ -174,12 +174,23 @@ class More(Question):
 def test_a_field_is_an_option_an_axis_and_an_argument() -> None:
     question = More(MODEL, CLUSTER, kv="fp8")
     assert parsed(More, question.command_line()) == question and question.command_line()[-2:] == ["--kv", "fp8"]
-    axes = axes_of(More, inner=("batch", "input_tokens", "scheme"))
+    kind = kind_of(
+        More,
+        what="more",
+        inner=("batch",),
+        results={},
+        names=lambda _: (),
+        mark={},
+        found=lambda *_: {},
+        most=1,
+        least=1,
+    )
+    axes = kind.axes
     assert axes.model_validate({"kv": ["bf16", "fp8"]}).kv == ["bf16", "fp8"]  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="'bf16' or 'fp8'"):
         axes.model_validate({"kv": "int2"})
-    assert defaults_of(More)["kv"] == ["bf16"] and plain_of(More)["kv"]("fp8") == "fp8"
-    assert columns_of(More, axes)["kv"] == "string" and as_row(question)["kv"] == "fp8"
+    assert kind.defaults["kv"] == ["bf16"] and kind.plain["kv"]("fp8") == "fp8"
+    assert kind.columns["kv"] == "string" and as_row(question)["kv"] == "fp8"
 
 
 def test_every_kind_of_field_is_known_everywhere() -> None:
