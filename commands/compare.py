@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from thinwire.commands.options import Json, asks, given, print_answer, tables
-from thinwire.sim.question import Question
+from thinwire.sim.question import Question, options_of
 
 
 @asks(
@@ -70,9 +70,8 @@ def _cross(
 ) -> None:
     for name, instead in (("input_tokens", "text-tokens"), ("launch", None), ("slow_ranks", None)):
         if given(context, name):
-            option = f"--{name.replace('_', '-')}" if name != "slow_ranks" else "--slow-rank"
             takes = f"; --workload cross-attention takes --{instead}" if instead else ""
-            raise ValueError(f"{option} is a decoder's{takes}")
+            raise ValueError(f"{options_of(Question)[name].flag} is a decoder's{takes}")
     if asked["text_tokens"] is None or asked["visual_tokens"] is None:
         raise ValueError("--workload cross-attention needs --text-tokens and --visual-tokens")
     from thinwire.sim import api

@@ -48,7 +48,7 @@ def asks(
                 name,
                 Parameter.KEYWORD_ONLY,
                 default=optional.get(name, Parameter.empty if name in required else _default(one)),
-                annotation=_annotation(name, one, helps.get(name, one.help)),
+                annotation=_annotation(one, helps.get(name, one.help)),
             )
             for name, one in options.items()
         ]
@@ -69,7 +69,7 @@ def asks(
 def option_of(question: type[Placement], name: str) -> Any:
     """A single field of a question as the annotation of an option, for a command that asks something else."""
     one = options_of(question)[name]
-    return _annotation(name, one, one.help)
+    return _annotation(one, one.help)
 
 
 _TYPES: Mapping[Form, Any] = {
@@ -80,12 +80,11 @@ _TYPES: Mapping[Form, Any] = {
 _SEVERAL: frozenset[Form] = frozenset({"links", "ranks", "faults"})
 
 
-def _annotation(name: str, one: Option, help: str) -> Any:
+def _annotation(one: Option, help: str) -> Any:
     kind: Any = Literal[one.choices] if one.form == "choice" else _TYPES[one.form]
     if one.default is None or one.form in _SEVERAL:
         kind = kind | None
-    word = name.replace("_", "-")
-    flag = one.flag or (f"--{word}/--no-{word}" if one.form == "flag" else f"--{word}")
+    flag = f"{one.flag}/--no-{one.flag.removeprefix('--')}" if one.form == "flag" else one.flag
     complete = None if one.catalog is None else _names(one.catalog)
     least = 0 if one.form == "whole" else None
     return Annotated[kind, typer.Option(flag, help=help, autocompletion=complete, min=least)]
@@ -97,9 +96,9 @@ def _default(one: Option) -> Any:
 
 def _read(one: Option, value: Any) -> Any:
     if one.form == "links":
-        return factors(str(one.flag), value)
+        return factors(one.flag, value)
     if one.form == "ranks":
-        return {_rank(str(one.flag), rank): factor for rank, factor in factors(str(one.flag), value).items()}
+        return {_rank(one.flag, rank): factor for rank, factor in factors(one.flag, value).items()}
     return value
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from thinwire.commands.options import Json, asks, given, print_answer
+from thinwire.sim.question import options_of
 from thinwire.sim.serving.question import WHOSE, Service
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def serve(context: typer.Context, question: Service, as_json: Json = False) -> N
         raise ValueError("give one of --rate, --users and --trace") from None
     for name, whose in WHOSE.items():
         if source not in whose and given(context, name):
-            raise ValueError(f"--{name.replace('_', '-')} belongs to --{' or --'.join(whose)}, not to --{source}")
+            raise ValueError(f"{options_of(Service)[name].flag} belongs to --{' or --'.join(whose)}, not to --{source}")
     from thinwire.sim.serving import serve as serving
 
     found = serving.answer(question)

@@ -60,9 +60,12 @@ class Placed:
 def place(question: Placement) -> Placed:
     """Read what a question names. ValueError for what is not there, or does not fit together."""
     gpus = group(question.cluster, question.tp, dict(question.scaled_links))
-    profile = question.profile
-    costs = profile if isinstance(profile, Profile) else load_profile(gpus, profile)
+    costs = _profile_of(gpus, question.profile)
     return Placed(load_model(question.model) if isinstance(question.model, str) else question.model, gpus, costs)
+
+
+def _profile_of(gpus: Cluster, profile: str | Profile | None) -> Profile:
+    return profile if isinstance(profile, Profile) else load_profile(gpus, profile)
 
 
 def scheme_of(question: Placement, placed: Placed, prompt: Prompt) -> AnyScheme:
@@ -246,7 +249,7 @@ def compare_cross_attention(
         CrossModel(config, layers),
         gpus,
         CrossPrompt(batch, text_tokens, visual_tokens, weights),
-        profile if isinstance(profile, Profile) else load_profile(gpus, profile),
+        _profile_of(gpus, profile),
         Wire(partial=parse_codec(partial) if isinstance(partial, str) else partial),
         wanted,
     )
@@ -278,7 +281,7 @@ def collective(
     if nbytes < 2 or nbytes % 2:
         raise ValueError(f"bytes must be a positive even number, bf16 values being 2 bytes: bytes={nbytes}")
     gpus = group(cluster, tp, scaled_links)
-    costs = profile if isinstance(profile, Profile) else load_profile(gpus, profile)
+    costs = _profile_of(gpus, profile)
     found = find(scheme) if isinstance(scheme, str) else scheme
     if isinstance(found, MixedScheme):
         raise ValueError(f"one collective runs one scheme; {found.name} has one for each sync point")
@@ -313,7 +316,7 @@ def size_gate(
     Returns 2**31 where the scheme is slower at every size up to 2**30.
     """
     gpus = group(cluster, tp)
-    costs = profile if isinstance(profile, Profile) else load_profile(gpus, profile)
+    costs = _profile_of(gpus, profile)
     found = find_scheme(scheme) if isinstance(scheme, str) else scheme
     exchanger = Exchanger(gpus, CostModel(costs, gpus.gpu), slowdown(len(gpus.gpus), {}))
     gate = 2**31

@@ -46,13 +46,14 @@ Factors = Mapping[Key, float] | tuple[tuple[Key, float], ...]
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """A field as people meet it. flag: its name on the command line where that is not the field's. choices: all it
-    may be. catalog: whose names complete it. always: written down at its default, too. required: it has no default.
+    """A field as people meet it. flag: its name on the command line, made of the field's where none is given.
+    choices: all it may be. catalog: whose names complete it. always: written down at its default, too. required: it has
+    no default.
     """
 
     form: Form
     help: str
-    flag: str | None = None
+    flag: str = ""
     choices: tuple[str, ...] = ()
     catalog: str | None = None
     always: bool = False
@@ -71,7 +72,8 @@ def options_of(question: type[Placement] | Placement) -> dict[str, Option]:
     for each in fields(question):
         if (one := each.metadata.get("option")) is not None:
             required = each.default is MISSING
-            found[each.name] = replace(one, required=required, default=None if required else each.default)
+            flag = one.flag or f"--{each.name.replace('_', '-')}"
+            found[each.name] = replace(one, flag=flag, required=required, default=None if required else each.default)
     return found
 
 
@@ -171,7 +173,7 @@ class Inquiry(Placement):
         written: list[str] = []
         options = options_of(self)
         for name, value in self.given().items():
-            option = options[name].flag or f"--{name.replace('_', '-')}"
+            option = options[name].flag
             if options[name].form in ("links", "ranks"):
                 for key, factor in value:
                     written += [option, f"{key}={_digits(factor)}"]
