@@ -77,6 +77,8 @@ def test_factors_are_pairs_however_they_are_given() -> None:
     assert first == Question(MODEL, CLUSTER, scaled_links=[("*", 0.5)], slow_ranks=[(1, 2.0)])  # type: ignore[arg-type]
     assert Deployment(model=MODEL, cluster=CLUSTER, scaled_links={"*": 0.5}).scaled_links == (("*", 0.5),)
     assert first.values()["scaled_links"] == (("*", 0.5),)
+    in_order = Question(MODEL, CLUSTER, scaled_links={"b": 0.5, "a": 2.0}).scaled_links
+    assert in_order == (("b", 0.5), ("a", 2.0))  # as what-ifs are applied, and told
 
 
 def test_what_is_written_down_is_plain() -> None:
