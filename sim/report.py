@@ -12,7 +12,7 @@ from thinwire.sim.costs.spread import CONFIDENCE
 from thinwire.sim.events.exchange import Exchanger
 from thinwire.sim.events.timeline import Breakdown, Timeline
 from thinwire.sim.interval import Interval, Kernels, interval_of
-from thinwire.sim.workload import Prompt
+from thinwire.sim.workload import FP8_ROWS, Prompt
 from thinwire.topologies.cluster import Cluster
 
 
@@ -174,7 +174,10 @@ def machine_sentences(precision: str, cost: CostModel, exchanger: Exchanger) -> 
     """What the exchanges, the cluster and the profiles rest on."""
     sentences = []
     if precision == "fp8":
-        sentences.append("fp8 GEMMs include quantising the activations, as the tables they are fitted to appear to")
+        sentences.append(
+            "fp8 GEMMs include quantising the activations, as the tables they are fitted to appear to; their rows are "
+            f"padded to a multiple of {FP8_ROWS}, as vLLM does for Hopper"
+        )
     sentences += exchanger.sentences()
     sentences += exchanger.cluster.assumptions
     sentences += cost.fabric.assumptions

@@ -18,6 +18,10 @@ from thinwire.sim.choices import Weights
 
 Stream = Literal["compute", "communication"]
 
+FP8_ROWS = 4
+"""Rows an engine pads an fp8 product to a multiple of: on Hopper others cost an extra copy (docs/decisions/003), and on
+other GPUs three more rows cost next to nothing, so the rule is one for all."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
@@ -224,7 +228,7 @@ def build(model: ModelConfig, scheme: AnyScheme, prompt: Prompt, tp: int) -> Wor
     def kernels(window: int | None) -> Kernels:
         return {
             "attention": [_attention(model, shard, prompt, part, window) for part in sequence_parts],
-            "mlp": [mlp(model, shard, tokens, tokens, prompt.weights) for tokens in of_part],
+            "mlp": [mlp(model, shard, tokens, prompt.weights) for tokens in of_part],
         }
 
     def sizes(part: int, first: int) -> tuple[int, int]:
@@ -305,35 +309,38 @@ def all_reduces(scheme: Scheme, tokens: int, exempt: int, width: int) -> Iterato
 
 def _attention(model: ModelConfig, shard: Shard, prompt: Prompt, part: Part, window: int | None) -> tuple[Kernel, ...]:
     tokens, weights = prompt.batch * part.queries, prompt.weights
-    before, behind = around_attention(model, shard, tokens, tokens, weights)
+    before, behind = around_attention(model, shard, tokens, weights)
     heads, kv_heads, dim = shard.heads, shard.kv_heads, model.head_dim
     attend = Attend("attention", prompt.batch, part.queries, part.keys, heads, kv_heads, dim, window)
     return (*before, attend, *behind)
 
 
+def product(name: str, tokens: int, n: int, k: int, weights: Weights) -> Gemm:
+    """(tokens, k) @ (k, n) as an engine launches it, in prompts and in decoding alike."""
+    return Gemm(name, tokens if weights == "bf16" else -(-tokens // FP8_ROWS) * FP8_ROWS, n, k, weights)
+
+
 def around_attention(
-    model: ModelConfig, shard: Shard, tokens: int, m: int, weights: Weights
+    model: ModelConfig, shard: Shard, tokens: int, weights: Weights
 ) -> tuple[tuple[Kernel, ...], tuple[Kernel, ...]]:
-    """Kernels of one rank's attention block before and behind attention itself. m: rows its products are launched
-    with.
-    """
+    """Kernels of one rank's attention block before and behind attention itself."""
     hidden, dim, heads, kv_heads = model.hidden_size, model.head_dim, shard.heads, shard.kv_heads
     before: tuple[Kernel, ...] = (
         *norms(model, tokens),
-        Gemm("qkv", m, (heads + 2 * kv_heads) * dim, hidden, weights),
+        product("qkv", tokens, (heads + 2 * kv_heads) * dim, hidden, weights),
         Elementwise("rope", "rope", tokens, (heads + kv_heads) * dim),
     )
-    return before, (Gemm("o", m, hidden, heads * dim, weights),)
+    return before, (product("o", tokens, hidden, heads * dim, weights),)
 
 
-def mlp(model: ModelConfig, shard: Shard, tokens: int, m: int, weights: Weights) -> tuple[Kernel, ...]:
-    """The gated MLP of one rank, its norm included. m: rows its products are launched with."""
+def mlp(model: ModelConfig, shard: Shard, tokens: int, weights: Weights) -> tuple[Kernel, ...]:
+    """The gated MLP of one rank, its norm included."""
     hidden, inner = model.hidden_size, shard.intermediate
     return (
         *norms(model, tokens),
-        Gemm("gate_up", m, 2 * inner, hidden, weights),
+        product("gate_up", tokens, 2 * inner, hidden, weights),
         Elementwise("activation", "silu_mul" if model.activation == "silu" else "gelu_mul", tokens, inner),
-        Gemm("down", m, hidden, inner, weights),
+        product("down", tokens, hidden, inner, weights),
     )
 
 

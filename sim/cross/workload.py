@@ -28,7 +28,6 @@ from thinwire.sim.workload import (
     CrossAttend,
     Elementwise,
     Exchange,
-    Gemm,
     Kernel,
     Op,
     Passing,
@@ -37,6 +36,7 @@ from thinwire.sim.workload import (
     Workload,
     mlp,
     norms,
+    product,
 )
 
 Method = Literal["lv-xattn", "ring-attention", "all-gather", "none"]
@@ -118,14 +118,14 @@ class _Pieces:
         """Norm and queries of the text."""
         c = self.config
         width = c.num_heads * c.head_dim
-        return (*norms(c, self._rows), Gemm("query", self._rows, width, c.hidden_size, self.prompt.weights))
+        return (*norms(c, self._rows), product("query", self._rows, width, c.hidden_size, self.prompt.weights))
 
     @property
     def keys(self) -> tuple[Kernel, ...]:
         """Keys and values of the visual tokens, which come in the model's width."""
         c = self.config
         rows, width = self.prompt.batch * max(self.shape.visual), 2 * c.num_kv_heads * c.head_dim
-        return (Gemm("key_value", rows, width, c.hidden_size, self.prompt.weights),)
+        return (product("key_value", rows, width, c.hidden_size, self.prompt.weights),)
 
     def attend(self, visual_tokens: int | None = None) -> CrossAttend:
         """The text's queries (of whichever GPU) on one GPU's keys, or on `visual_tokens`."""
@@ -150,8 +150,8 @@ class _Pieces:
     def output(self) -> tuple[Kernel, ...]:
         """Output projection and MLP of the text."""
         c = self.config
-        o = Gemm("o", self._rows, c.hidden_size, c.num_heads * c.head_dim, self.prompt.weights)
-        return (o, *mlp(c, Shard.of(c, 1), self._rows, self._rows, self.prompt.weights))
+        o = product("o", self._rows, c.hidden_size, c.num_heads * c.head_dim, self.prompt.weights)
+        return (o, *mlp(c, Shard.of(c, 1), self._rows, self.prompt.weights))
 
 
 def _lv_xattn(pieces: _Pieces, hops: tuple[Hop | None, ...]) -> Iterator[Op]:

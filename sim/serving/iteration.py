@@ -28,7 +28,7 @@ from thinwire.sim.costs.decode_attention import DecodeCall
 from thinwire.sim.events.exchange import Exchanger
 from thinwire.sim.events.fold import find_runs
 from thinwire.sim.report import machine_sentences
-from thinwire.sim.serving.workload import Chunk, Share, rows, shares
+from thinwire.sim.serving.workload import Chunk, Share, shares
 from thinwire.sim.workload import (
     Elementwise,
     Exchange,
@@ -314,15 +314,12 @@ class IterationModel:
     def _kernel_s(self, costs: CostModel, *kernels: Kernel) -> float:
         return sum([costs.kernel_s(kernel) for kernel in kernels]) * self._slowdown
 
-    def _launched(self, tokens: int) -> tuple[int, int, Weights]:
-        return tokens, rows(tokens, self.weights), self.weights
-
     def _attention_s(self, costs: CostModel, tokens: int) -> float:
-        before, behind = around_attention(self.model, self._shard, *self._launched(tokens))
+        before, behind = around_attention(self.model, self._shard, tokens, self.weights)
         return self._kernel_s(costs, *before, *behind)
 
     def _mlp_s(self, costs: CostModel, tokens: int) -> float:
-        return self._kernel_s(costs, *mlp(self.model, self._shard, *self._launched(tokens)))
+        return self._kernel_s(costs, *mlp(self.model, self._shard, tokens, self.weights))
 
     def _final_norm(self, tokens: int) -> Kernel:
         return Elementwise("final norm", "add_rms_norm", tokens, self.model.hidden_size)

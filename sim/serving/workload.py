@@ -28,9 +28,6 @@ from thinwire.sim.workload import (
     mlp,
 )
 
-FP8_ROWS = 4
-"""Rows an engine pads an fp8 forward to a multiple of: on Hopper others cost an extra copy (docs/decisions/003)."""
-
 Chunk = tuple[int, int]
 """Tokens of a prompt in this iteration, and tokens of its context with them."""
 
@@ -110,16 +107,15 @@ def build(model: ModelConfig, scheme: AnyScheme, iteration: Iteration, tp: int, 
     """The workload of one rank, for `sim.predict.run`. ValueError as `sim.workload.build`."""
     shard = Shard.of(model, tp)
     parts = shares(iteration.whole, scheme.sequence_split if tp > 1 else None)
-    launched = [(part.tokens, rows(part.tokens, weights)) for part in parts]
 
     def kernels(window: int | None) -> Kernels:
-        around = [around_attention(model, shard, tokens, m, weights) for tokens, m in launched]
+        around = [around_attention(model, shard, part.tokens, weights) for part in parts]
         return {
             "attention": [
                 (*before, *attention(model, shard, part, window), *behind)
                 for part, (before, behind) in zip(parts, around, strict=True)
             ],
-            "mlp": [mlp(model, shard, tokens, m, weights) for tokens, m in launched],
+            "mlp": [mlp(model, shard, part.tokens, weights) for part in parts],
         }
 
     def sizes(part: int, first: int) -> tuple[int, int]:
@@ -129,11 +125,6 @@ def build(model: ModelConfig, scheme: AnyScheme, iteration: Iteration, tp: int, 
     opening = tuple(Op("embedding", i, (embedding(model, part.tokens),)) for i, part in enumerate(parts))
     last = closing(model, shard, iteration.whole.tokens, iteration.sampled, tp, len(parts) - 1)
     return Workload(opening, layers, last)
-
-
-def rows(tokens: int, weights: Weights) -> int:
-    """Rows a matrix product is launched with."""
-    return tokens if weights == "bf16" else -(-tokens // FP8_ROWS) * FP8_ROWS
 
 
 def attention(model: ModelConfig, shard: Shard, part: Share, window: int | None) -> tuple[Kernel, ...]:

@@ -10,8 +10,8 @@ from thinwire.reference.catalog import scheme
 from thinwire.reference.core.config import load_model
 from thinwire.sim.costs.cost import CostModel
 from thinwire.sim.predict import run, timeline_of
-from thinwire.sim.serving.workload import Iteration, Share, build, kv_bytes_per_token, rows, shares
-from thinwire.sim.workload import AttendChunks, DecodeAttend, Gemm, Kernel, Prompt, Workload, memory_bytes
+from thinwire.sim.serving.workload import Iteration, Share, build, kv_bytes_per_token, shares
+from thinwire.sim.workload import AttendChunks, DecodeAttend, Gemm, Kernel, Prompt, Workload, memory_bytes, product
 from thinwire.sim.workload import build as build_prompt
 
 from ..helpers import close, exchanger, machine, small
@@ -123,8 +123,8 @@ def test_chunks_in_one_call_share_its_floor() -> None:
 
 
 def test_fp8_rows_are_padded_and_keys_and_values_counted() -> None:
-    assert [rows(n, "fp8") for n in (1, 4, 5)] == [4, 4, 8]
-    assert [rows(n, "bf16") for n in (1, 4, 5)] == [1, 4, 5]
+    assert [product("", n, 8, 8, "fp8").m for n in (1, 4, 5)] == [4, 4, 8]
+    assert [product("", n, 8, 8, "bf16").m for n in (1, 4, 5)] == [1, 4, 5]
     step = build(small("llama-3-8b", 2), scheme("bf16"), Iteration(Share((), 5, 50), 0), 4, "fp8")
     products = [kernel for kernel in kernels(step) if isinstance(kernel, Gemm)]
     assert {kernel.m for kernel in products if kernel.name != "lm head"} == {8} and len(products) == 2 * 4 + 1
