@@ -95,6 +95,7 @@ class Schedule:
     numel: int
     lanes: tuple[Lane, ...]
     chunks_in_flight: int
+    align: int = 1  # values: parts are cut at multiples of it, so parts of one cut differ by so many
 
     def sent_bytes(self) -> dict[int, int]:
         """Bytes each rank puts on the wire, the switch (rank -1) included where there is one."""
@@ -150,7 +151,7 @@ def build(scheme: Scheme, ranks: int, numel: int, islands: Islands | None = None
         if ranks > 1 and collective != "none":
             steps = _lane_steps(scheme, ranks, interval, grouping, op)
         lanes.append(Lane(interval, steps))
-    return Schedule(collective, ranks, numel, tuple(lanes), scheme.chunks_in_flight)
+    return Schedule(collective, ranks, numel, tuple(lanes), scheme.chunks_in_flight, scheme.align)
 
 
 def _check_islands(islands: Islands, ranks: int) -> Islands:

@@ -6,7 +6,7 @@ other to each peer. Codec kernels of one rank run one after the other; transfers
 order of events is SimPy's, whose ties are broken by a counter, so the same input gives the same trace.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -14,7 +14,7 @@ import numpy as np
 import simpy
 from numpy.typing import NDArray
 
-from thinwire.reference.core.schedule import SWITCH, Op, Schedule, Step, Work
+from thinwire.reference.core.schedule import SWITCH, Op, Schedule, Step, Transfer, Work
 from thinwire.sim.costs.profile import FabricProfile, Protocol
 from thinwire.sim.events.network import Batch, Floats, Ints, Network, Routes, groups
 from thinwire.sim.events.timeline import Carried
@@ -81,7 +81,7 @@ def time_schedule(
     notes: dict[str, None] = {}
     lanes, carrier, bits, posted = [], library, 0.0, False
     for lane in schedule.lanes:
-        per_rank = bytes_per_rank(lane.steps, schedule.ranks)
+        per_rank = bytes_per_rank(lane.steps, schedule.ranks, schedule.align)
         timed, launched = [], set()
         for step in _streamed(lane.steps):
             protocol, note, latency_s = None, "", 0.0
@@ -97,7 +97,7 @@ def time_schedule(
             if note:
                 notes[note] = None
             size = per_rank.get(step.primitive, 0.0) * (protocol.hops if protocol and one_hop else 1)
-            timed.append(_time_step(step, schedule.ranks, protocol, size, latency_s, codec_s, routes))
+            timed.append(_time_step(step, schedule.ranks, protocol, size, schedule.align, latency_s, codec_s, routes))
         lanes.append(tuple(timed))
     sent, codec = np.zeros(schedule.ranks), np.zeros(schedule.ranks)
     for lane_steps in lanes:
@@ -125,14 +125,25 @@ def _streamed(steps: tuple[Step, ...]) -> tuple[Step, ...]:
     return (*steps[:first], merged, *steps[first + len(through_switch) :])
 
 
-def bytes_per_rank(steps: tuple[Step, ...], ranks: int) -> Mapping[str, float]:
-    """Most bytes any rank sends in all steps of each primitive: the size a protocol's efficiency is looked up by."""
+def bytes_per_rank(steps: tuple[Step, ...], ranks: int, align: int) -> Mapping[str, float]:
+    """Most bytes any rank sends in all steps of each primitive: the size a protocol's efficiency is looked up by.
+
+    Parts of one cut differ by a group of `align` values where groups do not divide over the ranks; each counts as the
+    largest. So the size of one transfer alone says what it costs (`_time_step`), and a value more is never faster.
+    """
     sent: dict[str, Floats] = {}
     for step in steps:
         row = sent.setdefault(step.primitive, np.zeros(ranks + 1))  # the last entry is the switch
-        for t in step.transfers:
-            row[t.source] += t.nbytes
+        if step.transfers:
+            nbytes_F, whole_F = _sizes(step.transfers, align)
+            np.add.at(row, [t.source for t in step.transfers], np.where(whole_F, nbytes_F.max(), nbytes_F))
     return {primitive: float(row[:-1].max()) for primitive, row in sent.items()}
+
+
+def _sizes(transfers: Sequence[Transfer], align: int) -> tuple[Floats, NDArray[np.bool_]]:
+    """Bytes of each transfer, and whether it is as large as the largest but for a group."""
+    values_F = np.array([len(t.interval) for t in transfers])
+    return np.array([t.nbytes for t in transfers], dtype=float), values_F + align >= values_F.max()
 
 
 def _time_step(
@@ -140,24 +151,28 @@ def _time_step(
     ranks: int,
     protocol: Protocol | None,
     bytes_per_rank: float,
+    align: int,
     latency_s: float,
     codec_s: CodecSeconds,
     routes: Routes,
 ) -> TimedStep:
     moving = [t for t in step.transfers if t.nbytes]
     channels = protocol.channels if protocol else 1
-    efficiency = protocol.efficiency(bytes_per_rank) if protocol and moving else 1.0
     source = np.array([t.source for t in moving], dtype=np.int64)
     destination = np.array([t.destination for t in moving], dtype=np.int64)
     ends = np.column_stack([source, destination])
     ends[ends == SWITCH] = ranks
     owner = np.where(source == SWITCH, destination, source)
-    nbytes = np.array([t.nbytes for t in moving], dtype=float)
+    nbytes_F, efficiency_F = np.zeros(0), np.ones(len(moving))
+    if protocol and moving:
+        nbytes_F, whole_F = _sizes(moving, align)
+        shares, which_F = np.unique(np.where(whole_F, nbytes_F / nbytes_F.max(), 1.0), return_inverse=True)
+        efficiency_F = np.array([protocol.efficiency(bytes_per_rank * share) for share in shares])[which_F]
     return TimedStep(
         pairs_F=np.array([routes.pair(t.source, t.destination, channels) for t in moving], dtype=np.int64),
         ends_F2=ends,
-        nbytes_F=nbytes,
-        work_bytes_F=nbytes / efficiency,
+        nbytes_F=nbytes_F,
+        work_bytes_F=nbytes_F / efficiency_F,
         latency_s=latency_s,
         codec_s_R=codec_s(step.work, ranks),
         incident_R=_count(ends, ranks),

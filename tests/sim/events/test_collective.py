@@ -180,7 +180,7 @@ def _wire(costs: FabricProfile, primitive: str, sent: float) -> float:
 
 def test_bytes_per_rank_leaves_the_switch_out() -> None:
     steps = build(scheme("nvls"), 4, 4_000).lanes[0].steps
-    assert bytes_per_rank(steps, 4)["nvls"] == 2 * (4_000 + 1_000)
+    assert bytes_per_rank(steps, 4, 1)["nvls"] == 2 * (4_000 + 1_000)
 
 
 @pytest.mark.parametrize("collective", ["ring", "two_step", "all_gather", "hierarchical", "tree"])
