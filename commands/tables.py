@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 
 
+WAITING = "waiting for other ranks"
+
+
 def _heading(p: Prediction) -> str:
     prompt = p.prompt
     return (
@@ -56,6 +59,7 @@ def prediction(p: Prediction, explain: bool) -> None:
     for name, seconds in (
         ("compute", b.compute_s),
         ("exposed communication", b.exposed_communication_s),
+        (WAITING, b.waiting_s),
         ("communication", b.communication_s),
         ("codec", b.codec_s),
     ):
@@ -79,7 +83,8 @@ def _explain(p: Prediction) -> None:
         title_justify="left",
         box=None,
     )
-    for name, seconds in p.timeline.by_name().items():
+    waiting = {WAITING: p.breakdown.waiting_s} if p.breakdown.waiting_s else {}
+    for name, seconds in (p.timeline.by_name() | waiting).items():
         table.add_row(name, f"{seconds * 1e3:.3f}", f"{seconds / p.ttft_s:.1%}")
     console.print(table)
     path = p.timeline.critical_path()
@@ -115,28 +120,22 @@ def comparison(c: Comparison) -> None:
     """Schemes, fastest first; at most 120 columns wide."""
     console.print(_heading(c.baseline))
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    waits = any(row.breakdown.waiting_s for row in c.rows)
+    times = ("compute", "codec", "wire", "exposed", *(["waiting"] if waits else []))
     for column in (
-        "scheme",
-        "TTFT ms",
-        f"{CONFIDENCE:.0%} interval",
-        "speed-up",
-        "compute",
-        "codec",
-        "wire",
-        "exposed",
-        "bits",
-        "MB sent",
-        "perplexity x",
+        *("scheme", "TTFT ms", f"{CONFIDENCE:.0%} interval", "speed-up"),
+        *times,
+        *("bits", "MB sent", "perplexity x"),
     ):
         table.add_column(column, justify="left" if column == "scheme" else "right", no_wrap=True)
     for row in c.rows:
         b = row.breakdown
-        times = (b.compute_s, b.codec_s, b.communication_s, b.exposed_communication_s)
+        seconds = (b.compute_s, b.codec_s, b.communication_s, b.exposed_communication_s, b.waiting_s)
         cells = [
             f"{row.ttft_s * 1e3:.1f}",
             _interval(row, 0),
             f"{c.speedup(row):.2f}",
-            *(f"{t * 1e3:.1f}" for t in times),
+            *(f"{t * 1e3:.1f}" for t in seconds[: len(times)]),
         ]
         cells += [_bits(row), f"{row.traffic.all_reduce_bytes_per_gpu / 1e6:.0f}", _perplexity(c.accuracy(row))]
         table.add_row(row.scheme.name, *cells)

@@ -5,7 +5,7 @@ seen to recur exactly, so a reader never notices which way a prediction was made
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Literal, NamedTuple
 
@@ -53,17 +53,19 @@ class Fold:
 
 @dataclass(frozen=True, slots=True)
 class Breakdown:
-    """Seconds on the rank that ends last. ttft = compute + exposed_communication.
+    """Seconds on the rank that ends last. ttft = compute + exposed_communication + waiting.
 
     compute: its compute stream at work. codec, communication: encoding and decoding, and moving and waiting for bytes,
-        whether or not something else ran meanwhile. exposed_communication: its compute stream idle, held up by a
-        collective.
+        whether or not something else ran meanwhile. exposed_communication: its compute stream idle while one of its
+        collectives is under way, and so never more than codec and communication. waiting: idle while none is, before a
+        collective for ranks that come later (stragglers, and those that left the last one later).
     """
 
     compute_s: float
     codec_s: float
     communication_s: float
     exposed_communication_s: float
+    waiting_s: float
 
     def to_dict(self) -> dict[str, float]:
         """As documents have it: milliseconds."""
@@ -110,16 +112,37 @@ class Timeline:
     def breakdown(self) -> Breakdown:
         """Where the time to first token goes."""
         rank, weights = self.last_rank, self.weight()
-        compute = codec = communication = 0.0
-        for span in self.simulated:
-            if span.rank != rank:
-                continue
-            if span.stream == "compute":
-                compute += weights[span.layer] * span.seconds
-            else:
-                codec += weights[span.layer] * span.codec_s
-                communication += weights[span.layer] * (span.seconds - span.codec_s)
-        return Breakdown(compute, codec, communication, max(0.0, self.ttft_s - compute))
+        mine = [span for span in self.simulated if span.rank == rank]
+        computes = sorted((s for s in mine if s.stream == "compute"), key=lambda s: s.start_s)
+        exchanges = sorted((s for s in mine if s.stream == "communication"), key=lambda s: s.start_s)
+        compute = sum(weights[s.layer] * s.seconds for s in computes)
+        codec = sum(weights[s.layer] * s.codec_s for s in exchanges)
+        communication = sum(weights[s.layer] * (s.seconds - s.codec_s) for s in exchanges)
+        idle = max(0.0, self.ttft_s - compute)
+        waiting = min(idle, self._waiting_s(computes, exchanges))
+        if waiting <= SAME_TIME * self.ttft_s:  # rounding
+            waiting = 0.0
+        return Breakdown(compute, codec, communication, idle - waiting, waiting)
+
+    def _waiting_s(self, computes: Sequence[Span], exchanges: Sequence[Span]) -> float:
+        """Seconds in which neither stream of a rank is at work. A gap between ops recurs with the op behind it; the one
+        behind the last does not.
+        """
+        weights = self.weight()
+        simulated_s = self.ttft_s - sum(fold.copies * fold.period_s for fold in self.folds)
+        edges = [0.0, *(t for s in computes for t in (s.start_s, s.end_s)), simulated_s]
+        recurs = [*(weights[s.layer] for s in computes), 1]
+        found, first = 0.0, 0
+        for times, begin_s, end_s in zip(recurs, edges[::2], edges[1::2], strict=True):
+            while first < len(exchanges) and exchanges[first].end_s <= begin_s:
+                first += 1
+            under_way_s = 0.0
+            for exchange in exchanges[first:]:
+                if exchange.start_s >= end_s:
+                    break
+                under_way_s += min(exchange.end_s, end_s) - max(exchange.start_s, begin_s)
+            found += times * max(0.0, end_s - begin_s - under_way_s)
+        return found
 
     def by_name(self) -> dict[str, float]:
         """Seconds of each kernel and exchange on the rank that ends last, whole forward pass, largest first."""

@@ -3,12 +3,12 @@
 Without attention the work of an iteration depends on its number of tokens alone (and the logits on the sequences
 sampled). Those times are kept in tables over whole numbers, filled when asked. A table knows its function at some
 points and interpolates between two neighbours only where the later is at most `bound` above the earlier; else it asks
-the predictor for the point between them. Times never decrease in the number of tokens (the profiles promise it), so an
-interpolated value lies within `bound` of the true one everywhere, without looking there. Sums of such times, and the
-ends of ops that wait for each other (sums and maxima), are then within `bound` too. Attention is priced exactly.
+the predictor for the point between them. Times never decrease in the number of tokens (but for `IterationModel.dip`),
+so an interpolated value lies within `bound` of the true one everywhere, without looking there. Sums of such times, and
+the ends of ops that wait for each other (sums and maxima), are then within `bound` too. Attention is priced exactly.
 
-The order of events is the engine's: one compute and one communication stream, ops in issue order, all ranks alike; with
-a straggler every kernel takes as long as on the slowest rank, and every exchange until its last rank has left.
+The order of events is the engine's: one compute and one communication stream, ops in issue order. Ranks that are slowed
+alike are one class; where the slowest is also the last to leave every exchange, it alone makes the time.
 """
 
 import math
@@ -19,14 +19,18 @@ from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import NamedTuple, Protocol
 
+import numpy as np
+
 from thinwire.reference.core.config import ModelConfig
 from thinwire.reference.core.scheme import Scheme
 from thinwire.reference.mixed import SITES, AnyScheme, plan_of
 from thinwire.sim.choices import Weights
 from thinwire.sim.costs.cost import CostModel
 from thinwire.sim.costs.decode_attention import DecodeCall
+from thinwire.sim.events.collective import CollectiveTime
 from thinwire.sim.events.exchange import Exchanger
 from thinwire.sim.events.fold import find_runs
+from thinwire.sim.events.network import Ints
 from thinwire.sim.report import machine_sentences
 from thinwire.sim.serving.workload import Chunk, Share, shares
 from thinwire.sim.workload import (
@@ -45,6 +49,10 @@ BOUND = 0.01
 CHUNKS_KEPT = 1 << 16  # chunks whose attention is remembered
 STEADY = 1e-12  # relative: sums of the same numbers in another order
 FOREVER = 1 << 40
+
+DIP = 0.05
+"""Share of its seconds by which an exchange of more rows may be faster where parts are cut unevenly (0.040 was the most
+found, docs/decisions/015)."""
 
 
 class Line(NamedTuple):
@@ -148,47 +156,50 @@ class IterationModel:
     def __post_init__(self) -> None:
         tp = self.exchanger.ranks
         self._shard = Shard.of(self.model, tp)
-        self._slowdown = float(self.exchanger.slowdown_R.max())
+        slowdown_R = self.exchanger.slowdown_R
+        self._slowdown = float(slowdown_R.max())
+        self._classes = [np.flatnonzero(slowdown_R == factor) for factor in np.unique(slowdown_R)]  # the slowest last
+        self._speeds = [float(slowdown_R[ranks[0]]) / self._slowdown for ranks in self._classes]
         self._split = self.scheme.sequence_split if tp > 1 else None
         self._runs = self._layers(tp)
         kinds = [kind for pattern, repeats in self._runs for kind in pattern * repeats]
         self._windows = Counter(kind.window for kind in kinds)
         self._schemes = Counter(scheme for kind in kinds for scheme in kind.after if scheme is not None)
         self._exempts = any(scheme.exempt_tokens for scheme in self._schemes)
-        eager, graph = self.exchanger, self.decode_exchanger
-        attend = eager.cost.profile.gpu.attention
-        self._eager_gap_s, self._graph_gap_s = (on.cost.gap_s.value * self._slowdown for on in (eager, graph))
-        self._eager_call_s = attend.floor_s * self._slowdown + self._eager_gap_s
+        attend = self.exchanger.cost.profile.gpu.attention
+        self._eager, self._graph = (self._launched(on) for on in (self.exchanger, self.decode_exchanger))
+        self._eager_call_s = attend.floor_s * self._slowdown + self._eager.gap_s
         self._decoding = lru_cache(self.sequences)(self._decode_call)
         self._attended_s = lru_cache(CHUNKS_KEPT)(self._chunk_s)
         self._attended_everywhere_s = lru_cache(CHUNKS_KEPT)(self._chunk_everywhere_s)
-        self._eager, self._graph = (self._table(partial(self._whole_s, on)) for on in (eager, graph))
-        self._eager_head, self._graph_head = (
-            MonotoneTable(partial(self._head_s, on), self.sequences, self.bound) for on in (eager, graph)
-        )
-        self._attention_block = self._table(partial(self._attention_s, eager.cost))
-        self._mlp_block = self._table(partial(self._mlp_s, eager.cost))
-        self._sent = {s: self._table(partial(self._all_reduce_s, eager, s)) for s in (None, *self._schemes)}
+
+    @property
+    def dip(self) -> float:
+        """Share by which an iteration of more tokens may be faster: 0 where every row is cut alike for every rank."""
+        width, ranks, sizes = self.model.hidden_size, self.exchanger.ranks, map(len, self.exchanger.cluster.islands)
+        aligned = all(width % s.align == 0 and width >= s.align * ranks for s in self._schemes)
+        return 0.0 if ranks == 1 or (aligned and len(set(sizes)) == 1) else DIP
 
     # --- what serving asks
 
     def mixed_s(self, chunks: Sequence[Chunk], finishing: int, sequences: int, context_tokens: int) -> float:
         """Seconds of an iteration with chunks of prompts."""
-        if self._split is None and not self._exempts:
-            tokens, attended_s = sequences, 0.0
-            for chunk in chunks:
-                tokens += chunk[0]
-                attended_s += self._attended_everywhere_s(*chunk)
-            found = self._eager(tokens) + self.model.num_layers * self._eager_call_s + attended_s
-            if sequences:
-                found += self._decode_s(self._eager_gap_s, sequences, context_tokens)
-        else:
-            found = self._streams_s(shares(Share(tuple(chunks), sequences, context_tokens), self._split))
+        tokens = sequences + sum([chunk[0] for chunk in chunks])
         sampled = sequences + finishing
-        return found + (self._eager_head(sampled) if sampled else 0.0) + self.host_s
+        if self._split is not None or self._exempts or not self._slowest_leaves_last(self._eager, tokens):
+            parts = shares(Share(tuple(chunks), sequences, context_tokens), self._split)
+            return self._streams_s(self._eager, parts, sampled) + self.host_s
+        found = self._eager.whole(tokens) + self.model.num_layers * self._eager_call_s
+        found += sum([self._attended_everywhere_s(*chunk) for chunk in chunks])
+        if sequences:
+            found += self._decode_s(self._eager.gap_s, sequences, context_tokens)
+        return found + (self._eager.head(sampled) if sampled else 0.0) + self.host_s
 
     def line(self, sequences: int, context_tokens: int) -> Line:
         """Decoding alone: linear in the context as long as attention is in all layers."""
+        if not self._slowest_leaves_last(self._graph, sequences):
+            parts = (Share((), sequences, context_tokens),)
+            return Line(self._streams_s(self._graph, parts, sequences) + self.host_s, 0.0, 1)
         attended_s, per_token_s, until = 0.0, 0.0, math.inf
         call = self._decoding(sequences)
         for window, layers in self._windows.items():
@@ -197,8 +208,8 @@ class IterationModel:
             per_token_s += layers * piece.per_token_s
             until = min(until, piece.until)
         holds = FOREVER if until == math.inf else int((until - context_tokens) // sequences) + 1
-        first_s = self._graph(sequences) + self._graph_head(sequences) + self.host_s
-        first_s += attended_s * self._slowdown + self.model.num_layers * self._graph_gap_s
+        first_s = self._graph.whole(sequences) + self._graph.head(sequences) + self.host_s
+        first_s += attended_s * self._slowdown + self.model.num_layers * self._graph.gap_s
         return Line(first_s, per_token_s * self._slowdown, holds)
 
     def floor_s(self, prompt_tokens: int, sequences: int) -> float:
@@ -206,18 +217,19 @@ class IterationModel:
         attention's reading of prompts and contexts is left out, all else never decreases (`MonotoneTable`, and
         `DecodeCall.least_s` with the sequences), so it is read at numbers rounded down to four bits: few
         calls of the predictor. Of iterations with prompt tokens whose time depends on where their chunks lie (a split
-        sequence, exempt tokens) only the host's part is promised.
+        sequence, exempt tokens), and with a straggler, only the host's part is promised.
         """
         tokens, decoding = rounded_down(prompt_tokens + sequences), rounded_down(sequences)
-        if not prompt_tokens:
-            known_s = self._graph(tokens) + self._graph_head(decoding)
-            return known_s + self._least_decode_s(self._graph_gap_s, decoding) + self.host_s
-        if self._split is not None or self._exempts:
+        if len(self._classes) > 1 or (prompt_tokens and (self._split is not None or self._exempts)):
             return self.host_s
-        found = self._eager(tokens) + self.model.num_layers * self._eager_call_s + self.host_s
-        if sequences:
-            found += self._eager_head(decoding) + self._least_decode_s(self._eager_gap_s, decoding)
-        return found
+        if not prompt_tokens:
+            known_s = self._graph.whole(tokens) + self._graph.head(decoding)
+            known_s += self._least_decode_s(self._graph.gap_s, decoding)
+        else:
+            known_s = self._eager.whole(tokens) + self.model.num_layers * self._eager_call_s
+            if sequences:
+                known_s += self._eager.head(decoding) + self._least_decode_s(self._eager.gap_s, decoding)
+        return known_s * (1 - self.dip) + self.host_s
 
     def least_token_s(self) -> float:
         """What every token of context that decoding reads adds to an iteration at least, whatever its batch: layers
@@ -225,7 +237,7 @@ class IterationModel:
         """
         decoding = self.exchanger.cost.profile.gpu.decode_attention
         per_layer_s = decoding.least_token_s(self._shard.kv_heads, self.model.head_dim)
-        return self._windows[None] * per_layer_s * self._slowdown
+        return self._windows[None] * per_layer_s * self._slowdown * self._speeds[0]
 
     def sentences(self) -> list[str]:
         """What the durations rest on, the exchanges asked for so far among them."""
@@ -233,7 +245,7 @@ class IterationModel:
         decoding = costs.profile.gpu.decode_attention
         return [
             "durations of iterations are interpolated between token counts, within "
-            f"{self.bound:.1%} of the predictor's",
+            f"{self.bound + self.dip:.1%} of the predictor's",
             f"iterations with prompt tokens are launched {costs.launch} ({costs.gap_s.value * 1e6:.1f} us between "
             f"kernels), those of decoding alone {self.decode_exchanger.cost.launch}",
             f"the engine's host adds {host_ms:g} ms to an iteration; scheduling, sampling and the tokeniser are "
@@ -247,22 +259,24 @@ class IterationModel:
     @property
     def asked(self) -> int:
         """Calls of the predictor so far, for all tables."""
-        tables = (self._eager, self._graph, self._eager_head, self._graph_head, self._attention_block, self._mlp_block)
-        return sum(table.asked for table in (*tables, *self._sent.values()))
+        return sum(table.asked for on in (self._eager, self._graph) for table in on.tables)
 
     # --- two streams, one layer after the other
 
-    def _streams_s(self, parts: Sequence[Share]) -> float:
-        """Until the last part has passed the final norm."""
-        hidden, costs = self.model.hidden_size, self.exchanger.cost
-        mlps = [self._mlp_block(part.tokens) for part in parts]
-        blocks = {window: [self._attention_of_s(part, window) for part in parts] for window in self._windows}
-        sent: dict[Scheme | None, list[list[float]]] = {None: [[] for _ in parts]}
+    def _streams_s(self, on: "_Launched", parts: Sequence[Share], sampled: int) -> float:
+        """Until all sequences that get a token have it."""
+        hidden, costs = self.model.hidden_size, on.exchanger.cost
+        mlps = [on.mlp(part.tokens) for part in parts]
+        blocks = {window: [self._attention_of_s(on, part, window) for part in parts] for window in self._windows}
+        sent: dict[Scheme | None, list[list[list[float]]]] = {None: [[] for _ in parts]}
         for scheme in self._schemes:
             exempts = [part.exempt(scheme.exempt_tokens) for part in parts]
             asked = [all_reduces(scheme, p.tokens, e, hidden) for p, e in zip(parts, exempts, strict=True)]
-            sent[scheme] = [[self._sent[e.scheme](e.numel // hidden) for _, e in exchanges] for exchanges in asked]
-        at = _Streams([0.0] * len(parts))
+            sent[scheme] = [
+                [[of_class(e.numel // hidden) for of_class in on.sent[e.scheme]] for _, e in exchanges]
+                for exchanges in asked
+            ]
+        at = _Streams(self._speeds, len(parts))
         for part, share in enumerate(parts):
             at.compute(part, self._kernel_s(costs, Elementwise("embedding", "embedding", share.tokens, hidden)))
         for pattern, repeats in self._runs:
@@ -271,21 +285,34 @@ class IterationModel:
                 for kind in pattern:
                     at.layer((blocks[kind.window], mlps), [sent[scheme] for scheme in kind.after])
                 steps = [now - was for now, was in zip(at.state(), before, strict=True)]
-                if max(steps) - min(steps) <= STEADY * at.free_s:  # all repeats to come are like this one
+                if max(steps) - min(steps) <= STEADY * max(at.free_s):  # all repeats to come are like this one
                     at.wait(left * steps[0])
                     break
-        tokens = sum(part.tokens for part in parts)
-        at.compute(len(parts) - 1, self._kernel_s(costs, self._final_norm(tokens)))
-        return max(at.ends_s)
+        last = len(parts) - 1
+        at.compute(last, self._kernel_s(costs, self._final_norm(sum(part.tokens for part in parts))))
+        if not sampled:
+            return at.end_s
+        if len(self._speeds) == 1:
+            return at.end_s + on.head(sampled)
+        head_s, gather_s = self._head_parts(on.exchanger, sampled)
+        at.compute(last, head_s)
+        return at.end_s + gather_s
 
-    def _attention_of_s(self, part: Share, window: int | None) -> float:
+    def _slowest_leaves_last(self, on: "_Launched", tokens: int) -> bool:
+        """Then every exchange and what comes before it take as long as on the slowest ranks."""
+        if len(self._classes) == 1:
+            return True
+        left = [[of_class(tokens) for of_class in on.sent[scheme]] for scheme in self._schemes]
+        return all(max(seconds) == seconds[-1] for seconds in left)
+
+    def _attention_of_s(self, on: "_Launched", part: Share, window: int | None) -> float:
         """The attention block of one part, in one layer."""
-        found = self._attention_block(part.tokens)
+        found = on.attention(part.tokens)
         if part.chunks:
             found += self._eager_call_s + sum(self._attended_s(*chunk, window) for chunk in part.chunks)
         if part.sequences:
             attended_s = self._decoding(part.sequences).seconds(part.context_tokens, window)
-            found += self._eager_gap_s + attended_s * self._slowdown
+            found += on.gap_s + attended_s * self._slowdown
         return found
 
     def _layers(self, tp: int) -> list[tuple[list[_Kind], int]]:
@@ -311,6 +338,20 @@ class IterationModel:
     def _table(self, function: Callable[[int], float]) -> MonotoneTable:
         return MonotoneTable(function, self.tokens, self.bound)
 
+    def _launched(self, on: Exchanger) -> "_Launched":
+        return _Launched(
+            exchanger=on,
+            gap_s=on.cost.gap_s.value * self._slowdown,
+            whole=self._table(partial(self._whole_s, on)),
+            attention=self._table(partial(self._attention_s, on.cost)),
+            mlp=self._table(partial(self._mlp_s, on.cost)),
+            head=MonotoneTable(lambda sampled: sum(self._head_parts(on, sampled)), self.sequences, self.bound),
+            sent={
+                scheme: [self._table(partial(self._left_s, on, scheme, ranks)) for ranks in self._classes]
+                for scheme in (None, *self._schemes)
+            },
+        )
+
     def _kernel_s(self, costs: CostModel, *kernels: Kernel) -> float:
         return sum([costs.kernel_s(kernel) for kernel in kernels]) * self._slowdown
 
@@ -324,33 +365,39 @@ class IterationModel:
     def _final_norm(self, tokens: int) -> Kernel:
         return Elementwise("final norm", "add_rms_norm", tokens, self.model.hidden_size)
 
-    def _all_reduce_s(self, on: Exchanger, scheme: Scheme | None, tokens: int) -> float:
-        numel = tokens * self.model.hidden_size
-        found = self._exchange_s(on, Exchange("all_reduce", numel, scheme))
-        return min(found, self._exchange_s(on, Exchange("all_reduce", numel, None))) if self.gated else found
+    def _left_s(self, on: Exchanger, scheme: Scheme | None, ranks: Ints, tokens: int) -> float:
+        """Seconds until the last of `ranks` leaves an all-reduce that all enter at once."""
+        return float(self._all_reduce(on, scheme, tokens).finish_s_R[ranks].max())
 
-    def _exchange_s(self, on: Exchanger, exchange: Exchange) -> float:
+    def _all_reduce(self, on: Exchanger, scheme: Scheme | None, tokens: int) -> CollectiveTime:
+        numel = tokens * self.model.hidden_size
+        found = self._exchanged(on, Exchange("all_reduce", numel, scheme))
+        if not self.gated:
+            return found
+        return min(found, self._exchanged(on, Exchange("all_reduce", numel, None)), key=lambda time: time.seconds)
+
+    def _exchanged(self, on: Exchanger, exchange: Exchange) -> CollectiveTime:
         scheme = exchange.scheme
         if scheme is None or (scheme.reduce.is_raw and scheme.gather.is_raw):
             on = self.exchanger  # without codec kernels the launch makes no difference: time it once
-        return on.alone(on.timed(exchange)).seconds
+        return on.alone(on.timed(exchange))
 
     def _whole_s(self, on: Exchanger, tokens: int) -> float:
         """A forward pass without attention and logits, its ops one after the other."""
         costs = on.cost
         embedding = Elementwise("embedding", "embedding", tokens, self.model.hidden_size)
         layer_s = self._attention_s(costs, tokens) + self._mlp_s(costs, tokens)
-        sent_s = sum(times * self._all_reduce_s(on, scheme, tokens) for scheme, times in self._schemes.items())
+        sent_s = sum(times * self._all_reduce(on, scheme, tokens).seconds for scheme, times in self._schemes.items())
         ends_s = self._kernel_s(costs, embedding, self._final_norm(tokens))
         return ends_s + self.model.num_layers * layer_s + sent_s
 
-    def _head_s(self, on: Exchanger, sampled: int) -> float:
-        """Logits of so many sequences, gathered."""
+    def _head_parts(self, on: Exchanger, sampled: int) -> tuple[float, float]:
+        """Seconds of the logits of so many sequences, and of gathering them."""
         head = Gemm("lm head", sampled, self._shard.vocabulary, self.model.hidden_size, "bf16")
         gather_s = 0.0
         if on.ranks > 1:
-            gather_s = self._exchange_s(on, Exchange("all_gather", sampled * self.model.vocab_size, None))
-        return self._kernel_s(on.cost, head) + gather_s
+            gather_s = self._exchanged(on, Exchange("all_gather", sampled * self.model.vocab_size, None)).seconds
+        return self._kernel_s(on.cost, head), gather_s
 
     def _chunk_s(self, tokens: int, context: int, window: int | None) -> float:
         """Attention of a chunk in one layer, beyond what a call costs at least."""
@@ -378,28 +425,62 @@ class IterationModel:
         return self.model.num_layers * (gap_s + self._decoding(sequences).least_s * self._slowdown)
 
 
-@dataclass(slots=True)
-class _Streams:
-    """When the two streams are free, and when each part has got as far as it has."""
+@dataclass(eq=False, slots=True)
+class _Launched:
+    """Tables of what depends on numbers of tokens alone, with kernels launched one way. Seconds on the slowest ranks;
+    `sent`: of each class of ranks, until its last leaves an all-reduce.
+    """
 
-    ends_s: list[float]
-    free_s: float = 0.0
-    sending_s: float = 0.0
+    exchanger: Exchanger
+    gap_s: float
+    whole: MonotoneTable
+    attention: MonotoneTable
+    mlp: MonotoneTable
+    head: MonotoneTable
+    sent: dict[Scheme | None, list[MonotoneTable]]
+
+    @property
+    def tables(self) -> list[MonotoneTable]:
+        """All of them."""
+        return [self.whole, self.attention, self.mlp, self.head, *(t for row in self.sent.values() for t in row)]
+
+
+class _Streams:
+    """When the two streams of each class of ranks are free, and when each part has got as far as it has there.
+
+    speeds: seconds of a kernel on each class, the slowest's taken as 1.
+    """
+
+    def __init__(self, speeds: Sequence[float], parts: int) -> None:
+        self.speeds = speeds
+        self.ends_s = [[0.0] * len(speeds) for _ in range(parts)]
+        self.free_s, self.sending_s = ([0.0] * len(speeds) for _ in range(2))
+
+    @property
+    def end_s(self) -> float:
+        """When everything has ended."""
+        return max(map(max, self.ends_s))
 
     def state(self) -> list[float]:
-        return [self.free_s, self.sending_s, *self.ends_s]
+        return [*self.free_s, *self.sending_s, *(end for ends in self.ends_s for end in ends)]
 
     def wait(self, seconds: float) -> None:
         """Everything that much later."""
-        self.free_s += seconds
-        self.sending_s += seconds
-        self.ends_s = [end + seconds for end in self.ends_s]
+        for moments in (self.free_s, self.sending_s, *self.ends_s):
+            moments[:] = [moment + seconds for moment in moments]
 
     def compute(self, part: int, seconds: float) -> None:
         """Kernels on the compute stream."""
-        self.free_s = self.ends_s[part] = max(self.free_s, self.ends_s[part]) + seconds
+        free, ends = self.free_s, self.ends_s[part]
+        for g, speed in enumerate(self.speeds):
+            free[g] = ends[g] = max(free[g], ends[g]) + seconds * speed
 
-    def layer(self, blocks: Sequence[Sequence[float]], after: Sequence[Sequence[Sequence[float]]]) -> None:
+    def send(self, part: int, left_s: Sequence[float]) -> None:
+        """An exchange, which begins when the last has come and which each class leaves in its time."""
+        begin = max(*self.sending_s, *self.ends_s[part])
+        self.sending_s[:] = self.ends_s[part][:] = [begin + seconds for seconds in left_s]
+
+    def layer(self, blocks: Sequence[Sequence[float]], after: Sequence[Sequence[Sequence[Sequence[float]]]]) -> None:
         """Attention and MLP of each part, with what is exchanged after each; blocks with nothing between them go on."""
         waiting = [0.0] * len(self.ends_s)
         for block, exchanges in zip(blocks, after, strict=True):
@@ -409,8 +490,8 @@ class _Streams:
                 if exchanges[part] or last:
                     self.compute(part, waiting[part])
                     waiting[part] = 0.0
-                for sent_s in exchanges[part]:
-                    self.sending_s = self.ends_s[part] = max(self.sending_s, self.ends_s[part]) + sent_s
+                for left_s in exchanges[part]:
+                    self.send(part, left_s)
 
 
 def rounded_down(number: int) -> int:

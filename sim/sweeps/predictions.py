@@ -13,7 +13,7 @@ from thinwire.sim.sweeps.kinds import Column, Once, Row, Values, kind_of, names,
 RESULTS: Mapping[str, Column] = {
     **dict.fromkeys(
         ("ttft_ms", "ttft_ms_low", "ttft_ms_high", "compute_ms", "codec_ms", "communication_ms",
-         "exposed_communication_ms"), "float64",
+         "exposed_communication_ms", "waiting_ms"), "float64",
     ),
     "wire_bytes_per_gpu": "int64", "all_reduce_count": "int64",
     "reduce_bits_per_value": "float64", "gather_bits_per_value": "float64",

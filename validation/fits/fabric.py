@@ -83,7 +83,9 @@ def wire(machine: str, baseline: Baseline, op: Op, ranks: int, channels: int) ->
 
     def run(numel: int, hop_s: float) -> tuple[float, Mapping[str, float]]:
         schedule = build(uncompressed(baseline, numel, ranks), ranks, numel, cluster.islands, op)
-        sent = {p: nbytes for p, nbytes in bytes_per_rank(schedule.lanes[0].steps, ranks, schedule.align).items() if nbytes}
+        sent = {
+            p: nbytes for p, nbytes in bytes_per_rank(schedule.lanes[0].steps, ranks, schedule.align).items() if nbytes
+        }
         perfect = tuple(
             Protocol("perfect", op, p, ranks, 0.0, hop_s, ((1.0, 1.0),), channels, "assumed: perfect") for p in sent
         )

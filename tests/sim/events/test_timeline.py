@@ -1,6 +1,7 @@
 """Timelines: unrolling folds, what the breakdown counts, and the chain of spans that fixes the end."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import pairwise
 from math import nextafter
 
@@ -66,7 +67,10 @@ def test_the_breakdown_counts_repeats_and_idle_time() -> None:
     assert b.compute_s == 1 + 2 + 4 * 2 + 1
     assert b.codec_s == 0.25 + 4 * 0.5
     assert b.communication_s == 0.75 + 4 * 0.5
-    assert b.exposed_communication_s == 17 - 12
+    assert (b.exposed_communication_s, b.waiting_s) == (17 - 12, 0)
+    late = Timeline(tuple(replace(s, start_s=s.start_s + 0.5) if s.stream == "communication" else s
+                          for s in folded().simulated), folded().folds, 17.0).breakdown()  # fmt: skip
+    assert (late.exposed_communication_s, late.waiting_s) == (17 - 12 - 5 * 0.5, 5 * 0.5)
 
 
 def test_seconds_by_name_are_kernels_and_exchanges_largest_first() -> None:
