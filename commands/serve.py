@@ -55,6 +55,11 @@ def _show(found: "ServingResult") -> None:
     )
     if run.unfinished:
         console.print("requests that nobody served are in no percentile; they count as not keeping the SLO")
+    if run.filling:
+        console.print(
+            f"still filling: {run.in_system_growth} requests more under way at the end than after the warm-up, though "
+            "no more of them wait; a longer duration shows where it settles"
+        )
     if run.saturated:
         console.print("saturated: more arrives than is served, so these numbers grow with the duration")
 

@@ -134,6 +134,11 @@ class Replica:
         return len(self._ends) + len(self._prompts)
 
     @property
+    def prompts(self) -> int:
+        """Requests that hold a place and have no token of this replica yet."""
+        return len(self._prompts)
+
+    @property
     def idle(self) -> bool:
         """Nothing under way."""
         return self.alive and self._ending is None

@@ -13,7 +13,7 @@ from typing import Any
 
 import simpy
 
-from thinwire.sim.serving.arrivals import ClosedLoop, Load
+from thinwire.sim.serving.arrivals import ClosedLoop, Drawn, Load
 from thinwire.sim.serving.iteration import Pace
 from thinwire.sim.serving.question import POLICIES, Policy
 from thinwire.sim.serving.replica import NEVER, Batching, Replica, Request, Role
@@ -97,7 +97,8 @@ class Run:
     queue_most: int
     in_system: Estimate
     in_system_growth: int  # over the window
-    saturated: bool  # the house, or those who wait, grew by more than chance explains (docs/decisions/015)
+    saturated: bool  # those who wait for a place or a first token grew by more than chance explains (015)
+    filling: bool  # they did not, but those in the house did: long answers, or a load that grows
     kv_most: float  # share of a replica's KV cache that was handed out at most
     end_s: float  # of the window, or of the last request served where that is later
     iterations: int
@@ -127,6 +128,7 @@ class Run:
             "queue_length": {**self.queue.to_dict(), "most": self.queue_most},
             "in_system": {**self.in_system.to_dict(), "growth": self.in_system_growth},
             "saturated": self.saturated,
+            "filling": self.filling,
             "kv_cache_most": self.kv_most,
             "end_s": self.end_s,
             "iterations": self.iterations,
@@ -312,7 +314,8 @@ class Simulation:
     def _mark(self) -> None:
         now = self.env.now
         queue, system = self._queue, self._system
-        self._marks.append((queue.area_until(now), system.area_until(now), system.now, queue.now))
+        waiting = queue.now + sum(replica.prompts for replica in self.replicas)
+        self._marks.append((queue.area_until(now), system.area_until(now), system.now, waiting))
 
     def _result(self) -> Run:
         now, window = self.env.now, self.window
@@ -328,7 +331,8 @@ class Simulation:
         sojourn_s = self._sojourn_s + sum(now - request.arrival_s for request in waiting)
         area_s = self._system.area_until(now)
         asked = max(1, recorder.ttft.summary().count + unfinished)
-        chance = 4 * math.sqrt(asked)  # of arrivals, were they Poisson's
+        bursts = max(1.0, self.load.burstiness) if isinstance(self.load, Drawn) else 1.0
+        chance = 4 * math.sqrt(bursts * asked)  # four standard deviations of a count of arrivals
         measured_s = window.duration_s - window.warm_up_s
         return Run(
             arrived=self._arrived,
@@ -347,7 +351,8 @@ class Simulation:
             queue_most=self._queue.most,
             in_system=Estimate(sum(systems) / len(systems), student(systems)),
             in_system_growth=growth,
-            saturated=growth > chance and (growth > 0.02 * asked or waits > chance),
+            saturated=waits > chance and not isinstance(self.load, ClosedLoop),
+            filling=growth > chance >= waits,
             kv_most=max(replica.kv_most / replica.limits.kv_tokens for replica in self.replicas),
             end_s=max(self._ended_s, window.duration_s),
             iterations=sum(replica.iterations for replica in self.replicas),

@@ -64,8 +64,8 @@ RESULTS: Mapping[str, Column] = {
     **_summary("ttft_ms"), **_summary("tpot_ms"), **_summary("latency_ms"),
     **_estimate("goodput_requests_per_s"), "slo_attainment": "float64", **_estimate("output_tokens_per_s"),
     "utilisation": "float64", **_estimate("queue_length"), "queue_length_most": "int64",
-    **_estimate("in_system"), "in_system_growth": "int64", "saturated": "bool_", "kv_cache_most": "float64",
-    "end_s": "float64", "iterations": "int64", "events": "int64", "little_error": "float64",
+    **_estimate("in_system"), "in_system_growth": "int64", "saturated": "bool_", "filling": "bool_",
+    "kv_cache_most": "float64", "end_s": "float64", "iterations": "int64", "events": "int64", "little_error": "float64",
 }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ rank with the longest one sets the efficiency of all.
 
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -72,6 +73,21 @@ def test_more_bytes_are_never_faster(cluster: str, tp: int, name: str, a: int, b
     unit = scheme(name).align * of.ranks
     small, large = (seconds(of, name, units * unit) for units in sorted((a, b)))
     assert small <= large * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("cluster", CATALOG)
+def test_more_rows_are_never_faster_though_groups_do_not_divide_over_the_ranks(cluster: str) -> None:
+    """Where one rank had a group more than the others, all transfers of the call were taken to be as efficient as if
+    they were as large: up to 2.2 % faster with more rows, below 32 KiB.
+    """
+    everyone = len(machine(cluster)[0].gpus)
+    for number, name in enumerate((*WIRE_SCHEMES, "tree:int4-g32-min", "ring:int8-g64-sym")):
+        of = on(cluster, 2 if number % 4 == 3 else everyone)
+        width = (4608, 2304, 5120, 3584)[number % 4 if number % 3 else 0]  # 36, 18, 40 and 28 groups of 128
+        times = [seconds(of, name, rows * width) for rows in (*range(1, 9), 13, 29)]
+        assert times == sorted(times) or all(later >= earlier * (1 - 1e-9) for earlier, later in pairwise(times)), (
+            f"{name} on {of.ranks} of {cluster}, {width} wide: {times}"
+        )
 
 
 @given(

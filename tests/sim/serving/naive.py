@@ -86,7 +86,7 @@ class Naive:
         self.refused = self.restarts = 0
         self.now = 0.0
         self.busy: list[tuple[float, float]] = []
-        self.waited: list[tuple[float, float, int, int]] = []  # (from, to, waiting, in the house)
+        self.waited: list[tuple[float, float, int, int, int]] = []  # (from, to, waiting, in the house, no token yet)
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._serial = 0
         for change in setup.changes:
@@ -110,7 +110,13 @@ class Naive:
     def _wait(self, until_s: float) -> None:
         here = [r for r in self.everybody if r.end_s is None]
         inside = {r for engine in self.engines for r in (*engine.batch, *engine.sending)}
-        self.waited.append((self.now, until_s, sum(r not in inside for r in here), len(here)))
+        outside = sum(r not in inside for r in here)
+        unanswered = sum(r not in inside or not r.prefilled for r in here)
+        self.waited.append((self.now, until_s, outside, len(here), unanswered))
+
+    def unanswered(self, at_s: float) -> int:
+        """Who waits at some moment for a place, or for a token."""
+        return next(row[4] for row in self.waited if row[0] <= at_s < row[1])
 
     def mean(self, which: int, since_s: float, until_s: float) -> float:
         """Over time, of those who wait (2) or are in the house (3)."""

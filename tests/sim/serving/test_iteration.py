@@ -1,8 +1,9 @@
 """Durations of iterations: tables with a proven bound, held against the predictor, and never far from it."""
 
 import random
+from dataclasses import replace
 from functools import cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from thinwire.reference.core.config import load_model
 from thinwire.sim.costs.cost import CostModel
 from thinwire.sim.events.exchange import Exchanger, slowdown
 from thinwire.sim.predict import run, timeline_of
-from thinwire.sim.serving.iteration import BOUND, IterationModel, MonotoneTable
+from thinwire.sim.serving.iteration import BOUND, DIP, IterationModel, MonotoneTable
 from thinwire.sim.serving.workload import Iteration, Share, build
 
 from ..helpers import machine
@@ -115,8 +116,36 @@ def test_every_token_count_is_within_the_bound() -> None:
 def test_times_never_decrease_in_tokens_as_the_bound_supposes() -> None:
     for case in CASES[:3]:
         model = paced(*case)
+        assert model.dip == 0
         times = [model._whole_s(model.exchanger, n) for n in (*range(1, 300), *range(300, 2048, 61))]
         assert all(later >= earlier * (1 - 1e-9) for earlier, later in pairwise(times))
+
+
+@pytest.mark.parametrize(
+    ("cluster", "tp", "width", "name"),
+    [
+        ("2x8xh100-ib", 16, 576, "flash-int4"),  # less than a group for every rank
+        ("2x8xh100-ib", 16, 1000, "flash-int6"),  # groups cut short
+        ("8xrtx4090-pcie", 8, 2880, "flash-int4"),
+        ("2x8xh100-ib", 12, 6144, "flash2-int4-hier"),  # eight and four GPUs
+    ],
+)
+def test_where_parts_are_uneven_more_tokens_are_faster_by_no_more_than_is_carried(
+    cluster: str, tp: int, width: int, name: str
+) -> None:
+    gpus, profile = machine(cluster, tp)
+    on = Exchanger(gpus, CostModel(profile, gpus.gpu), slowdown(tp, {}))
+    model = replace(
+        load_model("llama-3-8b"), hidden_size=width, num_heads=48, num_kv_heads=tp, intermediate_size=48 * tp
+    )
+    pace = IterationModel(model, scheme(name), "bf16", on, on, 64, 8)
+    assert pace.dip == DIP
+    assert "within 6.0%" in pace.sentences()[0]
+    times = [pace._all_reduce(on, scheme(name), n).seconds for n in (*range(1, 40), 64)]
+    highest = list(accumulate(times, max))
+    assert all(later >= (1 - DIP) * most for most, later in zip(highest, times, strict=True))
+    whole = paced("llama-3-8b", "8xl40s-pcie", 4, "flash-int4+spd-50", "fp8", None)
+    assert pace.floor_s(3, 1) < (1 - 0.9 * DIP) * pace.mixed_s([(3, 3)], 0, 1, 1) and whole.dip == 0
 
 
 @pytest.mark.parametrize("case", [CASES[0], CASES[2], CASES[4]], ids=["plain", "windows", "one GPU"])

@@ -13,6 +13,7 @@ from thinwire.sim.serving.replica import Batching
 from thinwire.sim.serving.run import Change, Setup, Simulation, Window
 from thinwire.sim.serving.statistics import Estimate, Slo
 
+from .naive import Naive
 from .paces import ENGINE, ONE_BY_ONE, Linear, Scripted, simulate
 
 SECOND = 1_000_000  # prompt tokens that take Linear's default a second
@@ -343,6 +344,45 @@ def test_slow_saturation_is_seen_in_a_long_run(rho: float, saturated: bool) -> N
     run, _ = simulate(Setup(Linear(), ONE_BY_ONE, 1), Drawn(rho, Fixed(SECOND), Fixed(1), 1e-6), 60_000)
     assert run.in_system_growth < 0.02 * run.arrived
     assert run.saturated == saturated
+
+
+OVERLOADS = {
+    # name: (setup, requests a second, tokens of prompt and answer, saturated, filling)
+    "a calm house": (Setup(ENGINE, Batching(256, 64, 1 << 20), 4), 40.0, (50, 8), False, False),
+    "long answers, none of whom waits": (Setup(ENGINE, Batching(256, 128, 1 << 20), 4), 60.0, (20, 500), False, True),
+    "too many prompts, all with a place": (Setup(ENGINE, Batching(512, 512, 1 << 20), 1), 60.0, (800, 2), True, False),
+    "too few places": (Setup(ENGINE, Batching(256, 4, 1 << 20), 2), 60.0, (20, 30), True, False),
+    "too little memory": (Setup(ENGINE, Batching(256, 64, 512), 2), 60.0, (40, 60), True, False),
+    "a pool that decodes too slowly": (
+        Setup(ENGINE, Batching(256, 8, 1 << 20), 2, decode_replicas=1), 60.0, (20, 30), True, False,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OVERLOADS)
+def test_saturated_is_who_waits_longer_and_longer_as_the_plain_simulator_sees_it(name: str) -> None:
+    setup, rate, (prompt, output), saturated, filling = OVERLOADS[name]
+    load, duration_s, warm_up_s = Drawn(rate, Fixed(prompt), Fixed(output)), 5.0, 0.5
+    run, _ = simulate(setup, load, duration_s, warm_up_s)
+    rows = [row for piece in load.pieces(0, duration_s) for row in zip(*(x.tolist() for x in piece), strict=True)]
+    plain = Naive(setup, rows, output).run()
+    grew = plain.unanswered(duration_s) - plain.unanswered(warm_up_s)
+    chance = 4 * math.sqrt(sum(at_s >= warm_up_s for at_s, *_ in rows))
+    assert (grew > chance, run.saturated, run.filling) == (saturated, saturated, filling)
+    assert run.in_system_growth > chance or not (saturated or filling)
+
+
+def test_many_replicas_that_fill_for_a_moment_are_not_saturated() -> None:
+    """The run that was called so: 64 replicas, 512 requests a second for 20 s, four of whom wait."""
+    slow = Linear(0.03, 2e-5, 1e-4, 1e-8)
+    run, _ = simulate(Setup(slow, Batching(2048, 256, 1 << 20), 64), Drawn(512.0, Fixed(300), Fixed(300)), 20)
+    assert run.in_system_growth > 4 * math.sqrt(run.arrived) and run.queue.value < 20
+    assert not run.saturated and run.filling
+
+
+def test_a_closed_loop_is_never_saturated() -> None:
+    run, _ = simulate(Setup(ENGINE, Batching(256, 4, 1 << 20), 1), ClosedLoop(500, Fixed(20), Fixed(5)), 20, 0.0)
+    assert run.queue.value > 400 and not run.saturated
 
 
 def test_goodput_counts_those_that_keep_both_limits() -> None:

@@ -266,7 +266,7 @@ def test_rows_are_what_serve_says(spec: Path, expected: bytes, tmp_path: Path) -
             assert {"value": row[name], "half_width": row[f"{name}_half_width"]}.items() <= said[name].items()
         plain = (
             "model", "cluster", "scheme", "tp", "replicas", "gpus", "weights", "policy", "seed", "utilisation",
-            "slo_attainment", "saturated", "kv_cache_most", "end_s", "iterations", "events", "little_error",
+            "slo_attainment", "saturated", "filling", "kv_cache_most", "end_s", "iterations", "events", "little_error",
         )  # fmt: skip
         assert {name: row[name] for name in plain} == {name: said[name] for name in plain}
         assert (row["duration"], row["warm_up"]) == (said["duration_s"], said["warm_up_s"])
