@@ -49,7 +49,7 @@ LONE = (
     ("hybrid-4.2", {}),
     ("none", {"slow_ranks": {0: 1.3}}),
 )
-AWKWARD = (1, 3, 63, 257, 513, 1027, 2048)  # tokens: beside tiles, waves, and what fp8 rows are padded to
+AWKWARD = (1, 63, 257, 513, 2048)  # tokens: beside tiles, waves, and what fp8 rows are padded to
 
 
 @pytest.mark.parametrize("cluster", CATALOG)
@@ -87,7 +87,7 @@ def test_fp8_rows_are_padded_in_prompts_and_serving_alike_and_both_say_so() -> N
     """513 tokens took 28 % longer in `predict` than in `serve` on an H100 once, and 51 % longer than 512."""
     on = {"model": "llama-3-8b", "cluster": "8xh100-nvlink", "tp": 1, "weights": "fp8"}
     odd, even, padded = (thinwire.predict(**on, input_tokens=n) for n in (513, 512, 516))  # type: ignore[arg-type]
-    assert even.ttft_s < odd.ttft_s < 1.1 * even.ttft_s and odd.ttft_s <= padded.ttft_s
+    assert even.ttft_s < odd.ttft_s < 1.25 * even.ttft_s and 0.999 * padded.ttft_s < odd.ttft_s <= padded.ttft_s
     found = serve(Deployment(**on), Scripted(((0.0, 513, 1),)), 1, warm_up_s=0)  # type: ignore[arg-type]
     for said in (odd.assumptions, found.assumptions):
         assert any("rows are padded to a multiple of 4" in sentence for sentence in said)
