@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 _KIND = "thinwire calibration 1"
+_DENSE = torch.contiguous_format  # a copy keeps the strides of one value, and its bytes could not be viewed
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,7 +44,7 @@ class Calibration:
         for name, tensor in (("reach_RF", reach), ("sum_reach_F", total)):
             if not bool((torch.isfinite(tensor) & (tensor >= 0)).all()):
                 raise ValueError(f"{name} must be finite and not negative")
-            object.__setattr__(self, name, tensor.detach().to("cpu", torch.float32, copy=True))
+            object.__setattr__(self, name, tensor.detach().to("cpu", torch.float32, copy=True, memory_format=_DENSE))
         order = self.reach_RF.double().sum(0).argsort(descending=True, stable=True)
         object.__setattr__(self, "ranking_F", order.to(torch.int32))
 
