@@ -20,7 +20,15 @@ from torch import Tensor
 
 from thinwire.reference.core.schedule import SWITCH, Schedule, Step, Transfer
 from thinwire.reference.groups.execute import Coding, RankState, incoming
-from thinwire.reference.groups.handshake import TAGS, Combination, Disagreement, Form, agreement_of, combination
+from thinwire.reference.groups.handshake import (
+    TAGS,
+    Combination,
+    Disagreement,
+    Form,
+    agreement_of,
+    combination,
+    counted,
+)
 
 _CPU = torch.device("cpu")
 _BROKEN: WeakKeyDictionary[dist.ProcessGroup, str] = WeakKeyDictionary()  # and why
@@ -164,12 +172,12 @@ class TorchGroup(Group):
     @property
     def handshakes(self) -> int:
         """How often this rank asked its peers whether they run the same; see `handshake`."""
-        return agreement_of(self._group, _CPU).handshakes
+        return counted(self._group)[0]
 
     @property
     def handshake_bytes(self) -> int:
         """What this rank wrote into the process group's store for that; never part of `sent_bytes`."""
-        return agreement_of(self._group, _CPU).sent_bytes
+        return counted(self._group)[1]
 
     def agree(self, schedule: Schedule, form: Form | None = None, device: torch.device | None = None) -> None:
         """Ask ahead, where the moment suits: the first `run` of this combination then asks nobody. Collective.

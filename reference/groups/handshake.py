@@ -31,7 +31,7 @@ import json
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Literal
@@ -39,7 +39,7 @@ from weakref import WeakKeyDictionary, ref
 
 import torch
 import torch.distributed as dist
-from torch.distributed import Store
+from torch.distributed.distributed_c10d import Store
 
 from thinwire import __version__ as VERSION
 from thinwire.reference.core.schedule import Schedule
@@ -47,7 +47,8 @@ from thinwire.reference.core.scheme import Codec
 
 PERIOD_S = 1.0  # between looks of the thread
 GRACE_S = 5.0  # for the ranks that have not spoken, once it is known that others differ
-TAGS = 2**31
+TAGS = 2**31 - 1  # of messages: 0..TAGS - 1
+_PROBE = TAGS  # of what is never sent
 _LONGEST = 80  # characters quoted of anything
 _KEPT = 64  # collectives of the past that this rank can still be asked about
 _REMEMBERED = 1 << 14  # combinations that were agreed on
@@ -155,11 +156,20 @@ class Agreement:
     """One rank's side of what the ranks of a process group have agreed on.
 
     store: shared by the ranks; None where there is none (MPI) or nobody else (one rank, the backend `fake`): then
-    nothing is asked. Counted apart from payload: `handshakes`, and `sent_bytes` written to the store.
+    nothing is asked. probe: raises RuntimeError where the connection to a rank is known to be broken. Counted apart
+    from payload: `handshakes`, and `sent_bytes` written to the store.
     """
 
-    def __init__(self, store: Store | None, rank: int, size: int, timeout_s: float) -> None:
+    def __init__(
+        self,
+        store: Store | None,
+        rank: int,
+        size: int,
+        timeout_s: float,
+        probe: Callable[[int], None] = lambda rank: None,
+    ) -> None:
         self.rank, self.size, self.timeout_s = rank, size, timeout_s
+        self._probe = probe
         self.handshakes = 0
         self.sent_bytes = 0
         self.verdict: str | None = None  # what the thread found
@@ -203,8 +213,8 @@ class Agreement:
 
     def explain(self) -> str | None:
         """After an error in the middle of a collective: what ranks disagree on, None where nothing is known of that."""
-        if self.verdict is not None or self._store is None:
-            return self.verdict
+        if self._store is None:
+            return None
         call = self._now.call
         try:
             self._say(call, "running")
@@ -214,13 +224,13 @@ class Agreement:
             heard = self._heard(call)
         except RuntimeError:  # the store went with the rank that kept it
             return self.verdict
-        return _difference(call, heard, self.size) if _differ(heard) else None
+        return _difference(call, heard, self.size) if _differ(heard) else self.verdict
 
     def look(self) -> None:
         """The thread's part: answer who asks, say where this rank hangs, note a disagreement."""
         now, before = self._now, self._seen
         self._seen = now
-        if self._store is None or self.verdict is not None:
+        if self._store is None:
             return
         call = now.call if now.state == "running" and now == before else self._asked(now)
         if call is None:
@@ -239,7 +249,7 @@ class Agreement:
         try:
             self._say(call, "asking")
             self._write("asks", str(call))
-            self._await(call, begin_s)
+            lost = self._await(call, begin_s)
             heard = self._heard(call)
         except RuntimeError as error:
             raise RuntimeError(
@@ -254,28 +264,44 @@ class Agreement:
             if not found.usable:
                 self._say(call, "left")
             raise found
-        if absent or gone:
-            self._say(call, "left")
-            who = f"ranks {_ranks(absent)} did not come" if absent else f"ranks {_ranks(gone)} have given up"
-            raise RuntimeError(
-                f"{who}: collective {call} of this process group ({wanted.words()['scheme']!r}, shape "
-                f"{wanted.words()['shape']}) was waited for by the others for {self.timeout_s:g} s, its timeout"
-            )
+        if lost is None and not absent and not gone:
+            return
+        self._say(call, "left")
+        what = f"collective {call} of this process group ({wanted.words()['scheme']!r}, {wanted.words()['shape']})"
+        if lost is not None:
+            raise RuntimeError(f"rank {self.rank} lost {lost[0]} before {what}: {lost[1]}") from lost[1]
+        who = f"rank {_ranks(absent)} did not come" if absent else f"rank {_ranks(gone)} had given up"
+        raise RuntimeError(f"{who}: for {what} ranks wait {self.timeout_s:g} s, its timeout")
 
-    def _await(self, call: int, begin_s: float) -> None:
-        """Until all ranks have spoken, or time is up: less of it once it is known that some differ."""
+    def _await(self, call: int, begin_s: float) -> tuple[str, RuntimeError] | None:
+        """Until all ranks have spoken, or time is up: less of it once it is known that some differ.
+
+        Looks around less and less often; who was found to be lost, and how that was known.
+        """
         deadline_s, next_look_s, pause_s = begin_s + self.timeout_s, begin_s + 0.25, 2e-5
         while not self._all_said(call):
             now_s = time.monotonic()
             if now_s >= deadline_s:
-                return
+                return None
             if now_s >= next_look_s:
-                next_look_s = now_s + 0.25
-                if _differ(self._heard(call)):
+                next_look_s = now_s + min(10.0, max(0.25, (now_s - begin_s) / 8))
+                heard = self._heard(call)
+                if _differ(heard):
                     deadline_s = min(deadline_s, now_s + GRACE_S)
-                    next_look_s = deadline_s
+                elif (lost := self._lost(heard)) is not None:
+                    return lost
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, 0.02, max(1e-3, (now_s - begin_s) / 8))
+        return None
+
+    def _lost(self, heard: Mapping[int, Words]) -> tuple[str, RuntimeError] | None:
+        for rank in range(self.size):
+            if rank not in heard:
+                try:
+                    self._probe(rank)
+                except RuntimeError as error:
+                    return f"rank {rank}", error
+        return None
 
     # ---- the store
 
@@ -388,7 +414,9 @@ def agreement_of(group: dist.ProcessGroup, device: torch.device) -> Agreement:
         size = dist.get_world_size(group)
         store = _store_of(group) if size > 1 and dist.get_backend(group) != "fake" else None
         with _LOCK:
-            found = _AGREEMENTS[group] = Agreement(store, dist.get_rank(group), size, _timeout_s(group, device))
+            found = _AGREEMENTS[group] = Agreement(
+                store, dist.get_rank(group), size, _timeout_s(group, device), _probe_of(group)
+            )
             if store is not None and (_thread is None or not _thread.is_alive()):  # not alive: this is a fork's child
                 _thread = threading.Thread(target=_watch, name="thinwire-handshake", daemon=True)
                 _thread.start()
@@ -399,6 +427,26 @@ def _store_of(group: dist.ProcessGroup) -> Store | None:
     """The group's own corner of the store it was made with."""
     found: Store | None = dist.distributed_c10d._world.pg_map[group][1]
     return found
+
+
+def counted(group: dist.ProcessGroup) -> tuple[int, int]:
+    """Handshakes of this rank in a process group so far, and the bytes it wrote for them into the store."""
+    found = _AGREEMENTS.get(group)
+    return (0, 0) if found is None else (found.handshakes, found.sent_bytes)
+
+
+def _probe_of(group: dist.ProcessGroup) -> Callable[[int], None]:
+    """On gloo, to ask for a byte that never comes fails at once where the connection is broken; else it is idle."""
+    if dist.get_backend(group) != "gloo":
+        return lambda rank: None
+    found, peers = ref(group), dist.get_process_group_ranks(group)
+
+    def probe(rank: int) -> None:
+        alive = found()
+        if alive is not None:
+            dist.irecv(torch.empty(1, dtype=torch.uint8), peers[rank], alive, _PROBE)
+
+    return probe
 
 
 def _timeout_s(group: dist.ProcessGroup, device: torch.device) -> float:
