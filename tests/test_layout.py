@@ -35,8 +35,8 @@ HOUSE: Mapping[str, tuple[str, ...]] = {
     ),
     "kernels": (ANY,),
     "reference": (
-        "quality/", "decoder/", "bench.py", "parallel.py", "allreduce.py", "groups/", "quantize.py", "codecs/",
-        "mixed.py", "catalog.py", "core/",
+        "quality/", "decoder/", "bench.py", "bench_groups.py", "parallel.py", "allreduce.py", "groups/", "quantize.py",
+        "codecs/", "mixed.py", "catalog.py", "core/",
     ),
     "topologies": (ANY,),
 }  # fmt: skip

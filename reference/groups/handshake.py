@@ -16,12 +16,17 @@ peer with a new one, or with another old one, has to be caught otherwise:
   others wrote. So the rank that asks learns of it and raises; the one that waits for bytes raises when its peer's
   connection closes, or at the process group's timeout, with the same words.
 
-Guaranteed on gloo: ranks whose combinations differ never exchange a byte, and all of them raise by the timeout, where
-the store can still be reached naming who has what. Two combinations may share tags once in 2^31 pairs. Guaranteed on
-every backend: a combination's first run begins only where all ranks have it. Not guaranteed: on NCCL, ranks that run
-*different old* combinations at the same time are not told apart (NCCL has no tags), and one that sent before its peer
-asked is left to NCCL's watchdog, though the next call raises. Ranks that agree on all this and still mean different
-tensors are not noticed, nor are replays of a CUDA graph.
+Guaranteed on every backend: a combination's first run begins only where all ranks have it, or a rank that has not has
+run past it. On gloo besides: ranks whose combinations differ never take each other's bytes (but for chance: tags of two
+combinations that both are old overlap with the odds of a collective's number of messages to 2^31), and every rank
+raises by the timeout of the process group, naming who has what where the store can still be reached and the others have
+come as far.
+
+Not guaranteed: that ranks which raise in the middle do so at the same moment; where one dies, that its peers hear more
+than that it is lost. On NCCL, which has no tags, ranks that run *different old* combinations at the same time are not
+told apart, and what a rank has queued before its peer asks is left to NCCL's watchdog, though its next call raises.
+Ranks that agree on all this and still mean different tensors are not noticed, nor are replays of a CUDA graph, nor
+which tokens a mask hides. Groups made over MPI have no store, and ask nobody.
 """
 
 from __future__ import annotations
