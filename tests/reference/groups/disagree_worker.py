@@ -25,6 +25,7 @@ from thinwire.reference.groups.group import TorchGroup
 
 RANKS = 3
 WAIT_S = 3.0  # timeout of groups on which somebody must run into it
+ANSWERED_S = 4.5  # of the one where who asks is answered before
 LONG_S = 30.0  # of those on which nobody may
 CALIBRATIONS = [Calibration(torch.full((RANKS, 64), reach), torch.full((64,), 3.0)) for reach in (1.0, 1.0, 2.0)]
 
@@ -118,7 +119,7 @@ SCENARIOS = {
     new_against_new: LONG_S,
     agreed: LONG_S,
     slow: LONG_S,
-    old_against_new: WAIT_S,
+    old_against_new: ANSWERED_S,
     old_against_old: WAIT_S,
     never_called: WAIT_S,
 }

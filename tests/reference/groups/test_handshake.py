@@ -25,6 +25,7 @@ from thinwire.reference.groups.handshake import Agreement, Combination, Disagree
 from . import disagree_worker as worker
 
 WORKER = Path(__file__).with_name("disagree_worker.py")
+SOON_S = 15.0  # on a machine with other things to do; timeouts are shorter than half of it, or longer than it
 Outcomes = list[dict[str, Any]]
 
 
@@ -80,7 +81,7 @@ def test_what_differs_is_said_on_every_rank_and_the_group_goes_on(found: list[di
     for number, (outcomes, expected) in enumerate(zip(refused, NEW, strict=True), 1):
         words = said(outcomes)
         assert words.startswith(f"ranks disagree on collective {number} of this process group: ") and expected in words
-        assert all(outcome["seconds"] < 5 for outcome in outcomes)
+        assert all(outcome["seconds"] < SOON_S for outcome in outcomes)
     assert all(outcome["gave"] == pytest.approx([3.0], abs=0.1) for outcome in last)
 
 
@@ -105,15 +106,15 @@ def test_an_old_combination_against_a_new_one(found: list[dict[str, Outcomes]]) 
     agreed, different, after = columns(found, "old_against_new")
     assert all("gave" in outcome for outcome in agreed)
     assert "scheme: 'flash-int4' on rank 0, 2, 'flash-int8' on rank 1" in said(different)
-    assert different[1]["seconds"] < worker.WAIT_S - 0.5  # who asks is answered
-    assert all(outcome["seconds"] < worker.WAIT_S + 2 for outcome in different)
+    assert different[1]["seconds"] < worker.ANSWERED_S  # who asks is answered
+    assert all(outcome["seconds"] < SOON_S for outcome in different)
     assert all("this process group broke" in outcome["error"] for outcome in after)
 
 
 def test_old_combinations_in_different_orders(found: list[dict[str, Outcomes]]) -> None:
     *_, different = columns(found, "old_against_old")
     assert "shape: '[8192]' on rank 0, 2, '[4096]' on rank 1" in said(different)
-    assert all(outcome["seconds"] < worker.WAIT_S + 2 for outcome in different)
+    assert all(outcome["seconds"] < SOON_S for outcome in different)
 
 
 def test_a_rank_that_never_calls(found: list[dict[str, Outcomes]]) -> None:
@@ -124,13 +125,13 @@ def test_a_rank_that_never_calls(found: list[dict[str, Outcomes]]) -> None:
         "rank 2 did not come: for collective 1 of this process group ('flash-int4', [4096])"
     )
     assert late["error"].startswith("rank 0-1 had given up: ")
-    assert all(worker.WAIT_S - 0.5 < outcome["seconds"] < worker.WAIT_S + 2 for outcome in (first, second, late))
+    assert all(worker.WAIT_S - 0.5 < outcome["seconds"] < SOON_S for outcome in (first, second, late))
 
 
 def test_who_waits_learns_it_when_the_other_goes(found: list[dict[str, Outcomes]]) -> None:
     _, different = columns(found, "gone")
     assert "scheme: 'flash-int4' on rank 0, 2, 'flash-int8' on rank 1" in said(different)
-    assert all(outcome["seconds"] < 10 for outcome in different)  # of the group's 60
+    assert all(outcome["seconds"] < SOON_S for outcome in different)  # of the group's 60
 
 
 # ---- one process: ranks as threads on a HashStore
