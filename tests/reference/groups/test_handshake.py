@@ -223,6 +223,25 @@ def test_the_store_does_not_grow(pair: tuple[Agreement, Agreement]) -> None:
     assert one.verdict is None is two.verdict and one.handshakes == 59
 
 
+def test_what_was_said_is_not_said_again(pair: tuple[Agreement, Agreement]) -> None:
+    """Nor are questions of long ago answered anew when what was said about them is no longer kept."""
+    one, two = pair
+    together(lambda: one.enter(made("bf16-ring")), lambda: two.enter(made("bf16-ring")))
+    asked_bytes = one.sent_bytes
+    one.look(), one.look()
+    assert one.sent_bytes == asked_bytes  # while it runs: its peers have that from the handshake
+    one.leave()
+    for _ in range(80):
+        one.enter(made("bf16-ring"))
+        one.look(), one.look()
+        once_bytes = one.sent_bytes
+        one.look()
+        one.leave()
+        one.look()
+        assert one.sent_bytes == once_bytes
+    assert once_bytes > asked_bytes and one.verdict is None
+
+
 @pytest.fixture
 def world() -> Iterator[dist.ProcessGroup]:
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
