@@ -24,6 +24,7 @@ from thinwire.reference.groups.handshake import Agreement, Combination, Disagree
 
 from . import disagree_worker as worker
 
+pytestmark = pytest.mark.xdist_group("handshake")  # the ranks are started once
 WORKER = Path(__file__).with_name("disagree_worker.py")
 SOON_S = 15.0  # on a machine with other things to do; timeouts are shorter than half of it, or longer than it
 Outcomes = list[dict[str, Any]]
