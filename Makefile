@@ -50,10 +50,11 @@ newest: ## the tests that need no torch, on the newest Python installed here, if
 torchless: $(VENV)/.torchless
 	$(BIN)/pytest -q -n $(WORKERS) --dist loadgroup $(TORCHLESS) $(ARGS)
 
-bench: $(VENV)/.test ## time the simulator, serving runs, then the codecs
+bench: $(VENV)/.test ## time the simulator, serving runs, the codecs, then what it costs that ranks agree
 	$(BIN)/python -m thinwire.sim.bench.prediction $(ARGS)
 	$(BIN)/python -m thinwire.sim.bench.serving
 	$(BIN)/python -m thinwire.reference.bench
+	$(BIN)/python -m thinwire.reference.bench_groups
 
 calibrate: $(VENV)/.core ## fit sim/profiles/ to the measurements in validation/published/
 	$(BIN)/python -m thinwire.validation.calibrate $(ARGS)

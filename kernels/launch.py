@@ -60,7 +60,12 @@ def options(tuning: Tuning) -> dict[str, Any]:
 
 
 def check_device(*tensors: Tensor) -> None:
-    """Raises ValueError unless all tensors lie where kernels can run: one CUDA device, or the CPU when interpreting."""
+    """Raises ValueError unless all tensors lie where kernels can run: one CUDA device, or the CPU when interpreting.
+
+    And for lazily negated views, whose memory holds the other sign.
+    """
+    if any(tensor.is_neg() for tensor in tensors):
+        raise ValueError("kernels read memory as it stands: call resolve_neg() on lazily negated tensors first")
     devices = {tensor.device for tensor in tensors}
     if len(devices) != 1:
         raise ValueError(f"tensors must lie on one device: {sorted(map(str, devices))}")

@@ -19,6 +19,7 @@ from thinwire.reference.core.schedule import Islands, build
 from thinwire.reference.core.scheme import Raw, Scheme
 from thinwire.reference.groups.execute import Coding, check
 from thinwire.reference.groups.group import Group, LocalGroup, TorchGroup
+from thinwire.reference.groups.handshake import Form
 
 RAW_FORMATS = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
@@ -35,6 +36,12 @@ def executable(scheme: Scheme, nbytes: int, gate_bytes: int, dtype: torch.dtype)
     if nbytes < gate_bytes and scheme.collective != "none":
         return uncompressed(dtype)
     return scheme
+
+
+def form_of(x: Tensor, scheme: Scheme, calibration: Calibration | None = None) -> Form:
+    """What ranks must agree on in an all-reduce of `x` beside the schedule; `TorchGroup.prepare` wants it too."""
+    also = "" if calibration is None else f"calibration {calibration.fingerprint}"
+    return Form(tuple(x.shape), str(x.dtype).removeprefix("torch."), also, scheme.name)
 
 
 def all_reduce(
@@ -62,7 +69,8 @@ def all_reduce(
     Every rank must call with the same shape, dtype and arguments, in the same order as its other collectives.
 
     Raises:
-        ValueError: a dtype or scheme that cannot run. RuntimeError: a peer is gone.
+        ValueError: a dtype or scheme that cannot run; as `handshake.Disagreement`, the same on every rank, where ranks
+            call with different ones. RuntimeError: a peer is gone, or has not called within the group's timeout.
     """
     found = group if isinstance(group, TorchGroup) else TorchGroup(group)
     return _reduce(found, [x], scheme, backend, calibration, gate_bytes, islands)[0]
@@ -104,5 +112,5 @@ def _reduce(
     grouping = None if islands is None else tuple(tuple(island) for island in islands)
     schedule = build(chosen, group.size, x.numel(), grouping)
     values = [p.detach().reshape(-1).to(torch.float32, copy=True) for p in partials]
-    results = group.run(schedule, values, coding)
+    results = group.run(schedule, values, coding, form_of(x, chosen, calibration))
     return [value.to(x.dtype).reshape(x.shape) for value in results]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from thinwire.reference.codecs.backend import backend as find_backend
 from thinwire.reference.codecs.calibration import Calibration
-from thinwire.reference.codecs.layout import section_views
+from thinwire.reference.codecs.layout import dense, section_views
 from thinwire.reference.core.scheme import Codec, OutlierHybrid
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
@@ -110,7 +110,7 @@ def encode_flat(
     _check_float("values", values_N.dtype)
     _check_static(codec, calibration, rank, start)
     found = find_backend(backend)
-    values_N = values_N.detach().contiguous()
+    values_N = dense(values_N)
     if not values_N.numel():
         return values_N.new_empty(0, dtype=torch.uint8)
     return found.encode_flat(values_N, codec, calibration=calibration, rank=rank, start=start)
@@ -137,7 +137,7 @@ def decode_flat(
     found = find_backend(backend)
     if not numel:
         return buffer.new_empty(0, dtype=dtype)
-    return found.decode_flat(buffer, numel, codec, calibration=calibration, rank=rank, start=start, dtype=dtype)
+    return found.decode_flat(dense(buffer), numel, codec, calibration=calibration, rank=rank, start=start, dtype=dtype)
 
 
 def reduce_flat(
@@ -163,7 +163,8 @@ def reduce_flat(
     found = find_backend(backend)
     if not numel:
         return buffers[0].new_empty(0, dtype=torch.float32)
-    return found.reduce_flat(buffers, numel, codec, calibration=calibration, ranks=ranks, start=start)
+    copies = [dense(buffer) for buffer in buffers]
+    return found.reduce_flat(copies, numel, codec, calibration=calibration, ranks=ranks, start=start)
 
 
 def _check_float(what: str, dtype: torch.dtype) -> None:

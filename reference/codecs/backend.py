@@ -31,8 +31,9 @@ AUTO = "auto"
 class Backend(Protocol):
     """What a backend module offers: the three functions that `quantize` calls.
 
-    Arguments are checked by the caller: values are fp32, bf16 or fp16, flat and contiguous; a buffer is flat,
-    contiguous uint8 of exactly `codec.wire_bytes(numel)` bytes; a static hybrid comes with its calibration.
+    Arguments are checked by the caller: values are fp32, bf16 or fp16, flat and dense (`layout.dense`: of
+    stride 1 even where there is one); a buffer is flat, dense uint8 of exactly `codec.wire_bytes(numel)` bytes; a
+    static hybrid comes with its calibration.
     """
 
     def encode_flat(

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 _KIND = "thinwire calibration 1"
+_DENSE = torch.contiguous_format  # a copy keeps the strides of one value, and its bytes could not be viewed
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,12 +27,14 @@ class Calibration:
 
     reach_RF: max(|min|, |max|) of each rank's partial sums by feature, fp32. sum_reach_F: that of their sum,
     used where the gather phase of a two-step scheme encodes sums. ranking_F: features by falling total reach,
-    int32, ties by lower feature. Raises ValueError for shapes that do not fit or reaches that are no numbers.
+    int32, ties by lower feature. fingerprint: 16 hex digits that differ where calibrations differ; a process group
+    compares them across ranks. Raises ValueError for shapes that do not fit or reaches that are no numbers.
     """
 
     reach_RF: Tensor
     sum_reach_F: Tensor
     ranking_F: Tensor = field(init=False)
+    fingerprint: str = field(init=False)
 
     def __post_init__(self) -> None:
         reach, total = self.reach_RF, self.sum_reach_F
@@ -43,9 +46,10 @@ class Calibration:
         for name, tensor in (("reach_RF", reach), ("sum_reach_F", total)):
             if not bool((torch.isfinite(tensor) & (tensor >= 0)).all()):
                 raise ValueError(f"{name} must be finite and not negative")
-            object.__setattr__(self, name, tensor.detach().to("cpu", torch.float32, copy=True))
+            object.__setattr__(self, name, tensor.detach().to("cpu", torch.float32, copy=True, memory_format=_DENSE))
         order = self.reach_RF.double().sum(0).argsort(descending=True, stable=True)
         object.__setattr__(self, "ranking_F", order.to(torch.int32))
+        object.__setattr__(self, "fingerprint", self._fingerprint())
 
     @property
     def ranks(self) -> int:
@@ -67,9 +71,7 @@ class Calibration:
         reach_F = self.sum_reach_F if rank is None else self.reach_RF[rank]
         return reach_F / ((1 << (bits - 1)) - 1)
 
-    @property
-    def fingerprint(self) -> str:
-        """16 hex digits that differ where calibrations differ: compare them across ranks before use."""
+    def _fingerprint(self) -> str:
         found = hashlib.sha256(str(tuple(self.reach_RF.shape)).encode())
         for tensor in (self.reach_RF, self.sum_reach_F):
             found.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())

@@ -18,6 +18,17 @@ CPU_CHUNK_VALUES = 1 << 18  # 1 MiB of fp32: launching fifty small operations co
 DEVICE_CHUNK_VALUES = 1 << 26  # an accelerator wants few launches; 256 MiB of fp32
 
 
+def dense(flat_N: Tensor) -> Tensor:
+    """A flat tensor whose memory is its values one after the other, as `view(dtype)` and kernels take them: no copy
+    where it is so already.
+
+    `is_contiguous` alone does not say so: torch calls one value, or none, contiguous whatever its stride, keeps that
+    stride in copies and then refuses to view it as another type; and a lazily negated view holds the other sign.
+    """
+    found_N = flat_N.detach().resolve_neg().contiguous()
+    return found_N if found_N.stride(0) == 1 else found_N.as_strided(found_N.shape, (1,))
+
+
 def allocate(codec: Codec, numel: int, device: torch.device) -> Tensor:
     """A wire buffer for `numel` values: uint8 zeros, so the padding between sections is zero."""
     return torch.zeros(codec.wire_bytes(numel), dtype=torch.uint8, device=device)

@@ -58,6 +58,8 @@ def pack_into(codes_N: Tensor, bits: int, out: Sequence[Tensor]) -> None:
     elif codes_N.storage_offset() % 8:  # words are counted from the storage's start
         codes_N = codes_N.clone()
     codes_N = codes_N.contiguous()
+    if not codes_N.numel():
+        return
     below = 0
     for width, plane in zip(planes(bits), out, strict=True):
         word = codes_N.view(torch.int64)  # eight codes at a time; no bit crosses its byte after the mask

@@ -28,6 +28,7 @@ from thinwire.reference.core.scheme import Codec, Raw, Section
 from thinwire.reference.decoder.sync import ranks_here
 from thinwire.reference.groups.execute import Coding
 from thinwire.reference.groups.group import Group
+from thinwire.reference.groups.handshake import Form
 
 KEY_CHUNK = 2048  # keys scored at a time: a visual context's scores do not fit in memory at once
 
@@ -192,6 +193,7 @@ def lv_xattn(
     """
     ranks, wire = _check(query, key, value, shape, group, partial)
     exchanges, n = lv_exchanges(shape, wire), shape.ranks
+    form = _form("lv-xattn", query, shape, mask, scale)
 
     def over_own_keys(queries: Sequence[Tensor], back: int) -> list[Partial]:
         """Each rank's keys seen by the queries of the rank `back` before it."""
@@ -202,7 +204,7 @@ def lv_xattn(
 
     if n == 1:
         return _outputs(over_own_keys(query, 0), query)
-    arrived = _pass(exchanges[0], [[q] for q in query], ranks, group)
+    arrived = _pass(exchanges[0], [[q] for q in query], ranks, group, form)
     parts: list[Partial] = []
     for number in range(1, n + 1):  # ranks see the queries of rank - number: at last, number = n, their own
         queries = query if number == n else [blocks[0].view(_rows(shape, r - number)) for r, blocks in arrived]
@@ -213,7 +215,7 @@ def lv_xattn(
                 blocks.append(queries[place])
             if number > 1:
                 blocks.extend(parts[place])
-        arrived = _pass(exchanges[number], leaving, ranks, group)
+        arrived = _pass(exchanges[number], leaving, ranks, group, form)
         if number > 1:
             for place, (r, blocks) in enumerate(arrived):
                 rows = _rows(shape, r - number)
@@ -235,12 +237,14 @@ def ring_attention(
 ) -> list[Tensor]:
     """Cross-attention with keys and values going round the ring, in their own dtype; otherwise as `lv_xattn`."""
     ranks, wire = _check(query, key, value, shape, group, None)
+    form = _form("ring-attention", query, shape, mask, scale)
     keys, values = list(key), list(value)
     parts: list[Partial] = []
     for number in range(shape.ranks):  # ranks hold the keys of rank - number
         if number:
             blocks = [[torch.cat((k.reshape(-1), v.reshape(-1)))] for k, v in zip(keys, values, strict=True)]
-            for place, (r, found) in enumerate(_pass(ring_exchanges(shape, wire)[number - 1], blocks, ranks, group)):
+            exchange = ring_exchanges(shape, wire)[number - 1]
+            for place, (r, found) in enumerate(_pass(exchange, blocks, ranks, group, form)):
                 tokens = shape.visual[(r - number) % shape.ranks]
                 keys[place], values[place] = found[0].view(2, shape.batch, shape.kv_heads, tokens, shape.head_dim)
         fresh = [
@@ -285,8 +289,15 @@ def _check(
     return ranks, Wire(raw, raw if partial is None else partial, raw)
 
 
+def _form(name: str, query: Sequence[Tensor], shape: CrossShape, mask: Mask | None, scale: float | None) -> Form:
+    """What ranks must agree on beside the hops: also how they score each other's queries, but for what a mask hides."""
+    sizes = (shape.batch, shape.heads, shape.kv_heads, shape.head_dim, *shape.text, *shape.visual)
+    also = f"scale {scale}, {'no mask' if mask is None else 'a mask'}"
+    return Form(sizes, str(query[0].dtype).removeprefix("torch."), also, name)
+
+
 def _pass(
-    exchange: Exchange | None, leaving: Sequence[Sequence[Tensor]], ranks: Sequence[int], group: Group
+    exchange: Exchange | None, leaving: Sequence[Sequence[Tensor]], ranks: Sequence[int], group: Group, form: Form
 ) -> list[tuple[int, list[Tensor]]]:
     """Hand each rank's blocks on; each rank with what it got, flat and in fp32 (fp64), in the exchange's order."""
     if exchange is None:
@@ -299,7 +310,7 @@ def _pass(
             interval = slot.interval(rank + 1 - back)  # what the next rank is to get
             room_N[interval.start : interval.stop] = block.reshape(-1)
         rooms.append(room_N)
-    group.run(exchange.schedule, rooms, _Coding())
+    group.run(exchange.schedule, rooms, _Coding(), form)
     found = []
     for rank, room_N in zip(ranks, rooms, strict=True):
         intervals = [slot.interval(rank - back) for slot, back in exchange.arriving]

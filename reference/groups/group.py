@@ -20,7 +20,17 @@ from torch import Tensor
 
 from thinwire.reference.core.schedule import SWITCH, Schedule, Step, Transfer
 from thinwire.reference.groups.execute import Coding, RankState, incoming
+from thinwire.reference.groups.handshake import (
+    TAGS,
+    Combination,
+    Disagreement,
+    Form,
+    agreement_of,
+    combination,
+    counted,
+)
 
+_CPU = torch.device("cpu")
 _BROKEN: WeakKeyDictionary[dist.ProcessGroup, str] = WeakKeyDictionary()  # and why
 
 
@@ -35,8 +45,13 @@ class Group(ABC):
         """Number of ranks."""
 
     @abstractmethod
-    def run(self, schedule: Schedule, values: Sequence[Tensor], coding: Coding) -> list[Tensor]:
-        """Run a schedule on the flat fp32 values of the ranks held here, in place; gives them back."""
+    def run(
+        self, schedule: Schedule, values: Sequence[Tensor], coding: Coding, form: Form | None = None
+    ) -> list[Tensor]:
+        """Run a schedule on the flat fp32 values of the ranks held here, in place; gives them back.
+
+        form: what the values stand for, and all that ranks must agree on beside the schedule.
+        """
 
     def reset_counters(self) -> None:
         """Start counting bytes anew."""
@@ -57,7 +72,9 @@ class LocalGroup(Group):
         """Number of ranks."""
         return self._size
 
-    def run(self, schedule: Schedule, values: Sequence[Tensor], coding: Coding) -> list[Tensor]:
+    def run(
+        self, schedule: Schedule, values: Sequence[Tensor], coding: Coding, form: Form | None = None
+    ) -> list[Tensor]:
         """`values` of all ranks, in rank order."""
         if len(values) != self._size or schedule.ranks != self._size:
             raise ValueError(
@@ -115,6 +132,7 @@ class _Pending:
 
     step: Step
     where: str
+    tag: int
     buffers: dict[int, Tensor]
     receives: dict[int, dist.Work | None]
     sends: dict[int, dist.Work | None]
@@ -125,10 +143,13 @@ class TorchGroup(Group):
     """One rank of a torch.distributed process group (gloo on CPUs, NCCL on GPUs).
 
     None takes the default group. All ranks must run the same collectives in the same order, on tensors of one shape and
-    dtype, and only one thread of each may: messages are told apart by that order. A connection that breaks gives a
-    RuntimeError saying with which peer and where, at the latest after the process group's timeout (on gloo; NCCL's
-    watchdog speaks for itself). After any error in the middle of a collective the process group is not used again:
-    receives posted for it would swallow the next one's messages.
+    dtype, and only one thread of each may. Ranks that do not are told apart (`handshake` says how, and what NCCL leaves
+    open): Disagreement on every rank, at the latest after the process group's timeout. A connection that breaks gives a
+    RuntimeError saying with which peer and where, as late at most (on gloo; NCCL's watchdog speaks for itself). After
+    any error in the middle of a collective the process group is not used again; a Disagreement found before anything
+    was sent leaves it as it was. While a CUDA graph is captured, asking is as harmless as at any other time, since it
+    is the CPU's business alone; but replays ask nobody, and a capture that waits for peers is held up by them: run each
+    combination once, or `agree`, before.
     """
 
     def __init__(self, process_group: dist.ProcessGroup | None = None) -> None:
@@ -141,15 +162,35 @@ class TorchGroup(Group):
         self._peers = dist.get_process_group_ranks(self._group)
         self.rank = dist.get_rank(self._group)
         self.sent_bytes = Counter()
-        self._early: tuple[Schedule, dict[int, list[_Pending]]] | None = None
+        self._early: tuple[Combination, dict[int, list[_Pending]]] | None = None
 
     @property
     def size(self) -> int:
         """Number of ranks."""
         return len(self._peers)
 
-    def prepare(self, schedule: Schedule) -> None:
+    @property
+    def handshakes(self) -> int:
+        """How often this rank asked its peers whether they run the same; see `handshake`."""
+        return counted(self._group)[0]
+
+    @property
+    def handshake_bytes(self) -> int:
+        """What this rank wrote into the process group's store for that; never part of `sent_bytes`."""
+        return counted(self._group)[1]
+
+    def agree(self, schedule: Schedule, form: Form | None = None, device: torch.device | None = None) -> None:
+        """Ask ahead, where the moment suits: the first `run` of this combination then asks nobody. Collective.
+
+        Raises as `run` does.
+        """
+        with self._collective(schedule, form, device or _CPU):
+            pass
+
+    def prepare(self, schedule: Schedule, form: Form | None = None) -> None:
         """Post the receives that the next collective, which must be this one, begins with (gloo; CPU tensors only).
+
+        form: as `run` will be given it.
 
         A rank that arrives early then sends at once to peers that still compute: without, gloo waits to be asked for
         the bytes, and such requests queue behind the bytes of others.
@@ -157,10 +198,16 @@ class TorchGroup(Group):
         if self._early is not None:
             raise ValueError("a collective is prepared already and has not been run")
         lanes = range(min(schedule.chunks_in_flight, len(schedule.lanes)))
-        self._early = schedule, {number: self._ahead(schedule, number, 0, [], torch.device("cpu")) for number in lanes}
+        wanted = combination(schedule, form, _CPU.type)
+        self._early = wanted, {n: self._ahead(schedule, n, 0, [], _CPU, wanted.tag) for n in lanes}
 
-    def run(self, schedule: Schedule, values: Sequence[Tensor], coding: Coding) -> list[Tensor]:
-        """`values` of this rank alone."""
+    def run(
+        self, schedule: Schedule, values: Sequence[Tensor], coding: Coding, form: Form | None = None
+    ) -> list[Tensor]:
+        """`values` of this rank alone.
+
+        Raises Disagreement, with the same words on every rank, where ranks were about to run different collectives.
+        """
         if len(values) != 1 or schedule.ranks != self.size:
             raise ValueError(
                 f"rank {self.rank} of a TorchGroup of {self.size} was given {len(values)} tensors "
@@ -173,21 +220,56 @@ class TorchGroup(Group):
             for t in step.transfers
         ):
             raise ValueError(f"collective {schedule.collective} needs a switch that sums; a TorchGroup has none")
-        if reason := _BROKEN.get(self._group):
-            raise RuntimeError(f"this process group broke in an earlier collective, make a new one: {reason}")
-        try:
-            self._run_lanes(RankState(self.rank, values[0], coding), schedule)
-        except BaseException as error:
-            _BROKEN[self._group] = str(error) or type(error).__name__
-            raise
+        with self._collective(schedule, form, values[0].device) as tag:
+            self._run_lanes(RankState(self.rank, values[0], coding), schedule, tag)
         return list(values)
 
-    def _run_lanes(self, state: RankState, schedule: Schedule) -> None:
-        prepared, early = self._early or (schedule, {})
-        if prepared is not schedule:
-            raise ValueError(f"another collective was prepared: {prepared.collective} of {prepared.numel} values")
+    @contextmanager
+    def _collective(self, schedule: Schedule, form: Form | None, device: torch.device) -> Iterator[int]:
+        """The one way into a collective: gives the first of its tags, once all ranks are known to be here for it.
+
+        What goes wrong inside breaks the process group; what is refused before anything was sent does not.
+        """
+        if reason := _BROKEN.get(self._group):
+            raise RuntimeError(f"this process group broke in an earlier collective, make a new one: {reason}")
+        agreement, wanted = agreement_of(self._group, device), combination(schedule, form, device.type)
+        try:
+            self._check_prepared(wanted)
+            tag = agreement.enter(wanted)
+        except BaseException as error:
+            if not (isinstance(error, Disagreement) and error.usable and self._early is None):
+                self._break(error)
+            raise
+        try:
+            yield tag
+        except BaseException as error:
+            known = agreement.explain() if isinstance(error, RuntimeError) else None
+            self._break(known or error)
+            if known is not None:
+                raise Disagreement(known) from error
+            raise
+        finally:
+            agreement.leave()
+
+    def _break(self, reason: object) -> None:
+        _BROKEN[self._group] = str(reason) or type(reason).__name__
+
+    def _check_prepared(self, wanted: Combination) -> None:
+        if self._early is not None and self._early[0] != wanted:
+            prepared = self._early[0]
+            raise ValueError(
+                f"another collective was prepared: {prepared.collective} of shape {list(prepared.form.shape)}, "
+                f"{prepared.form.dtype or 'no dtype'}; given {wanted.collective} of shape {list(wanted.form.shape)}, "
+                f"{wanted.form.dtype or 'no dtype'}"
+            )
+
+    def _run_lanes(self, state: RankState, schedule: Schedule, tag: int) -> None:
+        """tag: as `_collective` gives it."""
+        early = {} if self._early is None else self._early[1]
         self._early = None
-        waiting = [self._lane(state, schedule, number, early.get(number, [])) for number in range(len(schedule.lanes))]
+        waiting = [
+            self._lane(state, schedule, number, early.get(number, []), tag) for number in range(len(schedule.lanes))
+        ]
         active = waiting[: schedule.chunks_in_flight]
         waiting = waiting[schedule.chunks_in_flight :]
         while active:  # lanes take turns: one encodes while another's bytes are on their way
@@ -197,18 +279,19 @@ class TorchGroup(Group):
                     active += waiting[:1]
                     waiting = waiting[1:]
 
-    def _lane(self, state: RankState, schedule: Schedule, number: int, posted: list[_Pending]) -> Iterator[bool]:
-        steps = schedule.lanes[number].steps
-        for index, step in enumerate(steps):
-            posted = self._ahead(schedule, number, index, posted, state.value_N.device)
+    def _lane(
+        self, state: RankState, schedule: Schedule, number: int, posted: list[_Pending], tag: int
+    ) -> Iterator[bool]:
+        for index, step in enumerate(schedule.lanes[number].steps):
+            posted = self._ahead(schedule, number, index, posted, state.value_N.device, tag)
             pending = posted.pop(0)
             state.do(step)
-            self._send(pending, state, number * len(steps) + index)
+            self._send(pending, state)
             yield True
             self._finish(pending, state)
 
     def _ahead(
-        self, schedule: Schedule, number: int, index: int, posted: list[_Pending], device: torch.device
+        self, schedule: Schedule, number: int, index: int, posted: list[_Pending], device: torch.device, tag: int
     ) -> list[_Pending]:
         """The receives of step `index` of a lane and of the one after it, those in `posted` among them.
 
@@ -217,7 +300,7 @@ class TorchGroup(Group):
         steps = schedule.lanes[number].steps
         for later in range(index + len(posted), min(index + 2, len(steps))):
             where = f"step {later} ({steps[later].primitive}) of chunk {number}"
-            posted.append(self._post(steps[later], where, device, number * len(steps) + later))
+            posted.append(self._post(steps[later], where, device, (tag + number * len(steps) + later) % TAGS))
         return posted
 
     def _post(self, step: Step, where: str, device: torch.device, tag: int) -> _Pending:
@@ -225,14 +308,14 @@ class TorchGroup(Group):
         for t in incoming(step, self.rank):
             sizes[t.source] += t.nbytes
         buffers = {peer: torch.empty(size, dtype=torch.uint8, device=device) for peer, size in sorted(sizes.items())}
-        pending = _Pending(step, where, buffers, {}, {}, {})
+        pending = _Pending(step, where, tag, buffers, {}, {}, {})
         if device.type == "cpu":  # in stream order, as on GPUs, a receive before its send would wait for ever
             for peer, buffer in buffers.items():
                 with self._losing(peer, where):
                     pending.receives[peer] = dist.irecv(buffer, self._peers[peer], self._group, tag)
         return pending
 
-    def _send(self, pending: _Pending, state: RankState, tag: int) -> None:
+    def _send(self, pending: _Pending, state: RankState) -> None:
         pending.kept = state.outgoing(pending.step)
         for peer, buffer in pending.kept.items():
             self.sent_bytes[self.rank, peer] += buffer.numel()
@@ -241,7 +324,7 @@ class TorchGroup(Group):
             for peer in sorted(pending.kept, key=lambda peer: (peer - self.rank) % self.size):
                 buffer = pending.kept[peer]
                 with self._losing(peer, pending.where):
-                    pending.sends[peer] = dist.isend(buffer, self._peers[peer], self._group, tag)
+                    pending.sends[peer] = dist.isend(buffer, self._peers[peer], self._group, pending.tag)
             return
         peers = [*pending.buffers, *pending.kept]
         ops = [dist.P2POp(dist.irecv, b, self._peers[p], self._group) for p, b in pending.buffers.items()]

@@ -426,6 +426,8 @@ def test_what_is_refused(device: torch.device) -> None:
         encode_into(torch.zeros(2, 128, device=device)[:, ::2], wire, layout)
     with pytest.raises(ValueError, match="tensors must lie on one device"):
         encode_into(torch.zeros(64, device="meta"), wire, layout)
+    with pytest.raises(ValueError, match=r"call resolve_neg\(\)"):
+        encode_into(torch._neg_view(x), wire, layout)
     with pytest.raises(ValueError, match="both phases must cut the tensor alike"):
         requantise_into(wire, layout, wire, parts(codec, (32,), device))
     odd = parse_codec("int4-g48-zp")
@@ -443,3 +445,11 @@ def test_what_is_refused(device: torch.device) -> None:
         Tuning(1000, 4)
     with pytest.raises(ValueError, match="warps 1, 2, 4, 8 or 16"):
         Tuning(1024, 3)
+
+
+def test_views_that_are_no_plain_memory(device: torch.device) -> None:
+    """One value of any stride, and lazily negated ones: `reference.quantize` hands kernels what they can read."""
+    x = torch.arange(1.0, 200.0, device=device)
+    for view in (x.as_strided((1,), (7,), 3), torch._neg_view(x), torch._neg_view(x).as_strided((1,), (7,), 3)):
+        for codec in (Raw("bf16"), parse_codec("int4-g32-zp"), parse_codec("mx-e4m3")):
+            assert torch.equal(encode_flat(view, codec, "triton"), encode_flat(view, codec))

@@ -34,6 +34,7 @@ from thinwire.reference.decoder.sync import SchemeSync
 from thinwire.reference.decoder.weights import random_weights
 from thinwire.reference.groups.execute import Coding, RankState
 from thinwire.reference.groups.group import TorchGroup
+from thinwire.reference.groups.handshake import Form
 from thinwire.reference.mixed import plan_of
 
 PRIORITY = 10  # SCHED_FIFO; the switch has 20
@@ -82,6 +83,9 @@ def _zeros(nbytes: int) -> Tensor:
     return torch.zeros(nbytes, dtype=torch.uint8)
 
 
+Expected = tuple[Schedule, Form | None]  # a collective, and what its values stand for
+
+
 class EmulatedGroup(TorchGroup):
     """A TorchGroup that can also leave its collectives out, and note when each was asked for and done."""
 
@@ -89,21 +93,28 @@ class EmulatedGroup(TorchGroup):
         super().__init__()
         self.absent = False
         self.moments: list[tuple[float, float]] = []
-        self._coming: list[Schedule] = []
+        self._coming: list[Expected] = []
 
-    def expect(self, schedules: Sequence[Schedule]) -> None:
-        """The collectives of a run, in order: each is prepared when the one before it is done."""
-        self._coming, self.moments = list(schedules), []
+    def expect(self, collectives: Sequence[Expected]) -> None:
+        """The collectives of a run, in order: each is prepared when the one before it is done.
+
+        Ranks agree on them here, before anybody's clock runs: over links this slow asking would show in what is timed.
+        """
+        self._coming, self.moments = list(collectives), []
+        for schedule, form in dict.fromkeys(collectives):
+            self.agree(schedule, form)
         self._prepare_next()
 
     def _prepare_next(self) -> None:
         if self._coming and not self.absent:
-            self.prepare(self._coming.pop(0))
+            self.prepare(*self._coming.pop(0))
 
-    def run(self, schedule: Schedule, values: Sequence[Tensor], coding: Coding) -> list[Tensor]:
+    def run(
+        self, schedule: Schedule, values: Sequence[Tensor], coding: Coding, form: Form | None = None
+    ) -> list[Tensor]:
         """As a TorchGroup does, or nothing at all."""
         begin_s = time.monotonic()
-        found = list(values) if self.absent else super().run(schedule, values, coding)
+        found = list(values) if self.absent else super().run(schedule, values, coding, form)
         self._prepare_next()
         self.moments.append((begin_s, time.monotonic()))
         return found
@@ -114,7 +125,8 @@ class EmulatedGroup(TorchGroup):
         seconds = [(step, s) for lane, row in zip(schedule.lanes, waits, strict=False)
                    for step, s in zip(lane.steps, row, strict=True)]  # fmt: skip
         state.waits, state.early_s = {id(step): s for step, s in seconds}, early_s
-        self._run_lanes(state, schedule)
+        with self._collective(schedule, None, value.device) as tag:
+            self._run_lanes(state, schedule, tag)
         self._prepare_next()
 
 
@@ -192,7 +204,7 @@ class Rank:
             for entry in program
         ]
         value_N = torch.zeros(1)
-        self.group.expect([schedule for _, schedule, _ in ready if schedule is not None])
+        self.group.expect([(schedule, None) for _, schedule, _ in ready if schedule is not None])
 
         def go() -> None:
             due_s = at
@@ -223,8 +235,10 @@ class Rank:
         gather = build(find_scheme(GATHER), group.size, config.vocab_size, None, "all_gather")
         points = [found for found in plan_of(find_scheme(scheme), config.num_layers).values() if found is not None]
         numel = self.ids_BT.numel() * config.hidden_size
+        forms = [Form((*self.ids_BT.shape, config.hidden_size), "float32", name=found.name) for found in points]
+        schedules = [build(found, group.size, numel, None) for found in points]
         group.absent = absent
-        group.expect([*(build(found, group.size, numel, None) for found in points), gather])
+        group.expect([*zip(schedules, forms, strict=True), (gather, None)])
 
         def go() -> None:
             hidden_BTD = self.decoder.forward(self.ids_BT, sync=sync)

@@ -6,11 +6,17 @@ import torch
 
 from thinwire.reference.allreduce import all_reduce
 from thinwire.reference.catalog import scheme
-from thinwire.reference.core.schedule import build
+from thinwire.reference.core.schedule import Schedule, build
 from thinwire.reference.groups.group import TorchGroup
+from thinwire.reference.groups.handshake import Form
 
 NAMES = ("bf16-ring", "flash-int4", "two_step:int8-g128-zp@chunk=512x3", "hierarchical:bf16")
 NUMEL = 4096
+
+
+def coming(name: str, group: TorchGroup) -> tuple[Schedule, Form]:
+    """What is prepared: an all-reduce of NUMEL fp32 values."""
+    return build(scheme(name), group.size, NUMEL, None), Form((NUMEL,), "float32")
 
 
 def prepared(group: TorchGroup) -> dict[str, Any]:
@@ -19,13 +25,13 @@ def prepared(group: TorchGroup) -> dict[str, Any]:
     same = []
     for name in NAMES:
         found = all_reduce(x_N, name, group)
-        group.prepare(build(scheme(name), group.size, NUMEL, None))
+        group.prepare(*coming(name, group))
         same.append(torch.equal(found, all_reduce(x_N, name, group)))
     sent = sum(group.sent_bytes.values())
-    group.prepare(build(scheme("bf16-ring"), group.size, NUMEL, None))
+    group.prepare(*coming("bf16-ring", group))
     said = []
     for misuse in (
-        lambda: group.prepare(build(scheme("flash-int4"), group.size, NUMEL, None)),
+        lambda: group.prepare(*coming("flash-int4", group)),
         lambda: all_reduce(x_N, "flash-int4", group),
         lambda: all_reduce(x_N, "bf16-ring", group),
     ):
