@@ -240,10 +240,7 @@ def read(path: Path) -> Asked:
 
 def read_inputs(path: Path) -> Inputs:
     """The same before it is a problem."""
-    try:
-        document = Document(path)
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from None
+    document = Document(path, "the plan")
     file: PlanFile = document.check(_PlanFile, document.data)
     wanted = tuple(dict.fromkeys(file.search.clusters or file.prices))
     for place, name in enumerate(wanted):

@@ -85,12 +85,14 @@ class Paces:
         """Limits of an iteration, the KV cache's among them. ValueError where the model leaves no room for it."""
         d, tp = self.deployment, len(self.cluster.gpus)
         check_precision(self.cluster, d.weights, self.profile)
-        kv_tokens = d.kv_tokens
+        need = memory_bytes(self.model, Prompt(1, d.token_budget, d.weights), tp)
+        memory = self.cluster.gpu.memory_bytes * d.memory_share
+        left = memory - need["weights"] - need["activations"]
+        kv_tokens, fit = d.kv_tokens, int(left // self.kv_bytes_per_token)
+        if kv_tokens is not None and kv_tokens > max(fit, 1):
+            raise ValueError(f"kv_tokens must lie in 1..{max(fit, 1)}, for which there is room: kv_tokens={kv_tokens}")
         if kv_tokens is None:
-            need = memory_bytes(self.model, Prompt(1, d.token_budget, d.weights), tp)
-            memory = self.cluster.gpu.memory_bytes * d.memory_share
-            left = memory - need["weights"] - need["activations"]
-            kv_tokens = int(left // self.kv_bytes_per_token)
+            kv_tokens = fit
             if kv_tokens < 1:
                 raise ValueError(
                     f"{self.model.name} ({d.weights}) leaves no room for a KV cache on {tp} x {self.cluster.gpu.name}: "

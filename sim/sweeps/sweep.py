@@ -89,7 +89,7 @@ def build() -> str:
     from thinwire import __version__
 
     root, digest = Path(__file__).resolve().parents[2], sha256()
-    for folder in ("reference", "sim", "topologies"):
+    for folder in ("edge", "reference", "sim", "topologies"):
         for path in sorted((root / folder).rglob("*")):
             if path.suffix in (".py", ".json", ".toml"):
                 digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes())

@@ -11,7 +11,6 @@ the failed cases once more.
 """
 
 import json
-import os
 import platform
 import sys
 import time
@@ -20,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from thinwire.edge.reading import from_json
+from thinwire.edge.writing import write_text
 from thinwire.validation.campaign.shapes import Case
 
 Row = dict[str, Any]
@@ -120,17 +121,12 @@ def text(document: Document) -> str:
 def save(document: Document, path: Path) -> None:
     """Whole or not at all: a campaign that is killed while it writes leaves the file as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(text(document), "utf-8")
-    os.replace(beside, path)
+    write_text(path, text(document))
 
 
 def load(path: Path) -> Document:
     """A raw file; ValueError, in one line, for one that is none."""
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"cannot read the measurements in {path}: {error}") from None
+    found = from_json(path, "the measurements in")
     if not isinstance(found, dict) or found.get("form") != FORM:
         form = found.get("form") if isinstance(found, dict) else None
         raise ValueError(f"{path} is no file of `make gpu`: form must be {FORM}, it is {form!r}")
