@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from thinwire.edge.words import place, said
+from thinwire.edge.words import QUOTED, cut, place, said
 
 PROGRAM = "thinwire"
 # Command -> the module of this room that has a function, or a group, of its name: imported when asked for.
@@ -85,6 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             status = app(args=words, standalone_mode=False)
     except typer.TyperException as error:
         message = error.format_message()
+        for word in words:  # its messages repeat what was given in full
+            message = message.replace(word, cut(word)) if len(word) > QUOTED else message
         if not message or "\n" in message:  # with nothing to do, typer's message is the whole help
             message = "a command is missing; see thinwire --help"
         _fail(message)

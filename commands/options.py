@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
+from thinwire.edge.words import shown
 from thinwire.sim.question import Form, Option, Placement, options_of
 
 Q = TypeVar("Q", bound=Placement)
@@ -123,13 +124,13 @@ def factors(option: str, given: Sequence[str] | None) -> dict[str, float]:
         except ValueError:
             equals = ""
         if not equals or not key:
-            raise ValueError(f"{option} takes NAME=FACTOR, a number after the last =: {text!r}")
+            raise ValueError(f"{option} takes NAME=FACTOR, a number after the last =: {shown(text)}")
     return found
 
 
 def _rank(option: str, text: str) -> int:
     if not text.isdecimal():
-        raise ValueError(f"{option} takes RANK=FACTOR, RANK a whole number: {text!r}")
+        raise ValueError(f"{option} takes RANK=FACTOR, RANK a whole number: {shown(text)}")
     return int(text)
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from thinwire.commands.options import Json, asks, note, print_answer, tables
+from thinwire.edge.words import shown
 from thinwire.sim.question import Question
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def _write(found: "Prediction", trace: str) -> None:
     from thinwire.sim.events.trace import write_trace
 
     if trace in ("", "-", "/dev/stdout"):
-        raise ValueError(f"--trace takes the path of a file, standard output is the prediction's: {trace!r}")
+        raise ValueError(f"--trace takes the path of a file, standard output is the prediction's: {shown(trace)}")
     try:
         write_trace(found.timeline, trace)
     except OSError as error:

@@ -79,7 +79,7 @@ GROUP = Count(
 )
 ROTATION = Count("values that a Hadamard rotation mixes", 2, 1 << 16, "values", "as a group")
 CHUNKS = Count("chunks of one message", 1, 1 << 12, "chunks", "each is a step of its own to simulate")
-SCHEME_LAYERS = Count("sync points of a scheme's file", 1, 1 << 12, "layers", "as the layers of a model")
+
 
 # ---- models
 

@@ -60,8 +60,8 @@ class MixedScheme:
         for scheme in entries(self):
             if scheme.collective == "none" or scheme.drop_attention_percent or scheme.sequence_split is not None:
                 raise ValueError(
-                    f"{self.name}: a sync point takes a codec and a collective; dropped points are {DROP!r} and a "
-                    f"split is the whole's: {scheme.name!r}"
+                    f"{self.name}: a sync point takes a codec and a collective; dropped points are {shown(DROP)} and a "
+                    f"split is the whole's: {shown(scheme.name)}"
                 )
 
     @property
@@ -185,7 +185,7 @@ def text(scheme: MixedScheme) -> str:
     lines = ["# A scheme for each sync point of a model: thinwire predict, compare and accuracy take it as --scheme."]
     lines += [f"{key} = {_quoted(value)}" for key, value in _header(scheme).items() if value]
     if scheme.sequence_split is not None:
-        lines.append(f"sequence_split = {scheme.sequence_split!r}")
+        lines.append(f"sequence_split = {shown(scheme.sequence_split)}")
     for site, entries in (("attention", scheme.attention), ("mlp", scheme.mlp)):
         names = (DROP if entry is None else entry.name for entry in entries)
         lines += [f"{site} = [", *(f"  {_quoted(name)},  # layer {layer}" for layer, name in enumerate(names)), "]"]

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from thinwire.edge.limits import LAYERS, POSITIONS, WIDTH
 from thinwire.edge.reading import from_json, is_there
 from thinwire.edge.words import cut, place, refusal, shown
 
@@ -132,8 +133,8 @@ class ModelConfig:
         return (4 if self.post_norms else 2) * self.hidden_size
 
 
-_Size = Annotated[int, Field(gt=0, strict=True)]
-_Real = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Size = Annotated[int, Field(gt=0, le=WIDTH.most, strict=True)]
+_Real = Annotated[float, Field(gt=0, le=1e30, strict=True, allow_inf_nan=False)]
 
 
 class _Rope(BaseModel):
@@ -154,7 +155,7 @@ class _HuggingFace(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     hidden_size: _Size
-    num_hidden_layers: _Size
+    num_hidden_layers: Annotated[int, Field(gt=0, le=LAYERS.most, strict=True)]
     num_attention_heads: _Size
     num_key_value_heads: _Size | None = None
     head_dim: _Size | None = None
@@ -165,7 +166,7 @@ class _HuggingFace(BaseModel):
     mlp_bias: bool = False
     hidden_act: str = "silu"
     hidden_activation: str | None = None
-    sliding_window: _Size | None = None
+    sliding_window: Annotated[int, Field(gt=0, le=POSITIONS.most, strict=True)] | None = None
     use_sliding_window: bool = False
     max_window_layers: int | None = None
     layer_types: list[str] | None = None
@@ -176,7 +177,7 @@ class _HuggingFace(BaseModel):
     rope_parameters: _Rope | None = None
     rope_scaling: _Rope | None = None
     rms_norm_eps: _Real = 1e-6
-    max_position_embeddings: _Size | None = None
+    max_position_embeddings: Annotated[int, Field(gt=0, le=POSITIONS.most, strict=True)] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,7 +309,7 @@ def _rope_scaling(given: _Rope | None, max_positions: int, name: str) -> RopeSca
     for key in ("factor",) if kind == "linear" else ("factor", "low_freq_factor", "high_freq_factor"):
         value = getattr(given, key)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-            raise ValueError(f"model {name}: rope_scaling {kind} needs a positive {key}: {value!r}")
+            raise ValueError(f"model {name}: rope_scaling {kind} needs a positive {key}: {shown(value)}")
         factors.append(float(value))
     if kind == "linear":
         return RopeScaling(kind, factors[0])
@@ -317,7 +318,7 @@ def _rope_scaling(given: _Rope | None, max_positions: int, name: str) -> RopeSca
     original = given.original_max_position_embeddings or max_positions
     if isinstance(original, bool) or not isinstance(original, int) or original < 1:
         raise ValueError(
-            f"model {name}: rope_scaling llama3 needs a positive original_max_position_embeddings: {original!r}"
+            f"model {name}: rope_scaling llama3 needs a positive original_max_position_embeddings: {shown(original)}"
         )
     return RopeScaling(kind, factors[0], factors[1], factors[2], original)
 

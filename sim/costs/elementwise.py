@@ -41,7 +41,7 @@ def elementwise_bytes(op: str, tokens: int, width: int, element_bytes: int = 2) 
     per token, shared by all heads) are not. ValueError for an unknown operator or negative sizes.
     """
     if op not in PASSES:
-        raise ValueError(f"unknown element-wise operator {op!r}; known: {', '.join(OPS)}")
+        raise ValueError(f"unknown element-wise operator {shown(op)}; known: {', '.join(OPS)}")
     if tokens < 0 or width < 0 or element_bytes < 1:
         raise ValueError(f"sizes cannot be negative: tokens={tokens}, width={width}, element_bytes={element_bytes}")
     weights = width if tokens and op in ("rms_norm", "add_rms_norm") else 0
@@ -88,7 +88,7 @@ class ElementwiseModel:
         time."""
         cost = self.costs.get(op)
         if cost is None:
-            raise ValueError(f"unknown element-wise operator {op!r}; known: {', '.join(OPS)}")
+            raise ValueError(f"unknown element-wise operator {shown(op)}; known: {', '.join(OPS)}")
         if not bytes_moved >= 0:
             raise ValueError(f"bytes_moved must not be negative, got {bytes_moved}")
         if not bytes_moved:

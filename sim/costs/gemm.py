@@ -304,7 +304,7 @@ class GemmModel:
 
     def __post_init__(self) -> None:
         if self.dtype not in OPERAND_BYTES:
-            raise ValueError(f"dtype must be one of {', '.join(OPERAND_BYTES)}: {self.dtype!r}")
+            raise ValueError(f"dtype must be one of {', '.join(OPERAND_BYTES)}: {shown(self.dtype)}")
         object.__setattr__(self, "_time_s", lru_cache(maxsize=1 << 16)(self._evaluator()))
 
     def __hash__(self) -> int:  # equal models have equal sources; hashing ten thousand weights would be slow
@@ -367,7 +367,7 @@ class GemmModel:
         """
         gpu = GpuFacts(name, peak_flops_per_s, memory_bandwidth_bytes_per_s, sm_count)
         if dtype not in DEFAULT:
-            raise ValueError(f"dtype must be one of {', '.join(DEFAULT)}: {dtype!r}")
+            raise ValueError(f"dtype must be one of {', '.join(DEFAULT)}: {shown(dtype)}")
         base = DEFAULT[dtype]
         source = "assumed: roofline pooled over the measured GPUs, docs/decisions/003-gemm-model.md"
         if matmul_efficiency is not None:

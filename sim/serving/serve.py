@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from thinwire.edge.words import shown
 from thinwire.reference.core.config import ModelConfig
 from thinwire.reference.mixed import AnyScheme, MixedScheme
 from thinwire.sim.api import Placed, group, place, scheme_of
@@ -344,6 +345,6 @@ def parse_fault(text: str) -> Fault:
         ranks = {int(key): float(factor)} if match["what"] == "slow" else {}
     except ValueError:
         raise ValueError(
-            f"a fault is AT[-UNTIL]:REPLICA:down, ...:link:PATTERN=FACTOR or ...:slow:RANK=FACTOR: {text!r}"
+            f"a fault is AT[-UNTIL]:REPLICA:down, ...:link:PATTERN=FACTOR or ...:slow:RANK=FACTOR: {shown(text)}"
         ) from None
     return Fault(at_s, place, until_s, match["what"] == "down", links, ranks)

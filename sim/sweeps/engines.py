@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Sequence
 from itertools import islice
 from typing import Any, Literal, TypeVar
 
+from thinwire.edge.words import shown
 from thinwire.sim.sweeps import pool
 
 EngineName = Literal["local", "dask", "ray"]
@@ -39,7 +40,7 @@ def run(
     """
     if engine == "local":
         if address is not None:
-            raise ValueError(f"--address belongs to --engine dask and ray: given {address!r}")
+            raise ValueError(f"--address belongs to --engine dask and ray: given {shown(address)}")
         return _local(work, tasks, workers)
     if workers is not None:
         raise ValueError(f"--workers belongs to --engine local, a cluster has its own: given {workers}")

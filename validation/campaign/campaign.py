@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from thinwire.edge.reading import from_json
+from thinwire.edge.words import shown
 from thinwire.edge.writing import write_text
 from thinwire.validation.campaign.shapes import Case
 
@@ -129,7 +130,7 @@ def load(path: Path) -> Document:
     found = from_json(path, "the measurements in")
     if not isinstance(found, dict) or found.get("form") != FORM:
         form = found.get("form") if isinstance(found, dict) else None
-        raise ValueError(f"{path} is no file of `make gpu`: form must be {FORM}, it is {form!r}")
+        raise ValueError(f"{path} is no file of `make gpu`: form must be {FORM}, it is {shown(form)}")
     machine, steps = found.get("machine"), found.get("steps")
     if not (isinstance(machine, dict) and isinstance(machine.get("gpu"), str) and isinstance(steps, dict)):
         raise ValueError(f"{path} needs a machine, with its gpu's name, and steps")
@@ -148,7 +149,9 @@ def taken_up(path: Path, machine: Mapping[str, Any], rehearsal: bool) -> Documen
     for key in SAME:
         was, now = document["machine"].get(key), machine.get(key)
         if was != now:
-            raise ValueError(f"{path} was measured with {key} {was!r}, now it is {now!r}; --fresh starts anew")
+            raise ValueError(
+                f"{path} was measured with {key} {shown(was)}, now it is {shown(now)}; --fresh starts anew"
+            )
     return document
 
 

@@ -3,13 +3,13 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from thinwire.edge.words import shown
 from thinwire.sim.costs.profile import PROFILES, FitRecord, GpuProfile, gpu_profile
 from thinwire.topologies.cluster import Gpu
 from thinwire.topologies.load import load_gpu
@@ -20,6 +20,8 @@ from thinwire.validation.fits.records import record
 
 Floats = NDArray[np.float64]
 
+LARGEST = 1e18  # bytes, operations a second: what no GPU reaches
+MAY_BE_0 = {"bytes_read", "bytes_written"}
 TEXT = {"op", "how", "kernel", "codec", "model", "stand_in"}  # columns that hold words, not numbers
 
 
@@ -65,7 +67,7 @@ class Raw:
         if machine["gpu"] not in DEVICES:
             known = ", ".join(DEVICES)
             raise ValueError(
-                f"{path} was measured on {machine['gpu']!r}, which no machine file describes; known: {known}"
+                f"{path} was measured on {shown(machine['gpu'])}, which no machine file describes; known: {known}"
             )
         gpu = load_gpu(DEVICES[machine["gpu"]])
         if machine.get("sm_count", gpu.sm_count) != gpu.sm_count:
@@ -97,9 +99,9 @@ class Raw:
                 continue
             for column in columns:
                 value = row.get(column)
-                sound = isinstance(value, str) if column in TEXT else _is_number(value, column.startswith("seconds"))
+                sound = isinstance(value, str) if column in TEXT else _is_number(value, column not in MAY_BE_0)
                 if not sound:
-                    raise ValueError(f"{self.path}: row {number} of {step} has no sound {column}: {value!r}")
+                    raise ValueError(f"{self.path}: row {number} of {step} has no sound {column}: {shown(value)}")
             yield number, row
 
     def add(
@@ -132,7 +134,7 @@ class Raw:
 def _is_number(value: object, positive: bool) -> bool:
     if isinstance(value, bool) or not isinstance(value, float | int):
         return False
-    return isfinite(value) and (value > 0 if positive else value >= 0)
+    return value <= LARGEST and (value > 0 if positive else value >= 0)
 
 
 def document(raw: Raw, profile: GpuProfile) -> dict[str, Any]:
