@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kinds import Case, case
+from kinds import ROOT, Case, case
 from mutations import MARK, QUOTED, SPACED
 
 MOST_S, MOST_BYTES = 10.0, 1 << 30
@@ -94,6 +94,8 @@ def faults(ran: Running) -> list[str]:
         found.append("a traceback: " + err.strip().splitlines()[-1][:300])
     elif ran.status not in (0, 2):
         found.append(f"status {ran.status}: {err[-300:]}")
+    if ran.case.valid and ran.status != 0:
+        found.append(f"valid, and yet: {err[:300]!r}")
     if ran.status == 2:
         if err.count("\n") != 1 or not err.startswith("thinwire: "):
             found.append(f"not one line: {err[:300]!r}")
@@ -120,7 +122,8 @@ def measured_bytes() -> int:
 
 
 def preload() -> None:
-    """What commands import, so that cases do not."""
+    """What commands import, so that cases do not: of this tree, whatever else is installed."""
+    sys.path.insert(0, str(ROOT / "src"))
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):  # a fork does not take threads along
         os.environ.setdefault(name, "1")
     import scipy.optimize
