@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from thinwire.commands.options import Json, asks, note, print_answer, tables
+from thinwire.commands.options import Json, asks, note, note_positions, print_answer, tables
 from thinwire.edge.words import shown
 from thinwire.sim.question import Question
 
@@ -31,6 +31,7 @@ def auto(
         raise ValueError(f"--out names a file that ends in .toml, by which --scheme knows it: {shown(out)}")
     chosen = api.auto(share, question, sensitivities=sensitivities)
     rows = api.compare([chosen.scheme, chosen.uniform], question)
+    note_positions(rows.baseline.model, question.input_tokens)
     if out is not None:
         try:
             write(chosen.scheme, Path(out))

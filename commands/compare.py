@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from thinwire.commands.options import Json, asks, given, print_answer, tables
+from thinwire.commands.options import Json, asks, given, note_positions, print_answer, tables
 from thinwire.edge.words import shown
 from thinwire.sim.question import Question, options_of
 
@@ -61,6 +61,7 @@ def compare(
     from thinwire.sim import api
 
     found = api.compare(api.names("schemes") if wanted is None else wanted, question)
+    note_positions(found.baseline.model, question.input_tokens)
     print_answer(
         found.to_dict() | {"question": question.given(without=("scheme",))}, as_json, lambda: tables().comparison(found)
     )

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from thinwire.commands.options import Json, asks, note, print_answer, tables
+from thinwire.commands.options import Json, asks, note, note_positions, print_answer, tables
 from thinwire.edge.words import shown
 from thinwire.sim.question import Question
 
@@ -23,6 +23,7 @@ def predict(
     from thinwire.sim import api
 
     found = api.answer(question)
+    note_positions(found.model, question.input_tokens)
     if trace is not None:
         _write(found, trace)
     print_answer(found.to_dict() | {"question": question.given()}, as_json, lambda: tables().prediction(found, explain))

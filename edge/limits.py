@@ -52,13 +52,9 @@ def _number(value: object) -> str:
 
 # ---- files
 
-JSON_BYTES = Count(
-    "a JSON file", 0, 1 << 24, "bytes", "the largest shipped has 76 KB; parsed, as many brackets take a gigabyte"
-)
-TOML_BYTES = Count(
-    "a TOML file", 0, 1 << 20, "bytes", "people write them; Python's parser reads half a megabyte a second"
-)
-TRACE_BYTES = Count("a trace", 0, 1 << 32, "bytes", "a week of the Azure traces is a sixth of it; /dev/zero has no end")
+JSON_BYTES = Count("a JSON file", 0, 1 << 24, "bytes", "the largest shipped has 93 KB; as many empty lists take 400 MB")
+TOML_BYTES = Count("a TOML file", 0, 1 << 20, "bytes", "people write them, and reading takes seconds a megabyte")
+TRACE_BYTES = Count("a trace", 0, 1 << 32, "bytes", "a hundred million rows; /dev/zero has no end")
 PIPED_TRACE_BYTES = Count(
     "a trace from a pipe", 0, 1 << 26, "bytes", "it is kept in memory, for a pipe can be read but once"
 )
@@ -78,19 +74,21 @@ GROUP = Count(
     "its scale costs 0.0002 bits a value: nothing is left to save",
 )
 ROTATION = Count("values that a Hadamard rotation mixes", 2, 1 << 16, "values", "as a group")
+TOGETHER = Count("ranks of a collective", 1, 256, "ranks", "four seconds and 300 MB, growing with the square")
+TRANSFERS = Count("chunks of a message times ranks squared", 1, 1 << 18, "", "as 256 ranks with four chunks")
 CHUNKS = Count("chunks of one message", 1, 1 << 12, "chunks", "each is a step of its own to simulate")
 
 
 # ---- models
 
 LAYERS = Count("layers of a model", 1, 1 << 12, "layers", "each has sync points of its own to plan")
-WIDTH = Count("a width, a vocabulary or a count of heads", 1, 1 << 24, "values", "thirty times the largest known")
+WIDTH = Count("a width, a vocabulary or a count of heads", 1, 1 << 24, "values", "64 times Gemma 2's vocabulary")
 POSITIONS = Count("positions of a model", 1, 1 << 40, "tokens", "context windows are a million")
 
 # ---- machines
 
-GPUS = Count("GPUs of a machine", 1, 1 << 12, "GPUs", "tensor parallelism spans tens; 2,000 GPUs load in 0.1 s")
-LINKS = Count("links of a machine", 0, 1 << 17, "links", "a full mesh of 362 GPUs; each takes half a kilobyte")
+GPUS = Count("GPUs of a machine", 1, 1 << 12, "GPUs", "512 nodes of eight; a replica takes a few of them")
+LINKS = Count("links of a machine", 0, 1 << 17, "links", "a full mesh of 362 GPUs")
 BANDWIDTH = Limit("a bandwidth", 1e3, 1e15, "B/s", "a modem; a hundred times the memory of today's fastest GPU")
 LATENCY = Limit("a latency", 1e-10, 10.0, "s", "three centimetres of light; longer than to the moon and back")
 MEMORY = Limit("a memory or a cache", 1e3, 1e15, "B", "a page; ten racks")
@@ -104,7 +102,7 @@ EFFICIENCY = Limit(
     0.0,
     1.2,
     "",
-    "clocks above the nominal pass a datasheet by a tenth",
+    "a clock above the nominal may pass a datasheet, by no fifth",
     above=True,
 )
 SECONDS = Limit("a time of a kernel, launch or step", 0.0, 10.0, "s", "a launch takes microseconds")
@@ -113,9 +111,9 @@ LOG_FACTOR = Limit(
 )
 THOUSANDTHS = Count("a correction of attention", -700, 700, "", "thousandths of a logarithm: a factor of 2 either way")
 PURE = Limit("another number of a profile", 0.0, 1e6, "", "passes, exponents, tokens: shipped ones are within 2,000")
-SLOWER = Limit("a factor on a rank's time", 1e-3, 1e3, "", "a straggler is slower by halves; a dead one is `down`")
+SLOWER = Limit("a factor on a rank's time", 0.0, 1e6, "", "a straggler is slower by halves", above=True)
 RANKS = Count("ranks of a measurement", 1, 1 << 16, "ranks", "as GPUs, with room")
-CHANNELS = Count("connections between two ranks", 1, 64, "", "NCCL has 32 at most")
+CHANNELS = Count("connections between two ranks", 1, 64, "", "shipped profiles have one or two")
 
 # ---- questions
 
@@ -124,7 +122,7 @@ BATCH = Count("sequences at once", 1, 1 << 20, "sequences", "as the tokens of an
 MESSAGE = Count("bytes of a collective", 2, 1 << 44, "B", "all the memory of 200 GPUs")
 DURATION = Limit("seconds of arrivals", 1e-3, 31_622_400.0, "s", "a year", above=False)
 RATE = Limit("requests a second", 0.0, 1e9, "1/s", "above, gaps vanish beside the time of day", above=True)
-REQUESTS = Count("requests of a serving run", 1, 20_000_000, "requests", "an hour of simulating")
+REQUESTS = Count("requests of a serving run", 1, 20_000_000, "requests", "5,555 a second for an hour")
 SEED = Count("a seed", 0, (1 << 63) - 1, "", "64 bits, as files have it")
 ITERATION = Count("tokens, or sequences, of an iteration", 1, 1 << 20, "", "a hundred times what engines take")
 KV_TOKENS = Count("tokens of a KV cache", 1, 1 << 40, "tokens", "and what the memory has room for")

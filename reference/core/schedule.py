@@ -22,7 +22,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Literal, get_args
 
-from thinwire.edge.limits import CHUNKS
+from thinwire.edge.limits import CHUNKS, TOGETHER, TRANSFERS
 from thinwire.edge.words import shown
 from thinwire.reference.core.scheme import Codec, Scheme
 
@@ -137,6 +137,7 @@ def build(scheme: Scheme, ranks: int, numel: int, islands: Islands | None = None
     """
     if ranks < 1 or numel < 0:
         raise ValueError(f"ranks must be positive and numel not negative: ranks={ranks}, numel={numel}")
+    TOGETHER.check("ranks", ranks)
     if op not in get_args(Op):
         raise ValueError(f"op must be one of {', '.join(get_args(Op))}: op={shown(op)}")
     collective = scheme.collective
@@ -168,9 +169,11 @@ def _lane_intervals(scheme: Scheme, ranks: int, numel: int, op: Op) -> list[Inte
         return [Interval(0, numel)]
     unit = scheme.align * ranks  # every rank's part of every chunk but the last is whole groups of one size
     chunk = -(-scheme.chunk_values // unit) * unit
-    if not CHUNKS.holds(count := -(-numel // chunk)):
+    most = min(CHUNKS.most, TRANSFERS.most // ranks**2)
+    if (count := -(-numel // chunk)) > most:
         raise ValueError(
-            f"a message is cut into at most {CHUNKS.most} chunks: {numel} values in chunks of {chunk} are {count}"
+            f"a message between {ranks} ranks is cut into at most {most} chunks: {numel} values in chunks of {chunk} "
+            f"are {count}"
         )
     return [Interval(start, min(numel, start + chunk)) for start in range(0, numel, chunk)]
 

@@ -101,7 +101,8 @@ def faults(ran: Running) -> list[str]:
             found.append(f"not one line: {err[:300]!r}")
         if out:
             found.append(f"refused, and yet: {out[:100]!r}")
-    if ran.status == 0 and "--json" in ran.case.words and "--help" not in ran.case.words:
+    asked = "--json" in ran.case.words and (ran.case.kind != "command" or out.startswith("{"))  # else it may be a value
+    if ran.status == 0 and asked:
         try:
             json.loads(out, parse_constant=lambda name: found.append(f"{name} in the answer"))
         except ValueError as error:
