@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from thinwire.edge.limits import BATCH, LAYERS, TOKENS, WIDTH
 from thinwire.edge.words import shown
 from thinwire.reference.core.config import ModelConfig
 from thinwire.reference.core.cross_schedule import CrossShape, Wire, lv_exchanges, ring_exchanges
@@ -59,6 +60,9 @@ class CrossPrompt:
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise ValueError(f"{name} must be a whole number of at least 1: {name}={shown(value)}")
+        BATCH.check("batch", self.batch)
+        for name in ("text_tokens", "visual_tokens"):
+            TOKENS.check(name, getattr(self, name))
         Prompt(self.batch, self.text_tokens, self.weights)  # refuses weights there are none of
 
     @property
@@ -77,6 +81,9 @@ class CrossModel:
     def __post_init__(self) -> None:
         if type(self.layers) is not int or self.layers < 1:
             raise ValueError(f"cross_layers must be a whole number of at least 1: cross_layers={shown(self.layers)}")
+        LAYERS.check("cross_layers", self.layers)
+        for name in ("num_heads", "num_kv_heads", "head_dim"):
+            WIDTH.check(name, getattr(self.config, name))
 
     def shape(self, prompt: CrossPrompt, ranks: int) -> CrossShape:
         """Sizes, and who holds what. ValueError for head counts that do not go together."""

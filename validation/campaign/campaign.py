@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from thinwire.edge.reading import from_json
-from thinwire.edge.words import shown
+from thinwire.edge.words import cut, place, shown
 from thinwire.edge.writing import write_text
 from thinwire.validation.campaign.shapes import Case
 
@@ -130,14 +130,14 @@ def load(path: Path) -> Document:
     found = from_json(path, "the measurements in")
     if not isinstance(found, dict) or found.get("form") != FORM:
         form = found.get("form") if isinstance(found, dict) else None
-        raise ValueError(f"{path} is no file of `make gpu`: form must be {FORM}, it is {shown(form)}")
+        raise ValueError(f"{place(path)} is no file of `make gpu`: form must be {FORM}, it is {shown(form)}")
     machine, steps = found.get("machine"), found.get("steps")
     if not (isinstance(machine, dict) and isinstance(machine.get("gpu"), str) and isinstance(steps, dict)):
-        raise ValueError(f"{path} needs a machine, with its gpu's name, and steps")
+        raise ValueError(f"{place(path)} needs a machine, with its gpu's name, and steps")
     for name, step in steps.items():
         rows = step.get("rows") if isinstance(step, dict) else None
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise ValueError(f"{path}: step {name} has no list of rows")
+            raise ValueError(f"{place(path)}: step {cut(name)} has no list of rows")
     return found
 
 
