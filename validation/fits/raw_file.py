@@ -71,13 +71,14 @@ class Raw:
         if machine["gpu"] not in DEVICES:
             known = ", ".join(DEVICES)
             raise ValueError(
-                f"{place(path)} was measured on {shown(machine['gpu'])}, which no machine file describes; known: {known}"
+                f"{place(path)} was measured on {shown(machine['gpu'])}, which no machine file describes; "
+                f"known: {known}"
             )
         gpu = load_gpu(DEVICES[machine["gpu"]])
         if machine.get("sm_count", gpu.sm_count) != gpu.sm_count:
             raise ValueError(
-                f"{place(path)} was measured on {shown(machine['sm_count'])} multiprocessors of {machine['gpu']}, {gpu.name} has "
-                f"{gpu.sm_count}: a part of a GPU is another GPU"
+                f"{place(path)} was measured on {shown(machine['sm_count'])} multiprocessors of {machine['gpu']}, "
+                f"{gpu.name} has {gpu.sm_count}: a part of a GPU is another GPU"
             )
         return cls(path, document, gpu, shipped_profile(gpu.name))
 
