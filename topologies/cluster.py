@@ -126,9 +126,9 @@ class Cluster:
     _routes: dict[tuple[int, int], tuple[Link, ...]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        GPUS.check("GPUs", len(self.gpus))
         LINKS.check("links", len(self.links))
         self._check_graph()
+        GPUS.check("GPUs", len(self.gpus))
         if len(set(self.gpus)) != len(self.gpus):
             raise ValueError(f"each GPU is one rank: gpus={shown(self.gpus)}")
         for node in self.gpus:

@@ -219,7 +219,7 @@ def test_help(capsys: Capture, command: tuple[str, ...]) -> None:
         (changed(PREDICT, "--scale-link", "warp=2"), "no link or pool of 8xl40s-pcie matches 'warp'"),
         (changed(PREDICT, "--slow-rank", "first=2"), "--slow-rank takes RANK=FACTOR"),
         (changed(PREDICT, "--slow-rank", "4=2"), "rank=4, ranks are 0..3"),
-        (changed(PREDICT, "--slow-rank", "1=-2"), "slow-down factor must be positive: rank 1=-2.0"),
+        (changed(PREDICT, "--slow-rank", "1=-2"), "slow-down factor must lie in (0, 1000000]: rank 1=-2.0"),
         (changed(changed(PREDICT, "--scheme", "iso"), "--input-tokens", "1"), "leaves a half empty"),
         ((*PREDICT, "--colour", "red"), "No such option: --colour"),
         ((*PREDICT[:-2], "--tp"), "--tp"),
