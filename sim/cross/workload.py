@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from thinwire.edge.limits import BATCH, LAYERS, TOKENS, WIDTH
+from thinwire.edge.limits import BATCH, LAYERS, POSITIONS, WIDTH
 from thinwire.edge.words import shown
 from thinwire.reference.core.config import ModelConfig
 from thinwire.reference.core.cross_schedule import CrossShape, Wire, lv_exchanges, ring_exchanges
@@ -62,7 +62,7 @@ class CrossPrompt:
                 raise ValueError(f"{name} must be a whole number of at least 1: {name}={shown(value)}")
         BATCH.check("batch", self.batch)
         for name in ("text_tokens", "visual_tokens"):
-            TOKENS.check(name, getattr(self, name))
+            POSITIONS.check(name, getattr(self, name))
         Prompt(self.batch, self.text_tokens, self.weights)  # refuses weights there are none of
 
     @property
@@ -83,7 +83,7 @@ class CrossModel:
             raise ValueError(f"cross_layers must be a whole number of at least 1: cross_layers={shown(self.layers)}")
         LAYERS.check("cross_layers", self.layers)
         for name in ("num_heads", "num_kv_heads", "head_dim"):
-            WIDTH.check(name, getattr(self.config, name))
+            WIDTH.check(name, max(1, getattr(self.config, name)))  # below, the shape says what it needs
 
     def shape(self, prompt: CrossPrompt, ranks: int) -> CrossShape:
         """Sizes, and who holds what. ValueError for head counts that do not go together."""
