@@ -6,6 +6,7 @@ with status 2 and one line on standard error.
 
 import gc
 import os
+import re
 import signal
 import sys
 import threading
@@ -17,7 +18,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from thinwire.edge.words import QUOTED, cut, place, said
+from thinwire.edge.words import QUOTED, cut, place, said, shown
 
 PROGRAM = "thinwire"
 # Command -> the module of this room that has a function, or a group, of its name: imported when asked for.
@@ -85,6 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             status = app(args=words, standalone_mode=False)
     except typer.TyperException as error:
         message = error.format_message()
+        message = _with_value(message, words)
         for word in words:  # its messages repeat what was given in full
             message = message.replace(word, cut(word)) if len(word) > QUOTED else message
         if not message or "\n" in message:  # with nothing to do, typer's message is the whole help
@@ -135,6 +137,23 @@ def _nothing_more() -> None:
     """Nothing more is written to standard output, or Python complains of it when it ends."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+_INVALID = re.compile(
+    r"Invalid value for '(?P<option>--[\w-]+)[^']*': Input should be a valid (?P<kind>integer|number)\b.*"
+)
+
+
+def _with_value(message: str, words: Sequence[str]) -> str:
+    """Typer's message for what is no number, in our words and with what was given."""
+    found = _INVALID.match(message)
+    if found is None:
+        return message
+    option = found["option"]
+    after = [words[at + 1] for at, word in enumerate(words[:-1]) if word == option]
+    after += [word.partition("=")[2] for word in words if word.startswith(f"{option}=")]
+    given = f"; given {shown(after[-1])}" if after else ""
+    return f"{option} must be a {'whole number' if found['kind'] == 'integer' else 'number'}{given}"
 
 
 def _fail(message: str) -> NoReturn:

@@ -142,7 +142,10 @@ LONG = "a" * 300
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        (("collective", *PLACE[2:], "--scheme", "bf16", "--bytes", "1e20"), "valid integer"),
+        (
+            ("collective", *PLACE[2:], "--scheme", "bf16", "--bytes", "1e20"),
+            "--bytes must be a whole number; given '1e20'",
+        ),
         (
             ("collective", *PLACE[2:], "--scheme", "bf16", "--bytes", "1" + "0" * 20),
             "bytes must lie in 2..17592186044416",
