@@ -23,7 +23,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq -c constrain
 MANIFESTS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check newest torchless bench calibrate validate peers emulate accuracy sensitivity auto spd gpu picture clean
+.PHONY: help demo test check newest torchless fuzz bench calibrate validate peers emulate accuracy sensitivity auto spd gpu picture clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -49,6 +49,9 @@ newest: ## the tests that need no torch, on the newest Python installed here, if
 
 torchless: $(VENV)/.torchless
 	$(BIN)/pytest -q -n $(WORKERS) --dist loadgroup $(TORCHLESS) $(ARGS)
+
+fuzz: $(VENV)/.test ## odd files and command lines for five minutes; ARGS="--seconds 60 --seed 7" (Linux)
+	$(BIN)/python tests/fuzz $(ARGS)
 
 bench: $(VENV)/.test ## time the simulator, serving runs, the codecs, then what it costs that ranks agree
 	$(BIN)/python -m thinwire.sim.bench.prediction $(ARGS)

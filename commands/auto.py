@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from thinwire.commands.options import Json, asks, note, print_answer, tables
+from thinwire.commands.options import Json, asks, note, note_positions, print_answer, tables
+from thinwire.edge.words import shown
 from thinwire.sim.question import Question
 
 
@@ -25,11 +26,12 @@ def auto(
 
     share = auto_budget(f"auto:{budget.removeprefix('auto:')}")
     if share is None:
-        raise ValueError(f"the budget is a percentage, such as +1%: {budget!r}")
+        raise ValueError(f"the budget is a percentage, such as +1%: {shown(budget)}")
     if out is not None and not out.endswith(".toml"):
-        raise ValueError(f"--out names a file that ends in .toml, by which --scheme knows it: {out!r}")
+        raise ValueError(f"--out names a file that ends in .toml, by which --scheme knows it: {shown(out)}")
     chosen = api.auto(share, question, sensitivities=sensitivities)
     rows = api.compare([chosen.scheme, chosen.uniform], question)
+    note_positions(rows.baseline.model, question.input_tokens)
     if out is not None:
         try:
             write(chosen.scheme, Path(out))

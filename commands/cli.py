@@ -6,13 +6,19 @@ with status 2 and one line on standard error.
 
 import gc
 import os
+import re
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
+
+from thinwire.edge.words import QUOTED, cut, place, said, shown
 
 PROGRAM = "thinwire"
 # Command -> the module of this room that has a function, or a group, of its name: imported when asked for.
@@ -70,22 +76,33 @@ app.callback()(lambda: None)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point: exit status 0, or 2 with one line on standard error."""
+    """Entry point: exit status 0; 2 with one line on standard error; 130 or 143 where a signal ended it."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     collecting = gc.isenabled()
     if not QUICK.isdisjoint(words[:1]):
         gc.disable()
     try:
-        status = app(args=words, standalone_mode=False)
+        with _ended_by_a_signal():
+            status = app(args=words, standalone_mode=False)
     except typer.TyperException as error:
         message = error.format_message()
+        message = _with_value(message, words)
+        for word in words:  # its messages repeat what was given in full
+            message = message.replace(word, cut(word)) if len(word) > QUOTED else message
         if not message or "\n" in message:  # with nothing to do, typer's message is the whole help
             message = "a command is missing; see thinwire --help"
         _fail(message)
     except ValueError as error:
         _fail(str(error))
+    except OSError as error:  # a full disk under standard output, say; what commands open they name themselves
+        _nothing_more()
+        _fail(f"cannot read or write{f' {place(error.filename)}' if error.filename else ''}: {error.strerror or error}")
+    except MemoryError:
+        _fail("there is not enough memory for what was asked")
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)
+    except TerminatedError:
+        sys.exit(128 + signal.SIGTERM)
     else:
         sys.exit(status or 0)
     finally:
@@ -93,8 +110,54 @@ def main(arguments: Sequence[str] | None = None) -> None:
             gc.enable()
 
 
-def _fail(message: str) -> None:
-    print(f"{PROGRAM}: " + " ".join(message.split()), file=sys.stderr)
+class TerminatedError(BaseException):
+    """SIGTERM. Like Ctrl-C it passes through whoever cleans up, and is no `Exception` that somebody swallows."""
+
+
+@contextmanager
+def _ended_by_a_signal() -> Iterator[None]:
+    """SIGTERM is raised in the main thread, so that no temporary file and no worker outlives the command."""
+
+    def end(*_: object) -> None:
+        raise TerminatedError
+
+    ours = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM) if ours else None
+    if before is not signal.SIG_DFL:  # somebody's own: a notebook's, a test's
+        yield
+        return
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _nothing_more() -> None:
+    """Nothing more is written to standard output, or Python complains of it when it ends."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+_INVALID = re.compile(
+    r"Invalid value for '(?P<option>--[\w-]+)[^']*': Input should be a valid (?P<kind>integer|number)\b.*"
+)
+
+
+def _with_value(message: str, words: Sequence[str]) -> str:
+    """Typer's message for what is no number, in our words and with what was given."""
+    found = _INVALID.match(message)
+    if found is None:
+        return message
+    option = found["option"]
+    after = [words[at + 1] for at, word in enumerate(words[:-1]) if word == option]
+    after += [word.partition("=")[2] for word in words if word.startswith(f"{option}=")]
+    given = f"; given {shown(after[-1])}" if after else ""
+    return f"{option} must be a {'whole number' if found['kind'] == 'integer' else 'number'}{given}"
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"{PROGRAM}: {said(message)}", file=sys.stderr)
     sys.exit(2)
 
 

@@ -4,7 +4,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from thinwire.commands.options import Json, asks, given, print_answer, tables
+from thinwire.commands.options import Json, asks, given, note_positions, print_answer, tables
+from thinwire.edge.words import shown
 from thinwire.sim.question import Question, options_of
 
 
@@ -44,7 +45,7 @@ def compare(
     """TTFT of many schemes, fastest first, with the speed-up over bf16; or ways to do cross-attention."""
     wanted = [s.strip() for s in schemes.split(",") if s.strip()] if schemes is not None else None
     if wanted == []:
-        raise ValueError(f"--schemes names no scheme: {schemes!r}")
+        raise ValueError(f"--schemes names no scheme: {shown(schemes)}")
     crossing = {
         "text_tokens": text_tokens, "visual_tokens": visual_tokens, "cross_layers": cross_layers, "heads": heads,
         "kv_heads": kv_heads, "head_dim": head_dim, "partial": partial,
@@ -54,12 +55,13 @@ def compare(
         return
     for name, value in crossing.items():
         if value is not None:
-            raise ValueError(f"--{name.replace('_', '-')} belongs to --workload cross-attention: given {value!r}")
+            raise ValueError(f"--{name.replace('_', '-')} belongs to --workload cross-attention: given {shown(value)}")
     if question.model == "":
         raise ValueError("Missing option '--model'.")
     from thinwire.sim import api
 
     found = api.compare(api.names("schemes") if wanted is None else wanted, question)
+    note_positions(found.baseline.model, question.input_tokens)
     print_answer(
         found.to_dict() | {"question": question.given(without=("scheme",))}, as_json, lambda: tables().comparison(found)
     )

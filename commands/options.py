@@ -12,11 +12,15 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import wraps
 from inspect import Parameter, signature
 from types import MappingProxyType, ModuleType
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
+from thinwire.edge.words import shown
 from thinwire.sim.question import Form, Option, Placement, options_of
+
+if TYPE_CHECKING:
+    from thinwire.reference.core.config import ModelConfig
 
 Q = TypeVar("Q", bound=Placement)
 
@@ -123,13 +127,13 @@ def factors(option: str, given: Sequence[str] | None) -> dict[str, float]:
         except ValueError:
             equals = ""
         if not equals or not key:
-            raise ValueError(f"{option} takes NAME=FACTOR, a number after the last =: {text!r}")
+            raise ValueError(f"{option} takes NAME=FACTOR, a number after the last =: {shown(text)}")
     return found
 
 
 def _rank(option: str, text: str) -> int:
     if not text.isdecimal():
-        raise ValueError(f"{option} takes RANK=FACTOR, RANK a whole number: {text!r}")
+        raise ValueError(f"{option} takes RANK=FACTOR, RANK a whole number: {shown(text)}")
     return int(text)
 
 
@@ -157,6 +161,15 @@ def print_answer(document: Any, as_json: bool, show: Callable[[], None]) -> None
 def note(text: str) -> None:
     """What is said beside the answer."""
     print(text, file=sys.stderr)
+
+
+def note_positions(model: ModelConfig, tokens: float) -> None:
+    """A warning for sequences longer than the model was made for: their time is right, their text is not."""
+    if tokens > model.max_positions:
+        note(
+            f"thinwire: {tokens:g} tokens of a sequence are beyond the {model.max_positions} positions of "
+            f"{model.name}: this is what they would take, but the model was not made for them"
+        )
 
 
 def tables() -> ModuleType:

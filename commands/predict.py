@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from thinwire.commands.options import Json, asks, note, print_answer, tables
+from thinwire.commands.options import Json, asks, note, note_positions, print_answer, tables
+from thinwire.edge.words import shown
 from thinwire.sim.question import Question
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ def predict(
     from thinwire.sim import api
 
     found = api.answer(question)
+    note_positions(found.model, question.input_tokens)
     if trace is not None:
         _write(found, trace)
     print_answer(found.to_dict() | {"question": question.given()}, as_json, lambda: tables().prediction(found, explain))
@@ -31,7 +33,7 @@ def _write(found: "Prediction", trace: str) -> None:
     from thinwire.sim.events.trace import write_trace
 
     if trace in ("", "-", "/dev/stdout"):
-        raise ValueError(f"--trace takes the path of a file, standard output is the prediction's: {trace!r}")
+        raise ValueError(f"--trace takes the path of a file, standard output is the prediction's: {shown(trace)}")
     try:
         write_trace(found.timeline, trace)
     except OSError as error:

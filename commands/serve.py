@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from thinwire.commands.options import Json, asks, given, print_answer
+from thinwire.commands.options import Json, asks, given, note_positions, print_answer
 from thinwire.sim.question import options_of
 from thinwire.sim.serving.question import WHOSE, Service
 
@@ -26,7 +26,10 @@ def serve(context: typer.Context, question: Service, as_json: Json = False) -> N
             raise ValueError(f"{options_of(Service)[name].flag} belongs to --{' or --'.join(whose)}, not to --{source}")
     from thinwire.sim.serving import serve as serving
 
-    found = serving.answer(question)
+    paces = serving.Paces(question.deployment())
+    found = serving.answer(question, paces)
+    if source != "trace":
+        note_positions(paces.model, question.input_tokens + question.output_tokens)
     print_answer(found.to_dict() | {"question": question.given()}, as_json, lambda: _show(found))
 
 

@@ -1,7 +1,6 @@
 """`thinwire sweep`: a grid of predictions, serving runs or plans into a Parquet file."""
 
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -30,8 +29,6 @@ def sweep(
     """A grid of predictions, serving runs or plans into a Parquet file; a stopped run goes on."""
     from thinwire.sim.sweeps.sweep import sweep as run
 
-    # joblib, when a sweep is stopped; the sentence below says it better.
-    warnings.filterwarnings("ignore", message=".*tasks which were still being processed", category=UserWarning)
     try:
         with _bar() as watch:
             found = run(spec, out, engine, address, workers, watch)

@@ -36,6 +36,7 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Literal, get_args
 
+from thinwire.edge.words import shown
 from thinwire.reference.core.scheme import (
     GRID_WORDS,
     MX,
@@ -138,25 +139,25 @@ def scheme(name_or_spec: str) -> Scheme:
     for part in name_or_spec.split("+"):
         if (percent := _percent(part, "spd")) is not None:
             if drop is not None:
-                raise ValueError(f"scheme {name_or_spec!r} drops sync points twice; give one spd-N")
+                raise ValueError(f"scheme {shown(name_or_spec)} drops sync points twice; give one spd-N")
             drop = percent
         elif part == "iso" or (percent := _percent(part, "iso")) is not None:
             if split is not None:
-                raise ValueError(f"scheme {name_or_spec!r} splits the sequence twice; give one iso")
+                raise ValueError(f"scheme {shown(name_or_spec)} splits the sequence twice; give one iso")
             split = 50.0 if percent is None else percent
             if not 0 < split < 100:
-                raise ValueError(f"iso-N needs N above 0 and below 100: {part!r}")
+                raise ValueError(f"iso-N needs N above 0 and below 100: {shown(part)}")
         elif match := re.fullmatch(r"exempt-(\d+)", part):
             if exempt is not None:
-                raise ValueError(f"scheme {name_or_spec!r} exempts tokens twice; give one exempt-N")
+                raise ValueError(f"scheme {shown(name_or_spec)} exempts tokens twice; give one exempt-N")
             exempt = int(match[1])
             if not exempt:
-                raise ValueError(f"exempt-N needs N of 1 or more: {part!r}")
+                raise ValueError(f"exempt-N needs N of 1 or more: {shown(part)}")
         else:
             second = _CATALOG.get(part) or _parse_spec(part)
             if base is not None:
                 raise ValueError(
-                    f"scheme {name_or_spec!r} names two codec schemes, {base.name!r} and {second.name!r}; "
+                    f"scheme {shown(name_or_spec)} names two codec schemes, {base.name!r} and {second.name!r}; "
                     "only exempt-N, spd-N and iso combine with one"
                 )
             base = second
@@ -168,18 +169,18 @@ def _percent(part: str, family: str) -> float | None:
     if match is None:
         return None
     if float(match[1]) > 100:
-        raise ValueError(f"{family}-N needs N from 0 to 100: {part!r}")
+        raise ValueError(f"{family}-N needs N from 0 to 100: {shown(part)}")
     return float(match[1])
 
 
 def _combine(given: str, base: Scheme | None, exempt: int | None, drop: float | None, split: float | None) -> Scheme:
     """`base` (None = bf16) with tokens exempt, sync points dropped and the sequence split, under its canonical name."""
     if base is not None and base.collective == "none" and (drop is not None or split is not None):
-        raise ValueError(f"scheme {given!r}: 'none' has no all-reduce left to drop or to overlap")
+        raise ValueError(f"scheme {shown(given)}: 'none' has no all-reduce left to drop or to overlap")
     if split is not None and base is not None and base.sequence_split is not None:
-        raise ValueError(f"scheme {given!r}: {base.name!r} splits the sequence already")
+        raise ValueError(f"scheme {shown(given)}: {shown(base.name)} splits the sequence already")
     if exempt is not None and (base is None or (base.reduce.is_raw and base.gather.is_raw)):
-        raise ValueError(f"scheme {given!r}: exempt-N needs a scheme that compresses, such as flash-int4+exempt-1")
+        raise ValueError(f"scheme {shown(given)}: exempt-N needs a scheme that compresses, such as flash-int4+exempt-1")
     names, sources, found = [], [], base or _CATALOG["bf16"]
     if base is not None:
         names.append(base.name)
@@ -210,10 +211,10 @@ def _parse_spec(spec: str) -> Scheme:
     if not colon:
         near = difflib.get_close_matches(spec, _CATALOG, n=3)
         hint = f"did you mean {', '.join(near)}? " if near else ""
-        raise ValueError(f"unknown scheme {spec!r}; {hint}Allowed: {_GRAMMAR}")
+        raise ValueError(f"unknown scheme {shown(spec)}; {hint}Allowed: {_GRAMMAR}")
     collectives: dict[str, Collective] = {word: word for word in get_args(Collective)}
     if collective not in collectives:
-        raise ValueError(f"unknown collective {collective!r} in {spec!r}; allowed: {', '.join(collectives)}")
+        raise ValueError(f"unknown collective {shown(collective)} in {shown(spec)}; allowed: {', '.join(collectives)}")
     codecs, *options = rest.split("@")
     reduce_spec, slash, gather_spec = codecs.partition("/")
     reduce = parse_codec(reduce_spec)
@@ -243,7 +244,7 @@ def _parse_options(options: list[str], spec: str) -> tuple[int | None, int, Lite
         elif option == "fused":
             launch = "fused"
         else:
-            raise ValueError(f"option {option!r} in {spec!r}; allowed: @chunk=VALUES[xIN_FLIGHT], @fused")
+            raise ValueError(f"option {shown(option)} in {shown(spec)}; allowed: @chunk=VALUES[xIN_FLIGHT], @fused")
     return chunk, in_flight, launch
 
 
@@ -268,8 +269,8 @@ def parse_codec(spec: str) -> Codec:
             scale: Literal["static", "dynamic"] = "dynamic" if "dyn" in words else "static"
             return OutlierHybrid(int(match[1]), keep, scale, int(words.get("group", keep)))
     except ValueError as error:
-        raise ValueError(f"codec spec {spec!r}: {error}") from None
-    raise ValueError(f"unknown codec spec {spec!r}; allowed: {_CODECS}")
+        raise ValueError(f"codec spec {shown(spec)}: {error}") from None
+    raise ValueError(f"unknown codec spec {shown(spec)}; allowed: {_CODECS}")
 
 
 def _parse_int(bits: int, options: list[str]) -> GroupedInt:
@@ -292,9 +293,9 @@ def _words(options: list[str], patterns: dict[str, str]) -> dict[str, str]:
         for key, pattern in patterns.items():
             if match := re.fullmatch(pattern, option):
                 if key in found:
-                    raise ValueError(f"{key} is given twice: {option!r}")
+                    raise ValueError(f"{key} is given twice: {shown(option)}")
                 found[key] = match[1] if match.groups() else option
                 break
         else:
-            raise ValueError(f"unknown option {option!r}; allowed codecs: {_CODECS}")
+            raise ValueError(f"unknown option {shown(option)}; allowed codecs: {_CODECS}")
     return found

@@ -8,7 +8,6 @@ and the reference both ask `plan_of` what happens where, and nobody else resolve
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from thinwire.edge.limits import LAYERS
+from thinwire.edge.reading import UnreadableError, from_toml
+from thinwire.edge.words import cut, place, refusal, shown
+from thinwire.edge.writing import write_text
 from thinwire.reference.catalog import scheme as find_scheme
 from thinwire.reference.core.scheme import Scheme
 
@@ -57,8 +60,8 @@ class MixedScheme:
         for scheme in entries(self):
             if scheme.collective == "none" or scheme.drop_attention_percent or scheme.sequence_split is not None:
                 raise ValueError(
-                    f"{self.name}: a sync point takes a codec and a collective; dropped points are {DROP!r} and a "
-                    f"split is the whole's: {scheme.name!r}"
+                    f"{self.name}: a sync point takes a codec and a collective; dropped points are {shown(DROP)} and a "
+                    f"split is the whole's: {shown(scheme.name)}"
                 )
 
     @property
@@ -114,7 +117,7 @@ def auto_budget(name: str) -> float | None:
         return None
     match = re.fullmatch(r"auto:\+?(\d+(?:\.\d+)?)%", name)
     if match is None:
-        raise ValueError(f"auto takes a budget of perplexity in percent, 0 or more, such as auto:+1%: {name!r}")
+        raise ValueError(f"auto takes a budget of perplexity in percent, 0 or more, such as auto:+1%: {shown(name)}")
     return float(match[1]) / 100
 
 
@@ -127,8 +130,8 @@ class _File(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     name: Annotated[str, Field(min_length=1)]
-    attention: list[str]
-    mlp: list[str]
+    attention: Annotated[list[str], Field(max_length=LAYERS.most)]
+    mlp: Annotated[list[str], Field(max_length=LAYERS.most)]
     model: str = ""
     sequence_split: float | None = None
     source: str = ""
@@ -142,7 +145,7 @@ def find(name_or_path: str) -> AnyScheme:
     """
     if auto_budget(name_or_path) is not None:
         raise ValueError(
-            f"{name_or_path} is chosen for a model, a machine and a prompt: predict, compare and serve take it; "
+            f"{cut(name_or_path)} is chosen for a model, a machine and a prompt: predict, compare and serve take it; "
             "`thinwire auto` writes it to a file that everything takes"
         )
     return read(Path(name_or_path)) if name_or_path.endswith(".toml") else find_scheme(name_or_path)
@@ -151,7 +154,7 @@ def find(name_or_path: str) -> AnyScheme:
 def read(path: Path) -> MixedScheme:
     """A mixed scheme from its file; ValueError names the file and what is wrong with it."""
     try:
-        given = _File.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        given = _File.model_validate(from_toml(path, "the scheme file"))
         entries = {name: None if name == DROP else find_scheme(name) for name in (*given.attention, *given.mlp)}
         return MixedScheme(
             given.name,
@@ -161,19 +164,20 @@ def read(path: Path) -> MixedScheme:
             given.sequence_split,
             given.source,
         )
-    except OSError as error:
-        raise ValueError(f"cannot read the scheme file {path}: {error.strerror}") from None
+    except UnreadableError:
+        raise
     except ValidationError as error:
-        wrong = error.errors()[0]
-        where = ".".join(map(str, wrong["loc"])) or "file"
-        raise ValueError(f"{path}: {where}: {wrong['msg']} (allowed: {', '.join(_File.model_fields)})") from None
-    except ValueError as error:  # not TOML, not UTF-8, an unknown scheme
-        raise ValueError(f"{path}: {error}") from None
+        wrong = error.errors(include_url=False)[0]
+        where = ".".join(cut(str(part)) for part in wrong["loc"]) or "file"
+        allowed = ", ".join(_File.model_fields)
+        raise ValueError(f"{place(path)}: {where}: {refusal(wrong)} (allowed: {allowed})") from None
+    except ValueError as error:  # an unknown scheme
+        raise ValueError(f"{place(path)}: {error}") from None
 
 
 def write(scheme: MixedScheme, path: Path) -> None:
     """Write a mixed scheme so that `read` gives it back. OSError where the file cannot be written."""
-    path.write_text(text(scheme), encoding="utf-8")
+    write_text(path, text(scheme))
 
 
 def text(scheme: MixedScheme) -> str:
@@ -181,7 +185,7 @@ def text(scheme: MixedScheme) -> str:
     lines = ["# A scheme for each sync point of a model: thinwire predict, compare and accuracy take it as --scheme."]
     lines += [f"{key} = {_quoted(value)}" for key, value in _header(scheme).items() if value]
     if scheme.sequence_split is not None:
-        lines.append(f"sequence_split = {scheme.sequence_split!r}")
+        lines.append(f"sequence_split = {shown(scheme.sequence_split)}")
     for site, entries in (("attention", scheme.attention), ("mlp", scheme.mlp)):
         names = (DROP if entry is None else entry.name for entry in entries)
         lines += [f"{site} = [", *(f"  {_quoted(name)},  # layer {layer}" for layer, name in enumerate(names)), "]"]

@@ -7,6 +7,8 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
+from thinwire.edge.limits import MESSAGE
+from thinwire.edge.words import cut
 from thinwire.reference.catalog import parse_codec
 from thinwire.reference.catalog import scheme as find_scheme
 from thinwire.reference.catalog import schemes as catalog_schemes
@@ -279,7 +281,8 @@ def collective(
     nbytes is counted as nccl-tests does: the full buffer, for all_to_all what one rank sends in all.
     """
     if nbytes < 2 or nbytes % 2:
-        raise ValueError(f"bytes must be a positive even number, bf16 values being 2 bytes: bytes={nbytes}")
+        raise ValueError(f"bytes must be a positive even number, bf16 values being 2 bytes: bytes={cut(str(nbytes))}")
+    MESSAGE.check("bytes", nbytes)
     gpus = group(cluster, tp, scaled_links)
     costs = _profile_of(gpus, profile)
     found = find(scheme) if isinstance(scheme, str) else scheme

@@ -12,6 +12,7 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
+from thinwire.edge.limits import BATCH, TOKENS, Limit
 from thinwire.sim.choices import Launch, Weights
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ Factors = Mapping[Key, float] | tuple[tuple[Key, float], ...]
 class Option:
     """A field as people meet it. flag: its name on the command line, made of the field's where none is given.
     choices: all it may be. catalog: whose names complete it. always: written down at its default, too. required: it has
-    no default.
+    no default. limit: of a number.
     """
 
     form: Form
@@ -59,6 +60,13 @@ class Option:
     always: bool = False
     required: bool = False
     default: Any = None
+    limit: Limit | None = None
+
+    def check(self, name: str, value: Any) -> None:
+        """ValueError for a number beyond the limit; what is none is its form's matter."""
+        number: Any = value if isinstance(value, Real) else None
+        if self.limit is not None and number is not None:
+            self.limit.check(name, number)
 
 
 def option(form: Form, help: str, **more: Any) -> Mapping[str, Any]:
@@ -157,7 +165,12 @@ def placement_of(question: Placement) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Inquiry(Placement):
-    """A question that can be written down: every field that matters to it is an option."""
+    """A question that can be written down: every field that matters to it is an option. ValueError beyond a limit."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, option in options_of(self).items():
+            option.check(name, getattr(self, name))
 
     def values(self) -> dict[str, Any]:
         """The fields that are asked for outside Python, by name; values of one's own by the names they carry."""
@@ -197,8 +210,8 @@ class Question(Inquiry):
     The others are `Placement`'s.
     """
 
-    batch: int = field(default=1, metadata=option("count", "Sequences prefilled together."))
-    input_tokens: int = field(default=1024, metadata=option("count", "Tokens of each sequence."))
+    batch: int = field(default=1, metadata=option("count", "Sequences prefilled together.", limit=BATCH))
+    input_tokens: int = field(default=1024, metadata=option("count", "Tokens of each sequence.", limit=TOKENS))
     launch: Launch = field(
         default="eager",
         kw_only=True,

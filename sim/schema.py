@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, StrictStr
 
+from thinwire.edge.words import shown
 from thinwire.sim.question import Form, Option
 from thinwire.sim.serving.arrivals import lengths_from
 from thinwire.sim.serving.serve import parse_fault
@@ -18,7 +19,7 @@ ALL = "all"  # the TP degree that takes every GPU
 
 def _degree(value: object) -> object:
     if value != ALL and (type(value) is not int or not 1 <= value < 2**31):
-        raise ValueError(f'must be a positive whole number or "{ALL}"; given {value!r}')
+        raise ValueError(f'must be a positive whole number or "{ALL}"; given {shown(value)}')
     return value
 
 
@@ -61,7 +62,18 @@ _TYPES: Mapping[Form, Any] = {
 
 def type_of(option: Option) -> Any:
     """What a file may give for a field: one value of it."""
-    return Literal[option.choices] if option.form == "choice" else _TYPES[option.form]
+    if option.form == "choice":
+        return Literal[option.choices]
+    kind = _TYPES[option.form]
+    return kind if option.limit is None else Annotated[kind, AfterValidator(_within(option))]
+
+
+def _within(option: Option) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        option.check(option.flag.removeprefix("--").replace("-", "_"), value)
+        return value
+
+    return check
 
 
 def sorted_pairs(table: Mapping[Any, float]) -> tuple[tuple[Any, float], ...]:

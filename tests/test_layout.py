@@ -39,6 +39,7 @@ HOUSE: Mapping[str, tuple[str, ...]] = {
         "codecs/", "mixed.py", "catalog.py", "core/",
     ),
     "topologies": (ANY,),
+    "edge": (ANY,),
 }  # fmt: skip
 # Folders of data: no module lies here.
 DATA: Mapping[str, frozenset[str]] = {
@@ -48,6 +49,7 @@ DATA: Mapping[str, frozenset[str]] = {
     "kernels": frozenset(),
     "reference": frozenset({"models"}),
     "topologies": frozenset({"gpus", "machines"}),
+    "edge": frozenset(),
 }
 # reference/ without torch: a room, and the two doors by which schemes are named.
 CORE = ("core/", "mixed.py", "catalog.py")
@@ -59,16 +61,17 @@ MAX_MODULES = 15  # of a room; kernels/ has one kernel a file
 # The project's parts and which of them each may import. "core" is the torch-free part of reference/, "reference" the
 # rest of it, "face" src/thinwire/__init__.py, "main" src/thinwire/__main__.py.
 ARROWS: Mapping[str, set[str]] = {
-    "core": {"core"},
-    "topologies": {"topologies"},
-    "sim": {"sim", "topologies", "core"},
-    "reference": {"reference", "core"},
-    "kernels": {"kernels", "core"},
-    "validation": {"validation", "sim", "reference", "kernels", "topologies", "core", "face"},
-    "commands": {"commands", "validation", "sim", "reference", "topologies", "core"},
-    "face": {"face", "sim", "topologies", "core"},
+    "edge": {"edge"},
+    "core": {"core", "edge"},
+    "topologies": {"topologies", "edge"},
+    "sim": {"sim", "topologies", "core", "edge"},
+    "reference": {"reference", "core", "edge"},
+    "kernels": {"kernels", "core", "edge"},
+    "validation": {"validation", "sim", "reference", "kernels", "topologies", "core", "edge", "face"},
+    "commands": {"commands", "validation", "sim", "reference", "topologies", "core", "edge"},
+    "face": {"face", "sim", "topologies", "core", "edge"},
     "main": {"commands"},
-    "tests": {"commands", "validation", "sim", "reference", "kernels", "topologies", "core", "face"},
+    "tests": {"commands", "validation", "sim", "reference", "kernels", "topologies", "core", "edge", "face"},
 }
 # What may reach up, by name and when asked: a backend in its registry, and the door that older installations call.
 VERSIONED = ("sim", "reference")  # may read the version from the face: results and messages carry it
@@ -76,6 +79,7 @@ BY_NAME = {("reference/codecs/backend.py", "kernels"), ("sim/cli.py", "commands"
 ADVICE = {
     "core": "The torch-free core of reference/ is read by everybody and reads only itself: move what you need"
     " into the core, or take it as an argument.",
+    "edge": "edge/ is below everything: it reads, writes and limits files without knowing what is in them.",
     "topologies": "topologies/ describes machines and knows no models, schemes or times: do this in sim/.",
     "sim": "sim/ uses topologies/ and the torch-free core. Move a fact that lives elsewhere into the core;"
     " compose two halves in validation/ or commands/.",
@@ -91,6 +95,7 @@ DOWN = "An import points down the list of tests/test_layout.py: move what is nee
 DOWN += " argument"
 # Other people's packages by part; what is not listed here may import whatever pyproject.toml declares.
 PACKAGES: Mapping[str, set[str]] = {
+    "edge": set(),
     "core": {"numpy", "pydantic"},
     "topologies": {"networkx", "numpy", "pydantic"},
     "kernels": {"numpy", "torch", "triton"},

@@ -14,6 +14,10 @@ from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
+from thinwire.edge.limits import FACTOR, GPUS, LINKS
+from thinwire.edge.words import cut, shown
+from thinwire.topologies.reach import loosest, reached
+
 if TYPE_CHECKING:
     import networkx as nx
 
@@ -122,18 +126,20 @@ class Cluster:
     _routes: dict[tuple[int, int], tuple[Link, ...]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        LINKS.check("links", len(self.links))
         self._check_graph()
-        if not self.gpus:
-            raise ValueError(f"a cluster needs at least one GPU: {self.name} has none")
+        GPUS.check("GPUs", len(self.gpus))
         if len(set(self.gpus)) != len(self.gpus):
-            raise ValueError(f"each GPU is one rank: gpus={self.gpus}")
+            raise ValueError(f"each GPU is one rank: gpus={shown(self.gpus)}")
         for node in self.gpus:
             if self.kinds.get(node) != "gpu":
                 raise ValueError(f"rank {self.gpus.index(node)} must be a node of kind gpu: {node}")
         if sorted(rank for island in self.islands for rank in island) != list(range(len(self.gpus))):
-            raise ValueError(f"islands must hold every rank once: islands={self.islands}, ranks={len(self.gpus)}")
+            raise ValueError(
+                f"islands must hold every rank once: islands={shown(self.islands)}, ranks={len(self.gpus)}"
+            )
         if not all(self.islands):
-            raise ValueError(f"an island must hold a GPU: islands={self.islands}")
+            raise ValueError(f"an island must hold a GPU: islands={shown(self.islands)}")
         for pool, capacity in self.pools.items():
             _positive(f"capacity of pool {pool}", capacity)
         for link in self.links:
@@ -162,12 +168,11 @@ class Cluster:
 
     def _check_connected(self) -> None:
         ends = self.gpus if self.reducing_switch is None else (*self.gpus, self.reducing_switch)
-        broken = [(a, b) for a in ends for b in ends if b not in self._paths_from(a)]
-        if broken:
-            # The end most broken pairs share is the one that hangs loose.
-            loose = max(ends, key=lambda node: sum(node in pair for pair in broken))
-            a, b = next(pair for pair in broken if loose in pair)
-            rule = f"{loose} is disconnected: no route {a}->{b} (GPUs forward no traffic)"
+        forwards = [node for node, kind in self.kinds.items() if kind != "gpu"]
+        broken = loosest(ends, reached(ends, self._targets, forwards))
+        if broken is not None:
+            loose, a, b = broken
+            rule = f"{cut(loose)} is disconnected: no route {cut(a)}->{cut(b)} (GPUs forward no traffic)"
             raise DisconnectedError(loose, rule)
 
     @cached_property
@@ -276,8 +281,7 @@ class Cluster:
         matches.
         """
         _positive("factor", factor)
-        if not 1e-6 <= factor <= 1e6:
-            raise ValueError(f"factor must lie in 1e-6..1e6: {factor}")
+        FACTOR.check("factor", factor)
         links: list[Link] = []
         matched = False
         for link in self.links:
@@ -297,7 +301,7 @@ class Cluster:
                 pools[pool] *= factor
         if not matched:
             examples = ", ".join(link.name for link in self.links[:3])
-            raise ValueError(f"no link or pool of {self.name} matches {pattern!r}; links are like {examples}")
+            raise ValueError(f"no link or pool of {self.name} matches {shown(pattern)}; links are like {examples}")
         return replace(
             self,
             links=tuple(links),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from functools import cache
@@ -12,6 +10,9 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from thinwire.edge.limits import TOML_BYTES
+from thinwire.edge.reading import UnreadableError, is_there, parsed_toml, text
+from thinwire.edge.words import cut, place, refusal, shown
 from thinwire.topologies.cluster import Cluster, DisconnectedError, Gpu
 from thinwire.topologies.generators import Fabric
 from thinwire.topologies.lines import KeyPath, line_of, locate
@@ -23,30 +24,25 @@ _Model = TypeVar("_Model", bound=Table)
 
 
 class Document:
-    """A parsed TOML file with the line of each key. FileError where it is not TOML; OSError where it cannot be read."""
+    """A parsed TOML file with the line of each key, and its text. what: the file is, where it cannot be read.
 
-    def __init__(self, path: Path) -> None:
+    FileError where it is not TOML, UnreadableError where there is nothing to read; both are ValueErrors.
+    """
+
+    def __init__(self, path: Path, what: str = "the file") -> None:
         self.path = path
         try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            line = path.read_bytes()[: error.start].count(b"\n") + 1
-            raise FileError(path, line, "not UTF-8 text") from None
-        try:
-            self.data: dict[str, Any] = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            message = str(error)
-            place = re.search(r" ?\((?:at line (\d+), column \d+|at end of document)\)", message)
-            line = int(place[1]) if place and place[1] else text.rstrip().count("\n") + 1
-            rule = message.replace(place[0], "") if place else message
-            raise FileError(path, line, f"malformed TOML: {rule}") from None
-        except (RecursionError, ValueError) as error:  # brackets a thousand deep, a number of thousands of digits
-            raise FileError(path, 1, f"malformed TOML: {error}") from None
-        self.lines = locate(text)
+            self.text = text(path, what, TOML_BYTES.most)
+            self.data = parsed_toml(self.text, path, what)
+        except UnreadableError as error:
+            if error.line:
+                raise FileError(path, error.line, error.reason) from None
+            raise
+        self.lines = locate(self.text)
 
     def refuse(self, key: KeyPath, rule: str) -> FileError:
         """The error that says which rule the value at `key` breaks, and where."""
-        dotted = ".".join(str(part) for part in key)
+        dotted = ".".join(cut(str(part)) for part in key)
         return FileError(self.path, line_of(self.lines, key), f"{dotted}: {rule}" if dotted else rule)
 
     def check(self, model: type[_Model], data: Mapping[str, Any], at: KeyPath = ()) -> _Model:
@@ -56,27 +52,25 @@ class Document:
         except ValidationError as refused:
             errors = refused.errors(include_url=False)
         # A misspelt key makes another one missing: the misspelling is what the user wants to hear of.
-        refusals = [(error["type"] == "missing", self._refusal(model, at, dict(error))) for error in errors]
-        raise min(refusals, key=lambda each: (each[0], each[1].line))[1]
+        lines = [line_of(self.lines, (*at, *_place(error["loc"]))) for error in errors]
+        first = min(range(len(errors)), key=lambda i: (errors[i]["type"] == "missing", lines[i]))
+        raise self._refusal(model, at, dict(errors[first]))
 
     def _refusal(self, model: type[Table], at: KeyPath, error: dict[str, Any]) -> FileError:
-        loc: KeyPath = tuple(part for part in error["loc"] if part != "[key]")
-        kind, given, message = error["type"], error["input"], error["msg"]
+        loc, kind = _place(error["loc"]), error["type"]
         if kind == "extra_forbidden":
             allowed = _keys(model, loc[:-1])
-            near = get_close_matches(str(loc[-1]), allowed, n=1)
+            near = get_close_matches(cut(str(loc[-1])), allowed, n=1)
             hint = f"did you mean {near[0]}?" if near else f"allowed: {', '.join(allowed)}"
             return self.refuse((*at, *loc), f"unknown key; {hint}")
-        if kind == "missing":
-            return self.refuse((*at, *loc), "missing key")
         if kind in ("model_type", "model_attributes_type") and loc:
             keys = ", ".join(_keys(model, loc))
-            return self.refuse((*at, *loc), f"must be a table with {keys}; given {given!r}")
-        if kind == "value_error":
-            return self.refuse((*at, *loc), message.removeprefix("Value error, "))
-        if kind in ("greater_than", "finite_number"):
-            return self.refuse((*at, *loc), f"must be a positive finite number; given {given!r}")
-        return self.refuse((*at, *loc), f"{message}; given {given!r}")
+            return self.refuse((*at, *loc), f"must be a table with {keys}; given {shown(error['input'])}")
+        return self.refuse((*at, *loc), refusal(error))
+
+
+def _place(loc: tuple[str | int, ...]) -> KeyPath:
+    return tuple(part for part in loc if part != "[key]")
 
 
 def _keys(model: type[BaseModel], loc: KeyPath) -> list[str]:
@@ -122,7 +116,7 @@ def catalog_cluster(name: str) -> Cluster:
 
 def read_gpu(path: Path) -> Gpu:
     """The GPU of a TOML file; `FileError` when it breaks a rule."""
-    document = Document(path)
+    document = Document(path, "the GPU's file")
     file = document.check(GpuFile, document.data)
     return Gpu(
         name=file.name,
@@ -137,7 +131,7 @@ def read_gpu(path: Path) -> Gpu:
 
 def read_cluster(path: Path) -> Cluster:
     """The cluster of a TOML file; `FileError` when it breaks a rule."""
-    document = Document(path)
+    document = Document(path, "the machine's file")
     file = document.check(MachineFile, document.data)
     gpu = _gpu_of(document, file.gpu)
     fabric, topology = _topology(document, file.topology, ("topology",))
@@ -167,8 +161,8 @@ def _gpu_of(document: Document, gpu: str) -> Gpu:
             raise document.refuse(("gpu",), unknown("gpu", gpu))
         return catalog_gpu(gpu)
     path = document.path.parent / gpu
-    if not path.is_file():
-        raise document.refuse(("gpu",), f"no such file: {path}")
+    if not is_there(path):
+        raise document.refuse(("gpu",), f"no such file: {place(path)}")
     return read_gpu(path)
 
 
@@ -180,9 +174,9 @@ def _topology(document: Document, data: Mapping[str, Any], at: KeyPath) -> tuple
     kind = data["kind"]
     model = TOPOLOGIES.get(kind) if isinstance(kind, str) else None
     if model is None:
-        near = get_close_matches(str(kind), kinds, n=1)
+        near = get_close_matches(cut(str(kind)), kinds, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise document.refuse((*at, "kind"), f"unknown kind {kind!r}{hint} (allowed: {', '.join(kinds)})")
+        raise document.refuse((*at, "kind"), f"unknown kind {shown(kind)}{hint} (allowed: {', '.join(kinds)})")
     topology: OneNode | MultiNode = document.check(model, data, at)
     if isinstance(topology, MultiNode):
         node, inner = _topology(document, topology.node, (*at, "node"))

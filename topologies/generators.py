@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from itertools import combinations, permutations
 from typing import Literal
 
+from thinwire.edge.limits import GPUS, LINKS
 from thinwire.topologies.cluster import Cluster, Gpu, Link
 
 
@@ -85,7 +86,7 @@ def switched_node(gpus: int, port: Wire, *, reduces: bool, switch: str = "nvswit
 
     Invariant: gpus + 1 nodes, 2 * gpus links, every route has two hops, one island.
     """
-    _at_least("gpus", gpus)
+    GPUS.check("gpus", gpus)
     names = tuple(f"gpu{rank}" for rank in range(gpus))
     return Fabric(
         kinds={**dict.fromkeys(names, "gpu"), switch: "switch"},
@@ -102,7 +103,8 @@ def full_mesh(gpus: int, link: Wire) -> Fabric:
 
     Invariant: gpus nodes, gpus * (gpus - 1) links, every route has one hop, one island.
     """
-    _at_least("gpus", gpus)
+    GPUS.check("gpus", gpus)
+    LINKS.check("links", gpus * (gpus - 1))
     names = tuple(f"gpu{rank}" for rank in range(gpus))
     return Fabric(
         kinds=dict.fromkeys(names, "gpu"),
@@ -139,6 +141,8 @@ def pcie_tree(
     for size in islands:
         _at_least("every island's GPUs", size)
     _at_least("number of islands", len(islands))
+    GPUS.check("GPUs", sum(islands))
+    LINKS.check("links", len(islands) * (len(islands) - 1))
     if len(islands) > 1 and socket_link is None:
         raise ValueError(f"several islands need a socket_link: islands={list(islands)}")
     if (gpus_per_switch is None) != (switch_link is None):

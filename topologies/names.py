@@ -7,6 +7,9 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
+from thinwire.edge.reading import is_there
+from thinwire.edge.words import cut, place, shown
+
 _HERE = Path(__file__).resolve().parent
 
 Kind = Literal["cluster", "gpu"]
@@ -17,7 +20,7 @@ class FileError(ValueError):
     """A file that breaks a rule: `str()` is `file:line: rule`."""
 
     def __init__(self, path: Path, line: int, rule: str) -> None:
-        super().__init__(f"{path}:{line}: {rule}")
+        super().__init__(f"{place(path)}:{line}: {rule}")
         self.path = path
         self.line = line
         self.rule = rule
@@ -41,15 +44,14 @@ def own_file(what: Kind, name_or_path: str | Path) -> Path | None:
         return None
     if not (isinstance(name_or_path, Path) or text.endswith(".toml") or "/" in text or "\\" in text):
         raise ValueError(unknown(what, text))
-    path = Path(name_or_path)
-    if not path.is_file():
-        raise ValueError(f"no such file: {path}")
-    return path
+    if not is_there(name_or_path):
+        raise ValueError(f"no such file: {place(text)}")
+    return Path(name_or_path)
 
 
 def unknown(what: Kind, given: str) -> str:
     """The sentence that refuses a name, with the nearest known ones."""
     known = names(what)
-    near = get_close_matches(given, known, n=3, cutoff=0.4)
+    near = get_close_matches(cut(given), known, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
-    return f"unknown {what} {given!r}; {hint} (or the path of a .toml file)"
+    return f"unknown {what} {shown(given)}; {hint} (or the path of a .toml file)"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StrictStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictStr, field_validator, model_validator
+
+from thinwire.edge.limits import BANDWIDTH, COMPUTE, LATENCY, MEMORY, PROCESSORS, Limit
+from thinwire.edge.words import shown
 
 SOURCE_KINDS = ("datasheet", "measured", "assumed")
 
@@ -45,6 +48,7 @@ class Quantity(Table):
     """`{ value = 26.26, unit = "GB/s", source = "measured: where" }`; `si` is the number in SI units."""
 
     dimension: ClassVar[str] = ""
+    limit: ClassVar[Limit]
 
     value: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
     unit: StrictStr
@@ -56,7 +60,7 @@ class Quantity(Table):
         allowed = UNITS[cls.dimension]
         if unit not in allowed:
             others = [dimension for dimension, units in UNITS.items() if unit in units]
-            what = f"{unit} is a unit of {others[0]}" if others else f"unknown unit {unit!r}"
+            what = f"{unit} is a unit of {others[0]}" if others else f"unknown unit {shown(unit)}"
             raise ValueError(f"{what}; {cls.dimension} wants one of {_COMMON[cls.dimension]}")
         return unit
 
@@ -64,8 +68,18 @@ class Quantity(Table):
     @classmethod
     def _source_has_a_kind(cls, source: str) -> str:
         if not re.match(rf"({'|'.join(SOURCE_KINDS)}): *\S", source):
-            raise ValueError(f'source must read "kind: where", kind one of {", ".join(SOURCE_KINDS)}; given {source!r}')
+            raise ValueError(
+                f'source must read "kind: where", kind one of {", ".join(SOURCE_KINDS)}; given {shown(source)}'
+            )
         return source
+
+    @model_validator(mode="after")
+    def _within(self) -> Self:
+        if not self.limit.holds(self.si):
+            raise ValueError(
+                f"{self.limit.what} must lie {self.limit.range} {self.limit.unit}; given {self.value:g} {self.unit}"
+            )
+        return self
 
     @property
     def si(self) -> float:
@@ -77,30 +91,35 @@ class Bandwidth(Quantity):
     """Bytes a second; bits a second are accepted and divided by eight."""
 
     dimension = "bandwidth"
+    limit = BANDWIDTH
 
 
 class Time(Quantity):
     """Seconds."""
 
     dimension = "time"
+    limit = LATENCY
 
 
 class Bytes(Quantity):
     """Bytes, decimal or binary prefix."""
 
     dimension = "bytes"
+    limit = MEMORY
 
 
 class Compute(Quantity):
     """Floating-point or integer operations a second."""
 
     dimension = "compute"
+    limit = COMPUTE
 
 
 class Processors(Quantity):
     """A whole number of streaming multiprocessors or compute units."""
 
     dimension = "processors"
+    limit = PROCESSORS
 
     @field_validator("value")
     @classmethod

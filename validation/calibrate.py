@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from thinwire.edge.writing import write_text
 from thinwire.sim.costs.attention import AttentionModel
 from thinwire.sim.costs.decode_attention import DecodeAttentionModel
 from thinwire.sim.costs.elementwise import ElementwiseModel
@@ -244,7 +245,7 @@ def unmeasured(gpu: str) -> str:
 def write(path: Path, document: Any) -> None:
     """Indented, lists of numbers on one line: a profile that changes shows it in a diff that people can read."""
     text = json.dumps(document, indent=1)
-    path.write_text(re.sub(r"\[\s+([^\[\]{}]+?)\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text) + "\n")
+    write_text(path, re.sub(r"\[\s+([^\[\]{}]+?)\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text) + "\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

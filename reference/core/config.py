@@ -7,7 +7,7 @@ attention, quantised checkpoints and architectures not listed here are refused: 
 from __future__ import annotations
 
 import difflib
-import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +15,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from thinwire.edge.limits import LAYERS, POSITIONS, WIDTH
+from thinwire.edge.reading import from_json, is_there
+from thinwire.edge.words import cut, place, refusal, shown
 
 _MODELS = Path(__file__).resolve().parents[1] / "models"
 _BF16_BYTES = 2
@@ -129,8 +133,8 @@ class ModelConfig:
         return (4 if self.post_norms else 2) * self.hidden_size
 
 
-_Size = Annotated[int, Field(gt=0, strict=True)]
-_Real = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Size = Annotated[int, Field(gt=0, le=WIDTH.most, strict=True)]
+_Real = Annotated[float, Field(gt=0, le=1e30, strict=True, allow_inf_nan=False)]
 
 
 class _Rope(BaseModel):
@@ -151,7 +155,7 @@ class _HuggingFace(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     hidden_size: _Size
-    num_hidden_layers: _Size
+    num_hidden_layers: Annotated[int, Field(gt=0, le=LAYERS.most, strict=True)]
     num_attention_heads: _Size
     num_key_value_heads: _Size | None = None
     head_dim: _Size | None = None
@@ -162,7 +166,7 @@ class _HuggingFace(BaseModel):
     mlp_bias: bool = False
     hidden_act: str = "silu"
     hidden_activation: str | None = None
-    sliding_window: _Size | None = None
+    sliding_window: Annotated[int, Field(gt=0, le=POSITIONS.most, strict=True)] | None = None
     use_sliding_window: bool = False
     max_window_layers: int | None = None
     layer_types: list[str] | None = None
@@ -173,7 +177,7 @@ class _HuggingFace(BaseModel):
     rope_parameters: _Rope | None = None
     rope_scaling: _Rope | None = None
     rms_norm_eps: _Real = 1e-6
-    max_position_embeddings: _Size | None = None
+    max_position_embeddings: Annotated[int, Field(gt=0, le=POSITIONS.most, strict=True)] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,10 +216,9 @@ def parse_config(data: Mapping[str, Any], name: str) -> ModelConfig:
     try:
         raw = _HuggingFace.model_validate(dict(data))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        given = "" if first["type"] == "missing" else f", given {first['input']!r}"
-        raise ValueError(f"model {name}: {where}: {first['msg'].lower()}{given}") from None
+        first = error.errors(include_url=False)[0]
+        where = ".".join(cut(str(part)) for part in first["loc"])
+        raise ValueError(f"model {name}: {where}: {refusal(first)}") from None
 
     heads = raw.num_attention_heads
     kv_heads = raw.num_key_value_heads
@@ -232,7 +235,7 @@ def parse_config(data: Mapping[str, Any], name: str) -> ModelConfig:
         )
     activation = (raw.hidden_activation or "gelu_pytorch_tanh") if family.gemma else raw.hidden_act
     if activation not in _ACTIVATIONS:
-        raise ValueError(f"model {name}: activation must be one of {', '.join(_ACTIVATIONS)}: {activation!r}")
+        raise ValueError(f"model {name}: activation must be one of {', '.join(_ACTIVATIONS)}: {shown(activation)}")
     window = _sliding_window(raw, family, name)
     if head_dim % 2:
         raise ValueError(f"model {name}: head_dim must be even, since rotary positions turn pairs: head_dim={head_dim}")
@@ -285,7 +288,7 @@ def _family(data: Mapping[str, Any], name: str) -> tuple[str, _Family]:
         by_type = {family.model_type: known for known, family in _FAMILIES.items()}
         architecture = by_type.get(str(data.get("model_type")), str(listed or data.get("model_type")))
     if architecture not in _FAMILIES:
-        raise ValueError(f"model {name}: architecture {architecture} is not supported; {_SUPPORTED}")
+        raise ValueError(f"model {name}: architecture {cut(architecture)} is not supported; {_SUPPORTED}")
     return architecture, _FAMILIES[architecture]
 
 
@@ -306,7 +309,7 @@ def _rope_scaling(given: _Rope | None, max_positions: int, name: str) -> RopeSca
     for key in ("factor",) if kind == "linear" else ("factor", "low_freq_factor", "high_freq_factor"):
         value = getattr(given, key)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-            raise ValueError(f"model {name}: rope_scaling {kind} needs a positive {key}: {value!r}")
+            raise ValueError(f"model {name}: rope_scaling {kind} needs a positive {key}: {shown(value)}")
         factors.append(float(value))
     if kind == "linear":
         return RopeScaling(kind, factors[0])
@@ -315,7 +318,7 @@ def _rope_scaling(given: _Rope | None, max_positions: int, name: str) -> RopeSca
     original = given.original_max_position_embeddings or max_positions
     if isinstance(original, bool) or not isinstance(original, int) or original < 1:
         raise ValueError(
-            f"model {name}: rope_scaling llama3 needs a positive original_max_position_embeddings: {original!r}"
+            f"model {name}: rope_scaling llama3 needs a positive original_max_position_embeddings: {shown(original)}"
         )
     return RopeScaling(kind, factors[0], factors[1], factors[2], original)
 
@@ -357,23 +360,20 @@ def load_model(name_or_path: str) -> ModelConfig:
     if name_or_path in model_names():
         return _load(_MODELS / f"{name_or_path}.json", name_or_path)
     path = Path(name_or_path)
-    if path.is_dir():
+    if os.path.isdir(path):
         path = path / "config.json"
-    if not path.is_file():
-        near = difflib.get_close_matches(name_or_path, model_names(), n=3)
+    if not is_there(path):
+        near = difflib.get_close_matches(cut(name_or_path), model_names(), n=3)
         hint = f"did you mean {', '.join(near)}? " if near else ""
         raise ValueError(
-            f"unknown model {name_or_path!r}; {hint}Allowed: {', '.join(model_names())}, "
+            f"unknown model {shown(name_or_path)}; {hint}Allowed: {', '.join(model_names())}, "
             "or the path of a Hugging Face config.json"
         )
     return _load(path, path.resolve().parent.name if path.name == "config.json" else path.stem)
 
 
 def _load(path: Path, name: str) -> ModelConfig:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"model file {path} cannot be read as JSON: {error}") from None
+    data = from_json(path, "the model file")
     if not isinstance(data, dict):
-        raise ValueError(f"model file {path} must hold a JSON object, not {type(data).__name__}")
-    return parse_config(data, name)
+        raise ValueError(f"model file {place(path)} must hold a JSON object, not {type(data).__name__}")
+    return parse_config(data, cut(name))

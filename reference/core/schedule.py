@@ -22,6 +22,8 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Literal, get_args
 
+from thinwire.edge.limits import CHUNKS, TOGETHER, TRANSFERS
+from thinwire.edge.words import shown
 from thinwire.reference.core.scheme import Codec, Scheme
 
 SWITCH = -1  # the reducing switch, as a pseudo rank
@@ -136,12 +138,13 @@ def build(scheme: Scheme, ranks: int, numel: int, islands: Islands | None = None
     """
     if ranks < 1 or numel < 0:
         raise ValueError(f"ranks must be positive and numel not negative: ranks={ranks}, numel={numel}")
+    TOGETHER.check("ranks", ranks)
     if op not in get_args(Op):
-        raise ValueError(f"op must be one of {', '.join(get_args(Op))}: op={op!r}")
+        raise ValueError(f"op must be one of {', '.join(get_args(Op))}: op={shown(op)}")
     collective = scheme.collective
     if collective == "auto":
         raise ValueError(
-            f"scheme {scheme.name!r} leaves the collective open (auto): replace it by one of "
+            f"scheme {shown(scheme.name)} leaves the collective open (auto): replace it by one of "
             "ring, tree, two_step, all_gather, hierarchical, nvls before building a schedule"
         )
     grouping = _check_islands(islands or (tuple(range(ranks)),), ranks)
@@ -167,6 +170,12 @@ def _lane_intervals(scheme: Scheme, ranks: int, numel: int, op: Op) -> list[Inte
         return [Interval(0, numel)]
     unit = scheme.align * ranks  # every rank's part of every chunk but the last is whole groups of one size
     chunk = -(-scheme.chunk_values // unit) * unit
+    most = min(CHUNKS.most, TRANSFERS.most // ranks**2)
+    if (count := -(-numel // chunk)) > most:
+        raise ValueError(
+            f"a message between {ranks} ranks is cut into at most {most} chunks: {numel} values in chunks of {chunk} "
+            f"are {count}"
+        )
     return [Interval(start, min(numel, start + chunk)) for start in range(0, numel, chunk)]
 
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, get_args
 
+from thinwire.edge.limits import CHUNKS, GROUP, MESSAGE, ROTATION, TOKENS
+from thinwire.edge.words import shown
 from thinwire.reference.core.formats import element, planes
 
 ALIGNMENT_BYTES = 16
@@ -107,17 +109,20 @@ def _plane_sections(bits: int, codes: int) -> tuple[Section, ...]:
 
 def _one_of(what: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise ValueError(f"{what} must be one of {', '.join(allowed)}: {what}={value!r}")
+        raise ValueError(f"{what} must be one of {', '.join(allowed)}: {what}={shown(value)}")
 
 
 def _check_group(what: str, group: int) -> None:
     if group < 8 or group % 8:  # whole bytes in every plane, a 1-bit plane included
         raise ValueError(f"{what} must be a positive multiple of 8: {what}={group}")
+    GROUP.check(what, group)
 
 
 def _check_rotation(rotation: int | None) -> None:
     if rotation is not None and (rotation < 2 or rotation & (rotation - 1)):
         raise ValueError(f"rotation must be None or a power of two above 1: rotation={rotation}")
+    if rotation is not None:
+        ROTATION.check("rotation", rotation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +184,6 @@ class GroupedInt(Codec):
         _one_of("metadata", self.metadata, SCALE_FORMATS)
         if self.grid == "minimum" and self.metadata == "e8m0":
             raise ValueError("a minimum needs a signed metadata format: grid='minimum', metadata='e8m0'")
-        if self.spikes and self.group > 65536:
-            raise ValueError(f"spike positions are 16 bits at most: group={self.group}, allowed up to 65536")
         _check_rotation(self.rotation)
 
     @property
@@ -306,9 +309,10 @@ class OutlierHybrid(Codec):
                 "a static hybrid has no scale groups, so group must equal keep_one_in: "
                 f"group={self.group}, keep_one_in={self.keep_one_in}"
             )
-        if self.group < 1 or self.group % self.keep_one_in:
+        if self.group > GROUP.most or self.group < 1 or self.group % self.keep_one_in:
             raise ValueError(
-                f"group must be a multiple of keep_one_in: group={self.group}, keep_one_in={self.keep_one_in}"
+                f"group, at most {GROUP.most}, must be a multiple of keep_one_in: "
+                f"group={self.group}, keep_one_in={self.keep_one_in}"
             )
 
     @property
@@ -377,8 +381,11 @@ class Scheme:
             raise ValueError(f"sequence_split must lie between 0 and 1, or be None: {self.sequence_split}")
         if self.exempt_tokens < 0 or (self.exempt_tokens and self.reduce.is_raw and self.gather.is_raw):
             raise ValueError(f"exempt_tokens must be 0, or more with a codec: {self.exempt_tokens}, {given}")
-        if self.chunk_values is not None and self.chunk_values < 1:
-            raise ValueError(f"chunk_values must be positive, or None: {self.chunk_values}")
+        if self.chunk_values is not None and not 1 <= self.chunk_values <= MESSAGE.most:
+            raise ValueError(f"chunk_values must lie in 1..{MESSAGE.most}, or be None: {self.chunk_values}")
+        CHUNKS.check("chunks_in_flight", max(1, self.chunks_in_flight))
+        if self.exempt_tokens > TOKENS.most:
+            raise ValueError(f"exempt_tokens must be at most {TOKENS.most}: {self.exempt_tokens}")
         if self.chunks_in_flight < 1 or (self.chunks_in_flight > 1 and self.chunk_values is None):
             raise ValueError(
                 "chunks_in_flight must be 1, or more with chunk_values given: "

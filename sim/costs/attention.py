@@ -27,6 +27,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from thinwire.sim.costs.tables import value_of
+
 TILE_ROWS = 128
 """Queries of one tile: what FlashAttention 3 takes, and FlashAttention 2 on an A100, at head_dim 128. Other
 kernels' tiles (64 rows on an L40S, say) are absorbed by the fitted tile cost and speed."""
@@ -165,6 +167,8 @@ class AttentionModel:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if not self.balance >= 1:
             raise ValueError(f"balance is an exponent of at least 1, got {self.balance}")
+        if self.balance > 100 or self.cache_steepness > 100:
+            raise ValueError(f"exponents of at most 100: balance {self.balance}, steepness {self.cache_steepness}")
         if len(self.correction) != CORRECTIONS:
             raise ValueError(f"correction has {len(self.correction)} entries, the axes need {CORRECTIONS}")
         worst = max(self.correction, key=abs)
@@ -319,9 +323,4 @@ class AttentionModel:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> AttentionModel:
         """ValueError for a missing or unknown key, or for values the model refuses."""
-        names = set(cls.__dataclass_fields__)
-        if set(data) != names:
-            raise ValueError(
-                f"attention model: missing {sorted(names - set(data))}, unknown {sorted(set(data) - names)}"
-            )
-        return cls(**{**data, "correction": tuple(int(v) for v in data["correction"])})
+        return value_of(cls, data, "attention model")

@@ -27,6 +27,9 @@ from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+from thinwire.edge.words import shown
+from thinwire.sim.costs.tables import value_of
+
 ELEMENT_BYTES = 2
 """bf16 keys and values, as in the published rows."""
 
@@ -136,7 +139,9 @@ class DecodeAttentionModel:
                 f"overlap lies in [0, 1] and cache_speedup is 1 or more, got {self.overlap} and {self.cache_speedup}"
             )
         if len(self.shares) != SHARE_NODES or not all(0 < share <= 1 for share in self.shares):
-            raise ValueError(f"need {SHARE_NODES} shares of the bandwidth in (0, 1], got {self.shares}")
+            raise ValueError(f"need {SHARE_NODES} shares of the bandwidth in (0, 1], got {shown(self.shares)}")
+        if self.cache_steepness > 100:
+            raise ValueError(f"cache_steepness is an exponent of at most 100, got {self.cache_steepness}")
         for low, high in pairwise(self.shares):
             if high > 2 * low:
                 raise ValueError(f"twice the units read at most twice as fast, got shares {low} and {high}")
@@ -228,9 +233,4 @@ class DecodeAttentionModel:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> DecodeAttentionModel:
         """ValueError for a missing or unknown key, or for values the model refuses."""
-        names = set(cls.__dataclass_fields__)
-        if set(data) != names:
-            raise ValueError(
-                f"decode attention model: missing {sorted(names - set(data))}, unknown {sorted(set(data) - names)}"
-            )
-        return cls(**{**data, "shares": tuple(float(share) for share in data["shares"])})
+        return value_of(cls, data, "decode attention model")

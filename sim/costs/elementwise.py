@@ -16,6 +16,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from thinwire.edge.words import cut, shown
+from thinwire.sim.costs.tables import mapping, value_of
+
 PASSES: Mapping[str, int] = {
     "rms_norm": 2,  # read x, write y; width = hidden size (first norm, Gemma 2's post-norms)
     "add_rms_norm": 4,  # read x and residual, write both; width = hidden size (fused add and norm)
@@ -38,7 +41,7 @@ def elementwise_bytes(op: str, tokens: int, width: int, element_bytes: int = 2) 
     per token, shared by all heads) are not. ValueError for an unknown operator or negative sizes.
     """
     if op not in PASSES:
-        raise ValueError(f"unknown element-wise operator {op!r}; known: {', '.join(OPS)}")
+        raise ValueError(f"unknown element-wise operator {shown(op)}; known: {', '.join(OPS)}")
     if tokens < 0 or width < 0 or element_bytes < 1:
         raise ValueError(f"sizes cannot be negative: tokens={tokens}, width={width}, element_bytes={element_bytes}")
     weights = width if tokens and op in ("rms_norm", "add_rms_norm") else 0
@@ -76,7 +79,8 @@ class ElementwiseModel:
             raise ValueError(f"memory bandwidth must be positive, got {self.memory_bandwidth_bytes_per_s}")
         if set(self.costs) != set(OPS):
             raise ValueError(
-                f"costs: missing {sorted(set(OPS) - set(self.costs))}, unknown {sorted(set(self.costs) - set(OPS))}"
+                f"costs: missing {sorted(set(OPS) - set(self.costs))}, "
+                f"unknown {shown(sorted(set(self.costs) - set(OPS)))}"
             )
 
     def time_s(self, op: str, bytes_moved: float) -> float:
@@ -84,7 +88,7 @@ class ElementwiseModel:
         time."""
         cost = self.costs.get(op)
         if cost is None:
-            raise ValueError(f"unknown element-wise operator {op!r}; known: {', '.join(OPS)}")
+            raise ValueError(f"unknown element-wise operator {shown(op)}; known: {', '.join(OPS)}")
         if not bytes_moved >= 0:
             raise ValueError(f"bytes_moved must not be negative, got {bytes_moved}")
         if not bytes_moved:
@@ -109,13 +113,7 @@ class ElementwiseModel:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ElementwiseModel:
         """ValueError for a missing or unknown key, or for values the model refuses."""
-        names = set(cls.__dataclass_fields__)
-        if set(data) != names:
-            raise ValueError(
-                f"element-wise model: missing {sorted(names - set(data))}, unknown {sorted(set(data) - names)}"
-            )
-        fields = set(OpCost.__dataclass_fields__)
-        for op, cost in data["costs"].items():
-            if set(cost) != fields:
-                raise ValueError(f"cost of {op}: keys are {sorted(fields)}, got {sorted(cost)}")
-        return cls(**{**data, "costs": {op: OpCost(**cost) for op, cost in data["costs"].items()}})
+        given = mapping(data, "element-wise model")
+        costs = mapping(given.get("costs"), "element-wise model: costs")
+        made = {op: value_of(OpCost, cost, f"element-wise model: {cut(op)}") for op, cost in costs.items()}
+        return value_of(cls, data, "element-wise model", costs=made)

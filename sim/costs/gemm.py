@@ -27,6 +27,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from thinwire.edge.limits import LOG_FACTOR, WIDTH
+from thinwire.edge.words import cut, shown
+from thinwire.sim.costs.tables import listed, mapping, numbers, value_of
+
 Floats = npt.NDArray[np.float64]
 
 TILES = ((64, 64), (64, 128), (128, 128), (128, 256), (256, 128), (256, 256))  # rows of m x columns of n
@@ -37,6 +41,7 @@ PADDED_ROWS = 4  # block-scaled fp8 on Hopper wants m in multiples of 4 (vllm-pr
 PADDED_ABOVE = 256  # ... and pays for padding above this m: below, the measured rows show no difference
 OUTPUT_BYTES = 2  # C is bf16 whatever the operands are
 OPERAND_BYTES = {"bf16": 2, "fp8": 1}
+LARGEST_CORRECTION = 10  # of a logarithm: whatever weights add up to, the roofline is not wrong by 20,000
 FORM = 1  # of the JSON: raised when TILES, the features or the formulas change, since weights fitted to others mislead
 
 Tiles = tuple[float, ...]
@@ -85,7 +90,9 @@ class Roofline:
 
     def __post_init__(self) -> None:
         if len(self.tile_efficiencies) != len(TILES):
-            raise ValueError(f"{len(TILES)} tile efficiencies, one for each of {TILES}: {self.tile_efficiencies}")
+            raise ValueError(
+                f"{len(TILES)} tile efficiencies, one for each of {TILES}: {len(self.tile_efficiencies)} given"
+            )
         positive = (self.bandwidth_efficiency, max(self.tile_efficiencies))
         others = (
             self.launch_s,
@@ -96,7 +103,7 @@ class Roofline:
             self.pad_passes,
         )
         if min(positive) <= 0 or min(*others, *self.tile_efficiencies) < 0:
-            raise ValueError(f"times and passes must not be negative, efficiencies must be positive: {self}")
+            raise ValueError(f"times and passes must not be negative, efficiencies must be positive: {shown(self)}")
 
     @property
     def padded(self) -> bool:
@@ -169,13 +176,18 @@ class Correction:
     lengths: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if len(self.weights) != len(self.shapes) or any(len(row) != len(self.m) for row in self.weights):
+        if (
+            not self.shapes
+            or len(self.weights) != len(self.shapes)
+            or any(len(row) != len(self.m) for row in self.weights)
+        ):
             given = [len(row) for row in self.weights]
-            raise ValueError(f"weights must be {len(self.shapes)} rows (shapes) of {len(self.m)} (m): rows of {given}")
+            shape = f"{len(self.shapes)} rows (shapes, at least one) of {len(self.m)} (m)"
+            raise ValueError(f"weights must be {shape}: rows of {shown(given)}")
         if list(self.m) != sorted(set(self.m)) or not self.m or self.m[0] < 1:
-            raise ValueError(f"m must be positive and strictly ascending: {self.m}")
+            raise ValueError(f"m must be positive and strictly ascending: {shown(self.m)}")
         if len(self.lengths) != FEATURES or not min(self.lengths) > 0:
-            raise ValueError(f"lengths must be {FEATURES} positive numbers: {self.lengths}")
+            raise ValueError(f"lengths must be {FEATURES} positive numbers: {shown(self.lengths)}")
 
 
 def unaligned(m: Floats) -> Floats:
@@ -292,7 +304,7 @@ class GemmModel:
 
     def __post_init__(self) -> None:
         if self.dtype not in OPERAND_BYTES:
-            raise ValueError(f"dtype must be one of {', '.join(OPERAND_BYTES)}: {self.dtype!r}")
+            raise ValueError(f"dtype must be one of {', '.join(OPERAND_BYTES)}: {shown(self.dtype)}")
         object.__setattr__(self, "_time_s", lru_cache(maxsize=1 << 16)(self._evaluator()))
 
     def __hash__(self) -> int:  # equal models have equal sources; hashing ten thousand weights would be slow
@@ -326,7 +338,13 @@ class GemmModel:
                 return roofline_s
             classes = ladders(n, k)
             ladder = classes[0] if len(classes) == 1 or m % PADDED_ROWS == 0 else classes[1]
-            return math.exp(ladder.log_time_at(m, math.log(roofline_s)))
+            log_time = ladder.log_time_at(m, math.log(roofline_s))
+            if not abs(log_time - math.log(roofline_s)) <= LARGEST_CORRECTION:
+                raise ValueError(
+                    f"the correction of {cut(self.source)} makes exp({log_time:.3g}) s of a product that the roofline "
+                    f"gives {roofline_s:.3g} s, m={m}, n={n}, k={k}; allowed is up to exp({LARGEST_CORRECTION}) times"
+                )
+            return math.exp(log_time)
 
         return time_s
 
@@ -349,7 +367,7 @@ class GemmModel:
         """
         gpu = GpuFacts(name, peak_flops_per_s, memory_bandwidth_bytes_per_s, sm_count)
         if dtype not in DEFAULT:
-            raise ValueError(f"dtype must be one of {', '.join(DEFAULT)}: {dtype!r}")
+            raise ValueError(f"dtype must be one of {', '.join(DEFAULT)}: {shown(dtype)}")
         base = DEFAULT[dtype]
         source = "assumed: roofline pooled over the measured GPUs, docs/decisions/003-gemm-model.md"
         if matmul_efficiency is not None:
@@ -389,20 +407,31 @@ class GemmModel:
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any]) -> "GemmModel":
-        """The model of `to_dict`; ValueError if it was written for another form of the model."""
-        if table.get("form") != FORM:
+        """The model of `to_dict`; ValueError for values that are none, and for another form of the model."""
+        given = mapping(table, "GEMM model")
+        if given.get("form") != FORM:
             raise ValueError(
-                f"GEMM table of form {table.get('form')!r}; this version reads form {FORM}: calibrate again"
+                f"GEMM model of form {shown(given.get('form'))}; this version reads form {FORM}: calibrate again"
             )
-        base = Roofline(**{**table["base"], "tile_efficiencies": tuple(table["base"]["tile_efficiencies"])})
-        found = table["correction"]
-        correction = found and Correction(
-            m=tuple(found["m"]),
-            shapes=tuple((n, k) for n, k in found["shapes"]),
-            weights=tuple(map(tuple, found["weights"])),
-            lengths=tuple(found["lengths"]),
+        correction = given.get("correction")
+        return value_of(
+            cls,
+            {name: value for name, value in given.items() if name != "form"},
+            "GEMM model",
+            gpu=value_of(GpuFacts, given.get("gpu"), "GEMM model: gpu"),
+            base=value_of(Roofline, given.get("base"), "GEMM model: base"),
+            correction=None if correction is None else _correction(correction, "GEMM model: correction"),
         )
-        return cls(GpuFacts(**table["gpu"]), table["dtype"], base, correction, table["source"])
+
+
+def _correction(table: object, what: str) -> Correction:
+    found = mapping(table, what)
+    pairs = tuple(numbers(pair, f"{what}: shapes", WIDTH, whole=True) for pair in listed(found.get("shapes"), what))
+    if any(len(pair) != 2 for pair in pairs):
+        raise ValueError(f"{what}: shapes are pairs of n and k")
+    rows = listed(found.get("weights"), f"{what}: weights")
+    weights = tuple(numbers(row, f"{what}: weights", LOG_FACTOR) for row in rows)
+    return value_of(Correction, table, what, shapes=pairs, weights=weights)
 
 
 def _ladder_builder(

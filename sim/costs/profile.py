@@ -17,12 +17,15 @@ from typing import Any, Literal, get_args
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
+from thinwire.edge.limits import CHANNELS, CHUNKS, COMPUTE, EFFICIENCY, RANKS, SECONDS
+from thinwire.edge.reading import from_json
+from thinwire.edge.words import cut, place, refusal, shown
 from thinwire.reference.core.scheme import Collective
 from thinwire.sim.costs.attention import AttentionModel
 from thinwire.sim.costs.decode_attention import DecodeAttentionModel
 from thinwire.sim.costs.elementwise import ElementwiseModel
 from thinwire.sim.costs.gemm import GemmModel
-from thinwire.sim.costs.spread import Spread, check_source
+from thinwire.sim.costs.spread import Real, Spread, Whole, check_source
 from thinwire.topologies.cluster import Cluster
 
 PROFILES = Path(__file__).parents[1] / "profiles"
@@ -32,13 +35,13 @@ PROFILES = Path(__file__).parents[1] / "profiles"
 class Quantity:
     """A named number with the place it was learnt from: `datasheet: ...`, `measured: ...` or `assumed: ...`."""
 
-    value: float
+    value: Real
     source: str
 
     def __post_init__(self) -> None:
         check_source(self.source)
         if not (isfinite(self.value) and self.value >= 0):
-            raise ValueError(f"a quantity is finite and not negative: {self.value} ({self.source})")
+            raise ValueError(f"a quantity is finite and not negative: {self.value} ({cut(self.source)})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +51,9 @@ class FitRecord:
     what: str
     table: str  # in validation/published/
     rows: str  # numbers from 0, as ranges: "0-52,104"
-    median: float
-    percentile_90: float
-    worst: float
+    median: Real
+    percentile_90: Real
+    worst: Real
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +62,14 @@ class CodecKernel:
 
     codec: str  # its spec; raw formats too
     kind: Literal["encode", "reduce", "decode"]
-    call_s: float
-    value_s: float
+    call_s: Real
+    value_s: Real
     source: str
 
     def __post_init__(self) -> None:
         check_source(self.source)
-        if not all(isfinite(x) and x >= 0 for x in (self.call_s, self.value_s)):
-            raise ValueError(f"times are finite and not negative: {self}")
+        if not all(map(SECONDS.holds, (self.call_s, self.value_s))):
+            raise ValueError(f"times lie {SECONDS.range} s: {shown(self)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +87,10 @@ class CodecCost:
     timed: tuple[CodecKernel, ...] = ()
 
     def __post_init__(self) -> None:
-        if not (self.local_share.value > 0 and self.wire_share.value > 0):
-            raise ValueError(f"shares must be positive: {self.local_share.value} and {self.wire_share.value}")
+        for name in ("local_share", "wire_share"):
+            EFFICIENCY.check(name, getattr(self, name).value)
+        for name in ("fused_pass_s", "separate_pass_s"):
+            SECONDS.check(name, getattr(self, name).value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +114,12 @@ class GpuProfile:
         given, ceilings = sorted(self.gemm), sorted(self.sustained_flops_per_s)
         if "bf16" not in given or given != ceilings:
             raise ValueError(
-                f"profile {self.name}: gemm and sustained_flops_per_s name the same precisions, bf16 among them: "
-                f"{given} and {ceilings}"
+                f"profile {cut(self.name)}: gemm and sustained_flops_per_s name the same precisions, bf16 among them: "
+                f"{shown(given)} and {shown(ceilings)}"
             )
-        if not all(q.value > 0 for q in self.sustained_flops_per_s.values()):
-            raise ValueError(f"profile {self.name}: sustained_flops_per_s must be positive")
+        for precision, ceiling in self.sustained_flops_per_s.items():
+            COMPUTE.check(f"sustained_flops_per_s.{cut(precision)}", ceiling.value)
+        SECONDS.check("kernel_gap_s", self.kernel_gap_s.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,34 +135,39 @@ class Protocol:
     library: str
     op: str
     primitive: str
-    ranks: int
-    launch_s: float
-    hop_s: float
-    knots: tuple[tuple[float, float], ...]  # (bytes_per_rank, efficiency)
-    channels: int  # connections side by side between two ranks: each gets a link's per-flow cap
+    ranks: Whole
+    launch_s: Real
+    hop_s: Real
+    knots: tuple[tuple[Real, Real], ...]  # (bytes_per_rank, efficiency)
+    channels: Whole  # connections side by side between two ranks: each gets a link's per-flow cap
     source: str
     posted: bool = False  # sockets: a rank hands over what it sends and goes on; a GPU's kernels stay until it is sent
 
     def __post_init__(self) -> None:
         check_source(self.source)
-        if self.primitive not in STAND_INS or self.ranks < 1:
-            raise ValueError(f"protocol {self.key}: needs ranks >= 1 and a primitive among {', '.join(STAND_INS)}")
+        key = shown(self.key)
+        if self.primitive not in STAND_INS or not RANKS.holds(self.ranks):
+            allowed = ", ".join(STAND_INS)
+            raise ValueError(f"protocol {key}: needs ranks {RANKS.range} and a primitive among {allowed}")
         if not all(isfinite(x) for x in (self.launch_s, self.hop_s, *chain.from_iterable(self.knots))):
-            raise ValueError(f"protocol {self.key}: numbers must be finite")
-        if not self.knots or self.launch_s < 0 or self.hop_s < 0 or self.channels < 1:
+            raise ValueError(f"protocol {key}: numbers must be finite")
+        times = SECONDS.holds(self.launch_s) and SECONDS.holds(self.hop_s)
+        if not (self.knots and times and CHANNELS.holds(self.channels)):
             raise ValueError(
-                f"protocol {self.key}: needs knots, launch_s >= 0, hop_s >= 0, channels >= 1 "
+                f"protocol {key}: needs knots, launch_s and hop_s {SECONDS.range}, channels {CHANNELS.range} "
                 f"(given {len(self.knots)} knots, {self.launch_s}, {self.hop_s}, {self.channels})"
             )
         if self.posted and self.primitive == "nvls":
-            raise ValueError(f"protocol {self.key}: a switch that sums needs every rank, so nvls cannot be posted")
-        if min(min(knot) for knot in self.knots) <= 0:
-            raise ValueError(f"protocol {self.key}: bytes and efficiencies must be positive: {self.knots}")
+            raise ValueError(f"protocol {key}: a switch that sums needs every rank, so nvls cannot be posted")
+        for nbytes, efficiency in self.knots:
+            if not (nbytes > 0 and EFFICIENCY.holds(efficiency)):
+                raise ValueError(
+                    f"protocol {key}: knots are bytes above 0 and an efficiency {EFFICIENCY.range}: "
+                    f"{nbytes}, {efficiency}"
+                )
         for (low, slow), (high, fast) in pairwise(self.knots):
             if not (high > low and high / fast >= low / slow * (1 - 1e-9)):
-                raise ValueError(
-                    f"protocol {self.key}: bytes/efficiency must rise, knots {(low, slow)} and {(high, fast)}"
-                )
+                raise ValueError(f"protocol {key}: bytes/efficiency must rise, knots {(low, slow)} and {(high, fast)}")
 
     @property
     def key(self) -> tuple[str, str, str, int]:
@@ -199,11 +210,13 @@ class Baseline:
 
     library: str
     collective: str
-    chunks: int = 1
+    chunks: Whole = 1
 
     def __post_init__(self) -> None:
-        if self.collective not in get_args(Collective) or self.chunks < 1:
-            raise ValueError(f"a baseline needs a collective and chunks >= 1: {self.collective!r}, {self.chunks}")
+        if self.collective not in get_args(Collective) or not CHUNKS.holds(self.chunks):
+            raise ValueError(
+                f"a baseline needs a collective and chunks {CHUNKS.range}: {shown(self.collective)}, {self.chunks}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,10 +290,10 @@ class _GpuFile:
 
     name: str
     gpu: str
-    gemm: dict[str, dict[str, Any]]
-    attention: dict[str, Any]
-    decode_attention: dict[str, Any]
-    elementwise: dict[str, Any]
+    gemm: dict[str, Any]
+    attention: Any
+    decode_attention: Any
+    elementwise: Any
     sustained_flops_per_s: dict[str, Quantity]
     kernel_gap_s: Quantity
     codec: CodecCost
@@ -307,8 +320,8 @@ def gpu_profile(data: Mapping[str, Any]) -> GpuProfile:
             fits=file.fits,
             spreads=file.spreads,
         )
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"profile {file.name}: a kernel's table has the wrong form: {error!r}") from None
+    except ValueError as error:
+        raise ValueError(f"profile {cut(file.name)}: {error}") from None
 
 
 @checked(frozen=True, config=STRICT)
@@ -348,7 +361,8 @@ def fabric_profile(data: Mapping[str, Any]) -> FabricProfile:
     """A fabric profile from the contents of its file. Raises ValueError naming what is wrong."""
     file = _validated(TypeAdapter(_FabricFile), data)
     if set(file.libraries) != {"separate", "fused"}:
-        raise ValueError(f"fabric {file.name}: libraries must be separate and fused: {sorted(file.libraries)}")
+        given = shown(sorted(file.libraries))
+        raise ValueError(f"fabric {cut(file.name)}: libraries must be separate and fused: {given}")
     return FabricProfile(
         file.name, file.protocols, file.baseline, file.libraries, file.assumptions, file.fits, file.within, file.spreads
     )
@@ -364,10 +378,10 @@ def _validated(adapter: TypeAdapter[Any], data: Mapping[str, Any]) -> Any:
     try:
         return adapter.validate_python(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        name = data.get("name", "?") if isinstance(data, Mapping) else "?"
-        raise ValueError(f"profile {name}: {where}: {first['msg']} (given {first['input']!r:.80})") from None
+        first = error.errors(include_url=False)[0]
+        where = ".".join(cut(str(part)) for part in first["loc"])
+        name = cut(str(data.get("name", "?"))) if isinstance(data, Mapping) else "?"
+        raise ValueError(f"profile {name}: {where}: {refusal(first)}") from None
 
 
 def load_profile(cluster: Cluster, path: str | None = None) -> Profile:
@@ -376,12 +390,9 @@ def load_profile(cluster: Cluster, path: str | None = None) -> Profile:
     """
     given: Mapping[str, Any] = {}
     if path is not None:
-        try:
-            given = json.loads(Path(path).read_text())
-        except (OSError, ValueError, RecursionError) as error:
-            raise ValueError(f"cannot read profile {path}: {error}") from None
+        given = from_json(path, "profile")
         if not isinstance(given, dict) or not given or set(given) - {"gpu", "fabric"}:
-            raise ValueError(f"a profile file is an object with the keys gpu and/or fabric: {path}")
+            raise ValueError(f"a profile file is an object with the keys gpu and/or fabric: {place(path)}")
     gpu = gpu_profile(given["gpu"]) if "gpu" in given else _shipped_gpu(cluster.gpu.name)
     fabric = fabric_profile(given["fabric"]) if "fabric" in given else _shipped_fabric(cluster.fabric)
     if fabric.within is not None and len(cluster.islands) == 1 and "fabric" not in given:

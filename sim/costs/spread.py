@@ -6,15 +6,26 @@ up to one size. `sum_interval` adds parts that err independently.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from math import exp, hypot, isfinite
+from math import exp, hypot
+from typing import Annotated
+
+from pydantic import Strict
+
+from thinwire.edge.limits import LOG_FACTOR
+from thinwire.edge.words import shown
 
 CONFIDENCE = 0.9  # of every interval: between the 5th and the 95th percentile
+
+
+# In files numbers are numbers: no texts that read as one, no truth values.
+Real = Annotated[float, Strict()]
+Whole = Annotated[int, Strict()]
 
 
 def check_source(source: str) -> None:
     """ValueError unless a source says how its number is known."""
     if source.split(":")[0] not in ("datasheet", "measured", "assumed"):
-        raise ValueError(f"a source starts with datasheet:, measured: or assumed: (given {source!r})")
+        raise ValueError(f"a source starts with datasheet:, measured: or assumed: (given {shown(source)})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,18 +33,20 @@ class Spread:
     """Quantiles of log(measured / predicted): 5 %, median (the signed bias), 95 %."""
 
     part: str  # "gemm bf16", "attention", ..., or who carries a collective
-    up_to: float | None  # largest size it holds for: rows m, keys, bytes; None: any
-    low: float
-    bias: float
-    high: float
-    rows: int  # behind it
+    up_to: Real | None  # largest size it holds for: rows m, keys, bytes; None: any
+    low: Real
+    bias: Real
+    high: Real
+    rows: Whole  # behind it
     source: str
 
     def __post_init__(self) -> None:
         check_source(self.source)
         quantiles = self.low, self.bias, self.high
-        if not all(map(isfinite, quantiles)) or not self.low <= self.bias <= self.high:
-            raise ValueError(f"spread of {self.part}: quantiles must be finite and in order: {quantiles}")
+        if not all(map(LOG_FACTOR.holds, quantiles)) or not self.low <= self.bias <= self.high:
+            raise ValueError(
+                f"spread of {self.part}: quantiles must lie {LOG_FACTOR.range} and be in order: {quantiles}"
+            )
         if not self.low <= 0 <= self.high:
             raise ValueError(f"spread of {self.part}: must hold no error at all: {self.low} .. {self.high}")
         if self.up_to is not None and not self.up_to > 0:

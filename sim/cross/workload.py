@@ -21,6 +21,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from thinwire.edge.limits import BATCH, LAYERS, POSITIONS, WIDTH
+from thinwire.edge.words import shown
 from thinwire.reference.core.config import ModelConfig
 from thinwire.reference.core.cross_schedule import CrossShape, Wire, lv_exchanges, ring_exchanges
 from thinwire.reference.core.cross_schedule import Exchange as Hop
@@ -57,7 +59,10 @@ class CrossPrompt:
         for name in ("batch", "text_tokens", "visual_tokens"):
             value = getattr(self, name)
             if type(value) is not int or value < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1: {name}={value!r}")
+                raise ValueError(f"{name} must be a whole number of at least 1: {name}={shown(value)}")
+        BATCH.check("batch", self.batch)
+        for name in ("text_tokens", "visual_tokens"):
+            POSITIONS.check(name, getattr(self, name))
         Prompt(self.batch, self.text_tokens, self.weights)  # refuses weights there are none of
 
     @property
@@ -75,7 +80,10 @@ class CrossModel:
 
     def __post_init__(self) -> None:
         if type(self.layers) is not int or self.layers < 1:
-            raise ValueError(f"cross_layers must be a whole number of at least 1: cross_layers={self.layers!r}")
+            raise ValueError(f"cross_layers must be a whole number of at least 1: cross_layers={shown(self.layers)}")
+        LAYERS.check("cross_layers", self.layers)
+        for name in ("num_heads", "num_kv_heads", "head_dim"):
+            WIDTH.check(name, max(1, getattr(self.config, name)))  # below, the shape says what it needs
 
     def shape(self, prompt: CrossPrompt, ranks: int) -> CrossShape:
         """Sizes, and who holds what. ValueError for head counts that do not go together."""
@@ -88,7 +96,7 @@ class CrossModel:
 def build(model: CrossModel, method: Method, prompt: CrossPrompt, ranks: int, wire: Wire) -> Workload:
     """The workload of one of `ranks` GPUs. ValueError for an unknown method or sizes that do not go together."""
     if method not in METHODS:
-        raise ValueError(f"unknown way to do cross-attention {method!r}; allowed: {', '.join(METHODS)}")
+        raise ValueError(f"unknown way to do cross-attention {shown(method)}; allowed: {', '.join(METHODS)}")
     pieces = _Pieces(model.config, prompt, model.shape(prompt, ranks))
     alone = ranks == 1 or method == "none"
     match "none" if alone else method:

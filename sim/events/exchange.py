@@ -11,6 +11,7 @@ from typing import cast
 
 import numpy as np
 
+from thinwire.edge.limits import SLOWER
 from thinwire.reference.core.schedule import Op as CollectiveOp
 from thinwire.reference.core.schedule import Schedule, build
 from thinwire.reference.core.scheme import Collective, Raw, Scheme
@@ -22,7 +23,6 @@ from thinwire.sim.events.network import Floats, Routes
 from thinwire.sim.workload import Exchange, Passing
 from thinwire.topologies.cluster import Cluster
 
-LARGEST_SLOWDOWN = 1e6
 UNCOMPRESSED = Scheme(name="bf16", reduce=Raw(), gather=Raw(), collective="auto")
 
 
@@ -152,9 +152,7 @@ def slowdown(ranks: int, slow_ranks: Mapping[int, float]) -> Floats:
     for rank, factor in slow_ranks.items():
         if not 0 <= rank < ranks:
             raise ValueError(f"no such rank to slow down: rank={rank}, ranks are 0..{ranks - 1}")
-        if not factor > 0 or not np.isfinite(factor):
-            raise ValueError(f"a slow-down factor must be positive: rank {rank}={factor}")
-        if factor > LARGEST_SLOWDOWN:
-            raise ValueError(f"a slow-down factor must not be above {LARGEST_SLOWDOWN:g}: rank {rank}={factor}")
+        if not SLOWER.holds(factor):
+            raise ValueError(f"a slow-down factor must lie {SLOWER.range}: rank {rank}={factor}")
         factors[rank] = factor
     return factors

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from thinwire.edge.writing import write_text
 from thinwire.sim.events.timeline import Timeline
 
 _US = 1e6
@@ -33,6 +34,6 @@ def trace_events(timeline: Timeline) -> list[dict[str, Any]]:
 
 
 def write_trace(timeline: Timeline, path: str | Path) -> None:
-    """Write the trace; the same timeline gives the same bytes."""
+    """Write the trace, whole or not at all; the same timeline gives the same bytes. OSError as `edge.writing`."""
     document = {"traceEvents": trace_events(timeline), "displayTimeUnit": "ms"}
-    Path(path).write_text(json.dumps(document, separators=(",", ":"), sort_keys=True))
+    write_text(path, json.dumps(document, separators=(",", ":"), sort_keys=True))

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, create_model, model_validator
 
+from thinwire.edge.words import shown
 from thinwire.reference.core.config import ModelConfig, load_model
 from thinwire.reference.mixed import AnyScheme, find
 from thinwire.sim.api import group
@@ -168,7 +169,7 @@ class Asked:
         for part in text.split(","):
             match = _WHAT_IF.fullmatch(part.strip())
             if match is None:
-                raise ValueError(f"{_WHAT_IFS}: {text!r}")
+                raise ValueError(f"{_WHAT_IFS}: {shown(text)}")
             factor = float(match["factor"])
             what, name = match["what"], match["name"]
             if what == "load" and name is None:
@@ -178,7 +179,7 @@ class Asked:
             elif what == "price" and name is not None:
                 prices[name] = prices.get(name, 1.0) * factor
             else:
-                raise ValueError(f"'load' takes no name and 'price' needs one: {text!r}")
+                raise ValueError(f"'load' takes no name and 'price' needs one: {shown(text)}")
         return self.factors(load, links, prices)
 
     def factors(self, load: float, links: Mapping[str, float], prices: Mapping[str, float]) -> WhatIf:
@@ -216,13 +217,13 @@ class Asked:
             except ValueError:
                 continue
             return
-        raise ValueError(f"no machine of the search has a link or pool that matches {pattern!r} (source->target)")
+        raise ValueError(f"no machine of the search has a link or pool that matches {shown(pattern)} (source->target)")
 
     def _priced(self, name: str) -> list[str]:
         found = [key for key, cluster in self.clusters.items() if name in (key, cluster.gpu.name)]
         if not found:
             allowed = sorted({*self.clusters, *(cluster.gpu.name for cluster in self.clusters.values())})
-            raise ValueError(f"price of what? {name!r} is none of {', '.join(allowed)}")
+            raise ValueError(f"price of what? {shown(name)} is none of {', '.join(allowed)}")
         return found
 
 
@@ -240,16 +241,13 @@ def read(path: Path) -> Asked:
 
 def read_inputs(path: Path) -> Inputs:
     """The same before it is a problem."""
-    try:
-        document = Document(path)
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from None
+    document = Document(path, "the plan")
     file: PlanFile = document.check(_PlanFile, document.data)
     wanted = tuple(dict.fromkeys(file.search.clusters or file.prices))
     for place, name in enumerate(wanted):
         if name not in file.prices:
             raise document.refuse(
-                ("search", "clusters", place), f"no price of {name!r} (prices: {', '.join(file.prices)})"
+                ("search", "clusters", place), f"no price of {shown(name)} (prices: {', '.join(file.prices)})"
             )
     clusters: dict[str, Cluster] = {}
     for name in wanted:

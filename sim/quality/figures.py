@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from thinwire.edge.words import shown
 from thinwire.reference.core.scheme import Scheme
 from thinwire.reference.mixed import AnyScheme, MixedScheme
 
@@ -113,11 +114,11 @@ def _rows(path: Path) -> list[tuple[tuple[Any, ...], Figure]]:
 def _figure(table: Mapping[str, Any], row: Mapping[str, Any]) -> Figure:
     source, interval = table["source"], row["perplexity_ratio_interval"]
     if isinstance(row["tp"], bool) or not isinstance(row["tp"], int) or row["tp"] < 1:
-        raise ValueError(f"tp must be a positive whole number: {row['tp']!r}")
+        raise ValueError(f"tp must be a positive whole number: {shown(row['tp'])}")
     ends = interval if isinstance(interval, list) and len(interval) == 2 else [interval]
     for figure in (row["perplexity_ratio"], row["kl"], row["top1_agreement"], *ends):
         if figure is not None and (isinstance(figure, bool) or not isinstance(figure, int | float)):
-            raise ValueError(f"figures are numbers or null, an interval is two numbers: {figure!r}")
+            raise ValueError(f"figures are numbers or null, an interval is two numbers: {shown(figure)}")
     return Figure(
         model=table["model"],
         title=table["title"],

@@ -7,7 +7,6 @@ everywhere after that, which no second change makes worse; so a choice's loss is
 the same point.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,6 +15,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from thinwire.edge.limits import GPUS, LAYERS
+from thinwire.edge.reading import from_json
+from thinwire.edge.words import cut, place, refusal
 from thinwire.reference.catalog import scheme as find_scheme
 from thinwire.reference.mixed import DROP, SITES, Point, Site
 
@@ -68,8 +70,8 @@ class _Table(BaseModel):
     kind: Literal["thinwire sensitivity 1"]
     model: str
     title: str
-    layers: Annotated[int, Field(ge=1)]
-    tp: Annotated[int, Field(ge=2)]
+    layers: Annotated[int, Field(ge=1, le=LAYERS.most)]
+    tp: Annotated[int, Field(ge=2, le=GPUS.most)]
     source: _Source
     choices: dict[str, dict[Site, _Losses]]
     additivity: _Additivity | None = None
@@ -93,28 +95,26 @@ def _shipped(folder: Path) -> Mapping[str, Sensitivities]:
 
 def read(path: Path) -> Sensitivities:
     """A table from its file; ValueError names the file and what is wrong with it."""
+    shown_path = place(path)
     try:
-        table = _Table.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise ValueError(f"cannot read the sensitivities {path}: {error.strerror}") from None
+        table = _Table.model_validate(from_json(path, "the sensitivities"))
     except ValidationError as error:
-        wrong = error.errors()[0]
-        raise ValueError(f"{path} is no table of sensitivities: {_place(wrong)}: {wrong['msg']}") from None
-    except ValueError as error:  # not JSON, not UTF-8
-        raise ValueError(f"{path} is no table of sensitivities: {error}") from None
+        wrong = error.errors(include_url=False)[0]
+        raise ValueError(f"{shown_path} is no table of sensitivities: {_place(wrong)}: {refusal(wrong)}") from None
     for name, by_site in table.choices.items():
         wanted = {"attention"} if name == DROP else set(SITES)
         lengths = {site: len(losses.kl) for site, losses in by_site.items()}
         if set(by_site) != wanted or set(lengths.values()) != {table.layers}:
             raise ValueError(
-                f"{path}: choice {name!r} must have {table.layers} losses for {' and '.join(sorted(wanted))}: {lengths}"
+                f"{shown_path}: choice {cut(name)!r} must have {table.layers} losses for "
+                f"{' and '.join(sorted(wanted))}: {lengths}"
             )
         try:
             _ = name == DROP or find_scheme(name)
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+            raise ValueError(f"{shown_path}: {error}") from None
     if UNCOMPRESSED not in table.choices:
-        raise ValueError(f"{path} lacks the choice {UNCOMPRESSED!r}, which the others are held against")
+        raise ValueError(f"{shown_path} lacks the choice {UNCOMPRESSED!r}, which the others are held against")
     floor = table.choices[UNCOMPRESSED]
     source = table.source
     return Sensitivities(
@@ -135,4 +135,4 @@ def read(path: Path) -> Sensitivities:
 
 
 def _place(wrong: Any) -> str:
-    return ".".join(map(str, wrong["loc"])) or "file"
+    return ".".join(cut(str(part)) for part in wrong["loc"]) or "file"

@@ -16,6 +16,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from thinwire.edge.limits import PIPED_TRACE_BYTES, RATE, REQUESTS, SPEED, TOKENS, TRACE_BYTES, USERS
+from thinwire.edge.reading import content, is_endless, lines
+from thinwire.edge.words import place, shown
 from thinwire.sim.serving.question import LENGTHS
 
 Floats = npt.NDArray[np.float64]
@@ -23,10 +26,9 @@ Ints = npt.NDArray[np.int64]
 
 PIECE = 4096  # requests drawn or read at a time
 COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
-MOST_TOKENS = 1 << 24  # of a prompt or an output: more is a mistake in a file
+MOST_TOKENS = TOKENS.most
 MOST_VARIATION = 1e3  # of lengths
 BURSTINESS = (1e-6, 1e4)  # nearly a clock; ten thousand requests in a burst
-MOST_RATE = 1e9  # requests a second: above, gaps vanish beside the time of day
 
 
 class Piece(NamedTuple):
@@ -112,7 +114,7 @@ KINDS = ("fixed", "lognormal", "geometric")
 def lengths_of(kind: str, mean_tokens: float, variation: float | None = None, most: int | None = None) -> Lengths:
     """A distribution by its name; variation and most are of lognormal ones. ValueError says what is allowed."""
     if kind not in KINDS:
-        raise ValueError(f"lengths are {', '.join(KINDS[:-1])} or {KINDS[-1]}: {kind!r}")
+        raise ValueError(f"lengths are {', '.join(KINDS[:-1])} or {KINDS[-1]}: {shown(kind)}")
     if kind != "lognormal" and (variation is not None or most is not None):
         raise ValueError(f"variation and most are of lognormal lengths, these are {kind}")
     if kind == "geometric":
@@ -131,7 +133,7 @@ def lengths_from(text: str, mean_tokens: float) -> Lengths:
     try:
         return lengths_of(kind, mean_tokens, float(variation) if colon else None)
     except ValueError as error:
-        raise ValueError(f"lengths {text!r} ({LENGTHS}) of a mean of {mean_tokens:g}: {error}") from None
+        raise ValueError(f"lengths {shown(text)} ({LENGTHS}) of a mean of {mean_tokens:g}: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +148,7 @@ class Drawn:
     burstiness: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.rate_per_s <= MOST_RATE:
-            raise ValueError(f"rate_per_s must be positive and at most {MOST_RATE:g}: rate_per_s={self.rate_per_s}")
+        RATE.check("rate_per_s", self.rate_per_s)
         least, most = BURSTINESS
         if not least <= self.burstiness <= most:
             raise ValueError(f"burstiness must lie in {least:g}..{most:g}: burstiness={self.burstiness}")
@@ -159,6 +160,10 @@ class Drawn:
 
     def pieces(self, seed: int, until_s: float) -> Iterator[Piece]:
         """Requests that arrive before `until_s`."""
+        if self.rate_per_s * until_s > REQUESTS.most:
+            raise ValueError(
+                f"a run has at most {REQUESTS.most} requests: {self.rate_per_s:g} a second for {until_s:g} s"
+            )
         gaps, lengths = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(2))
         now, mean_s = 0.0, 1 / self.rate_per_s
         while now < until_s:
@@ -181,8 +186,7 @@ class ClosedLoop:
     output: Lengths
 
     def __post_init__(self) -> None:
-        if self.users < 1:
-            raise ValueError(f"a closed loop needs a user: users={self.users}")
+        USERS.check("users", self.users)
 
     @property
     def mean_output(self) -> float:
@@ -196,12 +200,13 @@ class ClosedLoop:
             yield Piece(np.zeros(PIECE), self.prompt.draw(generator, PIECE), self.output.draw(generator, PIECE))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Trace:
     """A CSV file with the columns TIMESTAMP, ContextTokens, GeneratedTokens (Azure LLM inference traces 2023 and 2024).
 
     An answer of no tokens counts as one of a single token. speed: how much faster than recorded it is played. The file
-    is read twice, row by row: here, to check it, and when it is played. ValueError names file and line of a fault.
+    is read twice, row by row: here, to check it, and when it is played; a pipe is read once, and kept. ValueError names
+    file and line of a fault.
     """
 
     path: str
@@ -211,13 +216,18 @@ class Trace:
     seconds: float = 0.0  # as played, from the first request to the last
 
     def __post_init__(self) -> None:
-        if not 0 < self.speed < math.inf:
-            raise ValueError(f"speed must be positive and finite: speed={self.speed}")
+        SPEED.check("speed", self.speed)
+        once = content(self.path, "trace", PIPED_TRACE_BYTES.most) if is_endless(self.path) else None
+        object.__setattr__(self, "_kept", once)  # no field: it is not what the trace is called
         number, generated, seconds = 0, 0, 0.0
         for at_s, _, output in self._rows():
             number, generated, seconds = number + 1, generated + output, at_s
+            if number > REQUESTS.most:
+                raise ValueError(f"a trace has at most {REQUESTS.most} requests: {place(self.path)}")
         if not number:
-            raise ValueError(f"trace {self.path} holds no requests")
+            raise ValueError(f"trace {place(self.path)} holds no requests")
+        if not math.isfinite(seconds):
+            raise ValueError(f"times of trace {place(self.path)} are too far from each other")
         object.__setattr__(self, "mean_output", generated / number)
         object.__setattr__(self, "requests", number)
         object.__setattr__(self, "seconds", seconds)
@@ -237,25 +247,24 @@ class Trace:
 
     def _rows(self) -> Iterator[tuple[float, int, int]]:
         """Seconds since the first row, as played; prompt; output."""
+        kept: bytes | None = self.__dict__["_kept"]
+        here = place(self.path)
         try:
-            with open(self.path, newline="", encoding="utf-8-sig") as file:
-                reader = csv.reader(file)
-                header = next(reader, None)
-                if header is None or tuple(name.strip() for name in header) != COLUMNS:
-                    raise ValueError(f"{self.path}:1: a trace has the columns {', '.join(COLUMNS)}: {header}")
-                start, last = None, -math.inf
-                for row in reader:
-                    if not row:
-                        continue
-                    at_s, prompt, output = _parsed(f"{self.path}:{reader.line_num}", row)
-                    if at_s < last:
-                        raise ValueError(f"{self.path}:{reader.line_num}: rows must be in order of time: {row[0]!r}")
-                    start, last = at_s if start is None else start, at_s
-                    yield (at_s - start) / self.speed, prompt, output
-        except OSError as error:
-            raise ValueError(f"cannot read trace {self.path}: {error.strerror}") from None
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise ValueError(f"trace {self.path} is no CSV text: {error}") from None
+            reader = csv.reader(lines(self.path, "trace", TRACE_BYTES.most, kept))
+            header = next(reader, None)
+            if header is None or tuple(name.strip() for name in header) != COLUMNS:
+                raise ValueError(f"{here}:1: a trace has the columns {', '.join(COLUMNS)}: {shown(header)}")
+            start, last = None, -math.inf
+            for row in reader:
+                if not row:
+                    continue
+                at_s, prompt, output = _parsed(f"{here}:{reader.line_num}", row)
+                if at_s < last:
+                    raise ValueError(f"{here}:{reader.line_num}: rows must be in order of time: {shown(row[0])}")
+                start, last = at_s if start is None else start, at_s
+                yield (at_s - start) / self.speed, prompt, output
+        except csv.Error as error:
+            raise ValueError(f"trace {here} is no CSV text: {error}") from None
 
 
 Load = Drawn | ClosedLoop | Trace
@@ -263,13 +272,13 @@ Load = Drawn | ClosedLoop | Trace
 
 def _parsed(where: str, row: list[str]) -> tuple[float, int, int]:
     if len(row) != len(COLUMNS):
-        raise ValueError(f"{where}: {len(COLUMNS)} values a row, {', '.join(COLUMNS)}: {row}")
+        raise ValueError(f"{where}: {len(COLUMNS)} values a row, {', '.join(COLUMNS)}: {shown(row)}")
     tokens = []
     for name, text in zip(COLUMNS[1:], row[1:], strict=True):
         digits = text.strip()
         least = int(name == COLUMNS[1])
         if not (digits.isascii() and digits.isdecimal() and least <= int(digits[:12]) <= MOST_TOKENS):
-            raise ValueError(f"{where}: {name} is a whole number of {least} to {MOST_TOKENS}: {text!r}")
+            raise ValueError(f"{where}: {name} is a whole number of {least} to {MOST_TOKENS}: {shown(text)}")
         tokens.append(max(1, int(digits)))
     return _seconds(where, row[0].strip()), tokens[0], tokens[1]
 
@@ -288,7 +297,7 @@ def _seconds(where: str, text: str) -> float:
     try:
         moment = datetime.fromisoformat(head + rest[len(digits) :])
     except ValueError:
-        raise ValueError(f"{where}: TIMESTAMP is a date and time or a number of seconds: {text!r}") from None
+        raise ValueError(f"{where}: TIMESTAMP is a date and time or a number of seconds: {shown(text)}") from None
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return moment.timestamp() + (float(f"0.{digits}") if dot and digits else 0.0)
 

@@ -6,11 +6,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from thinwire.edge.limits import (
+    DECODE_REPLICAS,
+    DURATION,
+    HOST,
+    ITERATION,
+    KV_TOKENS,
+    RATE,
+    REPLICAS,
+    SEED,
+    SLO,
+    SPEED,
+    TOKENS,
+    TRANSFER,
+    USERS,
+    WARM_UP,
+)
 from thinwire.sim.question import Inquiry, Placement, option, placement_of
 
-LARGEST_ITERATION = 1 << 20  # tokens; as many, where whole prompts are not cut
+LARGEST_ITERATION = ITERATION.most  # tokens; as many, where whole prompts are not cut
 NIC_BYTES_PER_S = 50e9
-LONGEST_HOST_S = 3600.0
 
 Policy = Literal["round-robin", "least-tokens", "shared-queue"]
 POLICIES: tuple[Policy, ...] = get_args(Policy)
@@ -61,11 +76,12 @@ class Deployment(Placement):
                 raise ValueError(f"{name} must be positive: {name}={getattr(self, name)}")
         if self.memory_share > 1:
             raise ValueError(f"memory_share is a share: memory_share={self.memory_share}")
-        if not 0 <= self.host_s <= LONGEST_HOST_S:
-            raise ValueError(f"host_s must lie in 0..{LONGEST_HOST_S:g}: host_s={self.host_s}")
-        for name in ("token_budget", "max_sequences"):
-            if not 1 <= getattr(self, name) <= LARGEST_ITERATION:
-                raise ValueError(f"{name} must lie in 1..{LARGEST_ITERATION}: {name}={getattr(self, name)}")
+        if not HOST.holds(self.host_s * 1e3):
+            raise ValueError(f"host_s must lie in 0..{HOST.most / 1e3:g}: host_s={self.host_s}")
+        ITERATION.check("token_budget", self.token_budget)
+        ITERATION.check("max_sequences", self.max_sequences)
+        REPLICAS.check("replicas", self.replicas)
+        DECODE_REPLICAS.check("decode_replicas", self.decode_replicas)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,19 +91,23 @@ class Service(Inquiry):
     What the durations of iterations depend on comes first: in a sweep, neighbours share them.
     """
 
-    token_budget: int = field(default=Deployment.token_budget, metadata=option("count", "Tokens of an iteration."))
+    token_budget: int = field(
+        default=Deployment.token_budget, metadata=option("count", "Tokens of an iteration.", limit=ITERATION)
+    )
     max_sequences: int = field(
-        default=Deployment.max_sequences, metadata=option("count", "Requests in a replica's batch.")
+        default=Deployment.max_sequences, metadata=option("count", "Requests in a replica's batch.", limit=ITERATION)
     )
     whole_prompts: bool = field(
         default=not Deployment.chunked_prefill,
         metadata=option("flag", "No chunked prefill: prompts in iterations of their own."),
     )
     kv_tokens: int | None = field(
-        default=Deployment.kv_tokens, metadata=option("count", "Tokens a replica's KV cache holds; what fits.")
+        default=Deployment.kv_tokens,
+        metadata=option("count", "Tokens a replica's KV cache holds; what fits.", limit=KV_TOKENS),
     )
     host_ms: float = field(
-        default=Deployment.host_s * 1e3, metadata=option("amount", "What the engine's host adds to an iteration.")
+        default=Deployment.host_s * 1e3,
+        metadata=option("amount", "What the engine's host adds to an iteration.", limit=HOST),
     )
     gate: bool = field(
         default=Deployment.gated,
@@ -95,15 +115,15 @@ class Service(Inquiry):
     )
     replicas: int = field(
         default=Deployment.replicas,
-        metadata=option("count", "Replicas; those for prompts alone with --decode-replicas."),
+        metadata=option("count", "Replicas; those for prompts alone with --decode-replicas.", limit=REPLICAS),
     )
     decode_replicas: int = field(
         default=Deployment.decode_replicas,
-        metadata=option("whole", "Replicas that decode only, fed by the others."),
+        metadata=option("whole", "Replicas that decode only, fed by the others.", limit=DECODE_REPLICAS),
     )
     transfer_gb_per_s: float = field(
         default=Deployment.transfer_bytes_per_s / 1e9,
-        metadata=option("positive", "Rate of one GPU's keys and values between the pools."),
+        metadata=option("positive", "Rate of one GPU's keys and values between the pools.", limit=TRANSFER),
     )
     policy: Policy = field(
         default=Deployment.policy, metadata=option("choice", "How the router chooses a replica.", choices=POLICIES)
@@ -116,33 +136,36 @@ class Service(Inquiry):
             "counts from 0, those that decode only last.",
         ),
     )
-    input_tokens: float = field(default=1024.0, metadata=option("tokens", "Mean tokens of a prompt."))
-    output_tokens: float = field(default=128.0, metadata=option("tokens", "Mean tokens of an answer."))
+    input_tokens: float = field(default=1024.0, metadata=option("tokens", "Mean tokens of a prompt.", limit=TOKENS))
+    output_tokens: float = field(default=128.0, metadata=option("tokens", "Mean tokens of an answer.", limit=TOKENS))
     lengths: str = field(default="lognormal", metadata=option("lengths", f"Distribution of both: {LENGTHS}."))
     burstiness: float = field(
         default=1.0, metadata=option("positive", "Squared variation of the gaps between requests; 1: Poisson.")
     )
-    rate: float | None = field(default=None, metadata=option("positive", "Requests a second."))
+    rate: float | None = field(default=None, metadata=option("positive", "Requests a second.", limit=RATE))
     users: int | None = field(
-        default=None, metadata=option("count", "A closed loop of so many users instead of a rate.")
+        default=None, metadata=option("count", "A closed loop of so many users instead of a rate.", limit=USERS)
     )
     trace: str | None = field(
         default=None, metadata=option("trace", "CSV with TIMESTAMP,ContextTokens,GeneratedTokens instead.")
     )
-    speed: float = field(default=1.0, metadata=option("positive", "How much faster than recorded the trace is played."))
+    speed: float = field(
+        default=1.0, metadata=option("positive", "How much faster than recorded the trace is played.", limit=SPEED)
+    )
     duration: float | None = field(
-        default=None, metadata=option("positive", "Seconds of arrivals: ten minutes, or all of the trace.")
+        default=None,
+        metadata=option("positive", "Seconds of arrivals: ten minutes, or all of the trace.", limit=DURATION),
     )
     warm_up: float | None = field(
-        default=None, metadata=option("amount", "Seconds not counted: a tenth of the duration.")
+        default=None, metadata=option("amount", "Seconds not counted: a tenth of the duration.", limit=WARM_UP)
     )
     slo_ttft_ms: float | None = field(
-        default=None, metadata=option("positive", "Milliseconds to the first token that are good.")
+        default=None, metadata=option("positive", "Milliseconds to the first token that are good.", limit=SLO)
     )
     slo_tpot_ms: float | None = field(
-        default=None, metadata=option("positive", "Milliseconds a further token that are good.")
+        default=None, metadata=option("positive", "Milliseconds a further token that are good.", limit=SLO)
     )
-    seed: int = field(default=0, metadata=option("whole", "Of everything drawn."))
+    seed: int = field(default=0, metadata=option("whole", "Of everything drawn.", limit=SEED))
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -13,6 +13,7 @@ from typing import Any
 
 import simpy
 
+from thinwire.edge.words import shown
 from thinwire.sim.serving.arrivals import ClosedLoop, Drawn, Load
 from thinwire.sim.serving.iteration import Pace
 from thinwire.sim.serving.question import POLICIES, Policy
@@ -58,7 +59,7 @@ class Setup:
         if self.replicas < 1 or self.decode_replicas < 0:
             raise ValueError(f"need replicas >= 1 and decode_replicas >= 0: {self.replicas} and {self.decode_replicas}")
         if self.policy not in POLICIES:
-            raise ValueError(f"policy must be one of {', '.join(POLICIES)}: policy={self.policy!r}")
+            raise ValueError(f"policy must be one of {', '.join(POLICIES)}: policy={shown(self.policy)}")
         for change in self.changes:
             if not 0 <= change.replica < self.replicas + self.decode_replicas:
                 raise ValueError(

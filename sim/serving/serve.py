@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from thinwire.edge.words import shown
 from thinwire.reference.core.config import ModelConfig
 from thinwire.reference.mixed import AnyScheme, MixedScheme
 from thinwire.sim.api import Placed, group, place, scheme_of
@@ -85,12 +86,14 @@ class Paces:
         """Limits of an iteration, the KV cache's among them. ValueError where the model leaves no room for it."""
         d, tp = self.deployment, len(self.cluster.gpus)
         check_precision(self.cluster, d.weights, self.profile)
-        kv_tokens = d.kv_tokens
+        need = memory_bytes(self.model, Prompt(1, d.token_budget, d.weights), tp)
+        memory = self.cluster.gpu.memory_bytes * d.memory_share
+        left = memory - need["weights"] - need["activations"]
+        kv_tokens, fit = d.kv_tokens, int(left // self.kv_bytes_per_token)
+        if kv_tokens is not None and kv_tokens > max(fit, 1):
+            raise ValueError(f"kv_tokens must lie in 1..{max(fit, 1)}, for which there is room: kv_tokens={kv_tokens}")
         if kv_tokens is None:
-            need = memory_bytes(self.model, Prompt(1, d.token_budget, d.weights), tp)
-            memory = self.cluster.gpu.memory_bytes * d.memory_share
-            left = memory - need["weights"] - need["activations"]
-            kv_tokens = int(left // self.kv_bytes_per_token)
+            kv_tokens = fit
             if kv_tokens < 1:
                 raise ValueError(
                     f"{self.model.name} ({d.weights}) leaves no room for a KV cache on {tp} x {self.cluster.gpu.name}: "
@@ -342,6 +345,6 @@ def parse_fault(text: str) -> Fault:
         ranks = {int(key): float(factor)} if match["what"] == "slow" else {}
     except ValueError:
         raise ValueError(
-            f"a fault is AT[-UNTIL]:REPLICA:down, ...:link:PATTERN=FACTOR or ...:slow:RANK=FACTOR: {text!r}"
+            f"a fault is AT[-UNTIL]:REPLICA:down, ...:link:PATTERN=FACTOR or ...:slow:RANK=FACTOR: {shown(text)}"
         ) from None
     return Fault(at_s, place, until_s, match["what"] == "down", links, ranks)

@@ -1,19 +1,20 @@
-"""Where the tasks of a sweep run: local processes through joblib, an existing Dask or an existing Ray cluster.
+"""Where the tasks of a sweep run: local processes, an existing Dask or an existing Ray cluster.
 
-Each engine takes a function and tasks and yields results in whatever order they come. Dask and Ray are asked directly:
-joblib's backend for Dask waits for ever for a task whose workers die, Ray's has no results as they come
-(docs/decisions/016-sweep.md).
+Each engine takes a function and tasks and yields results in whatever order they come. All are asked directly, without
+joblib: why not stands in docs/decisions/016-sweep.md.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from itertools import islice
 from typing import Any, Literal, TypeVar
+
+from thinwire.edge.words import shown
+from thinwire.sim.sweeps import pool
 
 EngineName = Literal["local", "dask", "ray"]
 ENGINES: tuple[EngineName, ...] = ("local", "dask", "ray")
 IN_FLIGHT = 256  # tasks a cluster is given at a time: enough for as many cores, little to hold
 RETRIES = 3  # of a task whose worker died, within Dask and within Ray
-IDLE_S = 10  # after which a local worker without a task leaves
 WAIT_S = 30  # for a cluster to answer
 
 _Task = TypeVar("_Task")
@@ -30,7 +31,7 @@ def run(
     tasks: Sequence[_Task],
     address: str | None = None,
     workers: int | None = None,
-) -> Iterator[_Result]:
+) -> Generator[_Result]:
     """`work` of every task, unordered.
 
     Raises:
@@ -39,8 +40,8 @@ def run(
     """
     if engine == "local":
         if address is not None:
-            raise ValueError(f"--address belongs to --engine dask and ray: given {address!r}")
-        return _local(work, tasks, -1 if workers is None else workers)
+            raise ValueError(f"--address belongs to --engine dask and ray: given {shown(address)}")
+        return _local(work, tasks, workers)
     if workers is not None:
         raise ValueError(f"--workers belongs to --engine local, a cluster has its own: given {workers}")
     if engine == "dask":
@@ -55,22 +56,14 @@ def missing(name: str, extra: str) -> ValueError:
     return ValueError(f"sweep needs {name}: pip install 'thinwire[{extra}]'")
 
 
-def _local(work: Callable[[_Task], _Result], tasks: Sequence[_Task], workers: int) -> Iterator[_Result]:
+def _local(work: Callable[[_Task], _Result], tasks: Sequence[_Task], workers: int | None) -> Generator[_Result]:
     try:
-        from joblib import Parallel, delayed, parallel_config
-        from joblib.externals.loky.process_executor import BrokenProcessPool
-    except ImportError:
-        raise missing("joblib", "sweep") from None
-    # Workers that hear nothing leave after IDLE_S: those of a process that was killed, too.
-    with parallel_config(backend="loky", n_jobs=workers, idle_worker_timeout=IDLE_S):
-        parallel = Parallel(batch_size=1, pre_dispatch="4*n_jobs", return_as="generator_unordered")
-    try:
-        yield from parallel(delayed(work)(task) for task in tasks)
-    except BrokenProcessPool as error:
-        raise WorkersDiedError(str(error).partition("\n")[0]) from None
+        yield from pool.run(work, tasks, workers)
+    except pool.DiedError as error:
+        raise WorkersDiedError(str(error)) from None
 
 
-def _dask(work: Callable[[_Task], _Result], tasks: Sequence[_Task], address: str) -> Iterator[_Result]:
+def _dask(work: Callable[[_Task], _Result], tasks: Sequence[_Task], address: str) -> Generator[_Result]:
     try:
         from dask.distributed import Client, KilledWorker, as_completed
     except ImportError:
@@ -101,7 +94,7 @@ def _dask(work: Callable[[_Task], _Result], tasks: Sequence[_Task], address: str
             yield result
 
 
-def _ray(work: Callable[[_Task], _Result], tasks: Sequence[_Task], address: str) -> Iterator[_Result]:
+def _ray(work: Callable[[_Task], _Result], tasks: Sequence[_Task], address: str) -> Generator[_Result]:
     try:
         import ray
     except ImportError:

@@ -14,6 +14,11 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, create_model
 
+from thinwire.edge.limits import JSON_BYTES, TOML_BYTES
+from thinwire.edge.reading import content as read_content
+from thinwire.edge.reading import is_regular, is_there
+from thinwire.edge.reading import text as read_text
+from thinwire.edge.words import place
 from thinwire.reference.core.config import load_model, model_names
 from thinwire.reference.mixed import auto_budget, find
 from thinwire.sim.costs.profile import Profile, load_profile
@@ -154,9 +159,16 @@ def _beside(folder: Path, text: str) -> str:
     asked. ValueError for one that lies in the working directory alone.
     """
     path = folder / text
-    if not path.is_file() and Path(text).is_file():
-        raise ValueError(f"no such file: {path} (paths are relative to the sweep's file)")
-    return str(path) if path.is_file() else text
+    if not is_there(path) and is_there(text):
+        raise ValueError(f"no such file: {place(path)} (paths are relative to the sweep's file)")
+    return again(path) if is_there(path) else text
+
+
+def again(path: Path) -> str:
+    """A path that is read more than once: ValueError for a pipe or a device."""
+    if is_there(path) and not is_regular(path):
+        raise ValueError(f"a sweep reads its files more than once, this is no regular file: {place(path)}")
+    return str(path)
 
 
 def load_models(folder: Path, text: str, _: Grid) -> dict[Key, Value]:
@@ -173,7 +185,8 @@ def load_clusters(folder: Path, text: str, _: Grid) -> dict[Key, Value]:
         return {}
     path = _beside(folder, text)
     found = load_cluster(path)
-    return {("cluster", text): Value.of(found, f"{Path(path).read_text(encoding='utf-8')}\n{found.gpu!r}")}
+    written = read_text(path, "the machine's file", TOML_BYTES.most)
+    return {("cluster", text): Value.of(found, f"{written}\n{found.gpu!r}")}
 
 
 def load_schemes(folder: Path, text: str, _: Grid) -> dict[Key, Value]:
@@ -195,9 +208,9 @@ def load_profiles(folder: Path, text: str, axes: Grid) -> dict[Key, Value]:
     if text == SHIPPED:
         return {}
     path = folder / text
-    if not path.is_file():
-        raise ValueError(f'no such file: {path} ("{SHIPPED}" takes the shipped profile)')
-    content = path.read_bytes().hex()
+    if not is_there(path):
+        raise ValueError(f'no such file: {place(path)} ("{SHIPPED}" takes the shipped profile)')
+    content = read_content(again(path), "profile", JSON_BYTES.most).hex()
     loaded: dict[Key, Value] = {}
     for name in axes["cluster"]:
         own = load_clusters(folder, name, axes)

@@ -7,12 +7,26 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from thinwire.edge.reading import content as read_content
 from thinwire.sim.question import options_of
 from thinwire.sim.serving.arrivals import Trace
 from thinwire.sim.serving.question import SOURCES, WHOSE, Service
 from thinwire.sim.serving.serve import Paces, answer
 from thinwire.sim.serving.statistics import QUANTILES
-from thinwire.sim.sweeps.kinds import LOADERS, Column, Grid, Key, Once, Row, Value, Values, kind_of, names, with_values
+from thinwire.sim.sweeps.kinds import (
+    LOADERS,
+    Column,
+    Grid,
+    Key,
+    Once,
+    Row,
+    Value,
+    Values,
+    again,
+    kind_of,
+    names,
+    with_values,
+)
 
 MOST_TRACE_BYTES = 1 << 24  # it travels inside every task that plays it
 
@@ -34,11 +48,9 @@ def _load_traces(folder: Path, text: str | None, _: Grid) -> dict[Key, Value]:
     """The text of a trace's file."""
     if text is None:
         return {}
-    path = folder / text
-    Trace(str(path))  # every row is looked at: ValueError with file and line
-    content = path.read_bytes()
-    if len(content) > MOST_TRACE_BYTES:
-        raise ValueError(f"a trace in a sweep has at most {MOST_TRACE_BYTES} bytes; {path} has {len(content)}")
+    path = again(folder / text)
+    content = read_content(path, "trace", MOST_TRACE_BYTES)
+    Trace(path)  # every row is looked at: ValueError with file and line
     return {("trace", text): Value.of(content, content.hex())}
 
 

@@ -14,6 +14,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from thinwire.edge.words import shown
 from thinwire.sim.sweeps.kinds import Grid, Key, Kind, Value, Values
 from thinwire.sim.sweeps.plans import PLAN
 from thinwire.sim.sweeps.predictions import PREDICT
@@ -41,10 +42,7 @@ def read_sweep(path: Path) -> Sweep:
     Raises ValueError (`file:line: key: rule`) for a file that breaks a rule, an unknown model, cluster or scheme among
     them. What only a point as a whole can break (a model that does not fit) is left to the point.
     """
-    try:
-        document = Document(path)
-    except OSError as error:
-        raise ValueError(f"cannot read the sweep {path}: {error.strerror}") from None
+    document = Document(path, "the sweep")
     kind = _kind(document)
     file: Any = document.check(kind.file, document.data)
     tables: list[tuple[KeyPath, Any]] = [((), file)]
@@ -82,7 +80,7 @@ def _kind(document: Document) -> Kind:
     what = document.data.get("what", PREDICT.what)
     if not isinstance(what, str) or what not in KINDS:
         allowed = " or ".join(f'"{name}"' for name in KINDS)
-        raise document.refuse(("what",), f"must be {allowed}; given {what!r}")
+        raise document.refuse(("what",), f"must be {allowed}; given {shown(what)}")
     return KINDS[what]
 
 

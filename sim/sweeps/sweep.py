@@ -4,13 +4,14 @@ Points (sim/sweeps/spec.py) are of one kind (sim/sweeps/kinds.py): predictions, 
 tasks (sim/sweeps/engines.py); each task that comes back is at once a Parquet file of its own in `OUT.parts`, renamed
 into place, so that a kill at any time loses the tasks in flight and nothing else. The next run takes up what is there.
 At the end the parts become one file whose bytes depend on the sweep and on this build of thinwire alone. Needs the
-extra `sweep`: joblib and pyarrow are imported where they are used.
+extra `sweep`: pyarrow is imported where it is used.
 """
 
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from hashlib import sha256
@@ -19,6 +20,8 @@ from pathlib import Path
 from threading import local
 from typing import Any
 
+from thinwire.edge.words import place
+from thinwire.edge.writing import replacing
 from thinwire.sim.sweeps.engines import EngineName, WorkersDiedError, missing, run
 from thinwire.sim.sweeps.kinds import Kind, Once, Row, Values
 from thinwire.sim.sweeps.spec import KINDS, Sweep, read_sweep
@@ -89,7 +92,7 @@ def build() -> str:
     from thinwire import __version__
 
     root, digest = Path(__file__).resolve().parents[2], sha256()
-    for folder in ("reference", "sim", "topologies"):
+    for folder in ("edge", "reference", "sim", "topologies"):
         for path in sorted((root / folder).rglob("*")):
             if path.suffix in (".py", ".json", ".toml"):
                 digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes())
@@ -146,6 +149,11 @@ class Store:
         shutil.rmtree(self.parts, ignore_errors=True)
         return len(table) - int(table.column("error").null_count)
 
+    def leave(self) -> None:
+        """Where nothing could be kept, nothing stays."""
+        with suppress(OSError):
+            self.parts.rmdir()
+
     def _files(self) -> Iterator[Any]:
         """Everything there is to read; a part that a crash of the machine left torn is as good as none."""
         if self.out.exists():
@@ -184,9 +192,8 @@ class Store:
         return bool((file.schema_arrow.metadata or {}).get(b"thinwire") == build().encode())
 
     def _write(self, table: Any, path: Path) -> None:
-        rough = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        self._pq.write_table(table, rough, compression="zstd", row_group_size=100_000)
-        os.replace(rough, path)
+        with replacing(path) as rough:
+            self._pq.write_table(table, rough, compression="zstd", row_group_size=100_000)
 
 
 def _rows(table: Any) -> list[tuple[str, bool]]:
@@ -248,34 +255,39 @@ def sweep(
         done = set(found)
         if watch is not None:
             watch(len(done), len(asked.ids), None)
-        for batch in _batches(asked, done, engine, address, workers):
-            if batch is None:
-                restarts += 1
-                continue
-            store.add(batch.rows)
-            done.update(row["id"] for row in batch.rows)
-            if watch is not None:
-                watch(len(done), len(asked.ids), batch)
+        with closing(_batches(asked, done, engine, address, workers)) as batches:  # else workers outlive an error here
+            for batch in batches:
+                if batch is None:
+                    restarts += 1
+                    continue
+                store.add(batch.rows)
+                done.update(row["id"] for row in batch.rows)
+                if watch is not None:
+                    watch(len(done), len(asked.ids), batch)
         seconds = time.perf_counter() - start
         failed = store.finish(asked.ids)
     except OSError as error:
-        raise ValueError(f"cannot keep results in {store.out} and {store.parts}: {error.strerror or error}") from None
+        store.leave()
+        raise ValueError(
+            f"cannot keep results in {place(store.out)} and {place(store.parts)}: {error.strerror or error}"
+        ) from None
     total = len(asked.ids)
     return Report(str(store.out), total, failed, total - len(found), len(found), left_out, restarts, seconds)
 
 
 def _batches(
     asked: Sweep, done: set[str], engine: EngineName, address: str | None, workers: int | None
-) -> Iterator[Batch | None]:
+) -> Generator[Batch | None]:
     """Tasks as they come back, until none is missing (the caller adds to `done`); None where workers died."""
     fruitless = 0
     while tasks := list(tasks_of(asked, done)):
         try:
-            for batch in run(engine, work, tasks, address, workers):
-                if batch.build != build():
-                    raise ValueError(f"a worker runs thinwire {batch.build}, this is {build()}: install the same")
-                fruitless = 0
-                yield batch
+            with closing(run(engine, work, tasks, address, workers)) as batches:
+                for batch in batches:
+                    if batch.build != build():
+                        raise ValueError(f"a worker runs thinwire {batch.build}, this is {build()}: install the same")
+                    fruitless = 0
+                    yield batch
         except WorkersDiedError as error:
             fruitless += 1
             if fruitless == ROUNDS:

@@ -263,7 +263,7 @@ def test_a_pattern_that_matches_nothing_is_refused() -> None:
         ({"islands": ((0, 1), ())}, "an island must hold a GPU"),
         ({"gpus": ("gpu0", "gpu0")}, "each GPU is one rank"),
         ({"gpus": ("gpu0", "nvswitch")}, "rank 1 must be a node of kind gpu: nvswitch"),
-        ({"gpus": ()}, "a cluster needs at least one GPU"),
+        ({"gpus": ()}, "GPUs must lie in 1..4096: GPUs=0"),
         ({"pools": {"p": math.nan}}, "capacity of pool p must be a positive finite number: nan"),
         ({"reducing_switch": "gpu0"}, "reducing_switch must be a node of kind switch: gpu0"),
         ({"reducing_switch": "none"}, "reducing_switch must be a node of kind switch: none"),

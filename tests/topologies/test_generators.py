@@ -300,8 +300,8 @@ def test_the_reducing_switch_does_not_span_nodes() -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: switched_node(0, PORT, reduces=False), "gpus must be at least 1: 0"),
-        (lambda: full_mesh(-1, PORT), "gpus must be at least 1: -1"),
+        (lambda: switched_node(0, PORT, reduces=False), "gpus must lie in 1..4096: gpus=0"),
+        (lambda: full_mesh(-1, PORT), "gpus must lie in 1..4096: gpus=-1"),
         (lambda: pcie_tree([], PORT), "number of islands must be at least 1: 0"),
         (lambda: pcie_tree([4, 0], PORT, socket_link=SOCKET), "every island's GPUs must be at least 1: 0"),
         (lambda: pcie_tree([4, 4], PORT), r"several islands need a socket_link: islands=\[4, 4\]"),

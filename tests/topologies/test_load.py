@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from thinwire.edge.words import place
 from thinwire.topologies.load import cluster_names, gpu_names, load_cluster, load_gpu
 from thinwire.topologies.names import FileError
 from thinwire.topologies.units import SOURCE_KINDS, UNITS
@@ -133,7 +134,7 @@ def refusal(folder: Path, text: str) -> FileError:
     with pytest.raises(FileError) as caught:
         load_cluster(path)
     error = caught.value
-    assert str(error) == f"{path}:{error.line}: {error.rule}"
+    assert str(error) == f"{place(path)}:{error.line}: {error.rule}"
     assert "\n" not in str(error)
     return error
 
@@ -271,7 +272,7 @@ def test_a_machine_may_bring_its_own_gpu(tmp_path: Path) -> None:
     assert machine.gpu.name == "mine"
     assert load_gpu(tmp_path / "my-gpu.toml").sm_count == 60
     error = refusal(tmp_path, broken(GOOD, '"l4"', '"other.toml"'))
-    assert (error.line, error.rule) == (3, f"gpu: no such file: {tmp_path / 'other.toml'}")
+    assert (error.line, error.rule) == (3, f"gpu: no such file: {place(tmp_path / 'other.toml')}")
     (tmp_path / "my-gpu.toml").write_text(broken(text, "value = 60", "value = 60.5"), encoding="utf-8")
     with pytest.raises(FileError, match=r"my-gpu\.toml:5: sm_count\.value: must be a whole number: 60\.5"):
         load_cluster(write(tmp_path, broken(GOOD, '"l4"', '"my-gpu.toml"')))

@@ -11,7 +11,6 @@ the failed cases once more.
 """
 
 import json
-import os
 import platform
 import sys
 import time
@@ -20,6 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from thinwire.edge.reading import from_json
+from thinwire.edge.words import cut, place, shown
+from thinwire.edge.writing import write_text
 from thinwire.validation.campaign.shapes import Case
 
 Row = dict[str, Any]
@@ -120,27 +122,22 @@ def text(document: Document) -> str:
 def save(document: Document, path: Path) -> None:
     """Whole or not at all: a campaign that is killed while it writes leaves the file as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(text(document), "utf-8")
-    os.replace(beside, path)
+    write_text(path, text(document))
 
 
 def load(path: Path) -> Document:
     """A raw file; ValueError, in one line, for one that is none."""
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"cannot read the measurements in {path}: {error}") from None
+    found = from_json(path, "the measurements in")
     if not isinstance(found, dict) or found.get("form") != FORM:
         form = found.get("form") if isinstance(found, dict) else None
-        raise ValueError(f"{path} is no file of `make gpu`: form must be {FORM}, it is {form!r}")
+        raise ValueError(f"{place(path)} is no file of `make gpu`: form must be {FORM}, it is {shown(form)}")
     machine, steps = found.get("machine"), found.get("steps")
     if not (isinstance(machine, dict) and isinstance(machine.get("gpu"), str) and isinstance(steps, dict)):
-        raise ValueError(f"{path} needs a machine, with its gpu's name, and steps")
+        raise ValueError(f"{place(path)} needs a machine, with its gpu's name, and steps")
     for name, step in steps.items():
         rows = step.get("rows") if isinstance(step, dict) else None
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise ValueError(f"{path}: step {name} has no list of rows")
+            raise ValueError(f"{place(path)}: step {cut(name)} has no list of rows")
     return found
 
 
@@ -152,7 +149,9 @@ def taken_up(path: Path, machine: Mapping[str, Any], rehearsal: bool) -> Documen
     for key in SAME:
         was, now = document["machine"].get(key), machine.get(key)
         if was != now:
-            raise ValueError(f"{path} was measured with {key} {was!r}, now it is {now!r}; --fresh starts anew")
+            raise ValueError(
+                f"{path} was measured with {key} {shown(was)}, now it is {shown(now)}; --fresh starts anew"
+            )
     return document
 
 

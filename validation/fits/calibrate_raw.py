@@ -13,6 +13,7 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
+from thinwire.edge.words import place, shown
 from thinwire.reference.catalog import scheme
 from thinwire.reference.core.config import load_model
 from thinwire.sim.costs.attention import AttentionModel
@@ -30,7 +31,7 @@ from thinwire.validation.fits import codec as fit_codec
 from thinwire.validation.fits import elementwise as fit_elementwise
 from thinwire.validation.fits import engine as fit_engine
 from thinwire.validation.fits import gemm as fit_gemm
-from thinwire.validation.fits.raw_file import Raw, shipped_profile
+from thinwire.validation.fits.raw_file import Raw, is_number, shipped_profile
 
 Floats = NDArray[np.float64]
 
@@ -230,8 +231,8 @@ def ceiling(raw: Raw, precision: str, model: GemmModel) -> Quantity:
     step = f"sustained-{precision}"
     rows = [row for _, row in raw.rows(step) if "flops_per_s" in row]
     for row in rows:
-        if not (row["flops_per_s"] > 0 and row.get("at_s", -1) >= 0):
-            raise ValueError(f"{raw.path}: a row of {step} needs flops_per_s > 0 and at_s >= 0: {row}")
+        if not (is_number(row["flops_per_s"], True) and is_number(row.get("at_s"), False)):
+            raise ValueError(f"{place(raw.path)}: a row of {step} needs flops_per_s > 0 and at_s >= 0: {shown(row)}")
     last_s = max((row["at_s"] for row in rows), default=0.0)
     shipped = raw.shipped.sustained_flops_per_s.get(precision) if raw.shipped else None
     if last_s < SETTLED_S:

@@ -3,13 +3,14 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from thinwire.edge.limits import WIDTH
+from thinwire.edge.words import place, shown
 from thinwire.sim.costs.profile import PROFILES, FitRecord, GpuProfile, gpu_profile
 from thinwire.topologies.cluster import Gpu
 from thinwire.topologies.load import load_gpu
@@ -20,6 +21,9 @@ from thinwire.validation.fits.records import record
 
 Floats = NDArray[np.float64]
 
+LARGEST = 1e18  # bytes, operations a second: what no GPU reaches
+MAY_BE_0 = {"bytes_read", "bytes_written"}
+SIZES = {"m", "n", "k", "batch", "length", "heads", "kv_heads", "head_dim", "width", "tp", "tokens"}
 TEXT = {"op", "how", "kernel", "codec", "model", "stand_in"}  # columns that hold words, not numbers
 
 
@@ -61,17 +65,20 @@ class Raw:
         document = campaign.load(path)
         machine = document["machine"]
         if document.get("rehearsal") is not False:
-            raise ValueError(f"{path} is a rehearsal: its numbers mean nothing. Run `make gpu` on a machine with a GPU")
+            raise ValueError(
+                f"{place(path)} is a rehearsal: its numbers mean nothing. Run `make gpu` on a machine with a GPU"
+            )
         if machine["gpu"] not in DEVICES:
             known = ", ".join(DEVICES)
             raise ValueError(
-                f"{path} was measured on {machine['gpu']!r}, which no machine file describes; known: {known}"
+                f"{place(path)} was measured on {shown(machine['gpu'])}, which no machine file describes; "
+                f"known: {known}"
             )
         gpu = load_gpu(DEVICES[machine["gpu"]])
         if machine.get("sm_count", gpu.sm_count) != gpu.sm_count:
             raise ValueError(
-                f"{path} was measured on {machine['sm_count']} multiprocessors of {machine['gpu']}, {gpu.name} has "
-                f"{gpu.sm_count}: a part of a GPU is another GPU"
+                f"{place(path)} was measured on {shown(machine['sm_count'])} multiprocessors of {machine['gpu']}, "
+                f"{gpu.name} has {gpu.sm_count}: a part of a GPU is another GPU"
             )
         return cls(path, document, gpu, shipped_profile(gpu.name))
 
@@ -97,9 +104,16 @@ class Raw:
                 continue
             for column in columns:
                 value = row.get(column)
-                sound = isinstance(value, str) if column in TEXT else _is_number(value, column.startswith("seconds"))
+                if column in TEXT:
+                    sound = isinstance(value, str)
+                elif column in SIZES:
+                    sound = type(value) is int and WIDTH.holds(value)
+                else:
+                    sound = is_number(value, column not in MAY_BE_0)
                 if not sound:
-                    raise ValueError(f"{self.path}: row {number} of {step} has no sound {column}: {value!r}")
+                    raise ValueError(
+                        f"{place(self.path)}: row {number} of {step} has no sound {column}: {shown(value)}"
+                    )
             yield number, row
 
     def add(
@@ -129,10 +143,11 @@ class Raw:
         return self.shipped
 
 
-def _is_number(value: object, positive: bool) -> bool:
+def is_number(value: object, positive: bool) -> bool:
+    """A number that a machine may have measured."""
     if isinstance(value, bool) or not isinstance(value, float | int):
         return False
-    return isfinite(value) and (value > 0 if positive else value >= 0)
+    return value <= LARGEST and (value > 0 if positive else value >= 0)
 
 
 def document(raw: Raw, profile: GpuProfile) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from thinwire.edge.writing import write_text
 from thinwire.reference.decoder import distil, head_groups, spd
 from thinwire.reference.decoder.distil import Dropping, Progress, Training
 from thinwire.reference.decoder.model import Decoder
@@ -261,9 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for key, rows in lists.items():
         lines = ",\n".join("  " + json.dumps(row, allow_nan=False) for row in rows)
         entries.append(f' "{key}": [\n{lines}\n ]')
-    part = given.write.with_suffix(".part")
-    part.write_text("{\n" + ",\n".join(entries) + "\n}\n", encoding="utf-8")
-    part.replace(given.write)
+    write_text(given.write, "{\n" + ",\n".join(entries) + "\n}\n")
     print(f"written to {given.write}", file=sys.stderr)
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from thinwire.edge.writing import write_text
 from thinwire.reference.codecs.calibration import Calibration
 from thinwire.reference.decoder.model import BF16, Decoder
 from thinwire.reference.decoder.text import open_tokenizer
@@ -223,9 +224,7 @@ def write_table(path: Path, shared: Mapping[str, Any], name: str, entries: Seque
         rows = [json.dumps(entry, allow_nan=False) for entry in entries]
     lines = ",\n".join(f"  {row}" for row in rows)
     text = json.dumps(shared, indent=1, ensure_ascii=False, allow_nan=False).removesuffix("\n}")
-    part = path.with_suffix(".part")
-    part.write_text(f'{text},\n "{name}": {left}\n{lines}\n {right}\n}}\n', encoding="utf-8")
-    part.replace(path)
+    write_text(path, f'{text},\n "{name}": {left}\n{lines}\n {right}\n}}\n')
 
 
 def _checksum(path: Path) -> str:

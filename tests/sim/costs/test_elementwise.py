@@ -94,5 +94,5 @@ def test_refusals_name_the_value() -> None:
         ElementwiseModel("test", 1e12, {("cpoy" if op == "copy" else op): cost for op, cost in MODEL.costs.items()})
     data = MODEL.to_dict()
     data["costs"]["rope"]["eficiency"] = data["costs"]["rope"].pop("efficiency")
-    with pytest.raises(ValueError, match="cost of rope"):
+    with pytest.raises(ValueError, match="element-wise model: rope: missing"):
         ElementwiseModel.from_dict(data)

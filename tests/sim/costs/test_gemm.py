@@ -263,7 +263,10 @@ def test_speed() -> None:
         (lambda: GemmModel.roofline(1e15, 1e12, 100).time_s(0, 1, 1), "m=0, n=1, k=1"),
         (lambda: GemmModel.from_dict({"form": 0}), "form 0"),
         (lambda: Correction((64, 64), SHAPES[:1], ((0.0, 0.0),), (1.0,) * FEATURES), "strictly ascending"),
-        (lambda: Correction((64, 65), SHAPES[:1], ((0.0,),), (1.0,) * FEATURES), "1 rows \\(shapes\\) of 2"),
+        (
+            lambda: Correction((64, 65), SHAPES[:1], ((0.0,),), (1.0,) * FEATURES),
+            "1 rows \\(shapes, at least one\\) of 2",
+        ),
         (lambda: Correction((64,), SHAPES[:1], ((0.0,),), (0.0,) * FEATURES), "positive numbers"),
     ],
 )

@@ -475,7 +475,7 @@ DECODER = ("compare", "--model", "llama-3-8b", "--cluster", "8xl40s-pcie")
         (changed("--text-tokens", "0"), "text_tokens must be a whole number of at least 1: text_tokens=0"),
         (changed("--visual-tokens", "-1"), "visual_tokens must be a whole number of at least 1: visual_tokens=-1"),
         (changed("--visual-tokens", "1e6"), "'--visual-tokens'"),
-        (changed("--batch", "0"), "batch must be a whole number of at least 1: batch=0"),
+        (changed("--batch", "0"), "batch must lie in 1..1048576: batch=0"),
         (changed("--schemes", "flash-int4"), "unknown way to do cross-attention 'flash-int4'; allowed: lv-xattn"),
         (changed("--schemes", ","), "--schemes names no scheme"),
         (changed("--heads", "30"), "kv_heads must divide heads: kv_heads=8, heads=30"),

@@ -289,7 +289,7 @@ def test_stragglers() -> None:
         with pytest.raises(ValueError, match=rf"rank={rank}, ranks are 0\.\.3"):
             slowdown(4, {rank: 2.0})
     for factor in (0.0, -1.0, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match="slow-down factor must be positive: rank 1="):
+        with pytest.raises(ValueError, match=r"slow-down factor must lie in .* rank 1="):
             slowdown(4, {1: factor})
 
 

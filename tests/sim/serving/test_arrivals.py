@@ -154,7 +154,7 @@ def test_a_trace_that_is_not_there_or_no_text(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot read trace"):
         Trace(str(tmp_path / "none.csv"))
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00\x01")
-    with pytest.raises(ValueError, match="no CSV text"):
+    with pytest.raises(ValueError, match="not UTF-8 text"):
         Trace(str(tmp_path / "binary.csv"))
 
 

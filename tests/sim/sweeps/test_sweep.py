@@ -89,7 +89,7 @@ def toml(changes: Mapping[str, str]) -> str:
         ({"cluster": '["8xl40s-pcie", "8xl40"]'}, "s.toml:2: cluster: unknown cluster '8xl40'; did you mean"),
         ({"scheme": '"flash-int44"'}, "s.toml:3: scheme: "),
         ({"scheme": '"auto:+x%"'}, "s.toml:3: scheme: auto takes a budget"),
-        ({"profile": '"none.json"'}, 'profile: no such file: {}/none.json ("shipped" takes'),
+        ({"profile": '"none.json"'}, 'none.json ("shipped" takes'),
         ({"scaled_links": '{ "*" = 0 }'}, "scaled_links.0.*: must be a positive finite number; given 0"),
         ({"slow_ranks": "{ gpu0 = 1.5 }"}, "slow_ranks.0.gpu0: String should match pattern"),
         ({"grid": "[]"}, "grid: must be a value or a list of values; given []"),
@@ -442,8 +442,8 @@ def test_rows_of_another_thinwire_are_computed_again(
 
 
 def test_a_worker_with_another_thinwire_is_refused(spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = iter([[Batch((), 1, "0.0.9+another")]])
-    monkeypatch.setattr(module, "run", lambda *_: next(answers))
+    answers = [Batch((), 1, "0.0.9+another")]
+    monkeypatch.setattr(module, "run", lambda *_: (answer for answer in answers))
     with pytest.raises(ValueError, match=r"a worker runs thinwire 0\.0\.9\+another, this is .*: install the same"):
         sweep(spec, tmp_path / "o.parquet")
 
@@ -517,7 +517,7 @@ def test_interrupt_leaves_what_is_done(spec: Path, expected: bytes, tmp_path: Pa
     if running.returncode == 0:
         pytest.skip("done before the signal came")
     assert running.returncode == 130, err
-    assert "thinwire: stopped; the same command goes on with what is done" in err
+    assert err == "thinwire: stopped; the same command goes on with what is done\n"
     found: Report = sweep(spec, out, workers=1)
     assert 6 <= found.resumed == len(there)
     assert out.read_bytes() == expected
@@ -527,7 +527,7 @@ def test_command_names_the_engines() -> None:
     assert get_args(Engine) == ENGINES
 
 
-@pytest.mark.parametrize("lacking", ["joblib", "pyarrow"])
+@pytest.mark.parametrize("lacking", ["pyarrow"])
 def test_what_is_missing_is_named(
     spec: Path, capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: str
 ) -> None:

@@ -1,0 +1,55 @@
+"""What a message may repeat of what was given: little, on one line, and in our words rather than a library's."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+QUOTED = 80  # characters of what was given: enough to find it again; what sent it knows the rest
+SAID = 600  # characters of a message: what is allowed, too, is a line and no page
+_OF_LIBRARIES = re.compile(r"\b(Value|Assertion) error, ")
+
+
+def shown(value: object) -> str:
+    """`repr`, cut to `QUOTED` characters. What is too deep or too long to be written is named by its type."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested too deep; a number of thousands of digits
+        text = f"a {type(value).__name__} too large to show"
+    return cut(text)
+
+
+def cut(text: str, most: int = QUOTED) -> str:
+    """Text of at most so many characters, an ellipsis in its middle where it was longer: both ends tell most."""
+    if len(text) <= most:
+        return text
+    head = (most - 3) * 2 // 3
+    return f"{text[:head]}...{text[len(text) - (most - 3 - head) :]}"
+
+
+def place(path: object) -> str:
+    """A path for a message: the end of one that is longer than `QUOTED`."""
+    text = str(path)
+    return text if len(text) <= QUOTED else f"...{text[3 - QUOTED :]}"
+
+
+def refusal(error: Mapping[str, Any], given: bool = True) -> str:
+    """What one of pydantic's errors says, without its prefix; with what was given, where the message lacks it."""
+    kind, message = error["type"], _OF_LIBRARIES.sub("", str(error["msg"]))
+    if kind == "missing":
+        return "missing key"
+    if kind == "extra_forbidden":
+        return "unknown key"
+    if kind in ("value_error", "assertion_error") or not given:
+        return message
+    if kind in ("greater_than", "finite_number") and error.get("ctx", {"gt": 0}).get("gt") == 0:
+        message = "must be a positive finite number"
+    return f"{message}; given {shown(error['input'])}"
+
+
+def said(message: str) -> str:
+    """A message as one line: runs without a space are cut as a quotation is, and all of it to `SAID` characters."""
+    line = " ".join(_OF_LIBRARIES.sub("", message).split())
+    line = re.sub(
+        rf"\S{{{QUOTED + 20},}}", lambda found: cut(found[0]), line
+    )  # a path of ours with line and colon: whole
+    return cut("".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in line), SAID)
