@@ -32,6 +32,7 @@ class Kind:
 
 
 PLACE = "--cluster 8xl40s-pcie --tp 4"
+ROOMY = "--cluster 8xb200-nvlink --tp 1"  # any model of the catalog fits, and no count of heads is odd to it
 PREDICT = f"predict --model llama-3-8b {PLACE} --scheme flash-int4 --json"
 SERVE = f"serve --model llama-3-8b {PLACE} --scheme bf16 --duration 10 --json"
 
@@ -155,15 +156,15 @@ def _raw(r: random.Random) -> Tree:
 KINDS = (
     Kind("machine", _toml_file("examples/my-machine.toml", *_globbed("topologies/machines/*.toml"),
                                *_globbed("examples/*machine*.toml")), as_toml,
-         ("predict --model llama-3-8b --cluster FILE --scheme flash-int4 --json", "cluster show FILE",
+         ("predict --model llama-3-8b --cluster FILE --tp 2 --scheme flash-int4 --json", "cluster show FILE",
           "cluster show FILE --json", "collective --cluster FILE --scheme bf16 --bytes 65536 --json")),
     Kind("gpu", _toml_file(*_globbed("topologies/gpus/*.toml")), as_toml,
          (f"{PREDICT} --cluster mine.toml", "cluster show mine.toml --json"),
          {"mine.toml": BESIDE["machine.toml"].replace('"l40s"', '"FILE"')}),
     Kind("model", _json_file(*_globbed("reference/models/*.json")), as_json,
-         (f"predict --model FILE {PLACE} --scheme bf16 --json",
-          f"compare --model FILE {PLACE} --schemes bf16,flash-int4 --json",
-          f"serve --model FILE {PLACE} --scheme bf16 --rate 1 --duration 5 --json"), suffix=".json"),
+         (f"predict --model FILE {ROOMY} --scheme bf16 --json",
+          f"compare --model FILE {ROOMY} --schemes bf16,flash-int4 --json",
+          f"serve --model FILE {ROOMY} --scheme bf16 --rate 1 --duration 5 --json"), suffix=".json"),
     Kind("scheme", _scheme, as_toml, (f"{PREDICT} --scheme FILE", f"{SERVE} --rate 1 --scheme FILE")),
     Kind("profile", _profile, as_json, (f"{PREDICT} --profile FILE", f"{SERVE} --rate 1 --profile FILE",
          f"collective {PLACE} --scheme flash-int4 --bytes 65536 --profile FILE --json"), suffix=".json"),

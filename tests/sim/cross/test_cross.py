@@ -474,7 +474,7 @@ DECODER = ("compare", "--model", "llama-3-8b", "--cluster", "8xl40s-pcie")
         (changed("--visual-tokens", None), "needs --text-tokens and --visual-tokens"),
         (changed("--text-tokens", "0"), "text_tokens must be a whole number of at least 1: text_tokens=0"),
         (changed("--visual-tokens", "-1"), "visual_tokens must be a whole number of at least 1: visual_tokens=-1"),
-        (changed("--visual-tokens", "1e6"), "'--visual-tokens'"),
+        (changed("--visual-tokens", "1e6"), "--visual-tokens must be a whole number; given '1e6'"),
         (changed("--batch", "0"), "batch must lie in 1..1048576: batch=0"),
         (changed("--schemes", "flash-int4"), "unknown way to do cross-attention 'flash-int4'; allowed: lv-xattn"),
         (changed("--schemes", ","), "--schemes names no scheme"),
