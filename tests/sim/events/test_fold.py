@@ -231,6 +231,22 @@ def test_an_unsteady_run_is_not_folded(ends: list[tuple[float, ...]]) -> None:
     assert folds_of(runs, spans_ending(ends, ("compute", "communication"))) is None
 
 
+@pytest.mark.parametrize("drift", [0.1, 0.01, 1e-3, 1e-4, 1e-5, 2e-6, 1e-13, 1e-14])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_steady_is_steady_to_the_order_of_sums(drift: float, sign: int) -> None:
+    """Of a thousand layers the last would be so many drifts late: no thousandth of a period is folded away."""
+    late = 1 + sign * drift
+    runs = find_runs([KINDS[0]] * 1004)
+    drifting = spans_ending([(5.0, 5.0), (6.0, 6.0), (7.0, 7.0), (7.0 + late, 7.0 + late)], ("compute", "communication"))
+    apart = spans_ending([(5.0, 5.0), (6.0, 6.0), (7.0, 7.0), (8.0, 7.0 + late)], ("compute", "communication"))
+    for spans in (drifting, apart):
+        folds = folds_of(runs, spans)
+        if 1000 * drift > 1e-3:
+            assert folds is None
+        else:  # an ulp or so of 8
+            assert folds is not None and folds[0].copies == 1000
+
+
 def test_ranks_that_drift_apart_are_run_in_full() -> None:
     """Without all-reduces nobody waits for a straggler before the logits are gathered."""
     folded, full = both(small("llama-3-8b", 12), ("8xl40s-pcie", 4), "none", slow_ranks={1: 2.0})
