@@ -23,7 +23,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq -c constrain
 MANIFESTS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check newest torchless bench calibrate validate peers emulate accuracy sensitivity auto spd gpu picture clean
+.PHONY: help demo test check newest torchless mutants bench calibrate validate peers emulate accuracy sensitivity auto spd gpu picture clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -49,6 +49,9 @@ newest: ## the tests that need no torch, on the newest Python installed here, if
 
 torchless: $(VENV)/.torchless
 	$(BIN)/pytest -q -n $(WORKERS) --dist loadgroup $(TORCHLESS) $(ARGS)
+
+mutants: $(VENV)/.mutants ## plant small faults and see whether tests notice (an hour; run again, it goes on; ARGS=--all: four hours)
+	nice $(BIN)/python tests/mutants/mutants.py --workers $(WORKERS) $(ARGS)
 
 bench: $(VENV)/.test ## time the simulator, serving runs, then the codecs
 	$(BIN)/python -m thinwire.sim.bench.prediction $(ARGS)
@@ -98,7 +101,7 @@ picture: $(VENV)/.dev ## draw the README's picture from today's predictions
 	$(BIN)/python docs/picture.py
 
 clean: ## remove the virtual environment, builds and caches
-	rm -rf $(VENV) $(VENV)-newest build dist src/thinwire.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-newest .mutants build dist src/thinwire.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.venv:
@@ -125,6 +128,11 @@ $(VENV)/.test: $(VENV)/.venv $(MANIFESTS)
 	@echo "thinwire: installing thinwire with its test dependencies (torch among them)"
 	@$(PIP) --no-build-isolation -e '.[test]'
 	@touch $(VENV)/.core $@
+
+$(VENV)/.mutants: $(VENV)/.venv $(MANIFESTS)
+	@echo "thinwire: installing thinwire with its test dependencies (torch among them) and the maker of mutants"
+	@$(PIP) --no-build-isolation -e '.[mutants]'
+	@touch $(VENV)/.core $(VENV)/.test $@
 
 $(VENV)/.dev: $(VENV)/.venv $(MANIFESTS)
 	@echo "thinwire: installing thinwire with its test and development tools (torch among them)"
