@@ -1,6 +1,7 @@
 """Durations of iterations: tables with a proven bound, held against the predictor, and never far from it."""
 
 import random
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 
@@ -154,3 +155,23 @@ def test_a_host_that_adds_time_adds_it_to_every_iteration() -> None:
     assert slow.line(2, 50).first_s == pytest.approx(quick.line(2, 50).first_s + 2e-3)
     assert slow.mixed_s([(9, 9)], 1, 2, 50) == pytest.approx(quick.mixed_s([(9, 9)], 1, 2, 50) + 2e-3)
     assert any("2 ms" in sentence for sentence in slow.sentences())
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)))
+def test_tables_that_may_not_interpolate_are_the_predictor(case: tuple[str, str, int, str, str, int | None]) -> None:
+    """To rounding: a term that a bound of a percent would hide (a launch, a gap, the host's part) is seen."""
+    found, dice = exact(paced(*case)), random.Random(7)
+    for chunks, sequences in (((1,), 0), ((3, 17), 0), ((40,), 5), ((2, 30, 9), 11), ((), 1), ((), 6)):
+        context = sequences * dice.randint(1, 5000)
+        share = Share(tuple((c, c + dice.choice((0, 900))) for c in chunks), sequences, context)
+        for finishing in {0, len(chunks)}:
+            if chunks:
+                seconds = found.mixed_s(share.chunks, finishing, sequences, context)
+            else:
+                seconds = found.line(sequences, context).first_s
+            assert seconds == pytest.approx(predicted(found, share, finishing) + found.host_s, rel=1e-9)
+
+
+def exact(model: IterationModel) -> IterationModel:
+    """The same on tables without interpolation, with a host that takes its time."""
+    return replace(model, bound=1e-15, host_s=0.25)
