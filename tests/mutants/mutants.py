@@ -269,7 +269,7 @@ def judge(room: str, chosen: Sequence[Mutant], results: Results, workers: int, u
 
 @cache
 def equivalents() -> tuple[dict[str, Any], ...]:
-    """Entries of equivalent.toml: module, operator, text, why, and nth where it is about one of several places."""
+    """Entries of equivalent.toml: module, operator, text, why, and nth where it is about some of its places."""
     return tuple(tomllib.loads((HERE / "equivalent.toml").read_text("utf-8"))["equivalent"])
 
 
@@ -279,7 +279,7 @@ def is_equivalent(mutant: Mutant) -> bool:
         fnmatch(mutant.module, entry["module"])
         and entry["text"] == mutant.text
         and re.fullmatch(entry["operator"], mutant.operator)
-        and entry.get("nth", mutant.nth) == mutant.nth
+        and mutant.nth in entry.get("nth", [mutant.nth])
         for entry in equivalents()
     )
 

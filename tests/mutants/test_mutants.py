@@ -79,7 +79,7 @@ def test_equivalents_are_about_lines_that_are_there() -> None:
 
 def test_an_entry_is_about_its_operator_and_place_alone() -> None:
     entry = next(e for e in equivalents() if "nth" in e)
-    one = Mutant("events", "sim/events/fold.py", entry["operator"], entry["text"], entry["nth"], 1, 0)
+    one = Mutant("events", "sim/events/fold.py", entry["operator"], entry["text"], entry["nth"][0], 1, 0)
     assert is_equivalent(one) == fnmatch(one.module, entry["module"])
     for other in ({"nth": 99}, {"operator": "AddNot"}, {"text": "return 1"}):
         assert not is_equivalent(Mutant(**{**one.__dict__, **other}))

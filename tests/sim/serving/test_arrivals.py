@@ -36,7 +36,7 @@ def drawn(load: Drawn, seconds: float, seed: int = 0) -> tuple[np.ndarray, np.nd
     return at_s, prompt, output
 
 
-@pytest.mark.parametrize("burstiness", [0.25, 1.0, 4.0])
+@pytest.mark.parametrize("burstiness", [0.25, 0.5, 1.0, 2.0, 4.0])
 def test_gaps_have_the_rate_and_the_burstiness(burstiness: float) -> None:
     at_s, _, _ = drawn(Drawn(50.0, Fixed(10), Fixed(10), burstiness), 2000)
     gaps = np.diff(at_s)

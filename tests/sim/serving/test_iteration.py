@@ -175,3 +175,21 @@ def test_tables_that_may_not_interpolate_are_the_predictor(case: tuple[str, str,
 def exact(model: IterationModel) -> IterationModel:
     """The same on tables without interpolation, with a host that takes its time."""
     return replace(model, bound=1e-15, host_s=0.25)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)))
+def test_floors_are_near_what_they_are_below(case: tuple[str, str, int, str, str, int | None]) -> None:
+    """A floor of nothing would be one, too. Where contexts are short and numbers have four bits little is left out."""
+    model = exact(paced(*case))
+    slope = model.least_token_s()
+    promised_s = model.host_s  # alone, where times depend on where chunks lie
+    for sequences in (1, 2):
+        line_s = model.line(sequences, sequences).first_s - promised_s
+        assert 0.998 < (model.floor_s(0, sequences) + slope * sequences - promised_s) / line_s <= 1 + 1e-12
+    for tokens, sequences in ((1, 0), (8, 0), (8, 4), (48, 16), (1, 1)):
+        mixed_s = model.mixed_s([(tokens, tokens)], 0, sequences, sequences) - promised_s
+        floor_s = model.floor_s(tokens, sequences) - promised_s
+        if model.scheme.sequence_split is None or case[2] == 1:
+            assert 0.975 < (floor_s + slope * sequences) / mixed_s <= 1 + 1e-12
+        else:
+            assert floor_s == 0.0

@@ -17,6 +17,7 @@ from thinwire.sim.serving.statistics import (
     Level,
     Recorder,
     Slo,
+    Summary,
     ms,
     quantile,
     shown,
@@ -156,6 +157,19 @@ def test_who_is_never_served_keeps_no_slo() -> None:
     found = Recorder(10.0, 30.0, 4, Slo(5.0))
     found.add(11.0, 12.0, 13.0, 2)
     assert found.finish(3).attainment == 0.25
+
+
+def test_plain_values_are_in_their_unit() -> None:
+    assert Estimate(2.0, 0.5).to_dict() == {"value": 2.0, "half_width": 0.5}
+    assert Estimate(2.0, None).to_dict(1e3) == {"value": 2000.0, "half_width": None}
+    of = Summary(7, Estimate(0.25, 0.5), {0.5: Estimate(0.125, None), 0.999: Estimate(1.0, 0.25)})
+    assert of.to_dict() == {
+        "count": 7,
+        "mean": {"value": 250.0, "half_width": 500.0},
+        "p50": {"value": 125.0, "half_width": None},
+        "p99.9": {"value": 1000.0, "half_width": 250.0},
+    }
+    assert of.to_dict(1.0)["mean"]["value"] == 0.25
 
 
 def test_what_is_not_there_is_a_dash() -> None:
