@@ -108,7 +108,7 @@ def test_the_window_holds_its_beginning_and_not_its_end() -> None:
 
 def test_a_good_request_keeps_both_limits_to_the_last_bit() -> None:
     for ttft_s, tpot_s, good in ((2.0, 0.5, 1), (2.0001, 0.5, 0), (2.0, 0.5001, 0), (1.9, 0.4, 1)):
-        found = recorded((11.0, 11.0 + ttft_s, 11.0 + ttft_s + 4 * tpot_s, 5), slo=Slo(2.0 * (1 + 1e-12), 0.5 * (1 + 1e-12)))
+        found = recorded((11.0, 11.0 + ttft_s, 11.0 + ttft_s + 4 * tpot_s, 5), slo=Slo(2.0, 0.5))
         assert found.attainment == good
 
 
