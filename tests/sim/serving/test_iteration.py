@@ -79,6 +79,13 @@ def test_a_table_asks_little_of_a_smooth_function() -> None:
         MonotoneTable(lambda n: 1.0, 0)
 
 
+def test_between_two_knots_a_table_is_straight() -> None:
+    """A line that rises by less than the bound takes two questions and is told as it is."""
+    table = MonotoneTable(lambda n: 1 + 1e-5 * n, 900, 0.01)
+    assert [table(n) for n in range(1, 901)] == pytest.approx([1 + 1e-5 * n for n in range(1, 901)], rel=1e-14)
+    assert table.asked == 2
+
+
 # --- against the predictor ---
 
 
