@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 MEMORY_BYTES = 6 << 30
-SECONDS = 20.0  # of one test, at least; a test that takes less than a second takes longer only in an endless loop
+SECONDS = 15.0  # of the processor, for one test, at least: what takes less than a second takes so long in endless loops
 SLOWER = 8.0  # a test may take so many times what it took without a mutant
+WAITED_SECONDS = 600.0  # on the clock: a test that waits for ever uses no processor
 
 os.environ["HYPOTHESIS_PROFILE"] = "mutants"
 
@@ -41,7 +42,9 @@ class Order:
             session.items[:] = sorted(items, key=lambda item: self.place[item.nodeid])
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
-        signal.setitimer(signal.ITIMER_REAL, max(SECONDS, SLOWER * self.took_s.get(nodeid, 0.0)))
+        signal.setitimer(signal.ITIMER_REAL, WAITED_SECONDS)
+        if self.coverage is None:
+            signal.setitimer(signal.ITIMER_PROF, max(SECONDS, SLOWER * self.took_s.get(nodeid, 0.0)))
         self.by = nodeid  # if the process ends now
         if self.coverage is not None:
             self.coverage.switch_context(nodeid)
@@ -77,10 +80,12 @@ def run(folder: str, question: dict[str, Any], end: int) -> int:
         os.write(end, json.dumps({"outcome": "timeout", "by": order.by}).encode())
         os._exit(0)
 
-    signal.signal(signal.SIGALRM, late)
+    for kind in (signal.SIGALRM, signal.SIGPROF):
+        signal.signal(kind, late)
     options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:faulthandler"]
     status = int(pytest.main([*options, folder], plugins=[order]))
-    signal.setitimer(signal.ITIMER_REAL, 0.0)
+    for clock in (signal.ITIMER_REAL, signal.ITIMER_PROF):
+        signal.setitimer(clock, 0.0)
     found: dict[str, Any] = {"outcome": {0: "survived", 1: "killed", 2: "killed"}.get(status, f"pytest: {status}")}
     found["by"] = "" if status == 0 else order.by
     if coverage is not None:
