@@ -72,7 +72,9 @@ def run(folder: str, question: dict[str, Any], end: int) -> int:
     if question["code"] is None:
         from coverage import Coverage
 
-        coverage = Coverage(data_file=None, include=[f"{Path.cwd()}/*"], omit=["*/tests/*"])
+        room = Path(folder).relative_to("tests")  # tests mirror the rooms
+        places = (Path.cwd() / room, Path.cwd() / "src" / "thinwire" / room)
+        coverage = Coverage(data_file=None, include=[f"{place}/*" for place in places], omit=["*/tests/*"])
         coverage.start()
     order = Order(question["tests"], question.get("took_s", {}), coverage)
 

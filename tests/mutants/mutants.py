@@ -232,7 +232,10 @@ def judge(room: str, chosen: Sequence[Mutant], results: Results, workers: int, u
     tests = ROOMS[room][1]
     judges = [Judge(number, tests) for number in range(workers)]
     kept = WORK / f"{room}-{digest(*ROOMS[room])}.json"
-    plain = json.loads(kept.read_text("utf-8")) if kept.exists() else judges[0].ask(path=left[0].module, code=None, tests=[])
+    if kept.exists():
+        plain = json.loads(kept.read_text("utf-8"))
+    else:
+        plain = judges[0].ask(path=left[0].module, code=None, tests=[])
     if plain["outcome"] != "survived":
         raise SystemExit(f"{tests} fails without any mutant: {plain['by']}")
     kept.write_text(json.dumps(plain), "utf-8")

@@ -27,7 +27,9 @@ def test_a_larger_sample_holds_the_smaller_one_and_seeds_differ() -> None:
     assert sample(among, 20, 0) == sample(among[::-1], 20, 0) != sample(among, 20, 1)
 
 
-@pytest.mark.parametrize(("killed", "of", "low", "high"), [(0, 10, 0.0, 0.278), (81, 90, 0.821, 0.946), (5, 5, 0.566, 1.0)])
+@pytest.mark.parametrize(
+    ("killed", "of", "low", "high"), [(0, 10, 0.0, 0.278), (81, 90, 0.821, 0.946), (5, 5, 0.566, 1.0)]
+)
 def test_intervals_are_wilsons(killed: int, of: int, low: float, high: float) -> None:
     assert interval(killed, of) == pytest.approx((low, high), abs=6e-4)
 
@@ -51,8 +53,15 @@ def test_what_is_known_outlives_a_cut_and_not_a_change(tmp_path: Path) -> None:
 
 
 def test_tests_that_run_the_line_come_first_and_those_that_cannot_notice_not_at_all() -> None:
-    took_s = {"t/test_fold.py::slow": 2.0, "t/test_fold.py::other": 1.0, "t/test_x.py::covers": 3.0, "t/test_x.py::not": 0.1}
-    lines = {MODULE: {"4": ["", "t/test_x.py::covers"], "10": ["t/test_x.py::covers", "t/test_fold.py::slow"], "12": [""]}}
+    took_s = {
+        "t/test_fold.py::slow": 2.0,
+        "t/test_fold.py::other": 1.0,
+        "t/test_x.py::covers": 3.0,
+        "t/test_x.py::not": 0.1,
+    }
+    lines = {
+        MODULE: {"4": ["", "t/test_x.py::covers"], "10": ["t/test_x.py::covers", "t/test_fold.py::slow"], "12": [""]}
+    }
     covering = ["t/test_fold.py::slow", "t/test_x.py::covers"]
     assert order(mutant(line=11), lines, took_s) == [*covering, "t/test_fold.py::other"]
     for everywhere in (mutant(line=12), mutant(line=1), mutant(line=4)):
@@ -102,7 +111,15 @@ def test_every_mutant_is_a_module_that_differs_in_its_line(root: Path) -> None:
 # --- the judge, in a tree of two files
 
 CODE = "def larger(a, b):\n    return a if a > b else b\n"
-TESTS = "from code_of_ours import larger\ndef test_one():\n    assert larger(1, 2) == 2\ndef test_two():\n    assert larger(2, 1) == 2\n"
+TESTS = """
+from code_of_ours import larger
+
+def test_one():
+    assert larger(1, 2) == 2
+
+def test_two():
+    assert larger(2, 1) == 2
+"""
 
 
 @pytest.fixture
@@ -113,7 +130,12 @@ def tree(tmp_path: Path) -> Iterator[Any]:
     (tmp_path / "code_of_ours.py").write_text(CODE)
     command = [sys.executable, str(Path(__file__).with_name("judge.py")), "tests"]
     with subprocess.Popen(
-        command, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
 
         def ask(code: str | None, *tests: str) -> dict[str, Any]:

@@ -237,7 +237,9 @@ def test_steady_is_steady_to_the_order_of_sums(drift: float, sign: int) -> None:
     """Of a thousand layers the last would be so many drifts late: no thousandth of a period is folded away."""
     late = 1 + sign * drift
     runs = find_runs([KINDS[0]] * 1004)
-    drifting = spans_ending([(5.0, 5.0), (6.0, 6.0), (7.0, 7.0), (7.0 + late, 7.0 + late)], ("compute", "communication"))
+    drifting = spans_ending(
+        [(5.0, 5.0), (6.0, 6.0), (7.0, 7.0), (7.0 + late, 7.0 + late)], ("compute", "communication")
+    )
     apart = spans_ending([(5.0, 5.0), (6.0, 6.0), (7.0, 7.0), (8.0, 7.0 + late)], ("compute", "communication"))
     for spans in (drifting, apart):
         folds = folds_of(runs, spans)

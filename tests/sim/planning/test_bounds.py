@@ -75,8 +75,7 @@ def test_of_no_requests_every_bound_is_nothing() -> None:
     assert one_token.tpot_s(0.9) == 0.0 < one_token.ttft_s(0.9)
 
 
-# --- (3): capacity. All requests must keep the targets; of all but one that is known, so one that would take ever so long
-# stands beside.
+# --- (3): capacity. All requests must keep the targets; of all but one that is counted, so a giant stands beside.
 
 GIANT: Row = (0.0, 1 << 20, 1 << 20)
 AT_ONCE = Targets(1.0, FREE, 1.0, FREE)

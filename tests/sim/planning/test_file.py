@@ -105,7 +105,7 @@ def test_lengths_hold_their_ends(tmp_path: Path, most: int, allowed: bool) -> No
     if allowed:
         assert asked(tmp_path, change).problem.load.prompt == LogNormal(most, 1.0, most)
     else:
-        with pytest.raises(ValueError, match="load.prompt.most"):
+        with pytest.raises(ValueError, match=r"load\.prompt\.most"):
             asked(tmp_path, change)
 
 

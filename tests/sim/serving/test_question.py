@@ -17,7 +17,14 @@ def test_what_is_left_out_means_the_same_in_both() -> None:
 def test_what_is_left_out_does_not_change_between_releases() -> None:
     """Scripts and sweeps that leave an option out would mean another question: say so in the changelog."""
     found = Service(**ENGINE)
-    batching = (found.token_budget, found.max_sequences, found.whole_prompts, found.kv_tokens, found.host_ms, found.gate)
+    batching = (
+        found.token_budget,
+        found.max_sequences,
+        found.whole_prompts,
+        found.kv_tokens,
+        found.host_ms,
+        found.gate,
+    )
     assert batching == (2048, 256, False, None, 0.0, False)
     pools = (found.replicas, found.decode_replicas, found.transfer_gb_per_s, found.policy, found.fault)
     assert pools == (1, 0, 50.0, "least-tokens", ())
@@ -35,7 +42,10 @@ def test_what_is_left_out_does_not_change_between_releases() -> None:
         ({"host_ms": 4.0}, {"host_s": 4e-3}),
         ({"whole_prompts": True}, {"chunked_prefill": False}),
         ({"gate": True}, {"gated": True}),
-        *(({name: 7}, {name: 7}) for name in ("replicas", "decode_replicas", "max_sequences", "token_budget", "kv_tokens")),
+        *(
+            ({name: 7}, {name: 7})
+            for name in ("replicas", "decode_replicas", "max_sequences", "token_budget", "kv_tokens")
+        ),
         ({"policy": "round-robin"}, {"policy": "round-robin"}),
         ({"tp": 2, "scheme": "flash-int4"}, {"tp": 2, "scheme": "flash-int4"}),
     ],
@@ -45,12 +55,18 @@ def test_every_option_reaches_the_deployment_in_its_unit(given: dict[str, Any], 
 
 
 def test_what_is_just_allowed_is_allowed() -> None:
-    for inside in ({"memory_share": 1.0}, {"host_s": LONGEST_HOST_S}, {"host_s": 0.0}, {"token_budget": 1},
-                   {"max_sequences": 1}, {"token_budget": LARGEST_ITERATION}, {"max_sequences": LARGEST_ITERATION}):  # fmt: skip
+    insides: tuple[dict[str, Any], ...] = (
+        {"memory_share": 1.0}, {"host_s": LONGEST_HOST_S}, {"host_s": 0.0}, {"token_budget": 1}, {"max_sequences": 1},
+        {"token_budget": LARGEST_ITERATION}, {"max_sequences": LARGEST_ITERATION},
+    )  # fmt: skip
+    for inside in insides:
         assert Deployment(**ENGINE, **inside)
-    for outside in ({"memory_share": 1.001}, {"host_s": LONGEST_HOST_S * 1.001}, {"host_s": -1e-9}, {"token_budget": 0},
-                    {"max_sequences": 0}, {"token_budget": LARGEST_ITERATION + 1}, {"memory_share": 0.0},
-                    {"transfer_bytes_per_s": 0.0}):  # fmt: skip
+    outsides: tuple[dict[str, Any], ...] = (
+        {"memory_share": 1.001}, {"memory_share": 0.0}, {"host_s": LONGEST_HOST_S * 1.001}, {"host_s": -1e-9},
+        {"token_budget": 0}, {"max_sequences": 0}, {"token_budget": LARGEST_ITERATION + 1},
+        {"transfer_bytes_per_s": 0.0},
+    )  # fmt: skip
+    for outside in outsides:
         with pytest.raises(ValueError, match=next(iter(outside))):
             Deployment(**ENGINE, **outside)
 

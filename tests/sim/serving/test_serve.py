@@ -158,8 +158,9 @@ def test_keys_and_values_take_their_bytes_over_the_rate() -> None:
     lone = Drawn(0.05, Fixed(700), Fixed(2))
     rates = (1e30, 1e9, 2e8)
     now_s, *later_s = (
-        serve(deployment(decode_replicas=1, transfer_bytes_per_s=rate), lone, 200, paces=tables("bf16"))
-        .run.latency.mean.value
+        serve(
+            deployment(decode_replicas=1, transfer_bytes_per_s=rate), lone, 200, paces=tables("bf16")
+        ).run.latency.mean.value
         for rate in rates
     )
     nbytes = 701 * kv_bytes_per_token(tables("bf16").model, 4)
