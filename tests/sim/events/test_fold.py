@@ -219,6 +219,12 @@ def test_a_steady_period_is_folded() -> None:
     assert (fold.layers, fold.copies, fold.period_s) == (range(3, 4), 6, 2.0)
 
 
+def test_layers_that_take_no_time_are_steady() -> None:
+    (run,) = find_runs([KINDS[0]] * 10)
+    (fold,) = folds_of([run], spans_ending([(5.0, 5.0)] * 4, ("compute", "communication"))) or ()
+    assert (fold.copies, fold.period_s) == (6, 0.0)
+
+
 @pytest.mark.parametrize(
     "ends",
     [
