@@ -130,6 +130,29 @@ def test_between_two_nodes_logarithms_are_straight(share: float) -> None:
     assert found == pytest.approx(math.exp(expected / 1000), rel=1e-9)
 
 
+@given(st.floats(6.0, 15.0), st.floats(1.0, 15.0), st.floats(-1.0, 4.0))
+def test_a_correction_is_the_weighted_mean_of_the_eight_around(x: float, y: float, z: float) -> None:
+    weights: list[dict[int, float]] = []
+    for axis, value in ((LENGTH_AXIS, x), (PARALLEL_AXIS, y), (GROUP_AXIS, z)):
+        inside = min(max(value, axis[0]), axis[-1])
+        at = next(i for i in range(len(axis) - 1) if inside <= axis[i + 1])
+        share = (inside - axis[at]) / (axis[at + 1] - axis[at])
+        weights.append({at: 1 - share, at + 1: share})
+    expected = sum(a * b * c * read(i, j, k) for (i, a), (j, b), (k, c) in product(*(w.items() for w in weights)))
+    found = TABLE._factor((2**x + 1) / 2, 2**y, 2**z)  # type: ignore[arg-type]  # as many as no machine has
+    assert math.log(found) * 1000 == pytest.approx(expected, rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize(("query", "key"), [(2048, 2048), (512, 4096)])
+def test_a_correction_is_a_factor_on_the_kernel(query: int, key: int) -> None:
+    """Not on its floor; by what a query sees on average, all sequences' heads, and the heads of a group."""
+    busy = replace(IDEAL, token_block_s=1e-7, lane_block_s=3e-7, tile_s=1e-6, memory_bandwidth_bytes_per_s=1e15)
+    fitted_to = replace(busy, correction=TABLE.correction)
+    plain_s, corrected_s = (model.time_s(4, query, key, 32, 8, 128) - 1e-5 for model in (busy, fitted_to))
+    mean_keys = brute_pairs(query, key, None) / query
+    assert corrected_s / plain_s == pytest.approx(TABLE._factor(mean_keys, 4 * 32, 32 / 8), rel=1e-9)
+
+
 # --- cross-attention: all queries see all keys
 
 

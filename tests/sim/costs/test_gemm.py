@@ -102,6 +102,21 @@ def test_one_product_and_many_agree(dtype: str, m: int, n: int, k: int, base: Ro
     assert base.time_s(GPU, dtype, m, n, k) == pytest.approx(float(many[0]), rel=1e-12)
 
 
+def test_what_is_assumed_of_an_unmeasured_gpu_does_not_change_unseen() -> None:
+    """The shared rooflines and the tiles are numbers of a fit: a change moves every prediction on such a GPU."""
+    products = (
+        (1, 4096, 4096), (64, 64, 128), (100, 1000, 8192), (130, 130, 130), (300, 5000, 2048), (1000, 1280, 8192),
+        (8192, 8192, 8192), (16384, 64, 28672),
+    )  # fmt: skip
+    micros = {
+        "bf16": (24.2225, 2.61295, 14.262, 2.61804, 18.4845, 39.3688, 1387.1, 621.058),
+        "fp8": (15.677, 8.43357, 17.9976, 8.46679, 25.1594, 73.1066, 1817.24, 2005.24),
+    }
+    for dtype, expected in micros.items():
+        found = [DEFAULT[dtype].time_s(GPU, dtype, *product) * 1e6 for product in products]
+        assert found == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.parametrize("m", [1, 64, 65, 128, 129, 256, 257, 258, 260, 512, 513, 5000])
 def test_a_product_lies_where_its_features_say(m: int) -> None:
     """Counted out one by one: bands of m, the share of the last 256 rows, padding, and room in the last waves."""
