@@ -47,7 +47,7 @@ OPERATORS = re.compile(
     r"(Eq_NotEq|NotEq_Eq|Lt_LtE|LtE_Lt|Gt_GtE|GtE_Gt|Is_IsNot|IsNot_Is)|ReplaceBinaryOperator_"
     r"(Add_Sub|Sub_Add|Mul_Div|Div_Mul|FloorDiv_Mul|Mod_FloorDiv|Pow_Mul|LShift_RShift|RShift_LShift|BitAnd_BitOr|BitOr_BitAnd))"
 )
-HARMLESS = ("strict=", "slots=", "frozen=")  # guards of what cannot happen, of memory, of what mypy sees
+HARMLESS = ("strict=", "slots=", "frozen=", "maxsize=")  # guards of what cannot happen or mypy sees, and memory
 LARGE = 1e5  # a number from which on one more or less is no fault: 1e9 bytes a GB
 
 
