@@ -70,8 +70,8 @@ class Mutant:
 
     def code(self) -> str:
         """The module with the fault in it."""
-        import cosmic_ray.plugins
-        from cosmic_ray.mutating import mutate_code
+        import cosmic_ray.plugins  # type: ignore[import-not-found,import-untyped,unused-ignore]
+        from cosmic_ray.mutating import mutate_code  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
         operator = cosmic_ray.plugins.get_operator(f"core/{self.operator}")()
         found: str = mutate_code((ROOT / self.module).read_text("utf-8"), operator, self.occurrence)
@@ -96,8 +96,8 @@ def annotations(tree: ast.Module) -> list[tuple[tuple[int, int], tuple[int, int]
 
 def mutants_of(room: str, module: str) -> Iterator[Mutant]:
     """All of a module, operator by operator."""
-    import cosmic_ray.plugins
-    from cosmic_ray.ast import ast_nodes, get_ast
+    import cosmic_ray.plugins  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    from cosmic_ray.ast import ast_nodes, get_ast  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
     source = (ROOT / module).read_text("utf-8")
     lines, nodes, types = source.splitlines(), list(ast_nodes(get_ast(source))), annotations(ast.parse(source))
@@ -309,8 +309,8 @@ def report(room: str, chosen: Sequence[Mutant], results: Results) -> list[str]:
     judged = len(verdicts) + equal
     span = "" if judged == len(mutants(room)) else f" ({low:.1%} to {high:.1%})"
     share = f"{killed / of:.1%}{span}" if of else "-"
-    row = f"| {room} | {len(mutants(room))} | {judged} | {killed} | {late} | {equal} | {len(alive)} "
-    return [f"{row}| {share} | {minutes:.0f} |",
+    line = f"| {room} | {len(mutants(room))} | {judged} | {killed} | {late} | {equal} | {len(alive)} "
+    return [f"{line}| {share} | {minutes:.0f} |",
             *(f"{m.module}:{m.line}: {m.operator} {m.nth}: {m.text}  ->  {m.change()}" for m in alive)]  # fmt: skip
 
 

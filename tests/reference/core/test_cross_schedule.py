@@ -164,9 +164,10 @@ def test_what_is_no_cross_attention_is_refused(wrong: dict[str, Any], said: str)
 
 def test_even_needs_tokens_and_ranks() -> None:
     assert CrossShape.even(1, 1, 1, 1, 1, 1, 1).ranks == 1
-    for wrong in ((0, 1, 1), (1, 0, 1), (1, 1, 0), (1.5, 1, 1)):
+    wrongs: tuple[Any, ...] = ((0, 1, 1), (1, 0, 1), (1, 1, 0), (1.5, 1, 1))
+    for wrong in wrongs:
         with pytest.raises(ValueError, match="must be a positive whole number"):
-            CrossShape.even(1, 1, 1, 1, *wrong)  # type: ignore[arg-type]
+            CrossShape.even(1, 1, 1, 1, *wrong)
 
 
 def test_what_is_passed_on_travels_raw() -> None:
