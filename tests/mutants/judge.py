@@ -35,6 +35,7 @@ class Order:
         self.took_s, self.coverage = took_s, coverage
         self.by = ""
         self.seconds: dict[str, float] = {}
+        self.failed: set[str] = set()
 
     def pytest_collection_finish(self, session: Any) -> None:
         if self.place:
@@ -53,6 +54,7 @@ class Order:
         self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0.0) + report.duration
         if report.failed:
             self.by = report.nodeid
+            self.failed.add(report.nodeid)
 
     def pytest_collectreport(self, report: Any) -> None:
         if report.failed:
@@ -84,7 +86,7 @@ def run(folder: str, question: dict[str, Any], end: int) -> int:
 
     for kind in (signal.SIGALRM, signal.SIGPROF):
         signal.signal(kind, late)
-    options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:faulthandler"]
+    options = [*([] if coverage else ["-x"]), "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:faulthandler"]
     status = int(pytest.main([*options, folder], plugins=[order]))
     for clock in (signal.ITIMER_REAL, signal.ITIMER_PROF):
         signal.setitimer(clock, 0.0)
@@ -95,7 +97,7 @@ def run(folder: str, question: dict[str, Any], end: int) -> int:
         data = coverage.get_data()
         lines = {str(Path(name).resolve().relative_to(Path.cwd())): data.contexts_by_lineno(name)
                  for name in data.measured_files()}  # fmt: skip
-        found |= {"lines": lines, "seconds": order.seconds}
+        found |= {"lines": lines, "seconds": order.seconds, "failed": sorted(order.failed)}
     with os.fdopen(end, "w") as pipe:
         json.dump(found, pipe)
     return 0

@@ -236,9 +236,12 @@ def judge(room: str, chosen: Sequence[Mutant], results: Results, workers: int, u
         plain = json.loads(kept.read_text("utf-8"))
     else:
         plain = judges[0].ask(path=left[0].module, code=None, tests=[])
-    if plain["outcome"] != "survived":
-        raise SystemExit(f"{tests} fails without any mutant: {plain['by']}")
-    kept.write_text(json.dumps(plain), "utf-8")
+    for test in plain.get("failed", ()):  # on a busy machine, one of speed
+        print(f"{test} fails without any mutant, and is left out", file=sys.stderr)
+        del plain["seconds"][test]
+    if len(plain.get("failed", ())) * 20 > len(plain.get("seconds", ())):
+        raise SystemExit(f"{tests} fails without any mutant: {plain['outcome']}, {plain['by']}")
+    kept.write_text(json.dumps({**plain, "failed": []}), "utf-8")
     queue: SimpleQueue[Mutant] = SimpleQueue()
     for mutant in left:
         queue.put(mutant)
