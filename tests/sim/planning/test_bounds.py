@@ -1,5 +1,7 @@
 """The bounds of `sim.planning.bounds` in closed form: sharp where they can be, and never above what a run kept."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -130,3 +132,14 @@ def test_tokens_count_that_were_due_even_to_who_was_a_bin_slower() -> None:
         bounds = Bounds(pace, FEW, asked([(0.0, 1, tokens + 1), GIANT], window_s))
         assert (bounds.replicas(Targets(1.0, FREE, 1.0, tpot_s)) > 10) == due
         assert bounds.replicas(Targets(1.0, FREE)) <= 1  # no target for them: they may come when they like
+
+
+@given(st.integers(2, 40), st.integers(0, 40), st.sampled_from([0.5, 0.9, 1.0]), st.sampled_from([0.5, 0.9, 1.0]))
+def test_of_each_target_so_many_may_miss_it(short: int, long: int, ttft: float, tpot: float) -> None:
+    """Of all requests the TTFT, of those of several tokens the TPOT; all are alike, and so is the work of the rest."""
+    pace, count = Floored(FREE, 1.0, FREE, FREE), short + long
+    rows: list[Row] = [(0.0, 7, 1)] * short + [(0.0, 7, 2)] * long
+    good = max(0, math.floor(count - (1 - ttft) * count - (1 - tpot) * long - 1e-6))
+    window_s = 7 / 4  # of a fourth of a request
+    expected = max(1, math.ceil(4 * good * (1 - 1e-9)))
+    assert Bounds(pace, FEW, asked(rows, window_s)).replicas(Targets(ttft, FREE, tpot, FREE)) == expected

@@ -79,6 +79,10 @@ def test_as_many_replicas_as_are_allowed_are_allowed() -> None:
     for most, why in ((least, "fits"), (least - 1, "capacity bound")):
         assert Planner(replace(busy, max_replicas=most))._rule(ONE, AS_GIVEN).why == why
     assert Planner(replace(busy, max_replicas=found.replicas)).solve().cheapest is not None
+    assert least < found.replicas
+    for most in (least, found.replicas - 1):
+        tight = Planner(replace(busy, max_replicas=most))
+        assert tight.solve().cheapest is None and max(n for *_, n in tight._runs) <= most
     fewer = Planner(replace(busy, max_replicas=found.replicas - 1)).solve()
     assert fewer.cheapest is None and fewer.outcomes[0].why in ("simulated", "capacity bound")
 
