@@ -143,3 +143,12 @@ def test_of_each_target_so_many_may_miss_it(short: int, long: int, ttft: float, 
     window_s = 7 / 4  # of a fourth of a request
     expected = max(1, math.ceil(4 * good * (1 - 1e-9)))
     assert Bounds(pace, FEW, asked(rows, window_s)).replicas(Targets(ttft, FREE, tpot, FREE)) == expected
+
+
+@given(st.integers(1, 30), st.integers(1, 50), st.integers(2, 400))
+def test_tokens_that_nobody_asked_for_in_time_are_no_work_at_all(count: int, windows: int, output: int) -> None:
+    """Answers without a target may come after the window, and their prompts alone are counted."""
+    pace, rows = Floored(FREE, 1.0, 16.0, 0.01), [(0.0, 7, output)] * count
+    window_s = 7.0 * count / (windows - 0.01)
+    for targets in (Targets(1.0, FREE), Targets(1.0, FREE, 1.0, 1e9)):
+        assert Bounds(pace, FEW, asked([*rows, GIANT], window_s)).replicas(targets) == windows
