@@ -50,7 +50,7 @@ newest: ## the tests that need no torch, on the newest Python installed here, if
 torchless: $(VENV)/.torchless
 	$(BIN)/pytest -q -n $(WORKERS) --dist loadgroup $(TORCHLESS) $(ARGS)
 
-mutants: $(VENV)/.mutants ## plant small faults and see whether tests notice (an hour; run again, it goes on; ARGS=--all: four hours)
+mutants: $(VENV)/.mutants ## plant small faults and see whether tests notice (an hour or two; run again, it goes on; ARGS=--all: every one)
 	nice $(BIN)/python tests/mutants/mutants.py --workers $(WORKERS) $(ARGS)
 
 bench: $(VENV)/.test ## time the simulator, serving runs, then the codecs
