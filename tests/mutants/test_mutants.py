@@ -167,3 +167,11 @@ def test_a_judge_says_which_tests_run_a_line(tree: Any) -> None:
     assert found["outcome"] == "survived" and len(found["seconds"]) == 2
     assert sorted(found["lines"]["code_of_ours.py"]["2"]) == sorted(found["seconds"])
     assert found["lines"]["code_of_ours.py"]["1"] == [""]
+
+
+def test_a_test_that_fails_without_a_mutant_is_named_and_ends_nothing(tree: Any, tmp_path: Path) -> None:
+    """It would call every mutant killed."""
+    pytest.importorskip("coverage", reason="make mutants installs it")
+    (tmp_path / "tests" / "test_bad.py").write_text("def test_bad():\n    assert False\n")
+    found = tree(None)
+    assert found["failed"] == ["tests/test_bad.py::test_bad"] and len(found["seconds"]) == 3
