@@ -13,7 +13,7 @@ from thinwire.reference.core.scheme import MX, Codec, Collective, GroupedInt, Ra
 from thinwire.sim.costs.cost import CostModel, codec_traffic
 from thinwire.sim.costs.elementwise import elementwise_bytes
 from thinwire.sim.costs.profile import CodecKernel, Profile, Quantity
-from thinwire.sim.workload import Attend, Elementwise, Gemm
+from thinwire.sim.workload import Attend, AttendChunks, CrossAttend, DecodeAttend, Elementwise, Gemm
 
 from ..helpers import CATALOG, GPU, US, all_close, close, fabric, gpu_profile, machine, made_up
 
@@ -35,6 +35,20 @@ def test_a_kernel_costs_its_model_and_the_gap_after_it() -> None:
     narrow = Gemm("g", 64, 512, 256, "bf16")
     assert close(COST.kernel_s(narrow), gpu.gemm["bf16"].time_s(64, 512, 256) + GAP_S)
     assert COST.kernel_s(replace(narrow, precision="fp8")) != COST.kernel_s(narrow)
+
+
+def test_every_kind_of_attention_costs_its_model_and_the_gap_after_it() -> None:
+    """Chunks of several prompts in one call take its floor once, and beside it what each takes alone."""
+    attention, decoding = COST.profile.gpu.attention, COST.profile.gpu.decode_attention
+    chunks = ((300, 300), (64, 2000), (1, 77))
+    call = AttendChunks("a", chunks, 8, 2, 128, 500)
+    alone_s = [attention.time_s(1, tokens, keys, 8, 2, 128, 500) - attention.floor_s for tokens, keys in chunks]
+    assert min(alone_s) > 0
+    assert close(COST.kernel_s(call), attention.floor_s + sum(alone_s) + GAP_S)
+    decode = DecodeAttend("d", 7, 7 * 900, 8, 2, 128, 512)
+    assert close(COST.kernel_s(decode), decoding.time_s(7, 7 * 900, 8, 2, 128, 512) + GAP_S)
+    cross = CrossAttend("c", 3, 100, 4000, 8, 2, 128)
+    assert close(COST.kernel_s(cross), attention.cross_time_s(3, 100, 4000, 8, 2, 128) + GAP_S)
 
 
 @pytest.mark.parametrize(("precision", "sustained"), [("bf16", 60e12), ("fp8", 110e12)])

@@ -117,6 +117,10 @@ def test_what_is_assumed_of_an_unmeasured_gpu_does_not_change_unseen() -> None:
         assert found == pytest.approx(expected, rel=1e-5)
 
 
+def test_waves_are_those_of_tiles_that_there_are() -> None:
+    assert set(WAVE_TILES) <= set(TILES)
+
+
 @pytest.mark.parametrize("m", [1, 64, 65, 128, 129, 256, 257, 258, 260, 512, 513, 5000])
 def test_a_product_lies_where_its_features_say(m: int) -> None:
     """Counted out one by one: bands of m, the share of the last 256 rows, padding, and room in the last waves."""
