@@ -1,6 +1,7 @@
 """The serving face and command: what a deployment is made of, what faults do to it, and what scripts read."""
 
 import json
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,16 @@ def test_weights_activations_and_kv_cache_fill_the_memory(given: dict[str, Any])
     taken = held["weights"] + held["activations"] + paces.limits.kv_tokens * token_bytes
     room = asked.memory_share * paces.cluster.gpu.memory_bytes
     assert room - token_bytes < taken <= room
+
+
+def test_what_leaves_no_room_is_said_in_gigabytes() -> None:
+    paces = Paces(deployment(model="llama-3-70b", tp=2))
+    held = memory_bytes(paces.model, Prompt(1, 2048, "bf16"), 2)
+    with pytest.raises(ValueError, match="no room for a KV cache") as refused:
+        _ = paces.limits
+    said = [float(number) for number in re.findall(r"\d+\.\d", str(refused.value))]
+    meant = (held["weights"], held["activations"], 0.9 * paces.cluster.gpu.memory_bytes)
+    assert said == pytest.approx([nbytes / 1e9 for nbytes in meant], abs=0.051)
 
 
 def test_faults_cost_time_in_the_order_of_their_weight() -> None:
