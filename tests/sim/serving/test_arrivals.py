@@ -229,7 +229,7 @@ def test_wrong_loads_are_refused() -> None:
 def test_lengths_by_name() -> None:
     assert lengths_of("fixed", 10.0) == Fixed(10)
     assert lengths_of("geometric", 10.5) == Geometric(10.5)
-    assert lengths_of("lognormal", 10) == LogNormal(10)
+    assert lengths_of("lognormal", 10) == LogNormal(10) == LogNormal(10, 1.0, 32768), "as ever: files leave it out"
     assert lengths_of("lognormal", 10, 2.0, 50) == LogNormal(10, 2.0, 50)
     for wrong, said in (
         (("normal", 10), "lognormal or geometric: 'normal'"),
