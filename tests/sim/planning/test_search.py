@@ -61,6 +61,12 @@ def test_targets_are_kept_to_the_last_bit() -> None:
         )
 
 
+def test_a_bound_says_what_it_is_and_what_was_asked() -> None:
+    bound_ms = Planner(problem(candidates=(ONE,)))._rule(ONE, AS_GIVEN).ttft_bound_s * 1e3
+    ruled = Planner(problem(candidates=(ONE,), targets=Targets(0.95, 1.2345e-3)))._rule(ONE, AS_GIVEN)
+    assert ruled.reason == f"at least {bound_ms:.4g} ms however many replicas, target 1.234 ms"
+
+
 @pytest.mark.parametrize(("ratio", "why"), [(1.05, "fits"), (1.0500001, "accuracy"), (0.9, "fits")])
 def test_a_ratio_that_is_the_ceiling_is_allowed(ratio: float, why: str) -> None:
     assert Planner(problem(accuracy=lambda c: ratio))._accuracy(ONE).why == why
