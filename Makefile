@@ -23,7 +23,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq -c constrain
 MANIFESTS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check newest torchless fuzz bench calibrate validate peers emulate accuracy sensitivity auto spd gpu picture clean
+.PHONY: help demo test check newest torchless fuzz mutants bench calibrate validate peers emulate accuracy sensitivity auto spd gpu picture clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -52,6 +52,9 @@ torchless: $(VENV)/.torchless
 
 fuzz: $(VENV)/.test ## odd files and command lines for five minutes; ARGS="--seconds 60 --seed 7" (Linux)
 	$(BIN)/python tests/fuzz $(ARGS)
+
+mutants: $(VENV)/.mutants ## plant small faults and see whether tests notice (an hour or two; run again, it goes on; ARGS=--all: every one)
+	nice $(BIN)/python tests/mutants/mutants.py --workers $(WORKERS) $(ARGS)
 
 bench: $(VENV)/.test ## time the simulator, serving runs, the codecs, then what it costs that ranks agree
 	$(BIN)/python -m thinwire.sim.bench.prediction $(ARGS)
@@ -102,7 +105,7 @@ picture: $(VENV)/.dev ## draw the README's picture from today's predictions
 	$(BIN)/python docs/picture.py
 
 clean: ## remove the virtual environment, builds and caches
-	rm -rf $(VENV) $(VENV)-newest build dist src/thinwire.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-newest .mutants build dist src/thinwire.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.venv:
@@ -129,6 +132,11 @@ $(VENV)/.test: $(VENV)/.venv $(MANIFESTS)
 	@echo "thinwire: installing thinwire with its test dependencies (torch among them)"
 	@$(PIP) --no-build-isolation -e '.[test]'
 	@touch $(VENV)/.core $@
+
+$(VENV)/.mutants: $(VENV)/.venv $(MANIFESTS)
+	@echo "thinwire: installing thinwire with its test dependencies (torch among them) and the maker of mutants"
+	@$(PIP) --no-build-isolation -e '.[mutants]'
+	@touch $(VENV)/.core $(VENV)/.test $@
 
 $(VENV)/.dev: $(VENV)/.venv $(MANIFESTS)
 	@echo "thinwire: installing thinwire with its test and development tools (torch among them)"

@@ -235,6 +235,8 @@ def test_spikes_are_kept_and_narrow_the_range() -> None:
     for codec in (
         GroupedInt(2, spikes=True),
         GroupedInt(4, 512, "minimum", True),
+        GroupedInt(4, 256, "minimum", True),  # the last group whose positions are bytes, and the first where not
+        GroupedInt(4, 264, "minimum", True),
         GroupedInt(5, 32, "symmetric", True),
     ):
         x = normal(4 * codec.group).bfloat16()

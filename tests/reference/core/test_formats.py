@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from thinwire.reference.core.formats import FORMATS, element, planes
+from thinwire.reference.core.formats import FORMATS, element, planes, scale_cap
 
 ORACLES = {
     "e2m1": ml_dtypes.float4_e2m1fn,
@@ -96,3 +96,18 @@ def test_unknown_format_and_code_are_named() -> None:
         element("e9m9")
     with pytest.raises(ValueError, match=r"0\.\.15 for e2m1: code=16"):
         element("e2m1").value(16)
+
+
+@pytest.mark.parametrize("name", ["bf16", "fp16", "fp32", "e8m0"])
+@pytest.mark.parametrize("top", [1.0, 1.75, 6.0, 7.5, 28.0, 127.0, 255.0, 448.0, 57344.0])
+def test_the_largest_scale_is_the_last_that_bf16_can_hold_times_the_top(name: str, top: float) -> None:
+    """Against every scale there is; of fp32, against the next one up."""
+    cap, most = scale_cap(name, top), element("bf16").maximum
+    row = element(name)
+    assert cap * top <= most
+    if row.bits <= 16:
+        codes = (row.value(code) for code in range(1 << row.bits))
+        assert cap == max(value for value in codes if math.isfinite(value) and value * top <= most)
+    else:
+        following = math.ldexp(math.frexp(cap)[0] + 2.0**-24, math.frexp(cap)[1])
+        assert cap == float(np.float32(cap)) and (following * top > most or cap == row.maximum)

@@ -129,6 +129,16 @@ def test_bits_per_value_of_the_papers(spec: str, bits: float) -> None:
     assert parse_codec(spec).bits_per_value == bits
 
 
+@pytest.mark.parametrize("group", sorted({2**n + d for n in range(4, 17) for d in (-8, 0, 8)} & set(range(8, 65537))))
+def test_a_position_takes_the_fewest_bytes_that_tell_all_of_a_group_apart(group: int) -> None:
+    """256 positions are 0..255, one byte: the largest group of one-byte indices is exactly that."""
+    codec = GroupedInt(4, group, "minimum", spikes=True)
+    width = (group - 1).bit_length()
+    assert codec.index_bytes == -(-width // 8)
+    per_group = {section.name: section.nbytes for section in codec.sections(group)}
+    assert (per_group["spike_values"], per_group["spike_indices"]) == (4, 2 * codec.index_bytes)
+
+
 @pytest.mark.parametrize(("bits", "tile_bytes"), [(4, 1152), (6, 1664), (8, 2176)])
 def test_quickreduce_tile(bits: int, tile_bytes: int) -> None:
     """notes/kernels.md section A: bytes of QuickReduce's tile of 2048 values."""

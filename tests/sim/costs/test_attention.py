@@ -16,6 +16,7 @@ import math
 import time
 from dataclasses import replace
 from functools import cache
+from itertools import pairwise, product
 
 import pytest
 from hypothesis import given, settings
@@ -23,6 +24,9 @@ from hypothesis import strategies as st
 
 from thinwire.sim.costs.attention import (
     CORRECTIONS,
+    GROUP_AXIS,
+    LENGTH_AXIS,
+    PARALLEL_AXIS,
     AttentionModel,
     attention_flops,
     kernel_head_dim,
@@ -66,6 +70,133 @@ def test_pairs_and_flops_of_chunks_add_up_exactly(first: int, second: int, windo
     assert parts == scored_pairs(whole, whole, window)
     flops = attention_flops(3, first, first, 8, 128, window) + attention_flops(3, second, whole, 8, 128, window)
     assert flops == attention_flops(3, whole, whole, 8, 128, window)
+
+
+def test_a_pair_takes_two_products_of_two_operations_a_value() -> None:
+    """Scores and scores times values; each value of a head is multiplied and added."""
+    for batch, query, key, heads, dim, window in ((1, 1, 1, 1, 1, None), (3, 5, 9, 4, 64, 2), (2, 7, 7, 8, 96, None)):
+        naive = sum(
+            2 + 2 for _ in range(batch * heads) for _ in range(brute_pairs(query, key, window)) for _ in range(dim)
+        )
+        assert attention_flops(batch, query, key, heads, dim, window) == naive
+
+
+# --- the correction, a table over three axes of logarithms
+
+
+TABLE = replace(IDEAL, correction=tuple((i * 7919) % 1201 - 600 for i in range(CORRECTIONS)))
+
+
+def read(i: int, j: int, k: int) -> int:
+    """The table's entry: length changes slowest, group fastest."""
+    return TABLE.correction[(i * len(PARALLEL_AXIS) + j) * len(GROUP_AXIS) + k]
+
+
+def factor(length: float, parallel: float, group: float) -> float:
+    """By the axes' logarithms: n tokens of self-attention see (n + 1) / 2 keys each."""
+    return TABLE._factor((2**length + 1) / 2, round(2**parallel), 2**group)
+
+
+def test_axes_rise_by_one_as_the_look_up_supposes() -> None:
+    for axis in (LENGTH_AXIS, PARALLEL_AXIS):
+        assert [b - a for a, b in pairwise(axis)] == [1.0] * (len(axis) - 1)
+    assert all(a < b for a, b in pairwise(GROUP_AXIS))
+
+
+def test_a_correction_is_read_at_its_node() -> None:
+    for (i, x), (j, y), (k, z) in product(enumerate(LENGTH_AXIS), enumerate(PARALLEL_AXIS), enumerate(GROUP_AXIS)):
+        assert factor(x, y, z) == pytest.approx(math.exp(read(i, j, k) / 1000), rel=1e-9)
+
+
+def test_beyond_the_axes_the_nearest_correction_holds() -> None:
+    last = len(LENGTH_AXIS) - 1, len(PARALLEL_AXIS) - 1, len(GROUP_AXIS) - 1
+    assert factor(LENGTH_AXIS[0] - 3, PARALLEL_AXIS[0] - 2, 0.0) == pytest.approx(math.exp(read(0, 0, 0) / 1000))
+    far = factor(LENGTH_AXIS[-1] + 5, PARALLEL_AXIS[-1] + 5, GROUP_AXIS[-1] + 2)
+    assert far == pytest.approx(math.exp(read(*last) / 1000))
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5])
+def test_between_two_nodes_logarithms_are_straight(share: float) -> None:
+    for k, (low, high) in enumerate(pairwise(GROUP_AXIS)):
+        expected = (1 - share) * read(2, 3, k) + share * read(2, 3, k + 1)
+        found = factor(LENGTH_AXIS[2], PARALLEL_AXIS[3], low + share * (high - low))
+        assert found == pytest.approx(math.exp(expected / 1000), rel=1e-9)
+    expected = (1 - share) * read(4, 5, 1) + share * read(5, 5, 1)
+    assert factor(LENGTH_AXIS[4] + share, PARALLEL_AXIS[5], GROUP_AXIS[1]) == pytest.approx(math.exp(expected / 1000))
+    sequences = 2 ** PARALLEL_AXIS[6] * 1.5
+    share = math.log2(1.5)
+    expected = (1 - share) * read(1, 6, 2) + share * read(1, 7, 2)
+    found = TABLE._factor((2 ** LENGTH_AXIS[1] + 1) / 2, int(sequences), 2 ** GROUP_AXIS[2])
+    assert found == pytest.approx(math.exp(expected / 1000), rel=1e-9)
+
+
+@given(st.floats(6.0, 15.0), st.floats(1.0, 15.0), st.floats(-1.0, 4.0))
+def test_a_correction_is_the_weighted_mean_of_the_eight_around(x: float, y: float, z: float) -> None:
+    weights: list[dict[int, float]] = []
+    for axis, value in ((LENGTH_AXIS, x), (PARALLEL_AXIS, y), (GROUP_AXIS, z)):
+        inside = min(max(value, axis[0]), axis[-1])
+        at = next(i for i in range(len(axis) - 1) if inside <= axis[i + 1])
+        share = (inside - axis[at]) / (axis[at + 1] - axis[at])
+        weights.append({at: 1 - share, at + 1: share})
+    expected = sum(a * b * c * read(i, j, k) for (i, a), (j, b), (k, c) in product(*(w.items() for w in weights)))
+    found = TABLE._factor((2**x + 1) / 2, 2**y, 2**z)  # type: ignore[arg-type]  # as many as no machine has
+    assert math.log(found) * 1000 == pytest.approx(expected, rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize(("query", "key"), [(2048, 2048), (512, 4096)])
+def test_a_correction_is_a_factor_on_the_kernel(query: int, key: int) -> None:
+    """Not on its floor; by what a query sees on average, all sequences' heads, and the heads of a group."""
+    busy = replace(IDEAL, token_block_s=1e-7, lane_block_s=3e-7, tile_s=1e-6, memory_bandwidth_bytes_per_s=1e15)
+    fitted_to = replace(busy, correction=TABLE.correction)
+    plain_s, corrected_s = (model.time_s(4, query, key, 32, 8, 128) - 1e-5 for model in (busy, fitted_to))
+    mean_keys = brute_pairs(query, key, None) / query
+    assert corrected_s / plain_s == pytest.approx(TABLE._factor(mean_keys, 4 * 32, 32 / 8), rel=1e-9)
+
+
+# --- cross-attention: all queries see all keys
+
+
+@pytest.mark.parametrize(
+    ("batch", "query", "key", "heads", "kv_heads", "splits"),
+    [(16, 256, 4096, 32, 8, 1), (1, 128, 4096, 8, 2, 12), (1, 1, 100_000, 1, 1, 100), (2, 300, 1000, 5, 5, 3),
+     (1, 128, 129, 1, 1, 2), (1, 1, 10**6, 1, 1, 100)],
+)  # fmt: skip
+def test_cross_attention_is_the_closed_form(
+    batch: int, query: int, key: int, heads: int, kv_heads: int, splits: int
+) -> None:
+    """Mean and longest tile by hand, and bytes: queries, outputs, keys and values, and in fp32 what pieces leave."""
+    dim, tiles = 64, batch * heads * math.ceil(query / 128)
+    rate = 0.5 * 1e15 / 100
+    mean = batch * heads * 4 * dim * query * key / rate / 100
+    longest = 4 * dim * min(query, 128) * math.ceil(key / splits) / rate
+    moved = 2 * batch * dim * 2 * (query * heads + key * kv_heads)
+    if splits > 1:
+        moved += 2 * 4 * splits * batch * heads * query * (dim + 1)
+        assert splits * tiles <= 100 or splits * 128 >= key
+    cold = 1 / (1 + (1e6 / moved) ** 12)
+    expected = 1e-5 + max(mean + longest + moved * cold / 1e12, moved * cold / 1e12)
+    assert IDEAL.cross_time_s(batch, query, key, heads, kv_heads, dim) == pytest.approx(expected, rel=1e-9)
+
+
+def test_cross_attention_of_nothing_takes_no_time_and_wrong_sizes_are_refused() -> None:
+    for nothing in ((0, 5, 5), (5, 0, 5), (5, 5, 0)):
+        assert IDEAL.cross_time_s(*nothing, 8, 8, 128) == 0.0
+    for wrong in (
+        (-1, 5, 5, 8, 8),
+        (5, -1, 5, 8, 8),
+        (5, 5, -1, 8, 8),
+        (5, 5, 5, 0, 8),
+        (5, 5, 5, 8, 0),
+        (5, 5, 5, 8, 3),
+    ):
+        with pytest.raises(ValueError, match="need sizes of 0 or more"):
+            IDEAL.cross_time_s(*wrong, 128)
+    assert IDEAL.cross_time_s(1, 1, 1, 1, 1, 128) > IDEAL.floor_s
+
+
+def test_cross_attention_has_the_correction_of_as_many_keys_and_heads() -> None:
+    plain, corrected = (model.cross_time_s(4, 256, 4096, 32, 8, 128) - 1e-5 for model in (IDEAL, TABLE))
+    assert corrected / plain == pytest.approx(TABLE._factor(4096, 4 * 32, 32 / 8), rel=1e-9)
 
 
 def test_kernel_head_dim_is_what_flash_attention_dispatches() -> None:

@@ -1,5 +1,6 @@
 """Seconds of kernels and codecs, from a made-up profile with round numbers."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -11,10 +12,10 @@ from thinwire.reference.core.schedule import Interval, Work, build
 from thinwire.reference.core.scheme import MX, Codec, Collective, GroupedInt, Raw, Scheme
 from thinwire.sim.costs.cost import CostModel, codec_traffic
 from thinwire.sim.costs.elementwise import elementwise_bytes
-from thinwire.sim.costs.profile import Profile, Quantity
-from thinwire.sim.workload import Attend, Elementwise, Gemm
+from thinwire.sim.costs.profile import CodecKernel, Profile, Quantity
+from thinwire.sim.workload import Attend, AttendChunks, CrossAttend, DecodeAttend, Elementwise, Gemm
 
-from ..helpers import CATALOG, GPU, US, close, fabric, gpu_profile, machine, made_up
+from ..helpers import CATALOG, GPU, US, all_close, close, fabric, gpu_profile, machine, made_up
 
 GAP_S = 1.5 * US
 COST = CostModel(made_up(), GPU)
@@ -34,6 +35,20 @@ def test_a_kernel_costs_its_model_and_the_gap_after_it() -> None:
     narrow = Gemm("g", 64, 512, 256, "bf16")
     assert close(COST.kernel_s(narrow), gpu.gemm["bf16"].time_s(64, 512, 256) + GAP_S)
     assert COST.kernel_s(replace(narrow, precision="fp8")) != COST.kernel_s(narrow)
+
+
+def test_every_kind_of_attention_costs_its_model_and_the_gap_after_it() -> None:
+    """Chunks of several prompts in one call take its floor once, and beside it what each takes alone."""
+    attention, decoding = COST.profile.gpu.attention, COST.profile.gpu.decode_attention
+    chunks = ((300, 300), (64, 2000), (1, 77))
+    call = AttendChunks("a", chunks, 8, 2, 128, 500)
+    alone_s = [attention.time_s(1, tokens, keys, 8, 2, 128, 500) - attention.floor_s for tokens, keys in chunks]
+    assert min(alone_s) > 0
+    assert close(COST.kernel_s(call), attention.floor_s + sum(alone_s) + GAP_S)
+    decode = DecodeAttend("d", 7, 7 * 900, 8, 2, 128, 512)
+    assert close(COST.kernel_s(decode), decoding.time_s(7, 7 * 900, 8, 2, 128, 512) + GAP_S)
+    cross = CrossAttend("c", 3, 100, 4000, 8, 2, 128)
+    assert close(COST.kernel_s(cross), attention.cross_time_s(3, 100, 4000, 8, 2, 128) + GAP_S)
 
 
 @pytest.mark.parametrize(("precision", "sustained"), [("bf16", 60e12), ("fp8", 110e12)])
@@ -123,6 +138,34 @@ def test_codec_seconds_are_bytes_over_shares_of_the_bandwidth_and_passes(fused: 
     tensor_s = 0.0 if fused else 2 * 256_000 / (1000e9 * 0.5)  # a fused kernel reads and writes it anyway
     expected = tensor_s + 2 * INT4.wire_bytes(128_000) / (1000e9 * 0.25) + 2 * pass_s
     assert close(found, expected)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_kernels_that_were_timed_cost_what_they_took(fused: bool) -> None:
+    """A call, and so much a value, of each copy where several are summed; what was not timed costs as before."""
+    lines = (
+        CodecKernel(INT4.spec, "encode", 3 * US, 2e-9, "measured: made up"),
+        CodecKernel(INT4.spec, "reduce", 7 * US, 5e-9, "measured: made up"),
+        CodecKernel(Raw().spec, "reduce", 1 * US, 1e-9, "measured: made up"),
+    )
+    gpu = gpu_profile()
+    cost = CostModel(Profile(replace(gpu, codec=replace(gpu.codec, timed=lines)), fabric()), GPU)
+    works = [
+        one(INT4, "encode", 1280, 0),
+        one(INT4, "reduce", 1280, 1, (0, 1, 2)),
+        one(Raw(), "reduce", 1000, 1, (0, 1)),
+        one(INT8, "encode", 640, 1),
+    ]
+    timed_s = [3 * US + 1280 * 2e-9, 7 * US + 3 * 1280 * 5e-9 + 1 * US + 2 * 1000 * 1e-9]
+    rest_s = COST.codec_s(works[3:], 2, fused)
+    assert all_close(cost.codec_s(works, 2, fused).tolist(), [timed_s[0], timed_s[1] + rest_s[1]])
+
+
+def test_times_of_nothing_are_times_and_negative_ones_are_none() -> None:
+    assert CodecKernel("bf16", "encode", 0.0, 0.0, "assumed: free")
+    for wrong in ((-1e-9, 0.0), (0.0, -1e-9), (math.inf, 0.0)):
+        with pytest.raises(ValueError, match="finite and not negative"):
+            CodecKernel("bf16", "encode", *wrong, "assumed: wrong")
 
 
 @given(

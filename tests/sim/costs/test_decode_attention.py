@@ -62,6 +62,18 @@ def test_every_term_is_the_closed_form() -> None:
     assert PHYSICAL.time_s(1, 5000, 8, 1, 128) == pytest.approx(1e-5 + 0.4 * 4e-8 + 3e-6 + one_s)
 
 
+def test_the_least_of_a_call_is_what_is_paid_before_any_context() -> None:
+    """Floor, regrouping, what does not hide, and writing each sequence's new token; a token more is read at the best
+    share there is.
+    """
+    call = PHYSICAL.call(6, 16, 2, 128)
+    token_s = 2 * 2 * 2 * 128 / 0.5e12
+    assert call.least_s == pytest.approx(1e-5 + 2e-6 + 0.4 * 12 * 4e-6 / 100 + 6 * token_s, rel=1e-12)
+    assert PHYSICAL.least_token_s(2, 128) == pytest.approx(token_s, rel=1e-12)
+    best = replace(IDEAL, shares=(0.2, 0.4, *[0.8] * (SHARE_NODES - 2)))
+    assert best.least_token_s(8, 64) == pytest.approx(2 * 2 * 8 * 64 / 0.8e12, rel=1e-12)
+
+
 def test_shares_lie_between_their_nodes() -> None:
     model = replace(IDEAL, shares=(0.2, 0.4, *[0.8] * (SHARE_NODES - 2)))
     assert [model.share(n) for n in (1, 2, 4, 1024, 5000)] == [0.2, 0.4, 0.8, 0.8, 0.8]

@@ -15,6 +15,13 @@ MODEL = ElementwiseModel(
 )
 
 
+def test_an_operator_may_be_free_of_a_floor_and_reach_the_datasheet() -> None:
+    assert OpCost(0.0, 1.0, "assumed: ideal")
+    for floor_s, efficiency in ((-1e-9, 0.5), (0.0, 0.0), (0.0, 1.0001)):
+        with pytest.raises(ValueError, match="need floor_s >= 0"):
+            OpCost(floor_s, efficiency, "assumed: none")
+
+
 def test_bytes_by_hand() -> None:
     """Llama-3-70B at TP 8, 4096 tokens, bf16: hidden 8192, 8 + 1 heads of 128, 3584 of the intermediate."""
     expected = {

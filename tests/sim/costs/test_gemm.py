@@ -15,6 +15,7 @@ from thinwire.sim.costs.gemm import (
     DEFAULT,
     FEATURES,
     TILES,
+    WAVE_TILES,
     Correction,
     GemmModel,
     GpuFacts,
@@ -94,10 +95,49 @@ def test_padding_costs_two_copies_above_256_rows_that_are_no_multiple_of_4() -> 
         assert model.time_s(m, n, k) == unpadded.time_s(m, n, k)
 
 
-@given(*SIZES, st.sampled_from([ONE_TILE, replace(ONE_TILE, split_s=1e-6), DEFAULT["bf16"]]))
-def test_one_product_and_many_agree(m: int, n: int, k: int, base: Roofline) -> None:
-    many = base.times_s(GPU, "bf16", np.array([float(m)]), np.array([float(n)]), np.array([float(k)]))
-    assert base.time_s(GPU, "bf16", m, n, k) == pytest.approx(float(many[0]), rel=1e-12)
+@pytest.mark.parametrize("dtype", ["bf16", "fp8"])
+@given(*SIZES, st.sampled_from([ONE_TILE, PADDED, replace(ONE_TILE, split_s=1e-6), DEFAULT["bf16"], DEFAULT["fp8"]]))
+def test_one_product_and_many_agree(dtype: str, m: int, n: int, k: int, base: Roofline) -> None:
+    many = base.times_s(GPU, dtype, np.array([float(m)]), np.array([float(n)]), np.array([float(k)]))
+    assert base.time_s(GPU, dtype, m, n, k) == pytest.approx(float(many[0]), rel=1e-12)
+
+
+def test_what_is_assumed_of_an_unmeasured_gpu_does_not_change_unseen() -> None:
+    """The shared rooflines and the tiles are numbers of a fit: a change moves every prediction on such a GPU."""
+    products = (
+        (1, 4096, 4096), (64, 64, 128), (100, 1000, 8192), (130, 130, 130), (300, 5000, 2048), (1000, 1280, 8192),
+        (8192, 8192, 8192), (16384, 64, 28672),
+    )  # fmt: skip
+    micros = {
+        "bf16": (24.2225, 2.61295, 14.262, 2.61804, 18.4845, 39.3688, 1387.1, 621.058),
+        "fp8": (15.677, 8.43357, 17.9976, 8.46679, 25.1594, 73.1066, 1817.24, 2005.24),
+    }
+    for dtype, expected in micros.items():
+        found = [DEFAULT[dtype].time_s(GPU, dtype, *product) * 1e6 for product in products]
+        assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_waves_are_those_of_tiles_that_there_are() -> None:
+    assert set(WAVE_TILES) <= set(TILES)
+
+
+@pytest.mark.parametrize("m", [1, 64, 65, 128, 129, 256, 257, 258, 260, 512, 513, 5000])
+def test_a_product_lies_where_its_features_say(m: int) -> None:
+    """Counted out one by one: bands of m, the share of the last 256 rows, padding, and room in the last waves."""
+    n, k = 1000, 4096
+    found = features(GPU, True, np.array([m]), np.array([n]), np.array([k]))[0]
+    band = sum(m > edge for edge in (64, 128, 256))
+    filled = next(rows for rows in range(1, 257) if (m - rows) % 256 == 0) / 256
+    pays = float(m > 256 and m % 4 != 0)
+    room = []
+    for rows, columns in WAVE_TILES:
+        tiles = math.ceil(m / rows) * math.ceil(n / columns)
+        waves = next(w for w in range(1, 10**6) if w * GPU.sm_count >= tiles)
+        room.append(math.log(waves * GPU.sm_count / tiles))
+    expected = [math.log(m), math.log(n), math.log(k), band, filled, pays, *room]
+    assert found.tolist() == pytest.approx(expected, rel=1e-12, abs=1e-15)
+    plain = features(GPU, False, np.array([m]), np.array([n]), np.array([k]))[0]
+    assert plain[5] == 0.0 and plain.tolist()[:5] == found.tolist()[:5]
 
 
 @given(*SIZES, st.integers(0, 100_000), st.integers(0, 20_000), st.integers(0, 4_000), st.sampled_from(["bf16", "fp8"]))

@@ -308,3 +308,9 @@ def test_a_slower_profile_gives_a_slower_prediction() -> None:
     kernels = sum(len(s.kernels) for s in before.timeline.spans() if s.rank == 0)
     assert kernels == 1 + 2 * 9 + 2
     assert close(after.ttft_s - before.ttft_s, kernels * 1e-3)
+
+
+@pytest.mark.parametrize(("op", "rounds"), [("all_reduce", 2), ("all_gather", 1), ("reduce_scatter", 1)])
+def test_a_call_has_a_hop_to_each_other_rank_and_a_sum_two(op: str, rounds: int) -> None:
+    for ranks in (1, 2, 3, 8):
+        assert protocol("ring", ranks, op=op).hops == rounds * max(1, ranks - 1)

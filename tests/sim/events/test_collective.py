@@ -183,6 +183,14 @@ def test_bytes_per_rank_leaves_the_switch_out() -> None:
     assert bytes_per_rank(steps, 4, 1)["nvls"] == 2 * (4_000 + 1_000)
 
 
+@pytest.mark.parametrize("sender", range(4))
+def test_the_size_of_a_call_is_that_of_its_largest_sender(sender: int) -> None:
+    sends = tuple(Transfer(sender, to, Interval(0, 100), RAW) for to in range(4) if to != sender)
+    back = Transfer((sender + 1) % 4, sender, Interval(0, 10), RAW)
+    step = Step("all_to_all", (), (*sends, back))
+    assert bytes_per_rank((step, step), 4) == {"all_to_all": 2 * 3 * 200}
+
+
 @pytest.mark.parametrize("collective", ["ring", "two_step", "all_gather", "hierarchical", "tree"])
 @pytest.mark.parametrize("numel", [0, 1, 3, 129])
 def test_tiny_tensors_arrive(collective: Collective, numel: int) -> None:

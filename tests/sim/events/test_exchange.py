@@ -14,15 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thinwire.reference.catalog import scheme, schemes
-from thinwire.reference.core.schedule import Op, build
+from thinwire.reference.core.schedule import Interval, Lane, Op, Schedule, Step, Transfer, build
 from thinwire.reference.core.scheme import Raw, Scheme
 from thinwire.sim.costs.profile import Baseline, FabricProfile, Profile
 from thinwire.sim.events.analytic import closed_form
 from thinwire.sim.events.collective import run_alone
 from thinwire.sim.events.exchange import UNCOMPRESSED, Exchanger, slowdown, uncompressed
-from thinwire.sim.workload import Exchange
+from thinwire.sim.workload import Exchange, Passing
 
-from ..helpers import CATALOG, US, all_close, close, exchanger, fabric, gpu_profile, machine, protocol, switched
+from ..helpers import CATALOG, US, all_close, attach, close, exchanger, fabric, gpu_profile, machine, protocol, switched
 
 WIRE_SCHEMES = tuple(
     s.name
@@ -38,6 +38,18 @@ def on(cluster: str, tp: int | None = None) -> Exchanger:
 
 def seconds(of: Exchanger, name: str, numel: int, op: Op = "all_reduce") -> float:
     return of.alone(of.time(op, numel, scheme(name))).seconds
+
+
+def test_a_hop_by_itself_is_as_efficient_as_one_of_a_call() -> None:
+    """Efficiency is looked up by what a rank sends in the whole call: three hops of a ring take what its call takes."""
+    sized = replace(protocol("ring", 4, op="all_gather"), knots=((1e3, 0.1), (1e6, 0.8)))
+    of = exchanger(switched(4), Profile(gpu_profile(), fabric(4, [sized])))
+    whole = Interval(0, 50_000)
+    step = Step("ring", (), tuple(Transfer(rank, (rank + 1) % 4, whole, Raw()) for rank in range(4)))
+    hop, call = (Schedule("hops", 4, len(whole), (Lane(whole, (step,) * hops),), 1) for hops in (1, 3))
+    hop_s = of.alone(of.timed(Passing(hop))).seconds
+    call_s = run_alone(attach(call, of.routes, of.cost.fabric, "all_gather"), of.routes).seconds
+    assert close(3 * hop_s, call_s + 2 * sized.launch_s)
 
 
 # --- what holds for every exchange ---

@@ -221,6 +221,12 @@ def test_a_steady_period_is_folded() -> None:
     assert (fold.layers, fold.copies, fold.period_s) == (range(3, 4), 6, 2.0)
 
 
+def test_layers_that_take_no_time_are_steady() -> None:
+    (run,) = find_runs([KINDS[0]] * 10)
+    (fold,) = folds_of([run], spans_ending([(5.0, 5.0)] * 4, ("compute", "communication"))) or ()
+    assert (fold.copies, fold.period_s) == (6, 0.0)
+
+
 @pytest.mark.parametrize(
     "ends",
     [
@@ -231,6 +237,24 @@ def test_a_steady_period_is_folded() -> None:
 def test_an_unsteady_run_is_not_folded(ends: list[tuple[float, ...]]) -> None:
     runs = find_runs([KINDS[0]] * 10)
     assert folds_of(runs, spans_ending(ends, ("compute", "communication"))) is None
+
+
+@pytest.mark.parametrize("drift", [0.1, 0.01, 1e-3, 1e-4, 1e-5, 2e-6, 1e-13, 1e-14])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_steady_is_steady_to_the_order_of_sums(drift: float, sign: int) -> None:
+    """Of a thousand layers the last would be so many drifts late: no thousandth of a period is folded away."""
+    late = 1 + sign * drift
+    runs = find_runs([KINDS[0]] * 1004)
+    drifting = spans_ending(
+        [(5.0, 5.0), (6.0, 6.0), (7.0, 7.0), (7.0 + late, 7.0 + late)], ("compute", "communication")
+    )
+    apart = spans_ending([(5.0, 5.0), (6.0, 6.0), (7.0, 7.0), (8.0, 7.0 + late)], ("compute", "communication"))
+    for spans in (drifting, apart):
+        folds = folds_of(runs, spans)
+        if 1000 * drift > 1e-3:
+            assert folds is None
+        else:  # an ulp or so of 8
+            assert folds is not None and folds[0].copies == 1000
 
 
 def test_ranks_that_drift_apart_are_run_in_full() -> None:

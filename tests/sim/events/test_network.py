@@ -5,7 +5,7 @@ where nobody is faster. So the bottleneck test below holds for the right rates a
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 import numpy as np
@@ -226,6 +226,19 @@ def test_a_pool_is_loaded_once_for_each_link_of_the_route_in_it() -> None:
     (row,) = _rows(cluster, [(0, 1)])
     names = [*(link.name for link in cluster.links), *sorted(cluster.pools)]
     assert [names[r] for r in row] == ["gpu0->bridge0", "gpu0.duplex", "bridge0->gpu1", "gpu1.duplex"]
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0, 1.5, 1.9, 2.0, 3.0])
+def test_a_pool_that_two_links_of_a_route_name_is_crossed_twice(share: float) -> None:
+    """Up to the switch and down again: two bytes pass the backplane for one of the flow's."""
+    plain = switched(3)
+    links = tuple(replace(link, pools=("backplane",)) for link in plain.links)
+    cluster = replace(plain, links=links, pools={"backplane": share * PORT_BYTES_PER_S})
+    for flows in ([(0.0, 0, 1, SECOND)], [(0.0, 0, 1, SECOND), (0.0, 1, 2, SECOND)]):
+        arrived, network = carry(cluster, flows)
+        seconds = max(1.0, 2 * len(flows) / share)
+        assert all(close(at_s, ROUTE_LATENCY_S + seconds) for at_s in arrived)
+        assert network.peak_utilisation() == pytest.approx(1.0)
 
 
 def _rows(cluster: Cluster, pairs: Sequence[tuple[int, int]]) -> list[list[int]]:

@@ -111,6 +111,38 @@ def test_a_path_goes_on_where_rounding_parts_an_end_from_the_start_that_follows(
     assert len(path) == 2
 
 
+def test_what_counts_as_rounding_is_a_share_of_the_whole() -> None:
+    """However short the first spans are: a shift of seconds rounds like seconds."""
+    start = 0.5000000000005
+    spans = (
+        compute(0, 0, 0.0, 1e-9), compute(0, 1, 1e-9, 2e-9), compute(0, 2, 2e-9, nextafter(start, 0.0)),
+        wire(0, 2, start, 1.0),
+    )  # fmt: skip
+    assert len(Timeline(spans, (), 1.0).critical_path()) == 4
+    shifted = (compute(0, 0, 0.0, 1e-9), wire(0, 0, 1e-9 + 1e-14, 1.0))
+    assert len(Timeline(shifted, (), 1.0).critical_path()) == 2
+    apart = (compute(0, 0, 0.0, 0.4999), wire(0, 0, 0.5, 1.0))
+    assert len(Timeline(apart, (), 1.0).critical_path()) == 1, "a gap of a ten-thousandth is one"
+
+
+def test_the_path_stays_on_its_rank_where_that_waited_for_nobody() -> None:
+    """Of several that came at the same moment the one that is looked at has its own work before it."""
+    for last in (0, 1, 2):
+        spans = (
+            *(compute(rank, 0, 0, 5) for rank in range(3)),
+            *(wire(rank, 0, 5, 7 if rank == last else 6) for rank in range(3)),
+        )
+        path = Timeline(spans, (), 7.0).critical_path()
+        assert [(s.rank, s.stream) for s in path] == [(last, "communication"), (last, "compute")]
+
+
+def test_of_two_that_end_at_once_the_path_takes_the_kernels() -> None:
+    """They could not have ended sooner; what was sent beside them could, and nobody would have noticed."""
+    for spans in ((compute(0, 0, 1, 5), wire(0, 0, 2, 5, part=1)), (wire(0, 0, 2, 5, part=1), compute(0, 0, 1, 5))):
+        path = Timeline((*spans, compute(0, 1, 5, 9)), (), 9.0).critical_path()
+        assert [(s.stream, s.start_s) for s in path] == [("compute", 5), ("compute", 1)]
+
+
 def assert_chain(path: Iterable[Span], ttft_s: float) -> None:
     chain = list(path)
     assert close(chain[0].end_s, ttft_s)

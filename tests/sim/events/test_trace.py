@@ -27,6 +27,7 @@ def test_events_are_complete_and_nest() -> None:
     assert {event["ph"] for event in events} == {"M", "X"}
     names = {(e["pid"], e["tid"]): e["args"]["name"] for e in events if e["name"] == "thread_name"}
     assert names == {(r, t): n for r in range(4) for t, n in enumerate(("compute", "communication"))}
+    assert {(e["pid"], e["tid"]) for e in events} == names.keys(), "on threads that have a name"
     processes = {e["pid"]: e["args"]["name"] for e in events if e["name"] == "process_name"}
     assert processes == {rank: f"rank {rank}" for rank in range(4)}
     timed = [e for e in events if e["ph"] == "X"]

@@ -9,6 +9,10 @@ import numpy as np
 import pytest
 
 from thinwire.sim.serving.arrivals import (
+    BURSTINESS,
+    MOST_RATE,
+    MOST_TOKENS,
+    MOST_VARIATION,
     PIECE,
     ClosedLoop,
     Drawn,
@@ -32,7 +36,7 @@ def drawn(load: Drawn, seconds: float, seed: int = 0) -> tuple[np.ndarray, np.nd
     return at_s, prompt, output
 
 
-@pytest.mark.parametrize("burstiness", [0.25, 1.0, 4.0])
+@pytest.mark.parametrize("burstiness", [0.25, 0.5, 1.0, 2.0, 4.0])
 def test_gaps_have_the_rate_and_the_burstiness(burstiness: float) -> None:
     at_s, _, _ = drawn(Drawn(50.0, Fixed(10), Fixed(10), burstiness), 2000)
     gaps = np.diff(at_s)
@@ -158,6 +162,50 @@ def test_a_trace_that_is_not_there_or_no_text(tmp_path: Path) -> None:
         Trace(str(tmp_path / "binary.csv"))
 
 
+@pytest.mark.parametrize("start", ["2024-05-10 00:00:00", "2024-05-10T00:00:00.", "2024-05-10 00:00:00.0+00:00"])
+def test_stamps_with_and_without_a_fraction_stand_in_one_trace(tmp_path: Path, start: str) -> None:
+    """A writer that leaves a fraction of nothing out means the whole second."""
+    later = start.replace("00:00:00", "00:00:01.5", 1).replace("1.5.0", "1.5").rstrip(".")
+    trace = Trace(written(tmp_path, f"{HEADER}{start},10,20\n{later},10,20\n"))
+    assert trace.seconds == pytest.approx(1.5)
+
+
+def test_what_is_just_allowed_is_allowed() -> None:
+    """The ends of every range; a step beyond is refused."""
+    for inside in (
+        lambda: Fixed(1),
+        lambda: Fixed(MOST_TOKENS),
+        lambda: LogNormal(1),
+        lambda: LogNormal(MOST_TOKENS, MOST_VARIATION, MOST_TOKENS),
+        lambda: LogNormal(1, 1e-9, 1),
+        lambda: Geometric(1),
+        lambda: Geometric(MOST_TOKENS),
+        lambda: Drawn(MOST_RATE, Fixed(1), Fixed(1), BURSTINESS[0]),
+        lambda: Drawn(1e-9, Fixed(1), Fixed(1), BURSTINESS[1]),
+        lambda: ClosedLoop(1, Fixed(1), Fixed(1)),
+    ):
+        assert inside()
+    for outside in (
+        lambda: Fixed(MOST_TOKENS + 1),
+        lambda: LogNormal(MOST_TOKENS * 1.01),
+        lambda: LogNormal(9, MOST_VARIATION * 1.01),
+        lambda: LogNormal(9, 1.0, MOST_TOKENS + 1),
+        lambda: Geometric(MOST_TOKENS * 1.01),
+        lambda: Drawn(MOST_RATE * 1.01, Fixed(1), Fixed(1)),
+        lambda: Drawn(1.0, Fixed(1), Fixed(1), BURSTINESS[0] / 1.01),
+        lambda: Drawn(1.0, Fixed(1), Fixed(1), BURSTINESS[1] * 1.01),
+    ):
+        with pytest.raises(ValueError):
+            outside()
+
+
+def test_a_trace_may_ask_for_as_many_tokens_as_there_may_be_and_for_none(tmp_path: Path) -> None:
+    trace = Trace(written(tmp_path, f"{HEADER}0,1,0\n1,{MOST_TOKENS},{MOST_TOKENS}\n"))
+    (piece,) = trace.pieces(0, math.inf)
+    assert piece.prompt_tokens.tolist() == [1, MOST_TOKENS] and piece.output_tokens.tolist() == [1, MOST_TOKENS]
+    assert [len(piece.at_s) for piece in trace.pieces(0, 1.0)] == [1], "before the end, not at it"
+
+
 def test_wrong_loads_are_refused() -> None:
     for wrong in (
         lambda: Fixed(0),
@@ -181,7 +229,7 @@ def test_wrong_loads_are_refused() -> None:
 def test_lengths_by_name() -> None:
     assert lengths_of("fixed", 10.0) == Fixed(10)
     assert lengths_of("geometric", 10.5) == Geometric(10.5)
-    assert lengths_of("lognormal", 10) == LogNormal(10)
+    assert lengths_of("lognormal", 10) == LogNormal(10) == LogNormal(10, 1.0, 32768), "as ever: files leave it out"
     assert lengths_of("lognormal", 10, 2.0, 50) == LogNormal(10, 2.0, 50)
     for wrong, said in (
         (("normal", 10), "lognormal or geometric: 'normal'"),

@@ -81,6 +81,13 @@ def test_a_table_asks_little_of_a_smooth_function() -> None:
         MonotoneTable(lambda n: 1.0, 0)
 
 
+def test_between_two_knots_a_table_is_straight() -> None:
+    """A line that rises by less than the bound takes two questions and is told as it is."""
+    table = MonotoneTable(lambda n: 1 + 1e-5 * n, 900, 0.01)
+    assert [table(n) for n in range(1, 901)] == pytest.approx([1 + 1e-5 * n for n in range(1, 901)], rel=1e-14)
+    assert table.asked == 2
+
+
 # --- against the predictor ---
 
 
@@ -185,3 +192,41 @@ def test_a_host_that_adds_time_adds_it_to_every_iteration() -> None:
     assert slow.line(2, 50).first_s == pytest.approx(quick.line(2, 50).first_s + 2e-3)
     assert slow.mixed_s([(9, 9)], 1, 2, 50) == pytest.approx(quick.mixed_s([(9, 9)], 1, 2, 50) + 2e-3)
     assert any("2 ms" in sentence for sentence in slow.sentences())
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)))
+def test_tables_that_may_not_interpolate_are_the_predictor(case: tuple[str, str, int, str, str, int | None]) -> None:
+    """To rounding: a term that a bound of a percent would hide (a launch, a gap, the host's part) is seen."""
+    found, dice = exact(paced(*case)), random.Random(7)
+    for chunks, sequences in (((1,), 0), ((3, 17), 0), ((40,), 5), ((2, 30, 9), 11), ((), 1), ((), 6)):
+        context = sequences * dice.randint(1, 5000)
+        share = Share(tuple((c, c + dice.choice((0, 900))) for c in chunks), sequences, context)
+        for finishing in {0, len(chunks)}:
+            if chunks:
+                seconds = found.mixed_s(share.chunks, finishing, sequences, context)
+            else:
+                seconds = found.line(sequences, context).first_s
+            assert seconds == pytest.approx(predicted(found, share, finishing) + found.host_s, rel=1e-9)
+
+
+def exact(model: IterationModel) -> IterationModel:
+    """The same on tables without interpolation, with a host that takes its time."""
+    return replace(model, bound=1e-15, host_s=0.25)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)))
+def test_floors_are_near_what_they_are_below(case: tuple[str, str, int, str, str, int | None]) -> None:
+    """A floor of nothing would be one, too. Where contexts are short and numbers have four bits little is left out."""
+    model = exact(paced(*case))
+    slope = model.least_token_s()
+    promised_s = model.host_s  # alone, where times depend on where chunks lie
+    for sequences in (1, 2):
+        line_s = model.line(sequences, sequences).first_s - promised_s
+        assert 0.998 < (model.floor_s(0, sequences) + slope * sequences - promised_s) / line_s <= 1 + 1e-12
+    for tokens, sequences in ((1, 0), (8, 0), (8, 4), (48, 16), (1, 1)):
+        mixed_s = model.mixed_s([(tokens, tokens)], 0, sequences, sequences) - promised_s
+        floor_s = model.floor_s(tokens, sequences) - promised_s
+        if model.scheme.sequence_split is None or case[2] == 1:
+            assert 0.975 < (floor_s + slope * sequences) / mixed_s <= 1 + 1e-12
+        else:
+            assert floor_s == 0.0

@@ -225,6 +225,14 @@ def test_a_replica_down_costs_its_requests_their_time_and_no_more() -> None:
     assert witness.ends[0][1] == pytest.approx(ENGINE.mixed_s([(100, 100)], 1, 0, 0))  # the first token stays out
 
 
+@pytest.mark.parametrize("first_s", [0.25, 0.5, 1.0, 2.0, 3.0])
+def test_the_first_token_is_the_first_whatever_the_clock_shows(first_s: float) -> None:
+    """A request that was sent again gave its first token when it did, also where that is a round number."""
+    setup = Setup(Linear(first_s, 0.0), Batching(64, 8, 1000), 2, changes=(Change(2.5 * first_s, 0, None),))
+    _, witness = simulate(setup, Scripted(((0.0, 10, 5),)), 20.0)
+    assert witness.ends[0] == (0.0, first_s, pytest.approx(5.5 * first_s))
+
+
 def test_what_is_under_way_is_lost_with_the_replica_it_comes_from() -> None:
     """Keys and values half-way to the other pool, when their source goes down: the prompt is run again elsewhere."""
     script, down = Scripted(((0.0, 100, 10),)), (Change(1.0, 0, None),)

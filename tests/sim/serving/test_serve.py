@@ -1,6 +1,7 @@
 """The serving face and command: what a deployment is made of, what faults do to it, and what scripts read."""
 
 import json
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from thinwire.sim.serving.question import Deployment
 from thinwire.sim.serving.serve import Fault, Paces, ServingResult, parse_fault, serve
 from thinwire.sim.serving.statistics import Slo
 from thinwire.sim.serving.workload import kv_bytes_per_token
+from thinwire.sim.workload import Prompt, memory_bytes
 
 from ...command import Capture, run
 from ..helpers import CATALOG, machine
@@ -126,6 +128,31 @@ def test_memory_left_by_weights_is_the_kv_cache() -> None:
         serve(deployment(model="llama-3-70b", tp=2), LOAD, 10)
 
 
+@pytest.mark.parametrize(
+    "given", [{}, {"token_budget": 8192}, {"token_budget": 1 << 16}, {"weights": "fp8", "memory_share": 0.5}, {"tp": 2}]
+)
+def test_weights_activations_and_kv_cache_fill_the_memory(given: dict[str, Any]) -> None:
+    """To less than a token: the widest activations are those of an iteration that is full."""
+    asked = deployment(**given)
+    paces = Paces(asked)
+    tp = len(paces.cluster.gpus)
+    held = memory_bytes(paces.model, Prompt(1, asked.token_budget, asked.weights), tp)
+    token_bytes = kv_bytes_per_token(paces.model, tp)
+    taken = held["weights"] + held["activations"] + paces.limits.kv_tokens * token_bytes
+    room = asked.memory_share * paces.cluster.gpu.memory_bytes
+    assert room - token_bytes < taken <= room
+
+
+def test_what_leaves_no_room_is_said_in_gigabytes() -> None:
+    paces = Paces(deployment(model="llama-3-70b", tp=2))
+    held = memory_bytes(paces.model, Prompt(1, 2048, "bf16"), 2)
+    with pytest.raises(ValueError, match="no room for a KV cache") as refused:
+        _ = paces.limits
+    said = [float(number) for number in re.findall(r"\d+\.\d", str(refused.value))]
+    meant = (held["weights"], held["activations"], 0.9 * paces.cluster.gpu.memory_bytes)
+    assert said == pytest.approx([nbytes / 1e9 for nbytes in meant], abs=0.051)
+
+
 def test_faults_cost_time_in_the_order_of_their_weight() -> None:
     mild = Fault(10, 0, 20, links={"*": 0.5})
     down = Fault(12, 0, 20, down=True)
@@ -185,6 +212,20 @@ def test_separate_pools_state_their_transfer() -> None:
     assert any("GB/s" in sentence and "pool" in sentence for sentence in found.assumptions)
     slower = served(decode_replicas=1, transfer_bytes_per_s=1e7)
     assert slower.run.latency.mean.value > found.run.latency.mean.value + 0.3
+
+
+def test_keys_and_values_take_their_bytes_over_the_rate() -> None:
+    """Of a prompt and the token it gave. Nobody is about whom a request could wait for."""
+    lone = Drawn(0.05, Fixed(700), Fixed(2))
+    rates = (1e30, 1e9, 2e8)
+    now_s, *later_s = (
+        serve(
+            deployment(decode_replicas=1, transfer_bytes_per_s=rate), lone, 200, paces=tables("bf16")
+        ).run.latency.mean.value
+        for rate in rates
+    )
+    nbytes = 701 * kv_bytes_per_token(tables("bf16").model, 4)
+    assert [after - now_s for after in later_s] == pytest.approx([nbytes / rate for rate in rates[1:]], rel=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from thinwire.sim.serving.statistics import (
     Level,
     Recorder,
     Slo,
+    Summary,
     ms,
     quantile,
     shown,
@@ -39,6 +40,18 @@ def test_a_percentile_between_bins_is_half_a_bin_off_at_most() -> None:
     binned.add(values, np.arange(len(values)) % 2)
     for q, found in binned.summary().percentiles.items():
         assert found.value == pytest.approx(np.quantile(values, q), rel=0.004)
+
+
+@given(st.integers(0, BINS - 1), st.integers(1, 50), st.integers(0, 50), st.floats(0.0, 1.0))
+def test_a_percentile_lies_in_its_bin_in_proportion(edge: int, inside: int, before: int, q: float) -> None:
+    """Of equal values the q-th is a share q of the bin up; of those below it, none is counted for that."""
+    counts = np.zeros(BINS + 1, dtype=np.int64)
+    counts[edge + 1] = inside
+    assert quantile(counts, q) == pytest.approx(LOWEST_S * GROWTH ** (edge + 1 + q), rel=1e-12)
+    counts[edge] = before
+    rank = q * (before + inside) - before
+    if rank > 1e-9:
+        assert quantile(counts, q) == pytest.approx(LOWEST_S * GROWTH ** (edge + 1 + rank / inside), rel=1e-12)
 
 
 def test_what_is_outside_the_bins_counts_at_their_ends() -> None:
@@ -82,6 +95,33 @@ def test_warm_up_is_cut_by_arrival_and_rates_count_by_end() -> None:
     assert found.goodput_per_s.value == pytest.approx(2 / 20)
 
 
+def test_the_window_holds_its_beginning_and_not_its_end() -> None:
+    """[10, 30) in batches [10, 15), [15, 20) ..: each moment is in one."""
+    found = recorded((10.0, 11.0, 12.0, 2), (30.0, 31.0, 32.0, 2), (29.999, 31.0, 32.0, 2))
+    assert found.ttft.summary().count == 2
+    found = recorded((5.0, 6.0, 10.0, 4), (5.0, 6.0, 9.999, 8), (12.0, 13.0, 30.0, 16))
+    assert found.output_tokens_per_s.value == pytest.approx(4 / 20), "rates count who ends in the window"
+    ends = recorded(*((10.5, 11.0, end_s, 1) for end_s in (10.5, 14.999, 15.0, 20.0, 25.0, 29.999)))
+    rates = [2 / 5, 1 / 5, 1 / 5, 2 / 5]
+    assert ends.goodput_per_s.half_width == pytest.approx(student(rates))
+
+
+def test_a_good_request_keeps_both_limits_to_the_last_bit() -> None:
+    for ttft_s, tpot_s, good in ((2.0, 0.5, 1), (2.0001, 0.5, 0), (2.0, 0.5001, 0), (1.9, 0.4, 1)):
+        found = recorded((11.0, 11.0 + ttft_s, 11.0 + ttft_s + 4 * tpot_s, 5), slo=Slo(2.0, 0.5))
+        assert found.attainment == good
+
+
+def test_what_is_just_allowed_is_allowed() -> None:
+    assert Recorder(0.0, 1.0, 2, NO_SLO).finish().ttft.summary().count == 0
+    for wrong in ((0.0, 1.0, 1), (1.0, 1.0, 2), (-1e-9, 1.0, 2), (0.0, math.inf, 2)):
+        with pytest.raises(ValueError):
+            Recorder(*wrong, NO_SLO)
+    for wrong_slo in ({"ttft_s": 0.0}, {"tpot_s": 0.0}, {"tpot_s": math.nan}):
+        with pytest.raises(ValueError, match="of an SLO must be positive"):
+            Slo(**wrong_slo)
+
+
 def test_an_answer_of_one_token_has_no_tpot() -> None:
     found = recorded((11.0, 12.0, 12.0, 1), (12.0, 13.0, 15.0, 2), slo=Slo(5.0, 1.0))
     assert found.tpot.summary().count == 1
@@ -117,6 +157,19 @@ def test_who_is_never_served_keeps_no_slo() -> None:
     found = Recorder(10.0, 30.0, 4, Slo(5.0))
     found.add(11.0, 12.0, 13.0, 2)
     assert found.finish(3).attainment == 0.25
+
+
+def test_plain_values_are_in_their_unit() -> None:
+    assert Estimate(2.0, 0.5).to_dict() == {"value": 2.0, "half_width": 0.5}
+    assert Estimate(2.0, None).to_dict(1e3) == {"value": 2000.0, "half_width": None}
+    of = Summary(7, Estimate(0.25, 0.5), {0.5: Estimate(0.125, None), 0.999: Estimate(1.0, 0.25)})
+    assert of.to_dict() == {
+        "count": 7,
+        "mean": {"value": 250.0, "half_width": 500.0},
+        "p50": {"value": 125.0, "half_width": None},
+        "p99.9": {"value": 1000.0, "half_width": 250.0},
+    }
+    assert of.to_dict(1.0)["mean"]["value"] == 0.25
 
 
 def test_what_is_not_there_is_a_dash() -> None:

@@ -90,6 +90,11 @@ def test_work_adds_up(whole: Share, finishing: int) -> None:
     assert sum(sent) == 2 * model.num_layers * whole.tokens * model.hidden_size
 
 
+def test_two_tokens_can_be_parted_and_one_cannot() -> None:
+    assert [part.tokens for part in shares(Share(((2, 2),), 0, 0), 0.5)] == [1, 1]
+    assert [part.tokens for part in shares(Share(((1, 1),), 0, 0), 0.5)] == [1]
+
+
 def test_exempt_tokens_are_the_first_of_their_sequence_only() -> None:
     share = Share(((100, 100), (50, 130), (3, 3), (10, 12)), 20, 900)
     assert share.exempt(4) == 4 + 0 + 3 + 2

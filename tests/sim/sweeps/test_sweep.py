@@ -441,6 +441,22 @@ def test_rows_of_another_thinwire_are_computed_again(
     assert out.read_bytes() == expected
 
 
+def test_parts_of_another_thinwire_are_no_part_of_the_result(
+    spec: Path, expected: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it left unfinished holds the same points, cut into other tasks: whatever is read last, ours are taken."""
+    out, parts = tmp_path / "o.parquet", tmp_path / "o.parquet.parts"
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(module, "build", lambda: "0.0.9+another")
+        patch.setattr(module, "_row", lambda *given, own=module._row: {**own(*given), "ttft_ms": -1.0})
+        sweep(spec, out, workers=1, watch=stop_at(POINTS))
+    for i, part in enumerate(sorted(parts.iterdir())):  # names say which points are in a part, not whose
+        part.rename(parts / f"{'0~'[i % 2]}{part.name}")
+    found = sweep(spec, out, workers=1)
+    assert (found.computed, found.left_out) == (POINTS, POINTS)
+    assert out.read_bytes() == expected
+
+
 def test_a_worker_with_another_thinwire_is_refused(spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = [Batch((), 1, "0.0.9+another")]
     monkeypatch.setattr(module, "run", lambda *_: (answer for answer in answers))
