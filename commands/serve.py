@@ -38,10 +38,12 @@ def _show(found: "ServingResult") -> None:
     from rich.table import Table
 
     from thinwire.commands.tables import console
-    from thinwire.sim.serving.statistics import shown
+    from thinwire.sim.serving.statistics import NO_SLO, shown
 
     run, limits = found.run, found.limits
-    kept = "none to keep" if math.isnan(run.attainment) else f"{run.attainment:.1%} keep"
+    kept = "no SLO given" if run.slo == NO_SLO else f"{run.attainment:.1%} keep the SLO"
+    if math.isnan(run.attainment):
+        kept = "none to keep the SLO"
     console.print(
         f"{found.model} ({found.deployment.weights}) under {found.scheme} on {found.gpus} GPUs of {found.cluster}, "
         f"TP {found.tp}: {_batching(limits)}"
@@ -52,7 +54,7 @@ def _show(found: "ServingResult") -> None:
     console.print(table)
     console.print(
         f"{run.ttft.count} requests counted of {run.arrived}; refused {run.refused}, unfinished {run.unfinished}, sent "
-        f"again {run.restarts}\ngoodput {shown(run.goodput_per_s)} requests/s ({kept} the SLO), "
+        f"again {run.restarts}\ngoodput {shown(run.goodput_per_s)} requests/s ({kept}), "
         f"{shown(run.output_tokens_per_s)} tokens/s\nqueue {shown(run.queue)} (most {run.queue_most}), in the "
         f"system {shown(run.in_system)}, busy {run.utilisation:.0%}, KV cache at most {run.kv_most:.0%}"
     )
@@ -60,8 +62,8 @@ def _show(found: "ServingResult") -> None:
         console.print("requests that nobody served are in no percentile; they count as not keeping the SLO")
     if run.filling:
         console.print(
-            f"still filling: {run.in_system_growth} requests more under way at the end than after the warm-up, though "
-            "no more of them wait; a longer duration shows where it settles"
+            f"still filling: {run.in_system_growth} requests more under way at the end than after the warm-up; those "
+            "who wait are no more than chance explains, a longer duration shows where it settles, or that it does not"
         )
     if run.saturated:
         console.print("saturated: more arrives than is served, so these numbers grow with the duration")

@@ -18,7 +18,8 @@ from typing import Any, NoReturn
 from thinwire.edge.limits import JSON_BYTES, LINE_BYTES, NESTING, TOML_BYTES, WHOLE
 from thinwire.edge.words import cut, place, shown
 
-_DOTTED = re.compile(rf"(?:[\w\"'-]+[ \t]*\.[ \t]*){{{NESTING.most}}}")
+_QUOTED = re.compile(r"\"[^\"]*\"|'[^']*'")
+_BEFORE_A_KEY = re.compile(r"[{,\[]")
 
 
 class UnreadableError(ValueError):
@@ -127,8 +128,8 @@ def parsed_json(given: str, path: str | Path, what: str) -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for i, key in enumerate(keys) if key in keys[:i])
+        seen = set[str]()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise ValueError(f"key {shown(twice)} is given twice in one object")
     return found
 
@@ -156,15 +157,15 @@ def _constant(text: str) -> NoReturn:
 
 def parsed_toml(given: str, path: str | Path, what: str) -> dict[str, Any]:
     """What a TOML text holds; nothing that it could not hold by its specification, and finite numbers."""
-    if _DOTTED.search(given):  # each part of a dotted key is a table in a table
-        raise _too_deep(path, what, "malformed TOML: ", 1)
+    if line := _long_key(given):
+        raise _too_deep(path, what, "malformed TOML: ", line)
     try:
         found = tomllib.loads(given)
     except tomllib.TOMLDecodeError as error:
         message = str(error)
-        place = re.search(r" ?\((?:at line (\d+), column \d+|at end of document)\)", message)
-        line = int(place[1]) if place and place[1] else given.rstrip().count("\n") + 1
-        rule = message.replace(place[0], "") if place else message
+        where = re.search(r" ?\((?:at line (\d+), column \d+|at end of document)\)", message)
+        line = int(where[1]) if where and where[1] else given.rstrip().count("\n") + 1
+        rule = message.replace(where[0], "") if where else message
         raise UnreadableError(path, what, f"malformed TOML: {cut(rule, 2 * 80)}", line) from None
     except RecursionError:
         raise _too_deep(path, what, "malformed TOML: ", 1) from None
@@ -172,7 +173,33 @@ def parsed_toml(given: str, path: str | Path, what: str) -> dict[str, Any]:
         raise UnreadableError(path, what, f"malformed TOML: {error}", 1) from None
     if _deeper(found, NESTING.most):
         raise _too_deep(path, what, "malformed TOML: ", 1)
+    for number in _whole_numbers(found):
+        if not WHOLE.holds(number):
+            raise UnreadableError(path, what, f"whole numbers have 64 bits: {cut(hex(number))}")
     return found
+
+
+def _whole_numbers(value: Any) -> Iterator[int]:
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _whole_numbers(inner)
+    elif isinstance(value, int):
+        yield value
+
+
+def _long_key(given: str) -> int:
+    """The line of a key of too many parts, 0 where there is none: each part is a table in a table, and reading them
+    takes quadratic time. A guess from the text, in linear time: dots outside quotes and comments, before a `=` or in a
+    header.
+    """
+    for number, line in enumerate(given.split("\n"), 1):
+        if line.count(".") >= NESTING.most:
+            plain = _QUOTED.sub("", line).partition("#")[0]
+            keys = plain.split("=")
+            keys = keys if plain.lstrip().startswith("[") else keys[:-1]
+            if any(_BEFORE_A_KEY.split(key)[-1].count(".") >= NESTING.most for key in keys):
+                return number
+    return 0
 
 
 def from_toml(path: str | Path, what: str) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import atexit
 import json
+import logging
 import threading
 import time
 from collections import deque
@@ -243,6 +244,8 @@ class Agreement:
         self._say(call, "running")
         heard = self._heard(call)
         if _differ(heard):
+            if self.verdict is None:  # who waits for bytes cannot be woken: say it before the timeout does
+                logging.getLogger(__name__).error("rank %d: %s", self.rank, _difference(call, heard, self.size))
             self.verdict = _difference(call, heard, self.size)
 
     # ---- the handshake

@@ -102,7 +102,11 @@ class Exchanger:
 
     def sentences(self) -> list[str]:
         """What the exchanges timed so far rest on."""
-        said = []
+        said = [
+            f"what-if: kernels of rank {rank} take {factor:g} times as long"
+            for rank, factor in enumerate(self.slowdown_R.tolist())
+            if factor != 1
+        ]
         for timed in (*self._timed.values(), *self._passed.values()):
             said += [self.describe(timed), *timed.notes]
         return said

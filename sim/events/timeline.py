@@ -53,12 +53,13 @@ class Fold:
 
 @dataclass(frozen=True, slots=True)
 class Breakdown:
-    """Seconds on the rank that ends last. ttft = compute + exposed_communication + waiting.
+    """Seconds on the rank that ends last (`Timeline.last_rank`). ttft = compute + exposed_communication + waiting.
 
     compute: its compute stream at work. codec, communication: encoding and decoding, and moving and waiting for bytes,
         whether or not something else ran meanwhile. exposed_communication: its compute stream idle while one of its
         collectives is under way, and so never more than codec and communication. waiting: idle while none is, before a
-        collective for ranks that come later (stragglers, and those that left the last one later).
+        collective for ranks that come later (stragglers, and those that left the last one later). Where computation and
+        communication overlap, a straggler also moves collectives to where they are exposed.
     """
 
     compute_s: float
@@ -106,8 +107,19 @@ class Timeline:
 
     @property
     def last_rank(self) -> int:
-        """The rank that ends last; the lowest of several."""
-        return min(self.simulated, key=lambda s: (-s.end_s, s.rank)).rank
+        """The rank that ends last; of several the one whose kernels take the median time, the lowest of its like: what
+        a straggler costs the others does not hang on its number.
+        """
+        end_s = max(span.end_s for span in self.simulated)
+        last = {span.rank for span in self.simulated if span.end_s >= end_s * (1 - SAME_TIME)}
+        if len(last) == 1:
+            return last.pop()
+        busy_s = dict.fromkeys(sorted(last), 0.0)
+        for span in self.simulated:
+            if span.rank in last and span.stream == "compute":
+                busy_s[span.rank] += span.seconds
+        median_s = sorted(busy_s.values())[(len(busy_s) - 1) // 2]
+        return next(rank for rank, seconds in busy_s.items() if abs(seconds - median_s) <= 1e-9 * median_s)
 
     def breakdown(self) -> Breakdown:
         """Where the time to first token goes."""

@@ -333,7 +333,7 @@ class Simulation:
         area_s = self._system.area_until(now)
         asked = max(1, recorder.ttft.summary().count + unfinished)
         bursts = max(1.0, self.load.burstiness) if isinstance(self.load, Drawn) else 1.0
-        chance = 4 * math.sqrt(bursts * asked)  # four standard deviations of a count of arrivals
+        chance = 3 * math.sqrt(bursts * asked)  # three standard deviations of a count of arrivals
         measured_s = window.duration_s - window.warm_up_s
         return Run(
             arrived=self._arrived,

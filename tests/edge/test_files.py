@@ -3,6 +3,7 @@
 import json
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,42 @@ CORRECTION = ("gpu", "attention", "correction", 0)
 SHARE = ("gpu", "decode_attention", "shares", 0)
 EFFICIENCY = ("gpu", "elementwise", "costs", "copy", "efficiency")
 GAP = ("gpu", "kernel_gap_s", "value")
+
+
+LARGE = 400_000
+
+
+@pytest.mark.parametrize(
+    ("read", "text", "reason"),
+    [
+        (from_toml, "a" * LARGE, "Expected '='"),
+        (from_toml, '"' * (LARGE + 1), "malformed TOML"),
+        (from_toml, "a." * LARGE + "b=1", "nested more than 64 deep"),
+        (from_toml, "x=1\ny={" + "a." * LARGE + "b=1}", "x.toml:2: malformed TOML: nested more than 64 deep"),
+        (from_toml, "[" + "a." * LARGE + "b]", "nested more than 64 deep"),
+        (from_toml, "x = 0x" + "f" * LARGE, "whole numbers have 64 bits: 0xfff"),
+        (from_toml, "x = " + "1" * LARGE, "malformed TOML"),
+        (from_json, "{" + ", ".join(f'"{n}": 0' for n in [*range(LARGE), 7]) + "}", "key '7' is given twice"),
+        (from_json, "-" * LARGE, "not JSON"),
+    ],
+    ids=map(str, range(9)),
+)
+def test_no_file_within_the_size_takes_long(
+    tmp_path: Path, read: Callable[[str, str], Any], text: str, reason: str
+) -> None:
+    """Some did minutes: a search that began anew at each character, a key looked for among all before it."""
+    path, begun = tmp_path / "x.toml", time.process_time()
+    path.write_text(text)
+    with pytest.raises(UnreadableError) as error:
+        read(str(path), "the file")
+    assert reason in str(error.value) and time.process_time() - begun < 20
+
+
+def test_dots_that_make_no_tables_are_none(tmp_path: Path) -> None:
+    many = "a." * 70
+    path = tmp_path / "x.toml"
+    path.write_text(f"# {many} = 1\ns = \"{many} = 2\"  # {many}\nt = '{many}'\nx.y.z = 1.5\n")
+    assert from_toml(str(path), "the file") == {"s": f"{many} = 2", "t": many, "x": {"y": {"z": 1.5}}}
 
 
 @pytest.mark.parametrize("value", ["null", "{}", "[]", '"1"', "true", "1e3", "1e400", "NaN", "-1e3"])
