@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
-from thinwire.edge.words import shown
+from thinwire.edge.words import said, shown
 from thinwire.sim.question import Form, Option, Placement, options_of
 
 if TYPE_CHECKING:
@@ -160,14 +160,14 @@ def print_answer(document: Any, as_json: bool, show: Callable[[], None]) -> None
 
 def note(text: str) -> None:
     """What is said beside the answer."""
-    print(text, file=sys.stderr)
+    print(said(text), file=sys.stderr)
 
 
 def note_positions(model: ModelConfig, tokens: float) -> None:
     """A warning for sequences longer than the model was made for: their time is right, their text is not."""
     if tokens > model.max_positions:
         note(
-            f"thinwire: {tokens:g} tokens of a sequence are beyond the {model.max_positions} positions of "
+            f"thinwire: {tokens:.10g} tokens of a sequence are beyond the {model.max_positions} positions of "
             f"{model.name}: this is what they would take, but the model was not made for them"
         )
 

@@ -6,6 +6,7 @@ from typing import Any
 
 QUOTED = 80  # characters of what was given: enough to find it again; what sent it knows the rest
 SAID = 600  # characters of a message: what is allowed, too, is a line and no page
+_DIGITS = re.compile(r"Exceeds the limit \(4300 digits\) for integer string conversion.*")
 _OF_LIBRARIES = re.compile(r"\b(Value|Assertion) error, ")
 
 
@@ -48,7 +49,7 @@ def refusal(error: Mapping[str, Any], given: bool = True) -> str:
 
 def said(message: str) -> str:
     """A message as one line: runs without a space are cut as a quotation is, and all of it to `SAID` characters."""
-    line = " ".join(_OF_LIBRARIES.sub("", message).split())
+    line = _DIGITS.sub("a number of more than 4300 digits", " ".join(_OF_LIBRARIES.sub("", message).split()))
     line = re.sub(
         rf"\S{{{QUOTED + 20},}}", lambda found: cut(found[0]), line
     )  # a path of ours with line and colon: whole

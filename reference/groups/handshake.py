@@ -11,10 +11,10 @@ After that a combination costs a look into a dict. A rank that runs one that was
 peer with a new one, or with another old one, has to be caught otherwise:
 - On gloo every message carries a tag made of its combination (31 bits). Messages of two combinations do not meet:
   no buffer of the wrong length (gloo would abort the process), no bytes read as something else.
-- A thread, one a process, looks once in `PERIOD_S` seconds. Where a peer asks about a collective that this rank has
-  begun, or where this rank has sat in one for a whole period (gloo), it writes what this rank runs, and reads what
-  others wrote. So the rank that asks learns of it and raises; the one that waits for bytes raises when its peer's
-  connection closes, or at the process group's timeout, with the same words.
+- A thread, one a process, looks once in `PERIOD_S` seconds (on gloo only while this rank is in a collective). Where a
+  peer asks about one that this rank has begun, or where it has sat in one for a whole period (gloo), it writes what
+  this rank runs, and reads what others wrote. So the rank that asks learns of it and raises; the one that waits for
+  bytes raises when its peer's connection closes, or at the process group's timeout, with the same words.
 
 Guaranteed on every backend: a combination's first run begins only where all ranks have it, or a rank that has not has
 run past it. On gloo besides: ranks whose combinations differ never take each other's bytes (but for chance: tags of two
@@ -26,7 +26,8 @@ Not guaranteed: that ranks which raise in the middle do so at the same moment; w
 than that it is lost. On NCCL, which has no tags, ranks that run *different old* combinations at the same time are not
 told apart, and what a rank has queued before its peer asks is left to NCCL's watchdog, though its next call raises.
 Ranks that agree on all this and still mean different tensors are not noticed, nor are replays of a CUDA graph, nor
-which tokens a mask hides. Groups made over MPI have no store, and ask nobody.
+which tokens a mask hides. What one rank refuses by itself (a dtype that no codec takes) is an error there alone: its
+next call is then taken for the others' last. Groups made over MPI have no store, and ask nobody.
 """
 
 from __future__ import annotations
@@ -162,7 +163,8 @@ class Agreement:
     """One rank's side of what the ranks of a process group have agreed on.
 
     store: shared by the ranks; None where there is none (MPI) or nobody else (one rank, the backend `fake`): then
-    nothing is asked. probe: raises RuntimeError where the connection to a rank is known to be broken. Counted apart
+    nothing is asked. probe: raises RuntimeError where the connection to a rank is known to be broken. queues: the
+    backend returns before a collective is over (NCCL), so that a rank answers when it looks idle, too. Counted apart
     from payload: `handshakes`, and `sent_bytes` written to the store.
     """
 
@@ -173,8 +175,9 @@ class Agreement:
         size: int,
         timeout_s: float,
         probe: Callable[[int], None] = lambda rank: None,
+        queues: bool = True,
     ) -> None:
-        self.rank, self.size, self.timeout_s = rank, size, timeout_s
+        self.rank, self.size, self.timeout_s, self._queues = rank, size, timeout_s, queues
         self._probe = probe
         self.handshakes = 0
         self.sent_bytes = 0
@@ -236,9 +239,9 @@ class Agreement:
         """The thread's part: answer who asks, say where this rank hangs, note a disagreement."""
         now, before = self._now, self._seen
         self._seen = now
-        if self._store is None:
-            return
-        call = now.call if now.state == "running" and now == before else self._asked(now)
+        if self._store is None or (now.state != "running" and not self._queues):
+            return  # idle, and peers may have ended and taken the store with them: torch would log that
+        call = now.call if now == before else self._asked(now)
         if call is None:
             return
         self._say(call, "running")
@@ -414,6 +417,7 @@ _STOP = threading.Event()
 _thread: threading.Thread | None = None
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator,unused-ignore]
 def agreement_of(group: dist.ProcessGroup, device: torch.device) -> Agreement:
     """What the ranks of a process group have agreed on; made when it is first asked for. device: of the tensors."""
     global _thread
@@ -423,7 +427,12 @@ def agreement_of(group: dist.ProcessGroup, device: torch.device) -> Agreement:
         store = _store_of(group) if size > 1 and dist.get_backend(group) != "fake" else None
         with _LOCK:
             found = _AGREEMENTS[group] = Agreement(
-                store, dist.get_rank(group), size, _timeout_s(group, device), _probe_of(group)
+                store,
+                dist.get_rank(group),
+                size,
+                _timeout_s(group, device),
+                _probe_of(group),
+                dist.get_backend(group) != "gloo",
             )
             if store is not None and (_thread is None or not _thread.is_alive()):  # not alive: this is a fork's child
                 _thread = threading.Thread(target=_watch, name="thinwire-handshake", daemon=True)

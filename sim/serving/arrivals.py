@@ -27,6 +27,7 @@ Ints = npt.NDArray[np.int64]
 PIECE = 4096  # requests drawn or read at a time
 COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 MOST_TOKENS = TOKENS.most
+LONGEST_DRAWN = 32768  # of log-normal lengths; 16 means where that is more
 MOST_VARIATION = 1e3  # of lengths
 BURSTINESS = (1e-6, 1e4)  # nearly a clock; ten thousand requests in a burst
 
@@ -65,7 +66,7 @@ class LogNormal:
 
     mean_tokens: float
     variation: float = 1.0
-    most: int = 32768
+    most: int = LONGEST_DRAWN
 
     def __post_init__(self) -> None:
         means, cuts = 1 <= self.mean_tokens <= MOST_TOKENS, 1 <= self.most <= MOST_TOKENS
@@ -123,6 +124,8 @@ def lengths_of(kind: str, mean_tokens: float, variation: float | None = None, mo
         if not float(mean_tokens).is_integer():
             raise ValueError(f"fixed lengths are whole numbers of tokens: {mean_tokens}")
         return Fixed(int(mean_tokens))
+    if most is None:  # far out on the tail of the mean that was asked for
+        most = min(MOST_TOKENS, max(LONGEST_DRAWN, math.ceil(16 * mean_tokens)))
     given = {"variation": variation, "most": most}
     return LogNormal(mean_tokens, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
 

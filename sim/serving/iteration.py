@@ -185,6 +185,8 @@ class IterationModel:
     def mixed_s(self, chunks: Sequence[Chunk], finishing: int, sequences: int, context_tokens: int) -> float:
         """Seconds of an iteration with chunks of prompts."""
         tokens = sequences + sum([chunk[0] for chunk in chunks])
+        if tokens > self.tokens:
+            raise ValueError(f"an iteration has at most {self.tokens} tokens, and a whole prompt is in one: {tokens}")
         sampled = sequences + finishing
         if self._split is not None or self._exempts or not self._slowest_leaves_last(self._eager, tokens):
             parts = shares(Share(tuple(chunks), sequences, context_tokens), self._split)
@@ -217,16 +219,17 @@ class IterationModel:
         attention's reading of prompts and contexts is left out, all else never decreases (`MonotoneTable`, and
         `DecodeCall.least_s` with the sequences), so it is read at numbers rounded down to four bits: few
         calls of the predictor. Of iterations with prompt tokens whose time depends on where their chunks lie (a split
-        sequence, exempt tokens), and with a straggler, only the host's part is promised.
+        sequence, exempt tokens) only the host's part is promised. With a straggler it is the slowest ranks' own way
+        through: nobody is done before them.
         """
         tokens, decoding = rounded_down(prompt_tokens + sequences), rounded_down(sequences)
-        if len(self._classes) > 1 or (prompt_tokens and (self._split is not None or self._exempts)):
+        if prompt_tokens and (self._split is not None or self._exempts):
             return self.host_s
         if not prompt_tokens:
-            known_s = self._graph.whole(tokens) + self._graph.head(decoding)
+            known_s = self._graph.least(tokens) + self._graph.head(decoding)
             known_s += self._least_decode_s(self._graph.gap_s, decoding)
         else:
-            known_s = self._eager.whole(tokens) + self.model.num_layers * self._eager_call_s
+            known_s = self._eager.least(tokens) + self.model.num_layers * self._eager_call_s
             if sequences:
                 known_s += self._eager.head(decoding) + self._least_decode_s(self._eager.gap_s, decoding)
         return known_s * (1 - self.dip) + self.host_s
@@ -237,7 +240,7 @@ class IterationModel:
         """
         decoding = self.exchanger.cost.profile.gpu.decode_attention
         per_layer_s = decoding.least_token_s(self._shard.kv_heads, self.model.head_dim)
-        return self._windows[None] * per_layer_s * self._slowdown * self._speeds[0]
+        return self._windows[None] * per_layer_s * self._slowdown
 
     def sentences(self) -> list[str]:
         """What the durations rest on, the exchanges asked for so far among them."""
@@ -339,10 +342,13 @@ class IterationModel:
         return MonotoneTable(function, self.tokens, self.bound)
 
     def _launched(self, on: Exchanger) -> "_Launched":
+        whole = self._table(partial(self._whole_s, on))
+        of_slowest = self._table(partial(self._whole_s, on, ranks=self._classes[-1]))
         return _Launched(
             exchanger=on,
             gap_s=on.cost.gap_s.value * self._slowdown,
-            whole=self._table(partial(self._whole_s, on)),
+            whole=whole,
+            least=whole if len(self._classes) == 1 else of_slowest,
             attention=self._table(partial(self._attention_s, on.cost)),
             mlp=self._table(partial(self._mlp_s, on.cost)),
             head=MonotoneTable(lambda sampled: sum(self._head_parts(on, sampled)), self.sequences, self.bound),
@@ -365,7 +371,7 @@ class IterationModel:
     def _final_norm(self, tokens: int) -> Kernel:
         return Elementwise("final norm", "add_rms_norm", tokens, self.model.hidden_size)
 
-    def _left_s(self, on: Exchanger, scheme: Scheme | None, ranks: Ints, tokens: int) -> float:
+    def _left_s(self, on: Exchanger, scheme: Scheme | None, ranks: Ints | slice, tokens: int) -> float:
         """Seconds until the last of `ranks` leaves an all-reduce that all enter at once."""
         return float(self._all_reduce(on, scheme, tokens).finish_s_R[ranks].max())
 
@@ -382,12 +388,14 @@ class IterationModel:
             on = self.exchanger  # without codec kernels the launch makes no difference: time it once
         return on.alone(on.timed(exchange))
 
-    def _whole_s(self, on: Exchanger, tokens: int) -> float:
-        """A forward pass without attention and logits, its ops one after the other."""
+    def _whole_s(self, on: Exchanger, tokens: int, ranks: Ints | slice = slice(None)) -> float:
+        """A forward pass without attention and logits, its ops one after the other. ranks: those that must have left an
+        exchange before it goes on.
+        """
         costs = on.cost
         embedding = Elementwise("embedding", "embedding", tokens, self.model.hidden_size)
         layer_s = self._attention_s(costs, tokens) + self._mlp_s(costs, tokens)
-        sent_s = sum(times * self._all_reduce(on, scheme, tokens).seconds for scheme, times in self._schemes.items())
+        sent_s = sum(times * self._left_s(on, scheme, ranks, tokens) for scheme, times in self._schemes.items())
         ends_s = self._kernel_s(costs, embedding, self._final_norm(tokens))
         return ends_s + self.model.num_layers * layer_s + sent_s
 
@@ -434,6 +442,7 @@ class _Launched:
     exchanger: Exchanger
     gap_s: float
     whole: MonotoneTable
+    least: MonotoneTable
     attention: MonotoneTable
     mlp: MonotoneTable
     head: MonotoneTable
@@ -442,7 +451,8 @@ class _Launched:
     @property
     def tables(self) -> list[MonotoneTable]:
         """All of them."""
-        return [self.whole, self.attention, self.mlp, self.head, *(t for row in self.sent.values() for t in row)]
+        kinds = (self.whole, self.least, self.attention, self.mlp, self.head)
+        return list(dict.fromkeys([*kinds, *(table for row in self.sent.values() for table in row)]))
 
 
 class _Streams:

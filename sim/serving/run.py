@@ -7,7 +7,7 @@ that goes down are sent again at once, their prompts with what had been generate
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,8 +98,8 @@ class Run:
     queue_most: int
     in_system: Estimate
     in_system_growth: int  # over the window
-    saturated: bool  # those who wait for a place or a first token grew by more than chance explains (015)
-    filling: bool  # they did not, but those in the house did: long answers, or a load that grows
+    saturated: bool  # those who wait grew by more than chance explains, or the house grows beyond its places (015)
+    filling: bool  # neither, but it grew: long answers, or a load that grows
     kv_most: float  # share of a replica's KV cache that was handed out at most
     end_s: float  # of the window, or of the last request served where that is later
     iterations: int
@@ -317,6 +317,7 @@ class Simulation:
         queue, system = self._queue, self._system
         waiting = queue.now + sum(replica.prompts for replica in self.replicas)
         self._marks.append((queue.area_until(now), system.area_until(now), system.now, waiting))
+        self._places = [_places(pool) for pool in (self.entry, self.decoding)]
 
     def _result(self) -> Run:
         now, window = self.env.now, self.window
@@ -327,7 +328,7 @@ class Simulation:
             [(after[i] - before[i]) / width_s for before, after in zip(self._marks, self._marks[1:], strict=False)]
             for i in (0, 1)
         )
-        growth, waits = self._marks[-1][2] - self._marks[0][2], self._marks[-1][3] - self._marks[0][3]
+        growth = self._marks[-1][2] - self._marks[0][2]
         unfinished = self._arrived - self._finished - self._refused
         sojourn_s = self._sojourn_s + sum(now - request.arrival_s for request in waiting)
         area_s = self._system.area_until(now)
@@ -335,15 +336,26 @@ class Simulation:
         bursts = max(1.0, self.load.burstiness) if isinstance(self.load, Drawn) else 1.0
         chance = 3 * math.sqrt(bursts * asked)  # three standard deviations of a count of arrivals
         measured_s = window.duration_s - window.warm_up_s
+        waiting_longer = _grew([mark[3] for mark in self._marks], chance)
+        ttft, latency = recorder.ttft.summary(), recorder.latency.summary()
+        waits_s = self._queue.area_until(now) / max(1, self._arrived - self._refused)
+        stays_s = [latency.mean.value - waits_s]  # in a place; of two pools, at least
+        if self.decoding is not self.entry:
+            stays_s = [ttft.mean.value - waits_s, latency.mean.value - ttft.mean.value - waits_s]
+        # Little's law: so many will be there at once, and more if an iteration of more takes longer.
+        too_many = any(
+            asked / measured_s * stay_s > places for stay_s, places in zip(stays_s, self._places, strict=False)
+        )
+        saturated = waiting_longer or (growth > chance and too_many)
         return Run(
             arrived=self._arrived,
             finished=self._finished,
             refused=self._refused,
             unfinished=unfinished,
             restarts=self._restarts,
-            ttft=recorder.ttft.summary(),
+            ttft=ttft,
             tpot=recorder.tpot.summary(),
-            latency=recorder.latency.summary(),
+            latency=latency,
             goodput_per_s=recorder.goodput_per_s,
             attainment=recorder.attainment,
             output_tokens_per_s=recorder.output_tokens_per_s,
@@ -352,8 +364,8 @@ class Simulation:
             queue_most=self._queue.most,
             in_system=Estimate(sum(systems) / len(systems), student(systems)),
             in_system_growth=growth,
-            saturated=waits > chance and not isinstance(self.load, ClosedLoop),
-            filling=growth > chance >= waits,
+            saturated=saturated and not isinstance(self.load, ClosedLoop),
+            filling=growth > chance and not saturated,
             kv_most=max(replica.kv_most / replica.limits.kv_tokens for replica in self.replicas),
             end_s=max(self._ended_s, window.duration_s),
             iterations=sum(replica.iterations for replica in self.replicas),
@@ -361,6 +373,23 @@ class Simulation:
             little_error=abs(area_s - sojourn_s) / sojourn_s if sojourn_s else 0.0,
             slo=recorder.slo,
         )
+
+
+def _places(pool: Pool) -> float:
+    """Requests that a pool can hold at once, where each holds as much memory as those do who are there now."""
+    limits, held = pool.replicas[0].limits, sum(replica.kv_used for replica in pool.replicas)
+    places = float(limits.max_sequences * len(pool.replicas))
+    if held:
+        admitted = sum(replica.admitted for replica in pool.replicas)
+        places = min(places, admitted * limits.kv_tokens * len(pool.replicas) / held)
+    return places
+
+
+def _grew(waiting: Sequence[int], chance: float) -> bool:
+    """From the first mark to the last, and not at the very end alone."""
+    few = max(1, len(waiting) // 4)
+    later = (sum(waiting[-few:]) - sum(waiting[:few])) / few
+    return waiting[-1] - waiting[0] > chance and later > chance / 2
 
 
 def _rows(load: Load, seed: int, until_s: float) -> Iterator[tuple[float, int, int]]:

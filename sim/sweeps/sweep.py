@@ -111,6 +111,8 @@ class Store:
             import pyarrow.parquet as pq
         except ImportError:
             raise missing("pyarrow", "sweep") from None
+        if not out.name or out.is_dir():
+            raise ValueError(f"the results need a file, and this is a folder: {place(out)}")
         if not out.parent.is_dir():
             raise ValueError(f"no such folder for the results: {out.parent}")
         self.out, self.parts, self._pa, self._pq = out, out.with_name(out.name + ".parts"), pa, pq

@@ -121,7 +121,7 @@ def test_a_prediction_drawn_from_its_own_spreads_lies_inside_nine_times_in_ten()
     [
         ((0.1, 0.0, 0.2), "in order"),
         ((-0.2, 0.3, 0.2), "in order"),
-        ((-0.2, 0.0, float("inf")), "finite"),
+        ((-0.2, 0.0, float("inf")), "must lie in"),
         ((0.1, 0.15, 0.2), "no error at all"),
     ],
 )

@@ -164,7 +164,7 @@ def test_kernels_that_were_timed_cost_what_they_took(fused: bool) -> None:
 def test_times_of_nothing_are_times_and_negative_ones_are_none() -> None:
     assert CodecKernel("bf16", "encode", 0.0, 0.0, "assumed: free")
     for wrong in ((-1e-9, 0.0), (0.0, -1e-9), (math.inf, 0.0)):
-        with pytest.raises(ValueError, match="finite and not negative"):
+        with pytest.raises(ValueError, match="times lie in"):
             CodecKernel("bf16", "encode", *wrong, "assumed: wrong")
 
 

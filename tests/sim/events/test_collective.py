@@ -188,7 +188,7 @@ def test_the_size_of_a_call_is_that_of_its_largest_sender(sender: int) -> None:
     sends = tuple(Transfer(sender, to, Interval(0, 100), RAW) for to in range(4) if to != sender)
     back = Transfer((sender + 1) % 4, sender, Interval(0, 10), RAW)
     step = Step("all_to_all", (), (*sends, back))
-    assert bytes_per_rank((step, step), 4) == {"all_to_all": 2 * 3 * 200}
+    assert bytes_per_rank((step, step), 4, 1) == {"all_to_all": 2 * 3 * 200}
 
 
 @pytest.mark.parametrize("collective", ["ring", "two_step", "all_gather", "hierarchical", "tree"])

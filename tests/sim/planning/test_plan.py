@@ -258,8 +258,9 @@ def test_where_nothing_is_counted_nothing_fits() -> None:
 def test_equal_costs_are_equal_whatever_their_factors() -> None:
     """0.1 x 3 and 0.3 x 1: the more accurate one is taken, though the other is an ulp cheaper in floating point."""
     rough, fine = Candidate("tiny", 3, "thin", 1024, 32), Candidate("fast", 1, "plain", 1024, 32)
+    load = replace(LOAD, rate_per_s=LOAD.rate_per_s / 2)
     for prices in ({"tiny": 0.1, "fast": 0.3}, {"tiny": 0.3, "fast": 0.9}):
-        only = problem(candidates=(rough, fine), prices=prices, targets=Targets(0.5, 30.0), max_replicas=1)
+        only = problem(load=load, candidates=(rough, fine), prices=prices, targets=Targets(0.5, 30.0), max_replicas=1)
         plan = Planner(only).solve()
         assert [o.why for o in plan.outcomes] == ["fits", "fits"]
         assert plan.cheapest is not None and plan.cheapest.candidate == fine

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from thinwire.edge.limits import RATE
 from thinwire.sim.serving.arrivals import (
     BURSTINESS,
-    MOST_RATE,
     MOST_TOKENS,
     MOST_VARIATION,
     PIECE,
@@ -180,7 +180,7 @@ def test_what_is_just_allowed_is_allowed() -> None:
         lambda: LogNormal(1, 1e-9, 1),
         lambda: Geometric(1),
         lambda: Geometric(MOST_TOKENS),
-        lambda: Drawn(MOST_RATE, Fixed(1), Fixed(1), BURSTINESS[0]),
+        lambda: Drawn(RATE.most, Fixed(1), Fixed(1), BURSTINESS[0]),
         lambda: Drawn(1e-9, Fixed(1), Fixed(1), BURSTINESS[1]),
         lambda: ClosedLoop(1, Fixed(1), Fixed(1)),
     ):
@@ -191,7 +191,7 @@ def test_what_is_just_allowed_is_allowed() -> None:
         lambda: LogNormal(9, MOST_VARIATION * 1.01),
         lambda: LogNormal(9, 1.0, MOST_TOKENS + 1),
         lambda: Geometric(MOST_TOKENS * 1.01),
-        lambda: Drawn(MOST_RATE * 1.01, Fixed(1), Fixed(1)),
+        lambda: Drawn(RATE.most * 1.01, Fixed(1), Fixed(1)),
         lambda: Drawn(1.0, Fixed(1), Fixed(1), BURSTINESS[0] / 1.01),
         lambda: Drawn(1.0, Fixed(1), Fixed(1), BURSTINESS[1] * 1.01),
     ):

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from thinwire.sim.serving.question import LARGEST_ITERATION, LONGEST_HOST_S, SOURCES, Deployment, Service
+from thinwire.edge.limits import HOST
+from thinwire.sim.serving.question import LARGEST_ITERATION, SOURCES, Deployment, Service
 
 ENGINE: dict[str, Any] = {"model": "llama-3-8b", "cluster": "8xl40s-pcie"}
 
@@ -56,13 +57,13 @@ def test_every_option_reaches_the_deployment_in_its_unit(given: dict[str, Any], 
 
 def test_what_is_just_allowed_is_allowed() -> None:
     insides: tuple[dict[str, Any], ...] = (
-        {"memory_share": 1.0}, {"host_s": LONGEST_HOST_S}, {"host_s": 0.0}, {"token_budget": 1}, {"max_sequences": 1},
+        {"memory_share": 1.0}, {"host_s": HOST.most / 1e3}, {"host_s": 0.0}, {"token_budget": 1}, {"max_sequences": 1},
         {"token_budget": LARGEST_ITERATION}, {"max_sequences": LARGEST_ITERATION},
     )  # fmt: skip
     for inside in insides:
         assert Deployment(**ENGINE, **inside)
     outsides: tuple[dict[str, Any], ...] = (
-        {"memory_share": 1.001}, {"memory_share": 0.0}, {"host_s": LONGEST_HOST_S * 1.001}, {"host_s": -1e-9},
+        {"memory_share": 1.001}, {"memory_share": 0.0}, {"host_s": HOST.most / 1e3 * 1.001}, {"host_s": -1e-9},
         {"token_budget": 0}, {"max_sequences": 0}, {"token_budget": LARGEST_ITERATION + 1},
         {"transfer_bytes_per_s": 0.0},
     )  # fmt: skip
