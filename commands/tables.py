@@ -60,8 +60,8 @@ def prediction(p: Prediction, explain: bool) -> None:
         ("compute", b.compute_s),
         ("exposed communication", b.exposed_communication_s),
         (WAITING, b.waiting_s),
-        ("communication", b.communication_s),
-        ("codec", b.codec_s),
+        ("communication, hidden or not", b.communication_s),
+        ("codec, hidden or not", b.codec_s),
     ):
         table.add_row(name, f"{seconds * 1e3:.2f}", f"{seconds / p.ttft_s:.1%}")
     console.print(table)

@@ -248,6 +248,12 @@ class Planner:
                 said.append(f"{name} p{q * 100:g} {ms(summary.percentiles[q])} above {most_s * 1e3:.4g} ms")
         if run.saturated:
             said.append("saturated: more arrives than is served")
+        window = self.problem.window
+        if run.filling and run.latency.mean.value > window.duration_s - window.warm_up_s:
+            said.append(
+                f"still filling: an answer takes {run.latency.mean.value:.3g} s on average, so a run of "
+                f"{window.duration_s:g} s cannot tell; more seconds are needed"
+            )
         return said
 
     def binding(self, plan: Plan) -> list[str]:

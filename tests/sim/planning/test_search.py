@@ -61,6 +61,19 @@ def test_targets_are_kept_to_the_last_bit() -> None:
         )
 
 
+def test_a_house_that_fills_is_no_miss_unless_the_run_is_shorter_than_an_answer() -> None:
+    planner = Planner(problem(candidates=(ONE,), targets=Targets(0.95, 1e3)))
+    run = planner._run(ONE, planner._engine(ONE, AS_GIVEN), 12, AS_GIVEN)
+    assert not run.saturated and planner.failures(run) == [] == planner.failures(replace(run, filling=True))
+    measured_s = WINDOW.duration_s - WINDOW.warm_up_s
+    for mean_s, missed in ((measured_s, 0), (measured_s * 1.01, 1)):
+        latency = replace(run.latency, mean=Estimate(mean_s, None))
+        said = planner.failures(replace(run, filling=True, latency=latency))
+        assert len(said) == missed and all("more seconds are needed" in text for text in said)
+    (said,) = planner.failures(replace(run, saturated=True))
+    assert said == "saturated: more arrives than is served"
+
+
 def test_a_bound_says_what_it_is_and_what_was_asked() -> None:
     bound_ms = Planner(problem(candidates=(ONE,)))._rule(ONE, AS_GIVEN).ttft_bound_s * 1e3
     ruled = Planner(problem(candidates=(ONE,), targets=Targets(0.95, 1.2345e-3)))._rule(ONE, AS_GIVEN)
