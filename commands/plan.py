@@ -100,7 +100,7 @@ def assumptions(asked: Asked) -> list[str]:
         "intervals (95 %) are of batch means",
         "more replicas never do worse: checked one below each answer found by simulation, not everywhere",
         f"perplexity ratios are of {' and '.join(sorted(titles)) or 'no model'}, as measured: no promise for another",
-        "a replica's house may still be filling when the run ends: it counts as kept where Little's law says that it has "
+        "replicas may still be filling when the run ends: that counts as kept where Little's law says that they have "
         "the room, and the run is longer than an answer",
         "replicas are those of thinwire serve, with its assumptions",
     ]  # fmt: skip
