@@ -89,9 +89,9 @@ POSITIONS = Count("positions of a model", 1, 1 << 40, "tokens", "context windows
 
 GPUS = Count("GPUs of a machine", 1, 1 << 12, "GPUs", "512 nodes of eight; a replica takes a few of them")
 LINKS = Count("links of a machine", 0, 1 << 17, "links", "a full mesh of 362 GPUs")
-BANDWIDTH = Limit("a bandwidth", 1e3, 1e15, "B/s", "a modem; a hundred times the memory of today's fastest GPU")
+BANDWIDTH = Limit("a bandwidth", 1e3, 1e18, "B/s", "a modem; what an emulated GPU has whose memory costs nothing")
 LATENCY = Limit("a latency", 1e-10, 10.0, "s", "three centimetres of light; longer than to the moon and back")
-MEMORY = Limit("a memory or a cache", 1e3, 1e15, "B", "a page; ten racks")
+MEMORY = Limit("a memory or a cache", 1.0, 1e15, "B", "a byte is as good as none; ten racks")
 COMPUTE = Limit("a rate of operations", 1e6, 1e20, "FLOP/s", "a microcontroller; a thousand of today's racks")
 PROCESSORS = Limit("multiprocessors of a GPU", 1, 1 << 16, "SM or CU", "a hundred times the largest")
 

@@ -46,6 +46,7 @@ from weakref import WeakKeyDictionary, ref
 
 import torch
 import torch.distributed as dist
+from torch._compile import _disable_dynamo
 from torch.distributed.distributed_c10d import Store
 
 from thinwire import __version__ as VERSION
@@ -417,9 +418,15 @@ _STOP = threading.Event()
 _thread: threading.Thread | None = None
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator,unused-ignore]
 def agreement_of(group: dist.ProcessGroup, device: torch.device) -> Agreement:
     """What the ranks of a process group have agreed on; made when it is first asked for. device: of the tensors."""
+    found = _AGREEMENTS.get(group)
+    if found is None:
+        found = _made_untraced(group, device) if torch.compiler.is_compiling() else _made(group, device)
+    return found
+
+
+def _made(group: dist.ProcessGroup, device: torch.device) -> Agreement:
     global _thread
     found = _AGREEMENTS.get(group)
     if found is None:
@@ -438,6 +445,10 @@ def agreement_of(group: dist.ProcessGroup, device: torch.device) -> Agreement:
                 _thread = threading.Thread(target=_watch, name="thinwire-handshake", daemon=True)
                 _thread.start()
     return found
+
+
+# torch.compile cannot trace a process group's members. Unlike `torch.compiler.disable` this loads nothing by itself.
+_made_untraced = _disable_dynamo(_made)
 
 
 def _store_of(group: dist.ProcessGroup) -> Store | None:

@@ -121,12 +121,15 @@ WORKER = """
 import copy, sys, torch, torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from thinwire.reference.allreduce import all_reduce
 from thinwire.reference.parallel import CompressedRowwiseParallel, all_reduce_op, group_name
 
 torch.set_num_threads(1)
 folder, rank = sys.argv[1], int(sys.argv[2])
 dist.init_process_group("gloo", store=dist.FileStore(folder + "/store", 2), rank=rank, world_size=2)
 name = group_name(dist.group.WORLD)
+traced = torch.compile(lambda y: all_reduce(y * 2, "flash-int8") + 1, backend="eager")  # the group's first call
+first = traced(torch.ones(64))
 
 def mlp():
     torch.manual_seed(0)
@@ -159,6 +162,7 @@ rows = {
     "compiled": bool(torch.equal(eager, compiled)),
     "shape": list(compressed.shape),
     "zeroed": float(zeroed.abs().max()),
+    "traced": float((first - 5).abs().max()),
 }
 import json, pathlib
 pathlib.Path(folder, f"out{rank}.json").write_text(json.dumps(rows))
@@ -181,6 +185,7 @@ def test_compile_and_tensor_parallel_style(tmp_path: Path) -> None:
     assert row["zeroed"] == 0, "a copy of the module still computes with the original's weights"
     assert row["plain"] < 1e-5 and row["gated"] < 1e-5
     assert 1e-4 < row["compressed"] < 0.03
+    assert row["traced"] < 0.05, "a group's first call, inside torch.compile"
 
 
 def test_the_custom_op_passes_torch_opcheck() -> None:
