@@ -50,6 +50,7 @@ from torch._compile import _disable_dynamo
 from torch.distributed.distributed_c10d import Store
 
 from thinwire import __version__ as VERSION
+from thinwire.edge.words import QUOTED
 from thinwire.reference.core.schedule import Schedule
 from thinwire.reference.core.scheme import Codec
 
@@ -57,7 +58,6 @@ PERIOD_S = 1.0  # between looks of the thread
 GRACE_S = 5.0  # for the ranks that have not spoken, once it is known that others differ
 TAGS = 2**31 - 1  # of messages: 0..TAGS - 1
 _PROBE = TAGS  # of what is never sent
-_LONGEST = 80  # characters quoted of anything
 _KEPT = 64  # collectives of the past that this rank can still be asked about
 _REMEMBERED = 1 << 14  # combinations that were agreed on
 _LISTED = 8  # different answers that an error lists
@@ -116,10 +116,10 @@ class Combination:
 
 
 def _short(value: str) -> str:
-    """At most _LONGEST characters, and another text for another value."""
-    if len(value) <= _LONGEST:
+    """At most QUOTED characters, and another text for another value."""
+    if len(value) <= QUOTED:
         return value
-    return f"{value[: _LONGEST - 20]}... {sha256(value.encode()).hexdigest()[:16]}"
+    return f"{value[: QUOTED - 20]}... {sha256(value.encode()).hexdigest()[:16]}"
 
 
 _FINGERPRINTS: WeakKeyDictionary[Schedule, str] = WeakKeyDictionary()
@@ -266,7 +266,7 @@ class Agreement:
         except RuntimeError as error:
             raise RuntimeError(
                 f"rank {self.rank} could not ask its peers whether they run the same collective "
-                f"({wanted.words()['scheme']!r}): the process group's store failed: {str(error)[:_LONGEST]}"
+                f"({wanted.words()['scheme']!r}): the process group's store failed: {str(error)[:QUOTED]}"
             ) from error
         absent = [rank for rank in range(self.size) if rank not in heard]
         gone = [rank for rank, words in heard.items() if words.get("state") == "left" and rank != self.rank]
@@ -364,9 +364,9 @@ def _read(value: bytes) -> Words:
     """What a rank wrote, also one of another version."""
     try:
         found: Any = json.loads(value)
-        return {str(key): str(said)[:_LONGEST] for key, said in found.items()}
+        return {str(key): str(said)[:QUOTED] for key, said in found.items()}
     except (ValueError, AttributeError):
-        return {"thinwire": f"of another kind, which says {value[:_LONGEST]!r}"[:_LONGEST]}
+        return {"thinwire": f"of another kind, which says {value[:QUOTED]!r}"[:QUOTED]}
 
 
 def _facts(words: Words) -> Words:

@@ -332,12 +332,12 @@ class Simulation:
         unfinished = self._arrived - self._finished - self._refused
         sojourn_s = self._sojourn_s + sum(now - request.arrival_s for request in waiting)
         area_s = self._system.area_until(now)
-        asked = max(1, recorder.ttft.summary().count + unfinished)
+        ttft, latency = recorder.ttft.summary(), recorder.latency.summary()
+        asked = max(1, ttft.count + unfinished)
         bursts = max(1.0, self.load.burstiness) if isinstance(self.load, Drawn) else 1.0
         chance = 3 * math.sqrt(bursts * asked)  # three standard deviations of a count of arrivals
         measured_s = window.duration_s - window.warm_up_s
         waiting_longer = _grew([mark[3] for mark in self._marks], chance)
-        ttft, latency = recorder.ttft.summary(), recorder.latency.summary()
         waits_s = self._queue.area_until(now) / max(1, self._arrived - self._refused)
         stays_s = [latency.mean.value - waits_s]  # in a place; of two pools, at least
         if self.decoding is not self.entry:
