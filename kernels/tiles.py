@@ -328,8 +328,8 @@ def encode_tile(x, wire_ptr, spot, at, first, local_G, ok_G, SHORT: tl.constexpr
                 zero = tl.math.div_rn(-base, tl.where(scale == 0, INFINITY, scale)) + ROUNDER
                 zero = tl.where(good, tl.minimum(tl.maximum(zero, ROUNDER), ROUNDER + STEPS), ROUNDER)
                 origin_ptr = wire_ptr + (spot + at[ORIGINS] + first) + local_G[:, None]
-                # Converted, not cut out of the sum's bits: the ptxas of Triton 3.6 reads a store of a float's low byte as
-                # a conversion of the float, so every zero point was 255 (one H200, docs/decisions/006-numerics.md).
+                # Converted, not cut out of the sum's bits: the ptxas of Triton 3.6 takes a store of a float's low byte
+                # for a conversion of the float, so every zero point was 255 on an H200.
                 origin_sent = per_group((zero - ROUNDER).to(tl.int32)).to(tl.uint8)
                 tl.store(origin_ptr, origin_sent, mask=ok_G[:, None])
                 # Added together, base and zero point save an addition a value; an odd one would turn ties around.

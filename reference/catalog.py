@@ -67,6 +67,7 @@ _LOW_BIT = "Towards Low-bit Communication for Tensor Parallel LLM Inference, arX
 _QUICK = "QuickReduce: mk1-project/quickreduce and its port in vLLM"
 _SPD = "SPD: Sync-Point Drop, arXiv 2502.20727"
 _EXEMPT = "first tokens uncompressed: docs/decisions/012-auto.md"
+_EXEMPT_LAST = "a prompt's last tokens uncompressed: docs/decisions/021-prompt-accuracy.md"
 _ISO = "ISO: Overlap of Computation and Communication within Sequence, arXiv 2409.11155"
 
 _ALL = (
@@ -110,8 +111,9 @@ _ALL = (
 _CATALOG: Mapping[str, Scheme] = MappingProxyType({entry.name: entry for entry in _ALL})
 
 _GRAMMAR = (
-    "a catalog name, spd-N, iso or iso-N, exempt-N, a spec COLLECTIVE:CODEC[/CODEC][@chunk=VALUES[xIN_FLIGHT]][@fused] "
-    "such as two_step:int4-g32-min/int8-g128-sym@chunk=1048576x2, or these joined by +: flash-int4+spd-50+iso"
+    "a catalog name, spd-N, iso or iso-N, exempt-N, exempt-last-N, a spec "
+    "COLLECTIVE:CODEC[/CODEC][@chunk=VALUES[xIN_FLIGHT]][@fused] such as "
+    "two_step:int4-g32-min/int8-g128-sym@chunk=1048576x2, or these joined by +: flash-int4+spd-50+iso"
 )
 _CODECS = (
     "bf16, fp16, fp32; intB[-gGROUP][-sym|-min|-zp][-sr][-hSIZE][-fp16|-fp32|-e8m0]; "
@@ -134,6 +136,7 @@ def scheme(name_or_spec: str) -> Scheme:
         return _CATALOG[name_or_spec]
     base: Scheme | None = None
     exempt: int | None = None
+    exempt_last: int | None = None
     drop: float | None = None
     split: float | None = None  # percent of the tokens in the first half
     for part in name_or_spec.split("+"):
@@ -147,21 +150,22 @@ def scheme(name_or_spec: str) -> Scheme:
             split = 50.0 if percent is None else percent
             if not 0 < split < 100:
                 raise ValueError(f"iso-N needs N above 0 and below 100: {shown(part)}")
-        elif match := re.fullmatch(r"exempt-(\d+)", part):
-            if exempt is not None:
-                raise ValueError(f"scheme {shown(name_or_spec)} exempts tokens twice; give one exempt-N")
-            exempt = int(match[1])
-            if not exempt:
-                raise ValueError(f"exempt-N needs N of 1 or more: {shown(part)}")
+        elif match := re.fullmatch(r"exempt(-last)?-(\d+)", part):
+            family, count = f"exempt{match[1] or ''}-N", int(match[2])
+            if (exempt_last if match[1] else exempt) is not None:
+                raise ValueError(f"scheme {shown(name_or_spec)} exempts tokens twice; give one {family}")
+            if not count:
+                raise ValueError(f"{family} needs N of 1 or more: {shown(part)}")
+            exempt, exempt_last = (exempt, count) if match[1] else (count, exempt_last)
         else:
             second = _CATALOG.get(part) or _parse_spec(part)
             if base is not None:
                 raise ValueError(
                     f"scheme {shown(name_or_spec)} names two codec schemes, {base.name!r} and {second.name!r}; "
-                    "only exempt-N, spd-N and iso combine with one"
+                    "only exempt-N, exempt-last-N, spd-N and iso combine with one"
                 )
             base = second
-    return _combine(name_or_spec, base, exempt, drop, split)
+    return _combine(name_or_spec, base, exempt, exempt_last, drop, split)
 
 
 def _percent(part: str, family: str) -> float | None:
@@ -173,14 +177,26 @@ def _percent(part: str, family: str) -> float | None:
     return float(match[1])
 
 
-def _combine(given: str, base: Scheme | None, exempt: int | None, drop: float | None, split: float | None) -> Scheme:
+def _combine(
+    given: str,
+    base: Scheme | None,
+    exempt: int | None,
+    exempt_last: int | None,
+    drop: float | None,
+    split: float | None,
+) -> Scheme:
     """`base` (None = bf16) with tokens exempt, sync points dropped and the sequence split, under its canonical name."""
     if base is not None and base.collective == "none" and (drop is not None or split is not None):
         raise ValueError(f"scheme {shown(given)}: 'none' has no all-reduce left to drop or to overlap")
     if split is not None and base is not None and base.sequence_split is not None:
         raise ValueError(f"scheme {shown(given)}: {shown(base.name)} splits the sequence already")
-    if exempt is not None and (base is None or (base.reduce.is_raw and base.gather.is_raw)):
-        raise ValueError(f"scheme {shown(given)}: exempt-N needs a scheme that compresses, such as flash-int4+exempt-1")
+    exempts = exempt is not None or exempt_last is not None
+    if exempts and (base is None or (base.reduce.is_raw and base.gather.is_raw)):
+        family = "exempt-N" if exempt is not None else "exempt-last-N"
+        example = "exempt-1" if exempt is not None else "exempt-last-1"
+        raise ValueError(
+            f"scheme {shown(given)}: {family} needs a scheme that compresses, such as flash-int4+{example}"
+        )
     names, sources, found = [], [], base or _CATALOG["bf16"]
     if base is not None:
         names.append(base.name)
@@ -189,6 +205,10 @@ def _combine(given: str, base: Scheme | None, exempt: int | None, drop: float | 
         names.append(f"exempt-{exempt}")
         sources.append(_EXEMPT)
         found = replace(found, exempt_tokens=exempt)
+    if exempt_last is not None:
+        names.append(f"exempt-last-{exempt_last}")
+        sources.append(_EXEMPT_LAST)
+        found = replace(found, exempt_last_tokens=exempt_last)
     if drop is not None:
         names.append(f"spd-{_number(drop)}")
         sources.append(_SPD)

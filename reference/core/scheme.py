@@ -351,8 +351,9 @@ class Scheme:
     sequence (None = whole). chunk_values, chunks_in_flight: pipelined chunks (None = one chunk).
     codec_launch: codec kernels inside the collective's kernel, or launches of their own. exempt_tokens: the
     first tokens of every sequence, which travel uncompressed in an all-reduce of their own: activations of
-    the very first are often a hundred times the others'. Raises ValueError for a combination that means
-    nothing.
+    the very first are often a hundred times the others'. exempt_last_tokens: the last tokens of every
+    prompt, which travel uncompressed in the same buffers: from the very last the first token of the answer is
+    predicted. Raises ValueError for a combination that means nothing.
     """
 
     name: str
@@ -365,6 +366,7 @@ class Scheme:
     chunks_in_flight: int = 1
     codec_launch: Literal["fused", "separate"] = "separate"
     exempt_tokens: int = 0
+    exempt_last_tokens: int = 0
     source: str = ""
 
     def __post_init__(self) -> None:
@@ -379,13 +381,15 @@ class Scheme:
             raise ValueError(f"drop_attention_percent must lie in 0..100: {self.drop_attention_percent}")
         if self.sequence_split is not None and not 0 < self.sequence_split < 1:
             raise ValueError(f"sequence_split must lie between 0 and 1, or be None: {self.sequence_split}")
-        if self.exempt_tokens < 0 or (self.exempt_tokens and self.reduce.is_raw and self.gather.is_raw):
-            raise ValueError(f"exempt_tokens must be 0, or more with a codec: {self.exempt_tokens}, {given}")
+        for name in ("exempt_tokens", "exempt_last_tokens"):
+            exempt = getattr(self, name)
+            if exempt < 0 or (exempt and self.reduce.is_raw and self.gather.is_raw):
+                raise ValueError(f"{name} must be 0, or more with a codec: {exempt}, {given}")
+            if exempt > TOKENS.most:
+                raise ValueError(f"{name} must be at most {TOKENS.most}: {exempt}")
         if self.chunk_values is not None and not 1 <= self.chunk_values <= MESSAGE.most:
             raise ValueError(f"chunk_values must lie in 1..{MESSAGE.most}, or be None: {self.chunk_values}")
         CHUNKS.check("chunks_in_flight", max(1, self.chunks_in_flight))
-        if self.exempt_tokens > TOKENS.most:
-            raise ValueError(f"exempt_tokens must be at most {TOKENS.most}: {self.exempt_tokens}")
         if self.chunks_in_flight < 1 or (self.chunks_in_flight > 1 and self.chunk_values is None):
             raise ValueError(
                 "chunks_in_flight must be 1, or more with chunk_values given: "

@@ -31,11 +31,13 @@ class Dropping:
     def __init__(self, sync: Sync, layers: Iterable[int]) -> None:
         self._sync, self._layers = sync, frozenset(layers)
 
-    def __call__(self, layer: int, site: Site, partials: Sequence[Tensor], position: int) -> list[Tensor] | None:
+    def __call__(
+        self, layer: int, site: Site, partials: Sequence[Tensor], position: int, ends: bool
+    ) -> list[Tensor] | None:
         """None where the point is dropped."""
         if site == "attention" and layer in self._layers:
             return None
-        return self._sync(layer, site, partials, position)
+        return self._sync(layer, site, partials, position, ends)
 
 
 @dataclass(frozen=True, slots=True)

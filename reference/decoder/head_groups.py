@@ -40,11 +40,11 @@ class _AsIf:
     def __init__(self, decoder: Decoder, parts: Sequence[Tensor]) -> None:
         self._exact, self._parts, self._whole = ExactSync(decoder.group), parts, torch.stack(tuple(parts)).sum(0)
 
-    def __call__(self, layer: int, site: Site, partials: Sequence[Tensor], position: int) -> list[Tensor]:
+    def __call__(self, layer: int, site: Site, partials: Sequence[Tensor], position: int, ends: bool) -> list[Tensor]:
         """Never drops."""
         if site == "attention":
             return list(self._parts)
-        total = self._exact(layer, site, partials, position)[0]
+        total = self._exact(layer, site, partials, position, ends)[0]
         return [total + (self._whole - part) for part in self._parts]
 
 
@@ -151,10 +151,10 @@ def _mlp_output(decoder: Decoder, layer: int, input_TD: Tensor, attention_TD: Te
     ranks, found = decoder.group.size, list[Tensor]()
     exact = ExactSync(decoder.group)
 
-    def sync(layer: int, site: Site, partials: Sequence[Tensor], position: int) -> list[Tensor]:
+    def sync(layer: int, site: Site, partials: Sequence[Tensor], position: int, ends: bool) -> list[Tensor]:
         if site == "attention":
             return [attention_TD[None]] * ranks
-        found.extend(exact(layer, site, partials, position))
+        found.extend(exact(layer, site, partials, position, ends))
         return found
 
     decoder.block(layer, Stream([input_TD[None]] * ranks), sync=sync)

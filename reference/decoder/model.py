@@ -168,7 +168,7 @@ class Decoder:
         self._gemma = config.architecture == GEMMA
         self._activation = _ACTIVATIONS[config.activation]
         self._embedding_VD = weights["model.embed_tokens.weight"]
-        self.frequency_K = frequencies(config).to(self._embedding_VD.device)
+        self.frequency_K = frequencies(config).to(self.device)
         self._head_VD = self._embedding_VD if config.tied_embeddings else weights["lm_head.weight"]
         self._head_VD = self._head_VD.to(precision.logits)
         self._norm_D = weights["model.norm.weight"].to(precision.residual)
@@ -201,20 +201,28 @@ class Decoder:
         return found
 
     @property
+    def device(self) -> torch.device:
+        """Where its tensors lie."""
+        return self._embedding_VD.device
+
+    @property
     def held(self) -> tuple[tuple[Shard, ...], ...]:
         """By layer: what the ranks in this process hold."""
         return tuple(layer.shards for layer in self.layers)
 
     def new_cache(self, batch: int, capacity: int) -> Cache:
         """An empty cache for `batch` sequences of up to `capacity` tokens."""
-        return Cache(self.config, self.held, batch, capacity, self.precision.compute, self._embedding_VD.device)
+        return Cache(self.config, self.held, batch, capacity, self.precision.compute, self.device)
 
     # ---- running it
 
-    def forward(self, ids_BT: Tensor, cache: Cache | None = None, sync: Sync | None = None) -> Tensor:
+    def forward(
+        self, ids_BT: Tensor, cache: Cache | None = None, sync: Sync | None = None, ends: bool = True
+    ) -> Tensor:
         """Normalised hidden states [B, T, D] of the tokens, which follow those in the cache; `logits` takes them.
 
-        The cache, if any, holds the new tokens afterwards. sync: None = the decoder's own. Raises ValueError for ids
+        The cache, if any, holds the new tokens afterwards. sync: None = the decoder's own. ends: whether the last token
+        is the prompt's last; False in all but the last of a prompt's chunks. Raises ValueError for ids
         that are not [B, T] within the vocabulary, a cache too small or of another split, a sync for another number of
         ranks or layers, a last sync point dropped, or a drop under Gemma 2's post-norms (a norm of a partial sum is no
         part of the norm of the sum).
@@ -222,7 +230,7 @@ class Decoder:
         stream, start = self.embed(ids_BT), 0 if cache is None else cache.length
         self._check(ids_BT, cache, sync)
         for layer in range(self.config.num_layers):
-            stream = self.block(layer, stream, start, cache, sync)
+            stream = self.block(layer, stream, start, cache, sync, ends)
         if cache is not None:
             cache.length += ids_BT.shape[1]
         return self.hidden(stream)
@@ -241,8 +249,8 @@ class Decoder:
         self._check_ids(ids_BT)  # all of them, before the first half is in the cache
         self._check(ids_BT, cache, sync)
         cache = self.new_cache(*ids_BT.shape) if cache is None else cache
-        halves = (ids_BT[:, :first], ids_BT[:, first:])
-        return torch.cat([self.forward(half_BT, cache, sync) for half_BT in halves], dim=1)
+        halves = ((ids_BT[:, :first], False), (ids_BT[:, first:], True))
+        return torch.cat([self.forward(half_BT, cache, sync, ends) for half_BT, ends in halves], dim=1)
 
     def _check(self, ids_BT: Tensor, cache: Cache | None, sync: Sync | None) -> None:
         """ValueError for a cache or a sync that is not for these ids or this decoder."""
@@ -306,9 +314,18 @@ class Decoder:
         return Stream([hidden_BTD] * len(self._here))
 
     def block(
-        self, layer: int, stream: Stream, start: int = 0, cache: Cache | None = None, sync: Sync | None = None
+        self,
+        layer: int,
+        stream: Stream,
+        start: int = 0,
+        cache: Cache | None = None,
+        sync: Sync | None = None,
+        ends: bool = True,
     ) -> Stream:
-        """The stream after one layer. start: position of its first token; a cache is written and not yet advanced."""
+        """The stream after one layer. start: position of its first token; a cache is written and not yet advanced.
+
+        ends: as `forward` takes it.
+        """
         whole, norms = self.layers[layer], self.layers[layer].norms
         chosen = self.sync if sync is None else sync
         before_attention, before_mlp = norms["input_layernorm"], norms["post_attention_layernorm"]
@@ -318,11 +335,12 @@ class Decoder:
             after_mlp = norms["post_feedforward_layernorm"]
 
         partials = self._attention(layer, self.normed(stream, before_attention), start, cache)
-        stream = self._join(stream, (layer, "attention"), partials, whole.output_bias_D, after_attention, start, chosen)
+        point: Point = (layer, "attention")
+        stream = self._join(stream, point, partials, whole.output_bias_D, after_attention, start, ends, chosen)
 
         inputs = self.normed(stream, before_mlp)
         partials = [self._mlp(part, x_BTD) for part, x_BTD in zip(whole.parts, inputs, strict=True)]
-        return self._join(stream, (layer, "mlp"), partials, whole.down_bias_D, after_mlp, start, chosen)
+        return self._join(stream, (layer, "mlp"), partials, whole.down_bias_D, after_mlp, start, ends, chosen)
 
     def hidden(self, stream: Stream) -> Tensor:
         """Normalised hidden states [B, T, D] of the stream behind the last block. ValueError where ranks differ."""
@@ -400,6 +418,7 @@ class Decoder:
         bias_D: Tensor | None,
         post_norm_D: Tensor | None,
         position: int,
+        ends: bool,
         sync: Sync,
     ) -> Stream:
         """The stream behind a sync point, reduced or dropped."""
@@ -409,7 +428,7 @@ class Decoder:
                 (pending + partial.to(residual)).to(partial.dtype)
                 for pending, partial in zip(stream.pending, partials, strict=True)
             ]
-        reduced = sync(*point, partials, position)
+        reduced = sync(*point, partials, position, ends)
         if reduced is None:
             if post_norm_D is not None:
                 raise ValueError(f"{self.config.name} norms what attention and MLP give; {point} cannot be dropped")

@@ -30,7 +30,9 @@ _UNCOMPRESSED = find_scheme("bf16")
 class Sync(Protocol):
     """What happens at a sync point."""
 
-    def __call__(self, layer: int, site: Site, partials: Sequence[Tensor], position: int) -> list[Tensor] | None:
+    def __call__(
+        self, layer: int, site: Site, partials: Sequence[Tensor], position: int, ends: bool
+    ) -> list[Tensor] | None:
         """What each rank of this process adds to its residual stream, or None: the sync point is dropped.
 
         Args:
@@ -38,6 +40,8 @@ class Sync(Protocol):
             partials: [B, T, D] of each rank held here, in rank order, in the dtype asked of the decoder. They may be
                 the model's own tensors: neither changed nor kept.
             position: of the first of the T tokens in its sequence, for policies that treat early tokens differently.
+            ends: whether the T-th token is a prompt's last, from which the next token is predicted; False in all but
+                the last chunk of a prompt that comes in chunks.
 
         Where ranks get the same bits, give them the same tensor object: the model then computes on it once.
         """
@@ -70,7 +74,7 @@ class ExactSync:
         ranks_here(group)
         self._group = group
 
-    def __call__(self, layer: int, site: Site, partials: Sequence[Tensor], position: int) -> list[Tensor]:
+    def __call__(self, layer: int, site: Site, partials: Sequence[Tensor], position: int, ends: bool) -> list[Tensor]:
         """Never drops. ValueError for partial sums of another number of ranks."""
         check_partials(self._group, partials)
         wide = torch.promote_types(partials[0].dtype, torch.float32)
@@ -89,7 +93,7 @@ class SchemeSync:
         group: the decoder's.
         plan: a scheme for every sync point (`plan_of` makes one of any scheme). What a scheme says of dropped points
             and split sequences is not read here: `plan_of` turns the former into None, `Decoder.prefill` takes the
-            latter. Tokens that a scheme exempts go in an all-reduce of their own, uncompressed.
+            latter. Tokens that a scheme exempts, the first or the last, go in all-reduces of their own, uncompressed.
         calibrations: of the points whose scheme is a static outlier hybrid.
         backend, gate_bytes, islands: as `all_reduce` takes them.
 
@@ -115,7 +119,9 @@ class SchemeSync:
         self._backend, self._gate_bytes, self._islands = backend, gate_bytes, islands
         self.layers = 1 + max((layer for layer, _ in plan), default=-1)  # of the model that the plan is for
 
-    def __call__(self, layer: int, site: Site, partials: Sequence[Tensor], position: int) -> list[Tensor] | None:
+    def __call__(
+        self, layer: int, site: Site, partials: Sequence[Tensor], position: int, ends: bool
+    ) -> list[Tensor] | None:
         """The all-reduce of this point's scheme; None where the plan drops it."""
         point: Point = (layer, site)
         if point not in self._plan:
@@ -126,10 +132,13 @@ class SchemeSync:
         if scheme is None:
             return None
         check_partials(self._group, partials)
-        exempt = min(max(scheme.exempt_tokens - position, 0), partials[0].shape[1])
+        tokens = partials[0].shape[1]
+        first = min(max(scheme.exempt_tokens - position, 0), tokens)
+        last = max(tokens - scheme.exempt_last_tokens if ends else tokens, first)
+        cuts = ((slice(first), _UNCOMPRESSED), (slice(first, last), scheme), (slice(last, None), _UNCOMPRESSED))
         parts = [
             self._sum([partial_BTD[:, chosen].contiguous() for partial_BTD in partials], taken, point)
-            for chosen, taken in ((slice(exempt), _UNCOMPRESSED), (slice(exempt, None), scheme))
+            for chosen, taken in cuts
             if partials[0][:, chosen].numel()
         ]
         total_BTD = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
@@ -167,10 +176,12 @@ class Observed:
     def __init__(self, sync: Sync, hook: Hook) -> None:
         self._sync, self._hook = sync, hook
 
-    def __call__(self, layer: int, site: Site, partials: Sequence[Tensor], position: int) -> list[Tensor] | None:
+    def __call__(
+        self, layer: int, site: Site, partials: Sequence[Tensor], position: int, ends: bool
+    ) -> list[Tensor] | None:
         """What the sync inside gives."""
         self._hook(layer, site, partials)
-        return self._sync(layer, site, partials, position)
+        return self._sync(layer, site, partials, position, ends)
 
 
 class Calibrating:

@@ -1,20 +1,24 @@
 """What a scheme costs in accuracy: perplexity, KL divergence and top-1 agreement against the uncompressed run.
 
 `evaluate` runs windows of text through a decoder twice, with the all-reduces of the baseline and with those of a
-scheme, one window after the other, so no more than one window's logits are kept. The baseline is what an engine does
-without compression: partial sums in the decoder's dtype (bf16 where it matters), added exactly.
+scheme, a few windows at a time, so few logits are kept. The baseline is what an engine does without compression:
+partial sums in the decoder's dtype (bf16 where it matters), added exactly.
+
+What runs under the scheme is a `Span`. Engines compress large messages, which are prompts', and leave small ones, which
+are decode's: a window's first tokens are then the prompt, under the scheme, and the rest follow one by one as an answer
+would, exactly, on the cache that the prompt left. The answer's first token is predicted by the compressed pass itself.
 
 Intervals are two-sided 95 % Student t intervals over windows. Perplexity's own interval says how far the text differs
 from window to window; the ratio's is paired, of the difference of a window's two losses, which are of the same text
 and so differ by much less. One window gives no interval. The same machine and number of threads give the same bits.
 
-Legend: W windows, T tokens of a window, V vocabulary.
+Legend: B windows run at a time, W windows, T tokens of a window, N of them predicted, V vocabulary.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -131,43 +135,66 @@ def _finite(x: float | None) -> float | None:
 @dataclass(frozen=True, slots=True)
 class Run:
     """A way to run a model: a decoder, what happens at its sync points (None = the decoder's own sync), and the share
-    of the tokens in the first part of a split sequence (None = whole)."""
+    of the tokens in the first part of a split sequence (None = whole).
+
+    prompt: the tokens that run so. Those behind them are an answer: exact, on the cache of the prompt, and only they
+    are predicted. None = every token, and all but the first are predicted.
+    """
 
     decoder: Decoder
     sync: Sync | None = None
     split: float | None = None
+    prompt: int | None = None
 
-    def log_probs(self, ids_T: Tensor) -> Tensor:
-        """log p of every token at positions 1 .. T-1 given those before, [T-1, V]."""
-        hidden_TD = self.decoder.prefill(ids_T[None], sync=self.sync, split=self.split)[0, :-1]
-        return log_probs(self.decoder, hidden_TD)
+    def hidden(self, ids_BT: Tensor) -> Tensor:
+        """Normalised hidden states that the tokens predicted are predicted from, [B, N, D]."""
+        if self.prompt is None:
+            return self.decoder.prefill(ids_BT, sync=self.sync, split=self.split)[:, :-1]
+        cache = self.decoder.new_cache(*ids_BT.shape)
+        last_B1D = self.decoder.prefill(ids_BT[:, : self.prompt], cache, self.sync, self.split)[:, -1:]
+        if self.prompt == ids_BT.shape[1] - 1:
+            return last_B1D
+        answer_BTD = self.decoder.forward(ids_BT[:, self.prompt : -1], cache, ExactSync(self.decoder.group))
+        return torch.cat((last_B1D, answer_BTD), dim=1)
+
+    def log_probs(self, ids_BT: Tensor) -> Tensor:
+        """log p of what may stand at each place predicted, given the tokens before it, [B, N, V]."""
+        hidden_BND = self.hidden(ids_BT)
+        found = log_probs(self.decoder, hidden_BND.flatten(0, 1))
+        return found.view(*hidden_BND.shape[:2], -1)
 
 
-def log_probs(decoder: Decoder, hidden_TD: Tensor) -> Tensor:
-    """log p of the token that follows each of these normalised hidden states, fp32 [T, V]."""
-    found_TV = hidden_TD.new_empty(len(hidden_TD), decoder.config.vocab_size)  # a `cat` would hold it twice
-    for rows_TD, rows_TV in zip(torch.split(hidden_TD, LOGIT_CHUNK), torch.split(found_TV, LOGIT_CHUNK), strict=True):
-        rows_TV.copy_(torch.log_softmax(decoder.logits(rows_TD), -1))
-    return found_TV
+def log_probs(decoder: Decoder, hidden_ND: Tensor) -> Tensor:
+    """log p of the token that follows each of these normalised hidden states, fp32 [N, V]."""
+    found_NV = hidden_ND.new_empty(len(hidden_ND), decoder.config.vocab_size)  # a `cat` would hold it twice
+    for rows_ND, rows_NV in zip(torch.split(hidden_ND, LOGIT_CHUNK), torch.split(found_NV, LOGIT_CHUNK), strict=True):
+        rows_NV.copy_(torch.log_softmax(decoder.logits(rows_ND), -1))
+    return found_NV
 
 
-def baseline_run(decoder: Decoder) -> Run:
-    """What schemes are held against: the decoder's partial sums, added in fp32 and rank order and not rounded."""
-    return Run(decoder, ExactSync(decoder.group))
+def baseline_run(decoder: Decoder, prompt: int | None = None) -> Run:
+    """What schemes are held against: the decoder's partial sums, added in fp32 and rank order and not rounded.
+
+    prompt: as the schemes' runs have it, so that both round at the same places.
+    """
+    return Run(decoder, ExactSync(decoder.group), prompt=prompt)
 
 
 def scheme_run(
     decoder: Decoder,
     scheme: AnyScheme,
     calibrations: Mapping[Point, Calibration] | None = None,
+    prompt: int | None = None,
 ) -> Run:
     """A scheme at every sync point, or each point's own, with its dropped points and its split sequence.
+
+    prompt: tokens that it compresses (`Run`); None = all.
 
     Raises ValueError for a scheme that no model can run under (`none`), or one for another number of layers.
     """
     plan = plan_of(scheme, decoder.config.num_layers)
     sync = SchemeSync(decoder.group, plan, calibrations=calibrations, islands=islands(scheme, decoder.group.size))
-    return Run(decoder, sync, scheme.sequence_split)
+    return Run(decoder, sync, scheme.sequence_split, prompt)
 
 
 def islands(scheme: AnyScheme, ranks: int) -> tuple[tuple[int, ...], ...] | None:
@@ -213,22 +240,32 @@ def evaluate_all(
     windows_WT: Tensor,
     results: Mapping[str, Results] | None = None,
     progress: Progress | None = None,
+    together: int = 1,
 ) -> dict[str, Accuracy]:
-    """`evaluate` for several runs, the baseline run once a window for all of them; errors the same."""
+    """`evaluate` for several runs, the baseline run once a window for all of them; errors the same.
+
+    together: windows that go through a model side by side, as a batch. A codec's groups may then reach from one to the
+    next, and products sum in another order, so figures depend on it a little. ValueError for runs that do not all
+    predict the same tokens.
+    """
     check_windows(windows_WT)
     for chosen in (baseline, *runs.values()):
-        _check_split(chosen.split, windows_WT.shape[1])
+        check_prompt(chosen.prompt, windows_WT.shape[1])
+        _check_split(chosen.split, chosen.prompt or windows_WT.shape[1])
+        if chosen.prompt != baseline.prompt:
+            raise ValueError(f"runs must predict the same tokens: prompts of {baseline.prompt} and {chosen.prompt}")
+    if together < 1:
+        raise ValueError(f"windows that run together must be 1 or more: together={together}")
     kept = dict(results or {})
     if kept and any(not isinstance(run.decoder.group, LocalGroup) for run in (baseline, *runs.values())):
         raise ValueError("results are kept by one process only: ranks that read a file each could disagree on it")
     names_W = [digest(ids_T) for ids_T in windows_WT]
     found = {run: dict(kept[run].windows) if run in kept else {} for run in runs}
-    work = {
-        name: (ids_T, missing)
-        for name, ids_T in zip(names_W, windows_WT, strict=True)
-        if (missing := [run for run in runs if name not in found[run]])
-    }
-    passes, total = 0, sum(1 + len(missing) for _, missing in work.values())
+    work: dict[tuple[str, ...], dict[str, Tensor]] = {}  # by the runs that lack them: windows by name
+    for name, ids_T in zip(names_W, windows_WT, strict=True):
+        if missing := tuple(run for run in runs if name not in found[run]):
+            work.setdefault(missing, {})[name] = ids_T
+    passes, total = 0, sum((1 + len(missing)) * len(windows) for missing, windows in work.items())
 
     def passed(count: int) -> None:
         nonlocal passes
@@ -238,16 +275,35 @@ def evaluate_all(
 
     passed(0)
     with torch.no_grad():
-        for name, (ids_T, missing) in work.items():
-            reference_TV = baseline.log_probs(ids_T)
-            passed(1)
+        for missing, names in _batches(work, together):
+            ids_BT = torch.stack([work[missing][name] for name in names])
+            reference_BNV = baseline.log_probs(ids_BT)
+            passed(len(names))
             for run in missing:
-                window = compare(name, reference_TV, runs[run].log_probs(ids_T), ids_T[1:], run or "this sync")
-                found[run][name] = window
-                if run in kept:
-                    kept[run].add(window)
-                passed(1)
+                scheme_BNV = runs[run].log_probs(ids_BT)
+                for name, ids_T, reference_NV, scheme_NV in zip(names, ids_BT, reference_BNV, scheme_BNV, strict=True):
+                    window = compare(name, reference_NV, scheme_NV, ids_T[-len(scheme_NV) :], run or "this sync")
+                    found[run][name] = window
+                    if run in kept:
+                        kept[run].add(window)
+                passed(len(names))
     return {run: Accuracy(tuple(windows[name] for name in names_W)) for run, windows in found.items()}
+
+
+def _batches(
+    work: Mapping[tuple[str, ...], Mapping[str, Tensor]], together: int
+) -> Iterator[tuple[tuple[str, ...], list[str]]]:
+    """(runs, names of so many windows) that are still to be run."""
+    for missing, windows in work.items():
+        names = list(windows)
+        for start in range(0, len(names), together):
+            yield missing, names[start : start + together]
+
+
+def check_prompt(prompt: int | None, tokens: int) -> None:
+    """ValueError for a prompt that leaves no answer, or is none."""
+    if prompt is not None and not 0 < prompt < tokens:
+        raise ValueError(f"the prompt must leave a token or more of the window: prompt={prompt}, tokens={tokens}")
 
 
 def _check_split(split: float | None, tokens: int) -> None:

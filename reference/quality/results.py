@@ -19,7 +19,7 @@ from torch import Tensor
 from thinwire.reference.decoder.model import Decoder
 from thinwire.reference.mixed import AnyScheme, plan_of
 
-_KIND = "thinwire accuracy 1"
+_KIND = "thinwire accuracy 2"
 
 
 class _Dataclass(Protocol):
@@ -133,10 +133,18 @@ class Results(Lines[Window]):
         return {window.digest: window for window in self.found}
 
 
-def run_key(scheme: AnyScheme, decoder: Decoder, weights: str, calibration_WT: Tensor | None = None) -> dict[str, Any]:
+def run_key(
+    scheme: AnyScheme,
+    decoder: Decoder,
+    weights: str,
+    calibration_WT: Tensor | None = None,
+    prompt: int | None = None,
+    together: int = 1,
+) -> dict[str, Any]:
     """What a window's figures depend on beside its token ids, which stand for text and tokenizer.
 
-    weights: checksum of the model. calibration_WT: the windows calibrated on, None where the scheme needs none.
+    weights: checksum of the model. calibration_WT: the windows calibrated on, None where the scheme needs none. prompt:
+    tokens that the scheme compresses, None = all. together: windows in a batch.
     """
     return {
         **model_key(decoder, weights),
@@ -144,6 +152,8 @@ def run_key(scheme: AnyScheme, decoder: Decoder, weights: str, calibration_WT: T
         "plan": _plan(scheme, decoder.config.num_layers),
         "sequence_split": scheme.sequence_split,
         "calibration": None if calibration_WT is None else digest(calibration_WT),
+        "prompt": prompt,
+        "together": together,
     }
 
 
@@ -159,6 +169,7 @@ def model_key(decoder: Decoder, weights: str, *modules: str) -> dict[str, Any]:
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),  # how a kernel cuts its sums follows from both
         "cpu": torch.backends.cpu.get_cpu_capability(),
+        "device": torch.cuda.get_device_name(decoder.device) if decoder.device.type == "cuda" else decoder.device.type,
         "code": code_version(*modules),
     }
 
@@ -174,7 +185,13 @@ def _plan(scheme: AnyScheme, num_layers: int) -> list[list[Any]]:
     plan = plan_of(scheme, num_layers)
     found: list[list[Any]] = []
     for entry in plan.values():
-        does = entry and [entry.reduce.spec, entry.gather.spec, entry.collective, entry.exempt_tokens]
+        does = entry and [
+            entry.reduce.spec,
+            entry.gather.spec,
+            entry.collective,
+            entry.exempt_tokens,
+            entry.exempt_last_tokens,
+        ]
         if found and found[-1][1] == does:
             found[-1][0] += 1
         else:

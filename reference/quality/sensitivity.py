@@ -86,10 +86,12 @@ class At:
     def __init__(self, point: Point, here: Sync, elsewhere: Sync) -> None:
         self._point, self._here, self._elsewhere = point, here, elsewhere
 
-    def __call__(self, layer: int, site: Site, partials: Sequence[Tensor], position: int) -> list[Tensor] | None:
+    def __call__(
+        self, layer: int, site: Site, partials: Sequence[Tensor], position: int, ends: bool
+    ) -> list[Tensor] | None:
         """What the one that is asked gives."""
         chosen = self._here if (layer, site) == self._point else self._elsewhere
-        return chosen(layer, site, partials, position)
+        return chosen(layer, site, partials, position, ends)
 
 
 def key(decoder: Decoder, weights: str, stride: int) -> dict[str, Any]:

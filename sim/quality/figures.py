@@ -79,7 +79,8 @@ def figure(scheme: AnyScheme, tp: int, islands: int = 2) -> Figure | None:
 
 def _identity(scheme: Scheme) -> tuple[Any, ...]:
     codecs = (scheme.reduce.spec, scheme.gather.spec, scheme.collective)
-    return (*codecs, scheme.exempt_tokens, scheme.drop_attention_percent, scheme.sequence_split)
+    exempt = (scheme.exempt_tokens, scheme.exempt_last_tokens)
+    return (*codecs, *exempt, scheme.drop_attention_percent, scheme.sequence_split)
 
 
 @lru_cache(maxsize=8)
@@ -102,7 +103,7 @@ def _rows(path: Path) -> list[tuple[tuple[Any, ...], Figure]]:
         found = []
         for row in table["rows"]:
             codecs = (row["reduce"], row["gather"], row["collective"])
-            options = ("exempt_tokens", "drop_attention_percent", "sequence_split")
+            options = ("exempt_tokens", "exempt_last_tokens", "drop_attention_percent", "sequence_split")
             identity = (*codecs, *(row[name] for name in options))
             hash(identity)
             found.append((identity, _figure(table, row)))

@@ -11,12 +11,13 @@ import hashlib
 import json
 import platform
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from thinwire.edge.writing import write_text
 from thinwire.reference.codecs.calibration import Calibration
@@ -32,6 +33,7 @@ from thinwire.reference.quality.accuracy import (
     Text,
     baseline_run,
     calibrate,
+    check_prompt,
     cut_text,
     evaluate_all,
     islands,
@@ -44,6 +46,8 @@ from thinwire.reference.quality.results import Results, run_key
 MODEL, TITLE = "smollm2-135m", "SmolLM2-135M (4-bit weights)"  # of the default weights, in tables
 WINDOW_TOKENS = 512
 WINDOWS = 16  # 8,176 predictions: a scheme takes a minute
+COMPRESS = ("prompt", "all")  # positions that a scheme compresses
+PROMPT_TOKENS = 384  # of a window, where only the prompt is compressed
 CALIBRATION_WINDOWS = 8  # for static outlier hybrids
 
 
@@ -65,17 +69,23 @@ class Source:
 
 @dataclass(slots=True)
 class Subject:
-    """A model at one TP degree and the windows of a text. calibrations are made when a scheme asks for them."""
+    """A model at one TP degree and the windows of a text. Calibrations are made when a scheme asks for them.
+
+    prompt: tokens of each window that a scheme compresses, None = all. together: windows in a batch.
+    """
 
     decoder: Decoder
     weights: Source
     text: Source
     windows: Text
+    prompt: int | None = None
+    together: int = 1
     _calibrations: dict[int, dict[Point, Calibration]] = field(default_factory=dict)  # by tokens left out
 
     def run(self, scheme: AnyScheme) -> Run:
         """The scheme on this model; calibrated first where it must be."""
-        return scheme_run(self.decoder, scheme, self._calibrate(scheme) if needs_calibration(scheme) else None)
+        calibrations = self._calibrate(scheme) if needs_calibration(scheme) else None
+        return scheme_run(self.decoder, scheme, calibrations, self.prompt)
 
     def _calibrate(self, scheme: AnyScheme) -> dict[Point, Calibration]:
         """Tokens that a point exempts never meet its codec, so they are no part of its calibration either."""
@@ -92,7 +102,7 @@ class Subject:
     def key(self, scheme: AnyScheme) -> dict[str, Any]:
         """What its windows' figures depend on."""
         calibration = self.windows.calibration_WT if needs_calibration(scheme) else None
-        return run_key(scheme, self.decoder, self.weights.sha256, calibration)
+        return run_key(scheme, self.decoder, self.weights.sha256, calibration, self.prompt, self.together)
 
     def measure(
         self, schemes: Sequence[AnyScheme], folder: Path | None = None, progress: Progress | None = None
@@ -104,7 +114,8 @@ class Subject:
             results = {
                 scheme.name: Results(results_file(folder, self.key(scheme)), self.key(scheme)) for scheme in schemes
             }
-        return evaluate_all(baseline_run(self.decoder), runs, self.windows.evaluation_WT, results, progress)
+        windows_WT, baseline = self.windows.evaluation_WT, baseline_run(self.decoder, self.prompt)
+        return evaluate_all(baseline, runs, windows_WT, results, progress, self.together)
 
     def document(self, scheme: AnyScheme, accuracy: Accuracy) -> dict[str, Any]:
         """The document of `accuracy --json`."""
@@ -114,6 +125,8 @@ class Subject:
             "scheme": scheme.name,
             "tp": self.decoder.group.size,
             **accuracy.to_dict(),
+            "compress": "all" if self.prompt is None else "prompt",
+            "prompt_tokens": self.prompt,
             "window_tokens": self.windows.evaluation_WT.shape[1],
             "calibration_windows": len(self.windows.calibration_WT) if needs_calibration(scheme) else 0,
             "islands": None if grouping is None else [list(island) for island in grouping],
@@ -146,10 +159,12 @@ class Material:
     """Weights and text, read once for any number of TP degrees.
 
     weights, text: files (a Hugging Face folder or a GGUF file; plain UTF-8); None = the defaults, downloaded where
-    they are not in the cache. Raises ValueError for what cannot be read, ImportError where a package is missing.
+    they are not in the cache. device: where models run. Raises ValueError for what cannot be read, ImportError where a
+    package is missing.
     """
 
-    def __init__(self, weights: Path | None = None, text: Path | None = None) -> None:
+    def __init__(self, weights: Path | None = None, text: Path | None = None, device: str = "cpu") -> None:
+        self.device = torch.device(device)
         path = fetch(WEIGHTS) if weights is None else weights
         self.checkpoint: Checkpoint = open_checkpoint(path)
         self.model, self.title = (MODEL, TITLE) if weights is None else (self.checkpoint.config.name,) * 2
@@ -188,7 +203,8 @@ class Material:
         limit = self.checkpoint.config.max_positions
         if tokens > limit:
             raise ValueError(f"{self.checkpoint.config.name} has {limit} positions: tokens={tokens}")
-        return cut_text(self.ids, tokens, windows, calibration)
+        found = cut_text(self.ids, tokens, windows, calibration)
+        return Text(found.evaluation_WT.to(self.device), found.calibration_WT.to(self.device))
 
     def source(self, how: str) -> dict[str, str]:
         """Where a table measured with these comes from. how: the command that measures it."""
@@ -200,15 +216,33 @@ class Material:
             "text": self.text.about,
             "text_sha256": self.text.sha256,
             "torch": torch.__version__,
-            "machine": platform.machine(),
+            "machine": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.machine(),
         }
 
-    def subject(self, tp: int, windows: Text) -> Subject:
-        """The model on `tp` ranks. ValueError for fewer than one or more than MOST."""
+    def subject(self, tp: int, windows: Text, prompt: int | None = None, together: int = 1) -> Subject:
+        """The model on `tp` ranks. ValueError for fewer than one or more than MOST, and a prompt without an answer."""
         if not 1 <= tp <= MOST:
             raise ValueError(f"tp must lie in 1..{MOST}: tp={tp}")
-        decoder = Decoder(self.checkpoint.config, self.checkpoint, LocalGroup(tp), precision=BF16)
-        return Subject(decoder, self.weights, self.text, windows)
+        check_prompt(prompt, windows.evaluation_WT.shape[1])
+        weights = OnDevice(self.checkpoint, self.device)
+        decoder = Decoder(self.checkpoint.config, weights, LocalGroup(tp), precision=BF16)
+        return Subject(decoder, self.weights, self.text, windows, prompt, together)
+
+
+class OnDevice(Mapping[str, Tensor]):
+    """A checkpoint whose tensors are read to a device."""
+
+    def __init__(self, checkpoint: Mapping[str, Tensor], device: torch.device) -> None:
+        self._checkpoint, self._device = checkpoint, device
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._checkpoint[name].to(self._device)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._checkpoint)
+
+    def __len__(self) -> int:
+        return len(self._checkpoint)
 
 
 def write_table(path: Path, shared: Mapping[str, Any], name: str, entries: Sequence[Any] | Mapping[str, Any]) -> None:
@@ -245,6 +279,7 @@ def command_line(
     parser.add_argument("--folder", type=Path, default=cache_folder() / name, help=done)
     parser.add_argument("--write", type=Path, default=table, help=about)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu", help="where models run: cpu or cuda")
     found = parser.parse_args(arguments)
     torch.set_num_threads(found.threads)
     return found

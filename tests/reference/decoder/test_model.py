@@ -245,10 +245,10 @@ def test_each_point_has_its_scheme() -> None:
     exact = ExactSync(group)
     seen: list[tuple[int, Site, int]] = []
 
-    def spy(layer: int, site: Site, partials: Sequence[Tensor], position: int) -> list[Tensor]:
+    def spy(layer: int, site: Site, partials: Sequence[Tensor], position: int, ends: bool) -> list[Tensor]:
         seen.append((layer, site, position))
         assert len(partials) == 2 and partials[0].shape[0] == 2
-        return exact(layer, site, partials, position)
+        return exact(layer, site, partials, position, ends)
 
     ours.prefill(ids_BT, sync=spy, split=0.5)
     assert seen == [(layer, site, start) for start in (0, 12) for layer, site in points(3)]
@@ -338,8 +338,8 @@ def test_dropped_points_by_hand() -> None:
     sync = SchemeSync(split.group, plan_of("all_gather:fp32+spd-100", 1) | {(0, "mlp"): scheme("all_gather:fp32")})
     assert sync(0, "attention", [], 0) is None
 
-    def exact(layer: int, site: Site, partials: Sequence[Tensor], position: int) -> list[Tensor] | None:
-        return None if site == "attention" else ExactSync(split.group)(layer, site, partials, position)
+    def exact(layer: int, site: Site, partials: Sequence[Tensor], position: int, ends: bool) -> list[Tensor] | None:
+        return None if site == "attention" else ExactSync(split.group)(layer, site, partials, position, ends)
 
     got = split.block(0, split.embed(ids_BT), sync=exact)
     assert got.pending is None
@@ -353,7 +353,7 @@ def test_drops_cost_nothing_on_one_rank_and_are_refused_where_they_mean_nothing(
     ids_BT = tiny.ids(model)
 
     def dropping(*dropped: Point) -> Any:
-        def sync(layer: int, site: Site, partials: Sequence[Tensor], position: int) -> list[Tensor] | None:
+        def sync(layer: int, site: Site, partials: Sequence[Tensor], position: int, ends: bool) -> list[Tensor] | None:
             return None if (layer, site) in dropped else ExactSync(LocalGroup(len(partials)))(layer, site, partials, 0)
 
         return sync

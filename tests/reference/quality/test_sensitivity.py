@@ -72,8 +72,8 @@ def test_sums_elsewhere_are_not_rounded() -> None:
     model, four = decoder(), scheme("flash-int4")
     changed, exact = SchemeSync(model.group, {(1, "mlp"): four}), ExactSync(model.group)
 
-    def by_hand(layer: int, site: Any, partials: Sequence[Tensor], position: int) -> list[Tensor] | None:
-        return (changed if (layer, site) == (1, "mlp") else exact)(layer, site, partials, position)
+    def by_hand(layer: int, site: Any, partials: Sequence[Tensor], position: int, ends: bool) -> list[Tensor] | None:
+        return (changed if (layer, site) == (1, "mlp") else exact)(layer, site, partials, position, ends)
 
     (whole,) = evaluate(model, windows(1), by_hand).windows
     (losses,) = measure(model, windows(1), {"4": four})
