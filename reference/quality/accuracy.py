@@ -26,6 +26,7 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
+from thinwire.reference.codecs.backend import for_device
 from thinwire.reference.codecs.calibration import Calibration
 from thinwire.reference.core.scheme import OutlierHybrid
 from thinwire.reference.decoder.model import LOGIT_CHUNK, Decoder
@@ -185,15 +186,22 @@ def scheme_run(
     scheme: AnyScheme,
     calibrations: Mapping[Point, Calibration] | None = None,
     prompt: int | None = None,
+    backend: str = "auto",
 ) -> Run:
     """A scheme at every sync point, or each point's own, with its dropped points and its split sequence.
 
-    prompt: tokens that it compresses (`Run`); None = all.
+    prompt: tokens that it compresses (`Run`); None = all. backend: who runs the codecs, which changes no bit.
 
     Raises ValueError for a scheme that no model can run under (`none`), or one for another number of layers.
     """
     plan = plan_of(scheme, decoder.config.num_layers)
-    sync = SchemeSync(decoder.group, plan, calibrations=calibrations, islands=islands(scheme, decoder.group.size))
+    sync = SchemeSync(
+        decoder.group,
+        plan,
+        calibrations=calibrations,
+        backend=for_device(backend, decoder.device),
+        islands=islands(scheme, decoder.group.size),
+    )
     return Run(decoder, sync, scheme.sequence_split, prompt)
 
 

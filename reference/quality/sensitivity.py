@@ -8,7 +8,10 @@ The head costs more than a layer, so only every `stride`-th position is predicte
 position w mod stride: after `stride` windows every position has had its turn, the very first among them, which carries
 activations a hundred times the others' in some models (docs/decisions/011-accuracy.md).
 
-Legend: W windows, T tokens of a window, P positions predicted from, V vocabulary.
+With a prompt, a choice is taken at its point in the prompt's pass alone, and what is predicted is the exact answer
+behind it (`accuracy.Run`): what a deployment pays whose small messages travel uncompressed.
+
+Legend: B windows run at a time, W windows, T tokens of a window, P positions predicted from, V vocabulary.
 """
 
 from __future__ import annotations
@@ -22,13 +25,23 @@ import torch
 from torch import Tensor
 
 from thinwire.reference.catalog import scheme as find_scheme
+from thinwire.reference.codecs.backend import for_device
 from thinwire.reference.core.config import ModelConfig
 from thinwire.reference.core.scheme import Scheme
 from thinwire.reference.decoder.model import Decoder, Stream
 from thinwire.reference.decoder.sync import ExactSync, SchemeSync, Sync
 from thinwire.reference.groups.group import LocalGroup
 from thinwire.reference.mixed import DROP, MixedScheme, Point, Site, points
-from thinwire.reference.quality.accuracy import Progress, check_windows, compare, islands, log_probs, needs_calibration
+from thinwire.reference.quality.accuracy import (
+    Progress,
+    Run,
+    check_prompt,
+    check_windows,
+    compare,
+    islands,
+    log_probs,
+    needs_calibration,
+)
 from thinwire.reference.quality.results import Lines, digest, model_key
 
 KIND = "thinwire sensitivity 1"
@@ -40,7 +53,8 @@ Choices = Mapping[str, Scheme | None]  # by name; None = the sync point is dropp
 class PointLoss:
     """What each choice costs at one sync point, in one window.
 
-    digest: of the window's token ids. first: its first position predicted from; predictions: how many. kl, nll: sums
+    digest: of the window's token ids. first: its first position predicted from (with a prompt, the prompt's tokens);
+    predictions: how many. kl, nll: sums
     over the predictions by choice, nats: KL(exact || changed), and the text's loss minus that of the exact run.
     """
 
@@ -94,13 +108,13 @@ class At:
         return chosen(layer, site, partials, position, ends)
 
 
-def key(decoder: Decoder, weights: str, stride: int) -> dict[str, Any]:
+def key(decoder: Decoder, weights: str, stride: int, prompt: int | None = None) -> dict[str, Any]:
     """What a line depends on beside its token ids. weights: checksum of the model.
 
     Choices are not among it, so that a run with more of them goes on from one with fewer: what their names mean is
     part of the code.
     """
-    return {**model_key(decoder, weights, "quality.sensitivity"), "stride": stride}
+    return {**model_key(decoder, weights, "quality.sensitivity"), "stride": stride, "prompt": prompt}
 
 
 def keep(path: Path, key: Mapping[str, Any]) -> Lines[PointLoss]:
@@ -163,6 +177,66 @@ def measure(
         yield [done[(name, first, *point)] for point, names in tried.items() if names]
 
 
+@torch.no_grad()
+def measure_prompts(
+    decoder: Decoder,
+    windows_WT: Tensor,
+    choices: Choices,
+    prompt: int,
+    *,
+    together: int = 1,
+    kept: Lines[PointLoss] | None = None,
+    progress: Progress | None = None,
+) -> Iterator[list[PointLoss]]:
+    """`measure`, of prompts of so many tokens: the losses of a batch of `together` windows as it is finished.
+
+    Raises ValueError as `measure`, and for a prompt without an answer.
+    """
+    check_windows(windows_WT)
+    check_prompt(prompt, windows_WT.shape[1])
+    if not isinstance(decoder.group, LocalGroup):
+        raise ValueError(f"all ranks must be in this process: given a {type(decoder.group).__name__}")
+    done = dict[tuple[Any, ...], PointLoss]()
+    for loss in kept.found if kept else ():
+        _merge(done, loss)
+    every, exact = points(decoder.config.num_layers), ExactSync(decoder.group)
+    finished, total = 0, len(every) * len(windows_WT)
+    for ids_BT in torch.split(windows_WT, together):
+        names = [digest(ids_T) for ids_T in ids_BT]
+        reference_BPV = None
+        for point in every:
+            layer, site = point
+            fresh = {name: (dict[str, float](), dict[str, float]()) for name in names}
+            for choice, scheme in choices.items():
+                before = [done.get((name, prompt, layer, site)) for name in names]
+                if not _allowed(scheme, point) or all(loss is not None and choice in loss.kl for loss in before):
+                    continue
+                if reference_BPV is None:
+                    reference_BPV = Run(decoder, exact, prompt=prompt).log_probs(ids_BT)
+                changed_BPV = Run(decoder, _at(decoder, point, scheme, exact), prompt=prompt).log_probs(ids_BT)
+                for row, name in enumerate(names):
+                    under = f"{choice} at the {site} of layer {layer}"
+                    found = compare(name, reference_BPV[row], changed_BPV[row], ids_BT[row, prompt:], under)
+                    fresh[name][0][choice], fresh[name][1][choice] = found.kl, found.nll - found.nll_bf16
+            for name, (kl, nll) in fresh.items():
+                if kl:
+                    loss = PointLoss(name, prompt, layer, site, ids_BT.shape[1] - prompt, kl, nll)
+                    _merge(done, loss)
+                    if kept is not None:
+                        kept.add(loss)
+            finished += len(names)
+            if progress is not None:
+                progress(finished, total)
+        yield [done[at] for name in names for point in every if (at := (name, prompt, *point)) in done]
+
+
+def _at(decoder: Decoder, point: Point, scheme: Scheme | None, exact: Sync) -> At:
+    """A choice at one point, exact sums at the others."""
+    where = None if scheme is None else islands(scheme, decoder.group.size)
+    backend = for_device("auto", decoder.device)
+    return At(point, SchemeSync(decoder.group, {point: scheme}, backend=backend, islands=where), exact)
+
+
 def _allowed(scheme: Scheme | None, point: Point) -> bool:
     """May a choice be tried at a point? Dropped ones are, at attention."""
     return scheme is not None or point[1] == "attention"
@@ -197,9 +271,7 @@ def _losses(
         layer, site = point
         kl, nll = dict[str, float](), dict[str, float]()
         for choice in names:
-            scheme = choices[choice]
-            where = None if scheme is None else islands(scheme, decoder.group.size)
-            sync = At(point, SchemeSync(decoder.group, {point: scheme}, islands=where), exact)
+            sync = _at(decoder, point, choices[choice], exact)
             stream = entries[layer]
             for later in range(layer, layers):
                 stream = decoder.block(later, stream, sync=sync)

@@ -185,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = command_line(parser, arguments, "accuracy", "windows done", TABLE, "the table")
 
     schemes = [find_scheme(name) for name in given.schemes or all_schemes()]
-    material = Material(device=given.device)
+    material = Material(device=given.device, backend=given.backend)
     windows = material.windows(given.tokens, given.windows, *schemes)
     begin = time.monotonic()
     for compress, tp in ((compress, tp) for compress in given.compress for tp in given.tp):

@@ -17,7 +17,7 @@ from typing import Any
 
 from thinwire.reference.mixed import DROP, SITES
 from thinwire.reference.quality.accuracy import Progress
-from thinwire.reference.quality.sensitivity import KIND, PointLoss, keep, key, measure, parse_choices
+from thinwire.reference.quality.sensitivity import KIND, PointLoss, keep, key, measure, measure_prompts, parse_choices
 from thinwire.validation.quality.subject import (
     MODEL,
     WINDOW_TOKENS,
@@ -62,10 +62,15 @@ def run(
     windows: int = WINDOWS,
     tokens: int = WINDOW_TOKENS,
     stride: int = STRIDE,
+    prompt: int | None = None,
+    together: int = 1,
     how: str = "make sensitivity",
     progress: Progress | None = None,
 ) -> Table:
     """The table, written to `out` after each window; points done are kept in `folder`.
+
+    prompt: tokens of each window in which choices are tried, the rest predicted exactly; None = all are tried and
+    predicted. together: windows in a batch, with a prompt.
 
     Raises ValueError for what `parse_choices`, `Material` and `measure` refuse, and where out's folder is missing.
     """
@@ -73,7 +78,7 @@ def run(
         raise ValueError(f"no folder for the table: {out.parent}")
     tried = parse_choices(choices, material.checkpoint.config)
     subject = material.subject(tp, material.calibration(tokens, windows))
-    wanted = key(subject.decoder, material.weights.sha256, stride)
+    wanted = key(subject.decoder, material.weights.sha256, stride, prompt)
     kept = keep(results_file(folder, wanted, "model"), wanted)
     shared = {
         "kind": KIND,
@@ -86,14 +91,21 @@ def run(
     table: Table = {}
     losses: list[PointLoss] = []
     windows_WT = subject.windows.calibration_WT
-    for window in measure(subject.decoder, windows_WT, tried, stride=stride, kept=kept, progress=progress):
-        losses += window
+    if prompt is None:
+        found = measure(subject.decoder, windows_WT, tried, stride=stride, kept=kept, progress=progress)
+    else:
+        found = measure_prompts(
+            subject.decoder, windows_WT, tried, prompt, together=together, kept=kept, progress=progress
+        )
+    for done in found:
+        losses += done
         table = {
             **shared,
-            "windows": table.get("windows", 0) + 1,
+            "windows": len({loss.digest for loss in losses}),
             "window_tokens": tokens,
+            "prompt_tokens": prompt,
             "stride": stride,
-            "predictions": table.get("predictions", 0) + window[0].predictions,
+            "predictions": sum({loss.digest: loss.predictions for loss in losses}.values()),
             "code": wanted["code"],
         }
         figures = entries(losses, choices)
@@ -156,6 +168,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--choices", nargs="+", default=CHOICES)
     parser.add_argument("--windows", type=int, default=WINDOWS)
     parser.add_argument("--tokens", type=int, default=WINDOW_TOKENS)
+    parser.add_argument("--prompt-tokens", type=int, default=None, help="where choices are tried; all when left out")
+    parser.add_argument("--together", type=int, default=1, help="windows in a batch, with a prompt")
     parser.add_argument("--stride", type=int, default=STRIDE, help="every how many positions are predicted from")
     given = command_line(parser, arguments, "sensitivity", "points done", TABLE, "the table")
 
@@ -165,8 +179,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{done} of {total} points, {time.monotonic() - begin:.0f} s", file=sys.stderr, flush=True)
 
     run(
-        Material(), given.write, given.folder, choices=given.choices, tp=given.tp, windows=given.windows,
-        tokens=given.tokens, stride=given.stride, progress=tell,
+        Material(device=given.device), given.write, given.folder, choices=given.choices, tp=given.tp,
+        windows=given.windows, tokens=given.tokens, stride=given.stride, prompt=given.prompt_tokens,
+        together=given.together, progress=tell,
     )  # fmt: skip
     print(f"TP {given.tp}: {given.write}", file=sys.stderr)
 

@@ -71,7 +71,8 @@ class Source:
 class Subject:
     """A model at one TP degree and the windows of a text. Calibrations are made when a scheme asks for them.
 
-    prompt: tokens of each window that a scheme compresses, None = all. together: windows in a batch.
+    prompt: tokens of each window that a scheme compresses, None = all. together: windows in a batch. backend: who runs
+    the codecs.
     """
 
     decoder: Decoder
@@ -80,12 +81,13 @@ class Subject:
     windows: Text
     prompt: int | None = None
     together: int = 1
+    backend: str = "auto"
     _calibrations: dict[int, dict[Point, Calibration]] = field(default_factory=dict)  # by tokens left out
 
     def run(self, scheme: AnyScheme) -> Run:
         """The scheme on this model; calibrated first where it must be."""
         calibrations = self._calibrate(scheme) if needs_calibration(scheme) else None
-        return scheme_run(self.decoder, scheme, calibrations, self.prompt)
+        return scheme_run(self.decoder, scheme, calibrations, self.prompt, self.backend)
 
     def _calibrate(self, scheme: AnyScheme) -> dict[Point, Calibration]:
         """Tokens that a point exempts never meet its codec, so they are no part of its calibration either."""
@@ -159,12 +161,14 @@ class Material:
     """Weights and text, read once for any number of TP degrees.
 
     weights, text: files (a Hugging Face folder or a GGUF file; plain UTF-8); None = the defaults, downloaded where
-    they are not in the cache. device: where models run. Raises ValueError for what cannot be read, ImportError where a
-    package is missing.
+    they are not in the cache. device, backend: where models run, and who runs their codecs. Raises ValueError for what
+    cannot be read, ImportError where a package is missing.
     """
 
-    def __init__(self, weights: Path | None = None, text: Path | None = None, device: str = "cpu") -> None:
-        self.device = torch.device(device)
+    def __init__(
+        self, weights: Path | None = None, text: Path | None = None, device: str = "cpu", backend: str = "auto"
+    ) -> None:
+        self.device, self.backend = torch.device(device), backend
         path = fetch(WEIGHTS) if weights is None else weights
         self.checkpoint: Checkpoint = open_checkpoint(path)
         self.model, self.title = (MODEL, TITLE) if weights is None else (self.checkpoint.config.name,) * 2
@@ -226,7 +230,7 @@ class Material:
         check_prompt(prompt, windows.evaluation_WT.shape[1])
         weights = OnDevice(self.checkpoint, self.device)
         decoder = Decoder(self.checkpoint.config, weights, LocalGroup(tp), precision=BF16)
-        return Subject(decoder, self.weights, self.text, windows, prompt, together)
+        return Subject(decoder, self.weights, self.text, windows, prompt, together, self.backend)
 
 
 class OnDevice(Mapping[str, Tensor]):
@@ -280,6 +284,7 @@ def command_line(
     parser.add_argument("--write", type=Path, default=table, help=about)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu", help="where models run: cpu or cuda")
+    parser.add_argument("--backend", default="auto", help="who runs the codecs: torch, triton, or auto")
     found = parser.parse_args(arguments)
     torch.set_num_threads(found.threads)
     return found
