@@ -86,6 +86,8 @@ def given(codec: Codec, calibration: Calibration | None, rank: int | None, start
 def narrowed(values_N: Tensor, dtype: torch.dtype) -> Tensor:
     """Rounded to `dtype`; finite values beyond its range become its largest, infinities and NaN stay."""
     limit = torch.finfo(dtype).max
+    if torch.finfo(values_N.dtype).max <= limit:
+        return values_N.to(dtype)
     return torch.where(values_N.isinf(), values_N, values_N.clamp(-limit, limit)).to(dtype)
 
 

@@ -86,6 +86,11 @@ def load() -> bool:
     return new
 
 
+def forget_loaded() -> None:
+    """Load modules again where they are asked for: for tests."""
+    _loaded.clear()
+
+
 def _modules() -> Iterator[tuple[str, str]]:
     """Modules that bring codecs, and who named them."""
     from importlib.metadata import entry_points  # not before a spec is unknown: it costs as much as all of the core
