@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
 from thinwire.edge.words import shown
@@ -56,6 +55,8 @@ def numerics_of(codec: Codec) -> Numerics:
 
 def own_sources() -> dict[str, bytes]:
     """The modules that others' codecs are registered from and made in, with their source: results rest on it."""
+    from importlib.util import find_spec
+
     found = {}
     for entry in registry.entries():
         if entry.own:
