@@ -1,7 +1,7 @@
 """Unpack and dequantise: wire buffers to values in one pass, for every grouped integer and MX codec.
 
 Reads each byte once and writes each value once. Several tensors and several parts go in one launch, as in `encode.py`.
-The values are those of `reference.codecs.codec_torch`, rounded to the wanted type.
+The values are those of `reference.codecs.grouped`, rounded to the wanted type.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Reads each value once and writes each byte once: numel * itemsize + wire_bytes is its floor. Several tensors (the
 partial sums of virtual ranks) and several parts of each (for different peers) go in one launch. Values are bf16, fp16
 or fp32; where rows start on 16-byte boundaries loads are 128 bits wide. Below about a MiB (assumed: nobody has measured
-it) a launch costs more than the bytes saved. The bytes are those of `reference.codecs.codec_torch`.
+it) a launch costs more than the bytes saved. The bytes are those of `reference.codecs.grouped`.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from thinwire.reference.catalog import schemes
 from thinwire.reference.codecs.calibration import Calibrator
-from thinwire.reference.core.scheme import MX, OutlierHybrid
+from thinwire.reference.core.scheme import MX
 from thinwire.reference.quantize import decode_flat, encode_flat
 
 FEATURES = 4096
@@ -101,7 +101,7 @@ def measure(rows: int, runs: int) -> dict[str, Any]:
     }
     codecs = {codec for scheme in schemes().values() for codec in (scheme.reduce, scheme.gather)}
     for codec in sorted(codecs, key=lambda codec: codec.spec):
-        static = isinstance(codec, OutlierHybrid) and codec.scale == "static"
+        static = codec.needs_calibration
         extra: dict[str, Any] = {"calibration": calibration, "rank": 0} if static else {}
         buffer = encode_flat(bf16, codec, **extra)
 

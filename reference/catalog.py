@@ -21,6 +21,7 @@ Spec strings, for schemes that have no name:
                 rceil, ceil, even = other ways to choose an e8m0 scale than the specification's floor
         hybridB[-kKEEP][-dyn[-gGROUP]]
                 one value in KEEP stays bf16; k64 and static scales where left out
+        any other that is registered (docs/own-codec.md)
     OPTION      chunk=VALUES[xIN_FLIGHT]: pipelined chunks of VALUES values, IN_FLIGHT (1) at a time
                 fused: codec kernels run inside the collective's kernel
 """
@@ -37,20 +38,15 @@ from types import MappingProxyType
 from typing import Literal, get_args
 
 from thinwire.edge.words import shown
-from thinwire.reference.core.scheme import (
-    GRID_WORDS,
-    MX,
-    RAW_FORMATS,
-    SCALE_FORMATS,
-    Codec,
-    Collective,
-    Grid,
-    GroupedInt,
-    OutlierHybrid,
-    Raw,
-    ScaleMode,
-    Scheme,
-)
+from thinwire.reference.core import registry
+from thinwire.reference.core.lookup import parse_codec as parse_codec
+from thinwire.reference.core.registry import Cost as Cost
+from thinwire.reference.core.registry import Numerics as Numerics
+from thinwire.reference.core.registry import register as register
+from thinwire.reference.core.registry import unregister as unregister
+from thinwire.reference.core.scheme import MX, Collective, GroupedInt, OutlierHybrid, Raw, Scheme
+from thinwire.reference.core.scheme import Codec as Codec
+from thinwire.reference.core.scheme import Section as Section
 
 _BF16 = Raw()
 _INT8, _INT6, _INT5, _INT4, _INT3, _INT2 = (GroupedInt(bits) for bits in (8, 6, 5, 4, 3, 2))
@@ -115,10 +111,6 @@ _GRAMMAR = (
     "COLLECTIVE:CODEC[/CODEC][@chunk=VALUES[xIN_FLIGHT]][@fused] such as "
     "two_step:int4-g32-min/int8-g128-sym@chunk=1048576x2, or these joined by +: flash-int4+spd-50+iso"
 )
-_CODECS = (
-    "bf16, fp16, fp32; intB[-gGROUP][-sym|-min|-zp][-sr][-hSIZE][-fp16|-fp32|-e8m0]; "
-    "mx-ELEMENT[-bBLOCK][-hSIZE][-bf16|-fp16|-fp32][-rceil|-ceil|-even]; hybridB[-kKEEP][-dyn[-gGROUP]]"
-)
 
 
 def schemes() -> Mapping[str, Scheme]:
@@ -126,12 +118,16 @@ def schemes() -> Mapping[str, Scheme]:
     return _CATALOG
 
 
-@lru_cache(maxsize=1024)
 def scheme(name_or_spec: str) -> Scheme:
     """The scheme of a catalog name, a combination or a spec string; `scheme(s.name) == s`.
 
     Raises ValueError naming what was given and, where the name is unknown, near matches and the grammar.
     """
+    return _scheme(name_or_spec, registry.generation())
+
+
+@lru_cache(maxsize=1024)
+def _scheme(name_or_spec: str, generation: int) -> Scheme:
     if name_or_spec in _CATALOG:
         return _CATALOG[name_or_spec]
     base: Scheme | None = None
@@ -266,56 +262,3 @@ def _parse_options(options: list[str], spec: str) -> tuple[int | None, int, Lite
         else:
             raise ValueError(f"option {shown(option)} in {shown(spec)}; allowed: @chunk=VALUES[xIN_FLIGHT], @fused")
     return chunk, in_flight, launch
-
-
-def parse_codec(spec: str) -> Codec:
-    """The codec of a spec such as `int5-g64-zp`; `parse_codec(codec.spec) == codec`. ValueError otherwise."""
-    head, *options = spec.split("-")
-    try:
-        if head in RAW_FORMATS and not options:
-            return Raw(head)
-        if match := re.fullmatch(r"int(\d+)", head):
-            return _parse_int(int(match[1]), options)
-        if head == "mx" and options:
-            modes: dict[str, ScaleMode] = {word: word for word in get_args(ScaleMode)}
-            patterns = {"block": r"b(\d+)", "rotation": r"h(\d+)", "scale": "|".join(SCALE_FORMATS)}
-            words = _words(options[1:], {**patterns, "mode": "|".join(modes)})
-            rotation = int(words["rotation"]) if "rotation" in words else None
-            mode = modes[words.get("mode", "floor")]
-            return MX(options[0], int(words.get("block", 32)), words.get("scale", "e8m0"), rotation, mode)
-        if match := re.fullmatch(r"hybrid(\d+)", head):
-            words = _words(options, {"keep": r"k(\d+)", "dyn": "dyn", "group": r"g(\d+)"})
-            keep = int(words.get("keep", 64))
-            scale: Literal["static", "dynamic"] = "dynamic" if "dyn" in words else "static"
-            return OutlierHybrid(int(match[1]), keep, scale, int(words.get("group", keep)))
-    except ValueError as error:
-        raise ValueError(f"codec spec {shown(spec)}: {error}") from None
-    raise ValueError(f"unknown codec spec {shown(spec)}; allowed: {_CODECS}")
-
-
-def _parse_int(bits: int, options: list[str]) -> GroupedInt:
-    patterns = {"group": r"g(\d+)", "grid": "sym|min|zp", "spikes": "sr", "rotation": r"h(\d+)"}
-    words = _words(options, {**patterns, "metadata": "|".join(SCALE_FORMATS)})
-    grids: dict[str, Grid] = {word: grid for grid, word in GRID_WORDS.items()}
-    return GroupedInt(
-        bits,
-        int(words.get("group", 128)),
-        grids[words.get("grid", "zp")],
-        "spikes" in words,
-        int(words["rotation"]) if "rotation" in words else None,
-        words.get("metadata", "bf16"),
-    )
-
-
-def _words(options: list[str], patterns: dict[str, str]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for option in options:
-        for key, pattern in patterns.items():
-            if match := re.fullmatch(pattern, option):
-                if key in found:
-                    raise ValueError(f"{key} is given twice: {shown(option)}")
-                found[key] = match[1] if match.groups() else option
-                break
-        else:
-            raise ValueError(f"unknown option {shown(option)}; allowed codecs: {_CODECS}")
-    return found

@@ -32,7 +32,6 @@ from thinwire.reference.allreduce import all_reduce
 from thinwire.reference.catalog import scheme as find_scheme
 from thinwire.reference.codecs.backend import AUTO, for_device
 from thinwire.reference.codecs.backend import backend as find_backend
-from thinwire.reference.core.scheme import OutlierHybrid
 
 
 @torch.library.custom_op("thinwire::all_reduce", mutates_args=())
@@ -173,9 +172,7 @@ def _applicable(scheme: str) -> str:
         "none sums nothing": found.collective == "none",
         "a process group has no switch that sums": found.collective == "nvls",
         "islands cannot be told to an operator": found.collective == "hierarchical",
-        "a static hybrid needs a calibration": any(
-            isinstance(c, OutlierHybrid) and c.scale == "static" for c in (found.reduce, found.gather)
-        ),
+        "a static hybrid needs a calibration": any(c.needs_calibration for c in (found.reduce, found.gather)),
         "dropped sync points and split sequences are the model's business": bool(found.drop_attention_percent)
         or found.sequence_split is not None,
     }

@@ -2,7 +2,7 @@
 
 What a buffer holds, to the byte, is docs/decisions/001-wire-formats.md; what every number is rounded to, and
 what becomes of zero, huge, infinite and NaN groups, is docs/decisions/006-numerics.md. Nothing here depends on
-the backend: all of them give the same bytes.
+the backend: all of them give the same bytes, and a codec that a backend has no kernels for runs its own numerics.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from thinwire.reference.codecs.backend import Backend
 from thinwire.reference.codecs.backend import backend as find_backend
 from thinwire.reference.codecs.calibration import Calibration
 from thinwire.reference.codecs.layout import dense, section_views
-from thinwire.reference.core.scheme import Codec, OutlierHybrid
+from thinwire.reference.core.lookup import entry_of
+from thinwire.reference.core.scheme import Codec
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -109,7 +111,7 @@ def encode_flat(
         raise ValueError(f"values must be flat: shape={list(values_N.shape)}")
     _check_float("values", values_N.dtype)
     _check_static(codec, calibration, rank, start)
-    found = find_backend(backend)
+    found = _backend(backend, codec)
     values_N = dense(values_N)
     if not values_N.numel():
         return values_N.new_empty(0, dtype=torch.uint8)
@@ -134,7 +136,7 @@ def decode_flat(
     _check_buffer(buffer, numel, codec)
     _check_float("dtype", dtype)
     _check_static(codec, calibration, rank, start)
-    found = find_backend(backend)
+    found = _backend(backend, codec)
     if not numel:
         return buffer.new_empty(0, dtype=dtype)
     return found.decode_flat(dense(buffer), numel, codec, calibration=calibration, rank=rank, start=start, dtype=dtype)
@@ -160,11 +162,17 @@ def reduce_flat(
     for buffer, rank in zip(buffers, ranks, strict=True):
         _check_buffer(buffer, numel, codec)
         _check_static(codec, calibration, rank, start)
-    found = find_backend(backend)
+    found = _backend(backend, codec)
     if not numel:
         return buffers[0].new_empty(0, dtype=torch.float32)
     copies = [dense(buffer) for buffer in buffers]
     return found.reduce_flat(copies, numel, codec, calibration=calibration, ranks=ranks, start=start)
+
+
+def _backend(name: str, codec: Codec) -> Backend:
+    """The backend called `name`, or for a codec that it has no kernels for the one that runs every codec's own."""
+    found = find_backend(name)
+    return found if entry_of(codec).kernels else find_backend("torch")
 
 
 def _check_float(what: str, dtype: torch.dtype) -> None:
@@ -175,7 +183,7 @@ def _check_float(what: str, dtype: torch.dtype) -> None:
 def _check_static(codec: Codec, calibration: Calibration | None, rank: int | None, start: int) -> None:
     if start < 0:
         raise ValueError(f"start must not be negative: start={start}")
-    if not isinstance(codec, OutlierHybrid) or codec.scale != "static":
+    if not codec.needs_calibration:
         return
     if calibration is None:
         raise ValueError(f"codec {codec.spec} has static scales and needs a calibration: calibration=None")

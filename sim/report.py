@@ -6,6 +6,8 @@ from functools import cached_property
 from typing import Any
 
 from thinwire.reference.core.config import ModelConfig
+from thinwire.reference.core.lookup import entry_of
+from thinwire.reference.core.scheme import Codec
 from thinwire.reference.mixed import AnyScheme, MixedScheme, entries, plan_of
 from thinwire.sim.costs.cost import CostModel
 from thinwire.sim.costs.spread import CONFIDENCE
@@ -108,6 +110,7 @@ def assumptions(prompt: Prompt, scheme: AnyScheme, cost: CostModel, exchanger: E
     for entry in entries(scheme):
         if not (entry.reduce.is_raw and entry.gather.is_raw):
             sentences.append(codec_sentence(cost, entry.codec_launch == "fused"))
+            sentences += own_codec_sentences(entry.reduce, entry.gather)
         if entry.drop_attention_percent:
             sentences.append(
                 f"sync-point drop takes the last {entry.drop_attention_percent:g} % of the blocks; what it costs in "
@@ -168,6 +171,25 @@ def codec_sentence(cost: CostModel, fused: bool) -> str:
         f"codec kernels, {kind}, take {each.value * 1e6:.1f} us a pass ({each.source}); they move encoded buffers "
         f"at {codec.wire_share.value:.0%} of the memory bandwidth ({codec.wire_share.source}){tensor}"
     )
+
+
+def own_codec_sentences(*codecs: Codec) -> list[str]:
+    """What kernels of others' codecs cost, by their registration."""
+    sentences = []
+    for codec in codecs:
+        entry = entry_of(codec)
+        if entry.own:
+            cost = entry.cost
+            sentences.append(
+                f"codec {codec.spec} is {entry.where}'s, not thinwire's: {_kernels(cost.launches)} a pass, "
+                f"{cost.encode_bytes_per_value:g} bytes of the tensor moved a value to encode and "
+                f"{cost.decode_bytes_per_value:g} to decode ({cost.source})"
+            )
+    return sentences
+
+
+def _kernels(count: int) -> str:
+    return "one kernel" if count == 1 else f"{count} kernels"
 
 
 def machine_sentences(precision: str, cost: CostModel, exchanger: Exchanger) -> list[str]:

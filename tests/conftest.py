@@ -2,6 +2,8 @@
 
 import os
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 # Two pytest workers on two cores: a BLAS that starts a thread per core only makes them wait for each other.
@@ -27,6 +29,22 @@ else:
 def root() -> Path:
     """The repository."""
     return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def log4(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The codec of docs/own-codec.md, found on the path and in THINWIRE_CODECS, forgotten afterwards. Its spec."""
+    from thinwire.reference.core import lookup, registry
+
+    monkeypatch.syspath_prepend(str(root / "examples"))
+    monkeypatch.setenv("THINWIRE_CODECS", "log4")
+    yield "log4-g32"
+    for entry in registry.entries():
+        if entry.kind.__module__ == "log4":
+            registry.unregister(entry.kind)
+    for module in ("log4", "log4_torch"):
+        sys.modules.pop(module, None)
+    lookup.forget_loaded()
 
 
 @pytest.fixture(scope="session")

@@ -35,8 +35,8 @@ HOUSE: Mapping[str, tuple[str, ...]] = {
     ),
     "kernels": (ANY,),
     "reference": (
-        "quality/", "decoder/", "bench.py", "bench_groups.py", "parallel.py", "allreduce.py", "groups/", "quantize.py",
-        "codecs/", "mixed.py", "catalog.py", "core/",
+        "quality/", "decoder/", "bench.py", "bench_groups.py", "parallel.py", "allreduce.py", "groups/", "check.py",
+        "quantize.py", "codecs/", "mixed.py", "catalog.py", "core/",
     ),
     "topologies": (ANY,),
     "edge": (ANY,),
@@ -73,9 +73,12 @@ ARROWS: Mapping[str, set[str]] = {
     "main": {"commands"},
     "tests": {"commands", "validation", "sim", "reference", "kernels", "topologies", "core", "edge", "face"},
 }
-# What may reach up, by name and when asked: a backend in its registry, and the door that older installations call.
+# What may reach up, by name and when asked: a backend in its registry, what our codecs mean on tensors in theirs, and
+# the door that older installations call.
 VERSIONED = ("sim", "reference")  # may read the version from the face: results and messages carry it
-BY_NAME = {("reference/codecs/backend.py", "kernels"), ("sim/cli.py", "commands")}
+BY_NAME = {
+    ("reference/codecs/backend.py", "kernels"), ("reference/core/builtin.py", "reference"), ("sim/cli.py", "commands"),
+}  # fmt: skip
 ADVICE = {
     "core": "The torch-free core of reference/ is read by everybody and reads only itself: move what you need"
     " into the core, or take it as an argument.",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from thinwire.reference.codecs.calibration import Calibration
 
 MODULES: Mapping[str, str] = MappingProxyType(
-    {"torch": "thinwire.reference.codecs.codec_torch", "triton": "thinwire.kernels.quantize"}
+    {"torch": "thinwire.reference.codecs.numerics", "triton": "thinwire.kernels.quantize"}
 )
 
 

@@ -15,11 +15,43 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from thinwire.reference.codecs.bounds import SLACK, scales
+from thinwire.reference.codecs.bounds import kept as kept_error
 from thinwire.reference.codecs.calibration import Calibration
 from thinwire.reference.codecs.elements import exact_div, to_bf16, to_scale
-from thinwire.reference.codecs.layout import chunks, plane_views, views
+from thinwire.reference.codecs.layout import allocate, chunks, plane_views, views
 from thinwire.reference.codecs.packing import pack_into, unpack
 from thinwire.reference.core.scheme import OutlierHybrid
+
+
+def encode(
+    values_N: Tensor, codec: OutlierHybrid, *, calibration: Calibration | None = None, rank: int | None = None,
+    start: int = 0,
+) -> Tensor:  # fmt: skip
+    """The wire buffer of `values_N`; a static one wants all that `quantize.encode` takes."""
+    buffer = allocate(codec, values_N.numel(), values_N.device)
+    encode_into(buffer, values_N, codec, calibration, rank, start)
+    return buffer
+
+
+def decode(
+    buffer: Tensor, numel: int, codec: OutlierHybrid, dtype: torch.dtype, *, calibration: Calibration | None = None,
+    rank: int | None = None, start: int = 0,
+) -> Tensor:  # fmt: skip
+    """The `numel` values of `buffer` as `dtype`."""
+    out_N = torch.empty(numel, dtype=dtype, device=buffer.device)
+    decode_into(out_N, views(buffer, codec, numel), codec, calibration, rank, start)
+    return out_N
+
+
+def bound(
+    exact_N: Tensor, codec: OutlierHybrid, *, calibration: Calibration | None = None, rank: int | None = None,
+    start: int = 0,
+) -> Tensor:  # fmt: skip
+    """The largest error of each value."""
+    if codec.scale == "dynamic":
+        return _dynamic_bound(exact_N, codec)
+    return _static_bound(exact_N, codec, _needed(calibration), rank, start)
 
 
 def encode_into(
@@ -287,3 +319,42 @@ def _decode_static(
             kept_RK = kept_M[kept_at : kept_at + rows * chosen].view(rows, chosen).float().clamp_(-limit, limit)
             out_RF[first:last].index_copy_(1, kept_K.long(), kept_RK.to(out_N.dtype))
             code_at, kept_at = code_at + rows * others, kept_at + rows * chosen
+
+
+# ---- bounds
+
+
+def _dynamic_bound(exact_N: Tensor, codec: OutlierHybrid) -> Tensor:
+    """Kept: bf16. Others: the symmetric grid over what a group holds beside its kept values."""
+    numel, keep = exact_N.numel(), codec.keep_one_in
+    blocks, top = numel // keep, (1 << (codec.bits - 1)) - 1
+    size_N = torch.nn.functional.pad(exact_N.abs(), (0, -numel % codec.group))
+    found_N = torch.zeros(numel, dtype=torch.float64)
+    whole_BJ = size_N[: blocks * keep].view(blocks, keep)
+    place_B = whole_BJ.argmax(1, keepdim=True)
+    kept_B = kept_error(whole_BJ.gather(1, place_B))
+    whole_BJ.scatter_(1, place_B, 0.0)
+    range_G = size_N.view(-1, codec.group).amax(1, keepdim=True)
+    most_G, least_G = scales(range_G / top, "bf16", top)
+    error_G = (most_G / 2).maximum(range_G - top * least_G) + SLACK * range_G
+    found_N = error_G.repeat(1, codec.group).reshape(-1)[:numel].clone()
+    found_N[: blocks * keep].view(blocks, keep).scatter_(1, place_B, kept_B)
+    return found_N
+
+
+def _static_bound(
+    exact_N: Tensor, codec: OutlierHybrid, calibration: Calibration, rank: int | None, start: int
+) -> Tensor:
+    """Kept features: bf16. Others: half a step inside the calibrated range, the excess beyond it."""
+    half = 1 << (codec.bits - 1)
+    scale_F = calibration.scales(codec.bits, rank).double()
+    found_N = torch.empty_like(exact_N)
+    for run in runs(calibration, exact_N.numel(), codec.kept(exact_N.numel()), start):
+        span = slice(run.first, run.first + run.rows * run.width)
+        exact_RF, out_RF = exact_N[span].view(run.rows, run.width), found_N[span].view(run.rows, run.width)
+        step_F = scale_F[run.feature : run.feature + run.width]
+        beyond_RF = (exact_RF - (half - 1) * step_F).maximum(-half * step_F - exact_RF)
+        out_RF.copy_((step_F / 2).expand_as(exact_RF).maximum(beyond_RF))
+        kept_K = run.kept_K.long()
+        out_RF[:, kept_K] = kept_error(exact_RF[:, kept_K])
+    return found_N

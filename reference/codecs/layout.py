@@ -12,8 +12,9 @@ from torch import Tensor
 
 from thinwire.reference.codecs.elements import DTYPES
 from thinwire.reference.core.formats import planes
-from thinwire.reference.core.scheme import MX, Codec, GroupedInt, OutlierHybrid
+from thinwire.reference.core.scheme import Codec
 
+HELD = {"uint8": torch.uint8, "uint16": torch.uint16, **DTYPES}  # by `Section.holds`
 CPU_CHUNK_VALUES = 1 << 18  # 1 MiB of fp32: launching fifty small operations costs less than the values' own work
 DEVICE_CHUNK_VALUES = 1 << 26  # an accelerator wants few launches; 256 MiB of fp32
 
@@ -41,25 +42,21 @@ def section_views(buffer: Tensor, codec: Codec, numel: int) -> dict[str, Tensor]
 
 
 def views(buffer: Tensor, codec: Codec, numel: int) -> dict[str, Tensor]:
-    """Sections with the types they hold: planes as bytes, metadata as [G, n] (a hybrid's: flat).
+    """Sections with the types they hold, flat: planes as bytes, metadata as the codec says.
 
     The views share the buffer's memory, unless it starts off its storage's 4-byte grid: then they are copies,
-    good for reading only.
+    good for reading only. Raises ValueError for a type nobody knows.
     """
     if buffer.storage_offset() % 4:
         buffer = buffer.clone()
     found = section_views(buffer, codec, numel)
-    kinds = {"spike_values": torch.bfloat16, "kept_values": torch.bfloat16}
-    name = codec.metadata if isinstance(codec, GroupedInt) else codec.scale if isinstance(codec, MX) else "bf16"
-    if name != "e8m0":
-        kinds |= {"scales": DTYPES[name], "minima": DTYPES[name]}
-    if isinstance(codec, GroupedInt) and codec.index_bytes == 2:
-        kinds["spike_indices"] = torch.uint16
-    for section, part in found.items():
-        if not section.startswith("plane"):
-            typed = part.view(kinds.get(section, torch.uint8))
-            flat = isinstance(codec, OutlierHybrid)
-            found[section] = typed if flat else typed.view(-1, 2 if section.startswith("spike") else 1)
+    for section in codec.sections(numel):
+        if section.holds not in HELD:
+            raise ValueError(
+                f"section {section.name} of codec {codec.spec} must hold one of {', '.join(HELD)}: "
+                f"given {section.holds!r}"
+            )
+        found[section.name] = found[section.name].view(HELD[section.holds])
     return found
 
 

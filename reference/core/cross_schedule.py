@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from thinwire.reference.core.schedule import Interval, Lane, Schedule, Step, Transfer, Work, partition
-from thinwire.reference.core.scheme import Codec, OutlierHybrid, Raw
+from thinwire.reference.core.scheme import Codec, Raw
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ class Wire:
             codec = getattr(self, name)
             if not codec.is_raw:
                 raise ValueError(f"{name} must travel raw, as bf16, fp16 or fp32: {name}={codec.spec}")
-        if isinstance(self.partial, OutlierHybrid) and self.partial.scale == "static":
+        if self.partial.needs_calibration:
             raise ValueError(f"partial outputs have no calibrated scales, use a dynamic hybrid: {self.partial.spec}")
 
 

@@ -32,10 +32,13 @@ ScaleMode = Literal["floor", "rceil", "ceil", "even"]
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One run of an encoded buffer: its name and its exact bytes, before padding to 16."""
+    """One run of an encoded buffer: its name, its exact bytes before padding to 16, and the type of what it holds:
+    uint8, uint16, bf16, fp16 or fp32.
+    """
 
     name: str
     nbytes: int
+    holds: str = "uint8"
 
 
 class Codec(ABC):
@@ -66,6 +69,11 @@ class Codec(ABC):
     @property
     def is_raw(self) -> bool:
         """True where the wire holds the values themselves."""
+        return False
+
+    @property
+    def needs_calibration(self) -> bool:
+        """True where `encode` and `decode` want a calibration, the rank and the position of what they are given."""
         return False
 
     @abstractmethod
@@ -105,6 +113,11 @@ def _padded(nbytes: int) -> int:
 
 def _plane_sections(bits: int, codes: int) -> tuple[Section, ...]:
     return tuple(Section(f"plane{width}", -(-codes * width // 8)) for width in planes(bits))
+
+
+def _held(scale: str) -> str:
+    """What a section of scales holds: an e8m0 is no type of anybody's, but a byte."""
+    return "uint8" if scale == "e8m0" else scale
 
 
 def _one_of(what: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -211,15 +224,15 @@ class GroupedInt(Codec):
         return self.bits + 8 * sum(section.nbytes for section in self._group_sections(1)) / self.group
 
     def _group_sections(self, groups: int) -> tuple[Section, ...]:
-        size = element(self.metadata).bits // 8
-        found = [Section("scales", groups * size)]
+        size, kind = element(self.metadata).bits // 8, _held(self.metadata)
+        found = [Section("scales", groups * size, kind)]
         if self.grid == "minimum":
-            found.append(Section("minima", groups * size))
+            found.append(Section("minima", groups * size, kind))
         elif self.grid == "zero_point":
             found.append(Section("zero_points", groups))
         if self.spikes:
-            found.append(Section("spike_values", groups * 2 * 2))
-            found.append(Section("spike_indices", groups * 2 * self.index_bytes))
+            found.append(Section("spike_values", groups * 2 * 2, "bf16"))
+            found.append(Section("spike_indices", groups * 2 * self.index_bytes, f"uint{8 * self.index_bytes}"))
         return tuple(found)
 
     def _sections(self, numel: int) -> tuple[Section, ...]:
@@ -278,7 +291,7 @@ class MX(Codec):
 
     def _sections(self, numel: int) -> tuple[Section, ...]:
         padded = -(-numel // self.align) * self.align
-        scales = Section("scales", padded // self.block * element(self.scale).bits // 8)
+        scales = Section("scales", padded // self.block * element(self.scale).bits // 8, _held(self.scale))
         return (*_plane_sections(element(self.element).bits, padded), scales)
 
 
@@ -328,6 +341,11 @@ class OutlierHybrid(Codec):
         scales = 16 / self.group if self.scale == "dynamic" else 0.0
         return self.bits * (1 - 1 / self.keep_one_in) + sent + scales
 
+    @property
+    def needs_calibration(self) -> bool:
+        """True where scales are static."""
+        return self.scale == "static"
+
     def kept(self, numel: int) -> int:
         """How many of `numel` values stay in bf16."""
         return numel // self.keep_one_in
@@ -336,9 +354,9 @@ class OutlierHybrid(Codec):
         kept = self.kept(numel)
         found = _plane_sections(self.bits, numel - kept)
         if self.scale == "static":
-            return (*found, Section("kept_values", 2 * kept))
-        scales = Section("scales", 2 * -(-numel // self.group))
-        return (*found, scales, Section("kept_values", 2 * kept), Section("kept_indices", kept))
+            return (*found, Section("kept_values", 2 * kept, "bf16"))
+        scales = Section("scales", 2 * -(-numel // self.group), "bf16")
+        return (*found, scales, Section("kept_values", 2 * kept, "bf16"), Section("kept_indices", kept))
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 from thinwire.reference.codecs.backend import backend as find_backend
 from thinwire.reference.codecs.calibration import Calibration
 from thinwire.reference.core.schedule import Interval, Step, Transfer, Work
-from thinwire.reference.core.scheme import Codec, OutlierHybrid, Scheme
+from thinwire.reference.core.scheme import Codec, Scheme
 from thinwire.reference.quantize import decode_flat, encode_flat, reduce_flat
 
 Copies = dict[tuple[int, int, int], Tensor]  # (start, stop, source) -> wire copy
@@ -132,7 +132,7 @@ def check(scheme: Scheme, coding: Coding, ranks: int, x: Tensor) -> None:
     a collective that encodes partial sums of some ranks, which have no scales; ImportError for a missing backend.
     """
     find_backend(coding.backend)
-    static = [c for c in (scheme.reduce, scheme.gather) if isinstance(c, OutlierHybrid) and c.scale == "static"]
+    static = [c for c in (scheme.reduce, scheme.gather) if c.needs_calibration]
     if not static or scheme.collective == "none" or ranks == 1:
         return
     if scheme.collective not in ("all_gather", "two_step"):

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from thinwire.reference.core.lookup import own_sources
 from thinwire.reference.decoder.model import Decoder
 from thinwire.reference.mixed import AnyScheme, plan_of
 
@@ -205,10 +206,10 @@ def code_version(*modules: str) -> str:
 
 
 def sources(*modules: str) -> dict[str, bytes]:
-    """Modules of reference/ that `quality.accuracy` and those named import, themselves or through others, and the
-    codecs, found by name. Names are dotted, from reference/ on.
+    """Modules of reference/ that `quality.accuracy` and those named import or name, themselves or through others, and
+    those of others' codecs. Names are dotted, ours from reference/ on.
     """
-    seen, waiting = dict[str, bytes](), ["quality.accuracy", "codecs.codec_torch", *modules]
+    seen, waiting = own_sources(), ["quality.accuracy", *modules]
     while waiting:
         name = waiting.pop()
         if name not in seen:
@@ -218,6 +219,9 @@ def sources(*modules: str) -> dict[str, bytes]:
                     base = f"{node.module}.".removeprefix(_PACKAGE)
                     names = [base.rstrip("."), *(base + imported.name for imported in node.names)]
                     waiting += [found for found in names if found and _file(found).is_file()]
+                elif isinstance(node, ast.Constant) and str(node.value).startswith(_PACKAGE):  # backends, numerics
+                    found = str(node.value).removeprefix(_PACKAGE)
+                    waiting += [found] if _file(found).is_file() else []
     return seen
 
 

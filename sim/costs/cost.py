@@ -12,6 +12,7 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from thinwire.reference.core.lookup import entry_of
 from thinwire.reference.core.schedule import Work
 from thinwire.sim.choices import Launch
 from thinwire.sim.costs.elementwise import elementwise_bytes
@@ -61,7 +62,8 @@ class CostModel:
         Kernels of their own read or write the tensor and the encoded buffers, and leave a gap as all kernels do. Fused
         into the collective's kernel they cost the encoded buffers alone: reading the tensor and writing the result is
         what an uncompressed collective does as well, and so part of its protocol's efficiency, as is the reduction of
-        raw values, which need no codec. Kernels that the profile has timed themselves cost what they took.
+        raw values, which need no codec. What a codec's registration says its kernels move beside that, and how many
+        they are, counts either way. Kernels that the profile has timed themselves cost what they took.
         """
         codec = self.profile.gpu.codec
         timed_s_R = np.zeros(ranks)
@@ -80,7 +82,8 @@ class CostModel:
         bandwidth = self.gpu.memory_bandwidth_bytes_per_s
         wire_s = moved.wire_bytes_R / (bandwidth * codec.wire_share.value)
         if fused:
-            return timed_s_R + wire_s + moved.passes_R * codec.fused_pass_s.value
+            extra_s = moved.extra_bytes_R / (bandwidth * codec.local_share.value)
+            return timed_s_R + wire_s + moved.passes_R * codec.fused_pass_s.value + extra_s
         local_s = moved.local_bytes_R / (bandwidth * codec.local_share.value)
         return timed_s_R + local_s + wire_s + moved.passes_R * (codec.separate_pass_s.value + self.gap_s.value)
 
@@ -132,35 +135,40 @@ def _kernel_alone_s(costs: GpuProfile, kernel: Kernel) -> float:
 @dataclass(frozen=True, eq=False, slots=True)
 class CodecTraffic:
     """What the codec kernels of one step read and write on each rank, (R,): the tensor itself, encoded buffers, and
-    in how many passes.
+    in how many kernels. extra_bytes_R: those of the tensor beyond one pass, counted in local_bytes_R too.
     """
 
     local_bytes_R: NDArray[np.float64]
     wire_bytes_R: NDArray[np.float64]
     passes_R: NDArray[np.int64]
+    extra_bytes_R: NDArray[np.float64]
 
 
 def codec_traffic(work: Iterable[Work], ranks: int) -> CodecTraffic:
     """Count a step's work. A reduce and the encode of the sum that follows it are one pass: the sum stays in
     registers.
     """
-    local, wire = np.zeros(ranks), np.zeros(ranks)
-    passes: dict[str, NDArray[np.bool_]] = {
-        kind: np.zeros(ranks, dtype=bool) for kind in ("encode", "reduce", "decode")
+    local, wire, extra = np.zeros(ranks), np.zeros(ranks), np.zeros(ranks)
+    passes: dict[str, NDArray[np.int64]] = {
+        kind: np.zeros(ranks, dtype=np.int64) for kind in ("encode", "reduce", "decode")
     }
     reduced: set[tuple[int, int, int]] = set()
     for w in work:
         values = len(w.interval)
         if w.codec.is_raw or not values:
             continue
+        cost = entry_of(w.codec).cost
         copies = len(w.sources) if w.kind == "reduce" else 1
         wire[w.rank] += copies * w.codec.wire_bytes(values)
+        each = cost.encode_bytes_per_value if w.kind == "encode" else cost.decode_bytes_per_value
+        more = (each - BF16_BYTES) * values
+        extra[w.rank] += more
         where = (w.rank, w.interval.start, w.interval.stop)
         if w.kind == "encode" and where in reduced:
-            local[w.rank] -= BF16_BYTES * values
+            local[w.rank] += more - BF16_BYTES * values
         else:
-            local[w.rank] += BF16_BYTES * values
-            passes[w.kind][w.rank] = True
+            local[w.rank] += more + BF16_BYTES * values
+            passes[w.kind][w.rank] = max(passes[w.kind][w.rank], cost.launches)
         if w.kind == "reduce":
             reduced.add(where)
-    return CodecTraffic(local, wire, np.sum(list(passes.values()), axis=0, dtype=np.int64))
+    return CodecTraffic(local, wire, np.sum(list(passes.values()), axis=0, dtype=np.int64), extra)

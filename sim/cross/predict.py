@@ -15,7 +15,7 @@ from thinwire.sim.cross.workload import METHODS, CrossModel, CrossPrompt, Method
 from thinwire.sim.events.exchange import Exchanger, slowdown
 from thinwire.sim.events.timeline import Breakdown, Timeline
 from thinwire.sim.predict import check_precision, moved_bytes, run, timeline_of
-from thinwire.sim.report import OVERLAP, codec_sentence, kernel_sentences, machine_sentences
+from thinwire.sim.report import OVERLAP, codec_sentence, kernel_sentences, machine_sentences, own_codec_sentences
 from thinwire.topologies.cluster import Cluster
 
 BASELINE: Method = "ring-attention"
@@ -144,6 +144,7 @@ def _assumptions(
         sentences.append(OVERLAP)
     if method == "lv-xattn" and not wire.partial.is_raw:
         sentences.append(codec_sentence(cost, fused=False))
+        sentences += own_codec_sentences(wire.partial)
     return tuple(dict.fromkeys(sentences + machine_sentences(prompt.weights, cost, exchanger)))
 
 

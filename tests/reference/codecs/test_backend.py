@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from thinwire.reference.catalog import parse_codec
-from thinwire.reference.codecs import codec_torch
+from thinwire.reference.codecs import numerics
 from thinwire.reference.codecs.backend import backend
 from thinwire.reference.core.scheme import GroupedInt
 from thinwire.reference.quantize import Packed, decode_flat, encode, encode_flat, reduce_flat
 
 
 def test_backends_are_found_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert backend("torch") is codec_torch
+    assert backend("torch") is numerics
     with pytest.raises(ValueError, match="unknown backend 'cuda'; known: torch, triton"):
         encode(torch.zeros(3), parse_codec("int4"), "cuda")
     from thinwire.reference.codecs import backend as registry
@@ -31,7 +31,7 @@ def test_auto_is_triton_on_a_gpu_that_has_it(monkeypatch: pytest.MonkeyPatch) ->
     def found(name: str) -> object:
         if name == "gone":
             raise ImportError("no kernels here")
-        return codec_torch
+        return numerics
 
     monkeypatch.setattr(registry, "backend", found)
     cpu, cuda = torch.device("cpu"), torch.device("cuda", 1)

@@ -18,7 +18,6 @@ from thinwire.reference.core.scheme import (
     OutlierHybrid,
     Raw,
     Scheme,
-    Section,
 )
 
 grids = st.sampled_from(["symmetric", "minimum", "zero_point"])
@@ -100,7 +99,7 @@ def names(codec: Codec, numel: int = 1) -> list[str]:
     ],
 )
 def test_sections_by_hand(codec: Codec, numel: int, sections: dict[str, int]) -> None:
-    assert codec.sections(numel) == tuple(Section(name, nbytes) for name, nbytes in sections.items())
+    assert [(section.name, section.nbytes) for section in codec.sections(numel)] == [*sections.items()]
 
 
 @pytest.mark.parametrize(

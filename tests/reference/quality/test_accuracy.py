@@ -468,8 +468,13 @@ def test_the_code_version_covers_what_makes_the_numbers(monkeypatch: pytest.Monk
     """Whole rooms: whatever lies between a scheme and a loss, and nothing that only fetches or times."""
     seen = set(sources())
     assert {f"decoder.{name}" for name in ("attention", "model", "shard", "sync", "weights")} <= seen
-    assert {f"codecs.{name}" for name in ("backend", "codec_torch", "elements", "hybrid", "layout", "packing")} <= seen
-    assert {f"core.{name}" for name in ("config", "formats", "schedule", "scheme")} <= seen
+    assert {
+        f"codecs.{name}"
+        for name in ("backend", "numerics", "raw", "grouped", "hybrid", "elements", "layout", "packing")
+    } <= seen
+    assert {
+        f"core.{name}" for name in ("builtin", "config", "formats", "lookup", "registry", "schedule", "scheme")
+    } <= seen
     assert {
         "allreduce",
         "catalog",

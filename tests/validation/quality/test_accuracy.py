@@ -70,6 +70,20 @@ def test_a_second_run_finds_the_first(capsys: Capture, files: tuple[Path, Path],
     assert len(list(kept.parent.iterdir())) == 2 and len(list((tmp_path / "mine").iterdir())) == 1
 
 
+def test_a_codec_of_ones_own_is_measured(
+    capsys: Capture, files: tuple[Path, Path], tmp_path: Path, log4: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what was measured is measured again once either half of it has changed."""
+    given = options(files, f"two_step:{log4}", "--json")
+    status, out, err = run(capsys, *given)
+    assert (status, err) == (0, "") and json.loads(out)["kl"] > 0
+    folder = tmp_path / "cache" / "thinwire" / "accuracy"
+    assert run(capsys, *given)[1] == out and len(list(folder.iterdir())) == 1
+    changed = {"log4": b"", "log4_torch": b"changed"}
+    monkeypatch.setattr("thinwire.reference.quality.results.own_sources", lambda: dict(changed))
+    assert run(capsys, *given)[0] == 0 and len(list(folder.iterdir())) == 2
+
+
 @pytest.mark.parametrize("changed", ["weights", "config", "calibration"])
 def test_what_changes_figures_is_another_file(
     capsys: Capture, files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str

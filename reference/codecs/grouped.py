@@ -1,4 +1,4 @@
-"""The built-in backend: every codec in plain torch operations, the oracle that kernels are held against.
+"""Grouped integers and MX in plain torch operations: codes in bit planes, and metadata for each group.
 
 Values are worked on in chunks that a core's cache holds, each chunk by whole-tensor operations; chunks do not
 change a bit of the result. Legend: N values, G groups (or blocks), K values of a group. The layout of the
@@ -9,15 +9,12 @@ every step rounds to and what becomes of groups that are empty, huge or not numb
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from thinwire.reference.codecs import hybrid
-from thinwire.reference.codecs.calibration import Calibration
+from thinwire.reference.codecs.bounds import integer, mx, rotated
 from thinwire.reference.codecs.elements import (
-    DTYPES,
     e8m0_inverse,
     e8m0_value,
     exact_div,
@@ -33,29 +30,15 @@ from thinwire.reference.codecs.elements import (
 from thinwire.reference.codecs.layout import allocate, chunks, plane_views, views
 from thinwire.reference.codecs.packing import pack_into, unpack
 from thinwire.reference.core.formats import element
-from thinwire.reference.core.scheme import MX, Codec, GroupedInt, OutlierHybrid, Raw
+from thinwire.reference.core.scheme import MX, GroupedInt
 
 Parts = dict[str, Tensor]  # a chunk's metadata by section name, as sent
 
 
-def encode_flat(
-    values_N: Tensor,
-    codec: Codec,
-    *,
-    calibration: Calibration | None = None,
-    rank: int | None = None,
-    start: int = 0,
-) -> Tensor:
-    """The wire buffer of `values_N`, uint8 [codec.wire_bytes(N)]; see `backend.Backend`."""
+def encode(values_N: Tensor, codec: GroupedInt | MX) -> Tensor:
+    """The wire buffer of `values_N`."""
     numel = values_N.numel()
-    if isinstance(codec, Raw):
-        return values_N.to(DTYPES[codec.format], copy=True).view(torch.uint8)
     buffer = allocate(codec, numel, values_N.device)
-    if isinstance(codec, OutlierHybrid):
-        hybrid.encode_into(buffer, values_N, codec, calibration, rank, start)
-        return buffer
-    if not isinstance(codec, GroupedInt | MX):
-        raise ValueError(f"no torch implementation for codec {codec.spec}")
     parts = views(buffer, codec, numel)
     for first, last in chunks(numel, codec.align, values_N.device):
         part_N = values_N[first:last]
@@ -73,31 +56,17 @@ def encode_flat(
         pack_into(codes_GK, bits, plane_views(parts, bits, first, codes_GK.numel()))
         group = first // codec.group
         for name, part_G in sent.items():
-            parts[name][group : group + len(codes_GK)].copy_(part_G.view(len(codes_GK), -1))
+            each = part_G[0].numel()
+            parts[name][group * each : (group + len(codes_GK)) * each].copy_(part_G.view(-1))
     return buffer
 
 
-def decode_flat(
-    buffer: Tensor,
-    numel: int,
-    codec: Codec,
-    *,
-    calibration: Calibration | None = None,
-    rank: int | None = None,
-    start: int = 0,
-    dtype: torch.dtype = torch.float32,
-) -> Tensor:
-    """The `numel` values of `buffer` as `dtype`; see `backend.Backend`."""
-    if isinstance(codec, Raw):
-        aligned = buffer if buffer.storage_offset() % 4 == 0 else buffer.clone()
-        return aligned.view(DTYPES[codec.format]).to(dtype, copy=True)
+def decode(buffer: Tensor, numel: int, codec: GroupedInt | MX, dtype: torch.dtype) -> Tensor:
+    """The `numel` values of `buffer` as `dtype`."""
     out_N = torch.empty(numel, dtype=dtype, device=buffer.device)
     parts = views(buffer, codec, numel)
-    if isinstance(codec, OutlierHybrid):
-        hybrid.decode_into(out_N, parts, codec, calibration, rank, start)
-        return out_N
-    if not isinstance(codec, GroupedInt | MX):
-        raise ValueError(f"no torch implementation for codec {codec.spec}")
+    groups = -(-numel // codec.align) * (codec.align // codec.group)
+    metadata = {name: part.view(groups, -1) for name, part in parts.items() if not name.startswith("plane")}
     # Scales are capped so that a bf16 holds whatever they give. What adds to that, or a narrower type, may go
     # beyond; a finite value must not come back as an infinity.
     adds = codec.rotation is not None or (isinstance(codec, GroupedInt) and codec.grid == "minimum")
@@ -108,9 +77,7 @@ def decode_flat(
         bits = codec.bits if isinstance(codec, GroupedInt) else element(codec.element).bits
         codes_GK = unpack(plane_views(parts, bits, first, padded), bits, padded).view(-1, codec.group)
         group = first // codec.group
-        sent = {
-            name: part[group : group + len(codes_GK)] for name, part in parts.items() if not name.startswith("plane")
-        }
+        sent = {name: part_G[group : group + len(codes_GK)] for name, part_G in metadata.items()}
         if isinstance(codec, GroupedInt):
             values_GK = _restore_int(codes_GK, sent, codec)
         else:
@@ -124,22 +91,13 @@ def decode_flat(
     return out_N
 
 
-def reduce_flat(
-    buffers: Sequence[Tensor],
-    numel: int,
-    codec: Codec,
-    *,
-    calibration: Calibration | None = None,
-    ranks: Sequence[int | None],
-    start: int = 0,
-) -> Tensor:
-    """The sum of the copies in `buffers`, fp32, added in their order; see `backend.Backend`."""
-    copies = zip(buffers, ranks, strict=True)
-    decoded = (decode_flat(copy, numel, codec, calibration=calibration, rank=r, start=start) for copy, r in copies)
-    total_N = next(decoded)
-    for copy_N in decoded:
-        total_N.add_(copy_N)
-    return total_N
+def bound(exact_N: Tensor, codec: GroupedInt | MX) -> Tensor:
+    """The largest error of each value."""
+
+    def grouped(exact_GK: Tensor) -> Tensor:
+        return integer(exact_GK, codec) if isinstance(codec, GroupedInt) else mx(exact_GK, codec)
+
+    return rotated(exact_N, codec.align, codec.group, codec.rotation, grouped)
 
 
 def _load(values_N: Tensor, align: int, rotation: int | None) -> Tensor:
