@@ -190,3 +190,17 @@ def test_of_equal_costs_the_one_that_keeps_more_is_taken() -> None:
     swapped = replace(asked, accuracy_from="published", kept=lambda c: Kept(1.97 - shares[c.scheme], "published", ""))
     found = Planner(swapped).solve().cheapest
     assert found is not None and found.candidate.scheme == "thinner"
+
+
+def test_the_frontier_is_of_what_decides() -> None:
+    """Where published shares are on the thinner scheme's side it beats the plain one in all three, and stands alone."""
+    turned = {"plain": 0.97, "thinner": 1.0}
+    pair = tuple(Candidate("fast", 2, scheme, 1024, 32) for scheme in turned)
+    asked = problem(
+        candidates=pair, accuracy_from="published", frontier=True,
+        kept=lambda c: Kept(turned[c.scheme], "published", ""),
+    )  # fmt: skip
+    for plan in (Planner(asked).solve(), Planner(asked).exhaustive()):
+        assert [o.candidate.scheme for o in plan.frontier] == ["thinner"]
+    lossy = replace(asked, accuracy_from="measured", targets=replace(TARGETS, perplexity_ratio=1.3))
+    assert [o.candidate.scheme for o in Planner(lossy).solve().frontier] == ["thinner", "plain"]
