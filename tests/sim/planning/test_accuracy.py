@@ -203,4 +203,4 @@ def test_the_frontier_is_of_what_decides() -> None:
     for plan in (Planner(asked).solve(), Planner(asked).exhaustive()):
         assert [o.candidate.scheme for o in plan.frontier] == ["thinner"]
     lossy = replace(asked, accuracy_from="measured", targets=replace(TARGETS, perplexity_ratio=1.3))
-    assert [o.candidate.scheme for o in Planner(lossy).solve().frontier] == ["thinner", "plain"]
+    assert {o.candidate.scheme for o in Planner(lossy).solve().frontier} == {"thinner", "plain"}
