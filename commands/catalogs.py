@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from thinwire.commands.options import Json, print_answer, tables
+from thinwire.commands.options import Json, Published, print_answer, tables
 
 cluster = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Check and draw a machine file.")
 cluster.callback()(lambda: None)
@@ -17,9 +17,12 @@ def _catalog(kind: str, as_json: bool) -> None:
     print_answer({kind: rows}, as_json, lambda: tables().catalog(kind, rows))
 
 
-def schemes(as_json: Json = False) -> None:
-    """The catalog of schemes, with sources."""
-    _catalog("schemes", as_json)
+def schemes(published: Published = "few", as_json: Json = False) -> None:
+    """The catalog of schemes, with sources, and what others published of their accuracy."""
+    from thinwire.sim import api
+
+    rows = api.catalog("schemes")
+    print_answer({"schemes": rows}, as_json, lambda: tables().schemes(rows, published))
 
 
 def models(as_json: Json = False) -> None:

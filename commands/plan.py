@@ -10,7 +10,7 @@ import typer
 from thinwire.commands.options import Json, note, print_answer
 
 if TYPE_CHECKING:
-    from thinwire.sim.planning.file import Asked
+    from thinwire.sim.planning.file import Asked, TargetsTable
     from thinwire.sim.planning.plan import Outcome, Plan
 
 
@@ -100,10 +100,54 @@ def assumptions(asked: Asked) -> list[str]:
         "intervals (95 %) are of batch means",
         "more replicas never do worse: checked one below each answer found by simulation, not everywhere",
         f"perplexity ratios are of {' and '.join(sorted(titles)) or 'no model'}, as measured: no promise for another",
+        *decided(asked),
         "replicas may still be filling when the run ends: that counts as kept where Little's law says that they have "
         "the room, and the run is longer than an answer",
         "replicas are those of thinwire serve, with its assumptions",
     ]  # fmt: skip
+
+
+def decided(asked: Asked) -> list[str]:
+    """What decided on accuracy, where it was not those ratios."""
+    match asked.file.targets.accuracy_from:
+        case "published":
+            return [
+                "accuracy is decided by what others published: of the rows that match a scheme, of "
+                f"{asked.inputs.model.name} where there are any, the worst must keep its share of a score; most are "
+                "the word of who makes the scheme, under other engines and prompts. Perplexity ratios decide nothing"
+            ]
+        case "none":
+            return ["accuracy decides nothing, neither who is admitted nor who is preferred"]
+        case _:
+            return []
+
+
+def _wanted(targets: TargetsTable) -> str:
+    """The target on accuracy, as whoever decides holds it."""
+    if targets.accuracy_from == "none":
+        return ", any accuracy"
+    if targets.accuracy_from == "published":
+        share = "any share" if targets.perplexity_ratio is None else f"{2 - targets.perplexity_ratio:.4g}"
+        return f", {share} of a published score kept"
+    return "" if targets.perplexity_ratio is None else f", perplexity ratio {targets.perplexity_ratio:g}"
+
+
+def _judged(outcome: Outcome) -> str:
+    """Who decided on its accuracy."""
+    if outcome.judged is None:
+        return ""
+    share = "" if outcome.judged.by != "published" or outcome.judged.share is None else f" {outcome.judged.share:.1%}"
+    return f"{outcome.judged.by}{share}"
+
+
+def _published(plan: Plan) -> list[str]:
+    """The figures that admitted somebody, once each; who was refused by them says so himself."""
+    said = [
+        f"{o.candidate.scheme} at TP {o.candidate.tp}: {o.judged.said}"
+        for o in plan.outcomes
+        if o.judged is not None and o.judged.by == "published" and not o.judged.refused
+    ]
+    return list(dict.fromkeys(said))
 
 
 def _cell(outcome: Outcome | None) -> str:
@@ -122,8 +166,7 @@ def show(asked: Asked, plan: Plan, said: list[str], changes: list[Plan], answers
     wants = f"TTFT p{targets.ttft.percentile} {targets.ttft.seconds * 1e3:g} ms"
     if targets.tpot is not None:
         wants += f", TPOT p{targets.tpot.percentile} {targets.tpot.seconds * 1e3:g} ms"
-    if targets.perplexity_ratio is not None:
-        wants += f", perplexity ratio {targets.perplexity_ratio:g}"
+    wants += _wanted(targets)
     console.print(f"{file.model} ({file.placed()['weights']}), {file.load.rate_per_s:g} requests/s; {wants}")
     if best is None:
         console.print("[bold]No deployment of the search keeps the targets.[/bold]")
@@ -131,8 +174,11 @@ def show(asked: Asked, plan: Plan, said: list[str], changes: list[Plan], answers
         console.print(f"[bold]{_cell(best)}: {best.cost:.4g} {file.currency} an hour[/bold]")
     for line in said:
         console.print(f"  binding: {line}")
-    console.print(_outcomes("Frontier of cost, TTFT and accuracy, each at the fewest replicas", plan.frontier, asked))
+    of = "cost and TTFT" if targets.accuracy_from == "none" else "cost, TTFT and accuracy"
+    console.print(_outcomes(f"Frontier of {of}, each at the fewest replicas", plan.frontier, asked))
     console.print(_outcomes("Candidates", plan.outcomes, asked, why=True))
+    for line in _published(plan):
+        console.print(f"  {line}", markup=False)
     for title, found in (("Small changes", changes), ("What if", answers)):
         if found:
             console.print(_changes(title, plan, found))
@@ -148,7 +194,7 @@ def _outcomes(title: str, outcomes: tuple[Outcome, ...], asked: Asked, why: bool
     from thinwire.sim.serving.statistics import ms
 
     targets = asked.problem.targets
-    heads = ["cluster", "TP", "scheme", "batch", "replicas", f"{asked.file.currency}/h", "perplexity"]
+    heads = ["cluster", "TP", "scheme", "batch", "replicas", f"{asked.file.currency}/h", "perplexity", "accuracy by"]
     heads += [f"TTFT p{targets.ttft_quantile * 100:g}"]
     heads += [] if asked.file.targets.tpot is None else [f"TPOT p{targets.tpot_quantile * 100:g}"]
     table = Table(*heads, *(["why"] if why else []), title=title, title_justify="left", box=None, pad_edge=False)
@@ -157,7 +203,7 @@ def _outcomes(title: str, outcomes: tuple[Outcome, ...], asked: Asked, why: bool
         least = "" if o.least_replicas is None else f">= {o.least_replicas}"
         row = [c.cluster, str(c.tp), c.scheme, f"{c.token_budget}/{c.max_sequences}"]
         row += [least if o.replicas is None else str(o.replicas), "" if o.cost is None else f"{o.cost:.2f}"]
-        row += ["" if o.ratio is None else f"{o.ratio:.4f}", "" if o.ttft is None else ms(o.ttft)]
+        row += ["" if o.ratio is None else f"{o.ratio:.4f}", _judged(o), "" if o.ttft is None else ms(o.ttft)]
         row += [] if asked.file.targets.tpot is None else ["" if o.tpot is None else ms(o.tpot)]
         table.add_row(*row, *([o.why if o.why == "fits" else f"{o.why}: {o.reason}"] if why else []))
     return table

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from thinwire.reference.catalog import scheme as find_scheme
 from thinwire.reference.core.scheme import Scheme
 from thinwire.reference.mixed import DROP, SITES, MixedScheme, Site, plan_of
 from thinwire.sim.api import Comparison
+from thinwire.sim.choices import Shown
 from thinwire.sim.costs.spread import CONFIDENCE
 from thinwire.sim.cross.predict import CrossComparison
 from thinwire.sim.quality.figures import Figure
+from thinwire.sim.quality.published import Found, few, rows_of
 from thinwire.sim.report import Prediction
 from thinwire.topologies.cluster import Cluster
 from thinwire.topologies.draw import draw
@@ -116,8 +119,8 @@ def _assumptions(sentences: Sequence[str]) -> None:
         console.print(f"  - {sentence}", markup=False)
 
 
-def comparison(c: Comparison) -> None:
-    """Schemes, fastest first; at most 120 columns wide."""
+def comparison(c: Comparison, published: Shown = "few") -> None:
+    """Schemes, fastest first, at most 120 columns wide; below, what others published of their accuracy."""
     console.print(_heading(c.baseline))
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     waits = any(row.breakdown.waiting_s for row in c.rows)
@@ -142,6 +145,7 @@ def comparison(c: Comparison) -> None:
     console.print(table)
     for sentence in _measured_on(c):
         console.print(sentence, markup=False)
+    _published([(row.scheme.name, c.published(row)) for row in c.rows], published, c.baseline.model.name)
     shared = [s for s in c.baseline.assumptions if all(s in row.assumptions for row in c.rows)]
     own = dict.fromkeys(s for row in c.rows for s in row.assumptions if s not in shared)
     _assumptions([*shared, *own])
@@ -200,6 +204,24 @@ def _measured_on(c: Comparison) -> list[str]:
     return sentences
 
 
+def _published(rows: Sequence[tuple[str, Sequence[Found]]], how_many: Shown, model: str | None = None) -> None:
+    """One line a row; what is not shown is counted, and how little of a score it keeps."""
+    found = [(name, one) for name, ones in rows for one in ones]
+    if how_many == "none" or not found:
+        return
+    of_model = sum(one.same_model for _, one in found)
+    whose = "" if model is None else f" ({of_model or 'none'} of {len(found)} rows is of {model})"
+    console.print(f"Published by others, each of its own model and set-up{whose}; nothing of it is in the table:")
+    shown = found if how_many == "all" else few(rows)
+    for name, one in shown:
+        console.print(f"  {name}: {one.row.line}", markup=False)
+    left = [each[1].row for each in found if each not in shown]
+    least = min((row.retained for row in left if row.decides and row.retained is not None), default=None)
+    if left:
+        kept = "" if least is None else f", of which the worst measured keeps {least:.1%} of a score"
+        console.print(f"  ... and {len(left)} more{kept}: --published all")
+
+
 def cross_comparison(c: CrossComparison) -> None:
     """Ways to do cross-attention, fastest first, and from where on LV-XAttn sends least."""
     base = c.baseline
@@ -242,12 +264,18 @@ def collective(row: Mapping[str, Any]) -> None:
 def catalog(kind: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """A catalog; sources go last, one a line."""
     last = "sources" if kind == "clusters" else "source"
-    columns = [c for c in rows[0] if c not in (last, "bits_per_value")]
+    columns = [c for c in rows[0] if c not in (last, "bits_per_value", "published")]
     table = Table(*columns, last, box=None, pad_edge=False)
     for row in rows:
         source = row[last] if isinstance(row[last], str) else "\n".join(row[last])
         table.add_row(*(_cell(row[c]) for c in columns), source)
     console.print(table)
+
+
+def schemes(rows: Sequence[Mapping[str, Any]], published: Shown) -> None:
+    """The catalog of schemes, and what others published of their accuracy."""
+    catalog("schemes", rows)
+    _published([(row["name"], rows_of(find_scheme(row["name"]))) for row in rows], published)
 
 
 def _cell(value: object) -> str:

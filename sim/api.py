@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from thinwire.sim.cross.workload import Method
     from thinwire.sim.quality.auto import Chosen
     from thinwire.sim.quality.figures import Figure
+    from thinwire.sim.quality.published import Found
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -168,6 +169,12 @@ class Comparison:
 
         return figure(row.scheme, row.tp, len(row.cluster.islands))
 
+    def published(self, row: Prediction) -> "tuple[Found, ...]":
+        """What others published of the row's scheme, figures of this model first. They are no part of `accuracy`."""
+        from thinwire.sim.quality.published import rows_of
+
+        return rows_of(row.scheme, row.tp, len(row.cluster.islands), row.model.name)
+
     def to_dict(self) -> dict[str, Any]:
         """The document of `compare --json`."""
         rows = [
@@ -175,6 +182,7 @@ class Comparison:
                 **row.to_dict(),
                 "speedup": self.speedup(row),
                 "accuracy": None if (known := self.accuracy(row)) is None else known.to_dict(),
+                "published": [found.to_dict() for found in self.published(row)],
             }
             for row in self.rows
         ]
@@ -366,7 +374,10 @@ def _cluster_row(c: Cluster) -> dict[str, Any]:
 
 
 def _scheme_row(s: Scheme) -> dict[str, Any]:
+    from thinwire.sim.quality.published import rows_of
+
     return {
         "name": s.name, "reduce": s.reduce.spec, "gather": s.gather.spec, "collective": s.collective,
         "bits_per_value": {"reduce": s.reduce.bits_per_value, "gather": s.gather.bits_per_value}, "source": s.source,
+        "published": [found.to_dict() for found in rows_of(s)],
     }  # fmt: skip

@@ -7,3 +7,9 @@ Weights = Literal["bf16", "fp8"]
 
 Launch = Literal["eager", "graph"]
 """Kernels launched one by one, as engines prefill, or as a CUDA graph."""
+
+AccuracyFrom = Literal["measured", "published", "none"]
+"""What a plan's accuracy is decided by: our measured table, figures that others published, or nothing."""
+
+Shown = Literal["few", "all", "none"]
+"""How many published figures a table for people has below it."""

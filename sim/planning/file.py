@@ -14,9 +14,11 @@ from thinwire.edge.words import shown
 from thinwire.reference.core.config import ModelConfig, load_model
 from thinwire.reference.mixed import AnyScheme, find
 from thinwire.sim.api import group
+from thinwire.sim.choices import AccuracyFrom
 from thinwire.sim.planning.bounds import Targets
 from thinwire.sim.planning.plan import Candidate, Engine, Problem, WhatIf
 from thinwire.sim.quality.figures import Figure, figure
+from thinwire.sim.quality.published import Kept, kept
 from thinwire.sim.question import Placement, options_of
 from thinwire.sim.schema import from_file, left_out, type_of
 from thinwire.sim.serving.arrivals import BURSTINESS, MOST_TOKENS, Drawn, Lengths, lengths_of
@@ -77,6 +79,7 @@ class TargetsTable(Table):
     ttft: TargetTable
     tpot: TargetTable | None = None
     perplexity_ratio: Annotated[float, Field(strict=True, ge=1, allow_inf_nan=False)] | None = None
+    accuracy_from: AccuracyFrom = "measured"
 
 
 class PriceTable(Table):
@@ -142,8 +145,15 @@ class Inputs:
 
     def measured(self, c: Candidate) -> Figure | None:
         """What its scheme costs in accuracy on the GPUs it takes of its machine; None: nobody knows."""
+        return figure(self.schemes[c.scheme], c.tp, self._islands(c))
+
+    def kept(self, c: Candidate) -> Kept | None:
+        """What published figures say of it; None: nobody published any."""
+        return kept(self.schemes[c.scheme], c.tp, self._islands(c), self.model.name)
+
+    def _islands(self, c: Candidate) -> int:
         machine = self.clusters[c.cluster]
-        return figure(self.schemes[c.scheme], c.tp, len(machine.take(min(c.tp, len(machine.gpus))).islands))
+        return len(machine.take(min(c.tp, len(machine.gpus))).islands)
 
 
 @dataclass(frozen=True)
@@ -325,6 +335,8 @@ def problem_of(inputs: Inputs) -> Problem:
         seed=search.seed,
         allow_unmeasured=search.allow_unmeasured,
         frontier=search.frontier,
+        accuracy_from=file.targets.accuracy_from,
+        kept=inputs.kept,
     )
 
 

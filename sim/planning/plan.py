@@ -11,14 +11,16 @@ possible replicas cost more than the best found is no cheaper. With `frontier` i
 found costs less, is no less accurate and is sooner than its bound (1).
 """
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from heapq import heapify, heappop, heappush
 from typing import Any, Literal
 
+from thinwire.sim.choices import AccuracyFrom
+from thinwire.sim.planning.accuracy import Judged, judge, loss
 from thinwire.sim.planning.bounds import BoundedPace, Bounds, Requests, Targets
+from thinwire.sim.quality.published import Kept
 from thinwire.sim.serving.arrivals import Drawn
 from thinwire.sim.serving.replica import Batching
 from thinwire.sim.serving.run import Run, Setup, Simulation, Window
@@ -71,7 +73,9 @@ Engines = Callable[[Candidate, tuple[tuple[str, float], ...]], Engine]  # ValueE
 
 @dataclass(frozen=True)
 class Problem:
-    """What is asked for. accuracy: perplexity ratio of a candidate's scheme, None where nobody measured it."""
+    """What is asked for. accuracy: perplexity ratio of a candidate's scheme, None where nobody measured it. kept: what
+    published figures say of it. accuracy_from: which of the two decides, or `none`.
+    """
 
     candidates: tuple[Candidate, ...]
     load: Drawn
@@ -84,11 +88,15 @@ class Problem:
     seed: int = 0
     allow_unmeasured: bool = False
     frontier: bool = True
+    accuracy_from: AccuracyFrom = "measured"
+    kept: Callable[[Candidate], Kept | None] = lambda candidate: None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a candidate. least_replicas: that the bounds allow; replicas: that keep the targets, if found."""
+    """What became of a candidate. ratio: of perplexity, as measured, whatever decided; judged: on its accuracy.
+    least_replicas: that the bounds allow; replicas: that keep the targets, if found.
+    """
 
     candidate: Candidate
     why: Why
@@ -101,12 +109,18 @@ class Outcome:
     ttft: Estimate | None = None
     tpot: Estimate | None = None
     ttft_bound_s: float = 0.0
+    judged: Judged | None = None
 
     @property
     def rank(self) -> tuple[float, float, float, Candidate]:
         """The cheapest first; of equally cheap ones the most accurate, then the soonest."""
         assert self.cost is not None and self.ttft is not None
-        return self.cost, loss(self.ratio), self.ttft.value, self.candidate
+        return self.cost, self.lost, self.ttft.value, self.candidate
+
+    @property
+    def lost(self) -> float:
+        """In accuracy, by what decided on it; for comparing."""
+        return loss(self.ratio) if self.judged is None else self.judged.lost
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, times in milliseconds."""
@@ -116,7 +130,11 @@ class Outcome:
             "max_sequences": c.max_sequences, "why": self.why, "reason": self.reason,
             "least_replicas": self.least_replicas, "replicas": self.replicas,
             "gpus": None if self.replicas is None else self.replicas * c.tp, "cost_per_hour": self.cost,
-            "perplexity_ratio": self.ratio, "ttft_bound_ms": self.ttft_bound_s * 1e3,
+            "perplexity_ratio": self.ratio,
+            "accuracy_by": None if self.judged is None else self.judged.by,
+            "accuracy": None if self.judged is None else self.judged.said,
+            "score_kept": None if self.judged is None else self.judged.share,
+            "ttft_bound_ms": self.ttft_bound_s * 1e3,
             "ttft_ms": None if self.ttft is None else self.ttft.to_dict(1e3),
             "tpot_ms": None if self.tpot is None else self.tpot.to_dict(1e3),
             "utilisation": None if self.run is None else self.run.utilisation,
@@ -152,14 +170,9 @@ class Plan:
         return dict(Counter(outcome.why for outcome in self.outcomes))
 
 
-def loss(ratio: float | None) -> float:
-    """For comparing: ratios below 1 are noise of their measurement, unmeasured ones the worst."""
-    return math.inf if ratio is None else max(1.0, ratio)
-
-
 def _place(outcome: Outcome) -> tuple[float, float, float]:
     assert outcome.cost is not None and outcome.ttft is not None
-    return outcome.cost, outcome.ttft.value, loss(outcome.ratio)
+    return outcome.cost, outcome.ttft.value, outcome.lost
 
 
 class Planner:
@@ -201,7 +214,8 @@ class Planner:
         while waiting:
             cost, place, candidate, ruled = heappop(waiting)
             if ruled is None and not wide and any(cost > other.rank[0] for other in found):
-                settle(Outcome(candidate, "cost bound", f"{cost:.4g} an hour for one replica"))
+                reason = f"{cost:.4g} an hour for one replica"
+                settle(replace(self._accuracy(candidate), why="cost bound", reason=reason))
             elif ruled is None:
                 ruled = self._rule(candidate, what_if)
                 if ruled.why == "fits":
@@ -221,7 +235,7 @@ class Planner:
             try:
                 engine = self._engine(candidate, what_if)
             except ValueError as error:
-                outcome = Outcome(candidate, "does not fit", str(error))
+                outcome = replace(outcome, why="does not fit", reason=str(error))
             else:
                 for n in range(1, self.problem.max_replicas + 1) if outcome.why == "fits" else ():
                     run = self._run(candidate, engine, n, what_if)
@@ -311,12 +325,12 @@ class Planner:
         return outcome
 
     def _accuracy(self, candidate: Candidate) -> Outcome:
-        ratio, most = self.problem.accuracy(candidate), self.problem.targets.perplexity_ratio
-        if ratio is None and not self.problem.allow_unmeasured:
-            return Outcome(candidate, "accuracy", "nobody measured this scheme (allow_unmeasured = true takes it)")
-        if ratio is not None and ratio > most:
-            return Outcome(candidate, "accuracy", f"perplexity ratio {ratio:.4g} above {most:.4g}", ratio)
-        return Outcome(candidate, "fits", "", ratio)
+        asked, ratio = self.problem, self.problem.accuracy(candidate)
+        published = asked.kept(candidate) if asked.accuracy_from == "published" else None
+        most, unmeasured = asked.targets.perplexity_ratio, asked.allow_unmeasured
+        judged = judge(asked.accuracy_from, candidate.tp, ratio, published, most, unmeasured)
+        why: Why = "accuracy" if judged.refused else "fits"
+        return Outcome(candidate, why, judged.said if judged.refused else "", ratio, judged=judged)
 
     def _search(self, first: Outcome, what_if: WhatIf, found: Sequence[Outcome], wide: bool) -> Outcome:
         """The fewest replicas: steps that double, up from the bound or around what was needed last, then bisection."""
@@ -368,7 +382,7 @@ class Planner:
         if not wide:
             return any(cost > other.rank[0] for other in found)
         places = [_place(other) for other in found if other.candidate != first.candidate]
-        return any(c < cost and t < first.ttft_bound_s and r <= loss(first.ratio) for c, t, r in places)
+        return any(c < cost and t < first.ttft_bound_s and r <= first.lost for c, t, r in places)
 
     def _cost(self, candidate: Candidate, what_if: WhatIf, replicas: int) -> float:
         """An hour; to 12 digits, so that the order of its factors decides no tie."""

@@ -7,7 +7,7 @@ The figure is that model's, whatever model is predicted, and is shown with its n
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -69,16 +69,16 @@ def figure(scheme: AnyScheme, tp: int, islands: int = 2) -> Figure | None:
     """
     if isinstance(scheme, MixedScheme):
         return None
-    flat = scheme.collective == "hierarchical" and not 1 < islands < tp
-    asked = replace(scheme, collective="two_step") if flat else scheme
-    measured = {} if tp == 1 else _measured(TABLES).get(_identity(asked), {})
+    measured = {} if tp == 1 else _measured(TABLES).get(identity(scheme, tp, islands), {})
     if not measured:
         return None
     return measured[min(measured, key=lambda found: (abs(math.log2(found / tp)), -found))]
 
 
-def _identity(scheme: Scheme) -> tuple[Any, ...]:
-    codecs = (scheme.reduce.spec, scheme.gather.spec, scheme.collective)
+def identity(scheme: Scheme, tp: int = 4, islands: int = 2) -> tuple[Any, ...]:
+    """What tells a scheme apart from others on so many ranks and islands: not its chunks, fused kernels and name."""
+    flat = scheme.collective == "hierarchical" and not 1 < islands < tp
+    codecs = (scheme.reduce.spec, scheme.gather.spec, "two_step" if flat else scheme.collective)
     exempt = (scheme.exempt_tokens, scheme.exempt_last_tokens)
     return (*codecs, *exempt, scheme.drop_attention_percent, scheme.sequence_split)
 

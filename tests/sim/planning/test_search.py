@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from thinwire.sim.planning.accuracy import loss
 from thinwire.sim.planning.bounds import Bounds, Requests, Targets
-from thinwire.sim.planning.plan import AS_GIVEN, Candidate, Engine, Outcome, Plan, Planner, Problem, WhatIf, loss
+from thinwire.sim.planning.plan import AS_GIVEN, Candidate, Engine, Outcome, Plan, Planner, Problem, WhatIf
 from thinwire.sim.serving.replica import Batching
 from thinwire.sim.serving.run import Window
 from thinwire.sim.serving.statistics import Estimate, ms
