@@ -31,6 +31,7 @@ Name = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1, strict=True)]
 Positive = Annotated[float, Field(gt=0)]
 STRICT = ConfigDict(extra="forbid")
+FILES = (".toml", ".json")  # what names no entry of a catalog
 OF_BITS = ("compression", "bits")
 NEEDS: dict[str, tuple[str, ...]] = {
     "ttft": ("model", "cluster", "tp", "batch", "input_tokens", "baseline"),
@@ -61,7 +62,7 @@ class Headline:
     stated: Name
     assumed: Name
     schemes: Annotated[tuple[Name, ...], Field(min_length=1)]
-    why: Name | None = None  # a clause for the verdict where we differ
+    why: Name | None = None  # a clause for the verdict
     baseline: Name | None = None
     model: Name | None = None
     cluster: Name | None = None
@@ -150,9 +151,9 @@ def shipped() -> Headlines:
 
 def file_of(name: str) -> str:
     """A model or a machine of a set-up as the simulator takes it: a catalog name, or the path of a shipped file."""
-    return str(PUBLISHED / name) if name.startswith("setups/") else name
+    return str(PUBLISHED / name) if name.endswith(FILES) else name
 
 
 def shown_file(name: str) -> str:
     """The same as a command names it, from the repository's root."""
-    return f"{SHOWN}/{name}" if name.startswith("setups/") else name
+    return f"{SHOWN}/{name}" if name.endswith(FILES) else name

@@ -61,17 +61,17 @@ class Verdict:
     def sentence(self) -> str:
         """One sentence."""
         h, ours = self.headline, self.answer.ours
+        because = f"; {h.why}" if h.why else ""
         if h.bound == "slower" and self.relation == "agrees":
-            return f"Agrees: slower here too, {unit(h, ours.high)} at best."
+            return f"Agrees: slower here too, {unit(h, ours.high)} at best{because}."
         claimed = " to ".join(unit(h, value) for value in h.value)
         if self.relation == "agrees":
             holds = "lies in our interval" if len(h.value) == 1 else "and our interval overlap"
-            return f"Agrees: {claimed} {holds}." if h.kind not in OF_BITS else f"Agrees: {claimed}, by arithmetic."
+            return f"Agrees: {claimed} {'by arithmetic' if h.kind in OF_BITS else holds}{because}."
         less = self.relation == "we say less"
         side = f"{unit(h, ours.high)} at most" if less else f"{unit(h, ours.low)} at least"
         would = [lever for lever in self.levers if lever.factor is not None]
         said = f"it takes {would[0].text}" if would else "none of the parameters makes it true"
-        because = f"; {h.why}" if h.why else ""
         return f"{'We say less' if less else 'We say more'}: {side} against {claimed}; {said}{because}."
 
 

@@ -14,6 +14,8 @@ from thinwire.topologies.load import load_cluster
 from thinwire.validation.fits.published_tables import PUBLISHED, rows
 from thinwire.validation.papers.headlines import FILE, checked_headlines, file_of, read, shipped, shown_file
 
+FACTS = (FILE, PUBLISHED / "served_setups.toml")
+SETUPS = [path for path in PUBLISHED.iterdir() if path.suffix in (".toml", ".json") and path not in FACTS]
 ONE: dict[str, Any] = {
     "id": "x", "system": "X", "source": "arXiv 0", "evidence": "abstract", "claim": "twice as fast", "kind": "ttft",
     "bound": "about", "value": [2.0], "stated": "all", "assumed": "nothing", "schemes": ["flash-int4"],
@@ -91,16 +93,16 @@ def test_names_are_of_the_catalogs() -> None:
 
 
 def test_files_are_shown_from_the_root(root: Path) -> None:
-    for path in (PUBLISHED / "setups").iterdir():
-        name = f"setups/{path.name}"
-        assert Path(file_of(name)) == path and (root / shown_file(name)).samefile(path)
+    for path in SETUPS:
+        assert Path(file_of(path.name)) == path and (root / shown_file(path.name)).samefile(path)
     assert file_of("8xl40s-pcie") == shown_file("8xl40s-pcie") == "8xl40s-pcie"
 
 
 def test_every_shipped_set_up_is_asked() -> None:
-    asked = FILE.read_text("utf-8") + (PUBLISHED / "served_setups.toml").read_text("utf-8")
-    for path in (PUBLISHED / "setups").iterdir():
-        assert f"setups/{path.name}" in asked, f"{path.name} is in no set-up: remove it"
+    asked = "".join(path.read_text("utf-8") for path in FACTS)
+    assert len(SETUPS) == 7
+    for path in SETUPS:
+        assert f'"{path.name}"' in asked, f"{path.name} is in no set-up: remove it"
 
 
 def test_figures_of_tables_are_theirs() -> None:
