@@ -39,8 +39,8 @@ HEAD = """\
 
 Each headline of a paper or project beside thinwire's prediction for that set-up, as far as the set-up is stated. `make
 papers` writes this page from [headlines.toml](../validation/published/headlines.toml) and two more files of facts;
-[tests/validation/papers](../tests/validation/papers) holds it to them. Commands, given from the repository's root, print
-both times of a claim; its ratio's interval is made here.
+[tests/validation/papers](../tests/validation/papers) holds it to them. Commands, given from the repository's root,
+print both times of a claim; the interval of their ratio is made here.
 
 - *Ours* is the best of the schemes that stand for the system, with the 90 % interval of the ratio: what both runs share
   errs in both at once ([ratios.py](../validation/papers/ratios.py)). That the host is another is no part of it.
