@@ -23,7 +23,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq -c constrain
 MANIFESTS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check newest torchless fuzz mutants bench calibrate validate peers emulate accuracy sensitivity auto spd gpu picture clean
+.PHONY: help demo test check newest torchless fuzz mutants bench calibrate validate peers papers emulate accuracy sensitivity auto spd gpu picture clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -70,6 +70,9 @@ validate: $(VENV)/.test ## hold predictions against published measurements
 
 peers: $(VENV)/.core ## hold AIConfigurator and GenZ against the same rows (each in an environment of its own, 1.7 GB; ten minutes)
 	nice $(BIN)/python -m thinwire.validation.peers.peers $(ARGS)
+
+papers: $(VENV)/.core ## write docs/papers.md: what papers claim beside what thinwire predicts (a minute)
+	$(BIN)/python -m thinwire.validation.papers.page $(ARGS)
 
 # Needs Linux, root, iproute2 and a C compiler; what is missing is said, and the status is 2.
 emulate: $(VENV)/.test ## predict, then really run, prefills on two to eight ranks in network namespaces (six minutes; ARGS=--smoke: one)
