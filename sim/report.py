@@ -121,6 +121,10 @@ def assumptions(prompt: Prompt, scheme: AnyScheme, cost: CostModel, exchanger: E
                 f"the first {entry.exempt_tokens} tokens of each sequence travel uncompressed, in an all-reduce of "
                 "their own"
             )
+        if entry.exempt_last_tokens:
+            count = entry.exempt_last_tokens
+            what = "token of each prompt travels" if count == 1 else f"{count} tokens of each prompt travel"
+            sentences.append(f"the last {what} uncompressed, in the same messages as the others")
     if isinstance(scheme, MixedScheme):
         dropped = sum(entry is None for entry in (*scheme.attention, *scheme.mlp))
         sentences.append(

@@ -121,16 +121,26 @@ Kernel = Gemm | Attend | AttendChunks | CrossAttend | DecodeAttend | Elementwise
 
 
 Kernels = Mapping[Site, Sequence[tuple[Kernel, ...]]]  # of a layer's blocks, for each part of the sequence
-Sizes = Callable[[int, int], tuple[int, int]]  # (part, N) -> its tokens, those among the first N of their sequence
+Sizes = Callable[[int, Scheme], "Rows"]  # (part, scheme) -> its tokens, and which of them the scheme exempts
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Tokens of a part, and those that a scheme exempts: the first of their sequence, the last of their prompt."""
+
+    tokens: int
+    first: int = 0
+    last: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """A collective over the whole group on `numel` bf16 values."""
+    """A collective over the whole group on `numel` bf16 values, of which the last `exact` travel raw."""
 
     op: Literal["all_reduce", "all_gather"]
     numel: int
     scheme: Scheme | None  # None: uncompressed, by the engine's own choice
+    exact: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,9 +208,12 @@ class Part:
     queries: int
     keys: int
 
-    def sizes(self, first: int) -> tuple[int, int]:
-        """(tokens, those among the sequence's `first` tokens)."""
-        return self.queries, min(max(first - (self.keys - self.queries), 0), self.queries)
+    def rows(self, scheme: Scheme, prompt: Prompt) -> Rows:
+        """Its tokens of all sequences, and those among them that a scheme exempts."""
+        first = min(max(scheme.exempt_tokens - (self.keys - self.queries), 0), self.queries)
+        ends = self.keys == prompt.input_tokens
+        last = min(scheme.exempt_last_tokens, self.queries - first) if ends else 0
+        return Rows(prompt.batch * self.queries, prompt.batch * first, prompt.batch * last)
 
 
 def parts(prompt: Prompt, split: float | None) -> tuple[Part, ...]:
@@ -231,9 +244,8 @@ def build(model: ModelConfig, scheme: AnyScheme, prompt: Prompt, tp: int) -> Wor
             "mlp": [mlp(model, shard, tokens, prompt.weights) for tokens in of_part],
         }
 
-    def sizes(part: int, first: int) -> tuple[int, int]:
-        tokens, exempt = sequence_parts[part].sizes(first)
-        return prompt.batch * tokens, prompt.batch * exempt
+    def sizes(part: int, scheme: Scheme) -> Rows:
+        return sequence_parts[part].rows(scheme, prompt)
 
     layers = layers_of(model, scheme, tp, kernels, sizes)
     opening = [Op("embedding", i, (embedding(model, tokens),)) for i, tokens in enumerate(of_part)]
@@ -293,18 +305,23 @@ def _layer(width: int, kernels: Kernels, after: Mapping[Site, Scheme | None], si
                 yield Op(name, i, waiting[i])
                 waiting[i] = ()
             if scheme is not None and exchanged:
-                for what, exchange in all_reduces(scheme, *sizes(i, scheme.exempt_tokens), width):
+                for what, exchange in all_reduces(scheme, sizes(i, scheme), width):
                     yield Op(f"all-reduce {what} {block}", i, exchange=exchange)
         if exchanged:
             name = ""
 
 
-def all_reduces(scheme: Scheme, tokens: int, exempt: int, width: int) -> Iterator[tuple[str, Exchange]]:
-    """What one sync point sends, with words for it: of its tokens those exempt go uncompressed, before the others."""
-    if exempt:
-        yield "of exempt tokens after", Exchange("all_reduce", exempt * width, None)
-    if tokens > exempt:
-        yield "after", Exchange("all_reduce", (tokens - exempt) * width, scheme)
+def all_reduces(scheme: Scheme, rows: Rows, width: int) -> Iterator[tuple[str, Exchange]]:
+    """What one sync point sends, with words for it: the first tokens exempt go uncompressed and before the others, the
+    last in the same messages as the others; where no others are left, those too go uncompressed.
+    """
+    if rows.first:
+        yield "of exempt tokens after", Exchange("all_reduce", rows.first * width, None)
+    left = rows.tokens - rows.first
+    if left and left == rows.last:
+        yield "of exempt tokens after", Exchange("all_reduce", left * width, None)
+    elif left:
+        yield "after", Exchange("all_reduce", left * width, scheme, rows.last * width)
 
 
 def _attention(model: ModelConfig, shard: Shard, prompt: Prompt, part: Part, window: int | None) -> tuple[Kernel, ...]:

@@ -12,21 +12,25 @@ What the words mean to whoever executes a schedule (on tensors or in time):
 - The works of a rank in one step run in the order listed. Within an `nvls` step the switch passes on, to each
   destination, the fp32 sum over ranks of what it was sent for that interval: one copy in is a multicast.
 - Intervals without values get no work and no transfer. A lane without steps leaves the tensor as it is.
+- A schedule with `exact` values is two of one collective, step by step side by side: a coded one of the values before
+  them, and one of them that sends them raw. Both have a part at every rank; what a rank sends another in one step is
+  one message, the raw part behind the coded one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from typing import Literal, get_args
 
 from thinwire.edge.limits import CHUNKS, TOGETHER, TRANSFERS
 from thinwire.edge.words import shown
-from thinwire.reference.core.scheme import Codec, Scheme
+from thinwire.reference.core.scheme import Codec, Raw, Scheme
 
 SWITCH = -1  # the reducing switch, as a pseudo rank
+BF16 = Raw()
 
 Primitive = Literal["ring", "tree", "nvls", "reduce_scatter", "all_gather", "all_to_all", "none"]
 Op = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all"]
@@ -53,6 +57,7 @@ class Transfer:
     destination: int
     interval: Interval
     codec: Codec
+    rides: bool = False  # behind what else the source sends the destination in this step, in one message
 
     @property
     def nbytes(self) -> int:
@@ -69,6 +74,7 @@ class Work:
     interval: Interval
     codec: Codec
     sources: tuple[int, ...]
+    rides: bool = False  # raw values that the step's kernels move along with the coded ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +104,7 @@ class Schedule:
     lanes: tuple[Lane, ...]
     chunks_in_flight: int
     align: int = 1  # values: parts are cut at multiples of it, so parts of one cut differ by so many
+    exact: int = 0  # values at the end of the tensor that travel raw
 
     def sent_bytes(self) -> dict[int, int]:
         """Bytes each rank puts on the wire, the switch (rank -1) included where there is one."""
@@ -127,20 +134,32 @@ def partition(interval: Interval, parts: int, align: int) -> tuple[Interval, ...
 
 
 @lru_cache(maxsize=256)
-def build(scheme: Scheme, ranks: int, numel: int, islands: Islands | None = None, op: Op = "all_reduce") -> Schedule:
+def build(
+    scheme: Scheme,
+    ranks: int,
+    numel: int,
+    islands: Islands | None = None,
+    op: Op = "all_reduce",
+    exact: int = 0,
+    raw: Raw = BF16,
+) -> Schedule:
     """The schedule of one collective of `scheme` over `ranks` ranks on a tensor of `numel` values.
 
     islands: the ranks that sit close together, for `hierarchical`; None = one island. op: numel counts the
     full tensor, for all_to_all what one rank sends in all; rank i owns part i of `partition(tensor, ranks,
     align)`. Ops other than all_reduce run as one lane; two_step, all_gather and hierarchical do them in one
-    direct exchange. Raises ValueError for collective `auto` (choose an algorithm first), for islands that
-    do not hold each rank once, and for an op the collective has no way to do.
+    direct exchange. exact: so many values at the tensor's end travel as `raw` in the messages of the last
+    lane, cut over the ranks by themselves, so those before them are treated as if they were the tensor.
+    Raises ValueError for collective `auto` (choose an algorithm first), for islands that do not hold each rank
+    once, for an op the collective has no way to do, and for exact values that are no part of an all-reduce.
     """
     if ranks < 1 or numel < 0:
         raise ValueError(f"ranks must be positive and numel not negative: ranks={ranks}, numel={numel}")
     TOGETHER.check("ranks", ranks)
     if op not in get_args(Op):
         raise ValueError(f"op must be one of {', '.join(get_args(Op))}: op={shown(op)}")
+    if not 0 <= exact <= numel or (exact and op != "all_reduce"):
+        raise ValueError(f"exact values are 0 or more of an all_reduce's: exact={exact}, numel={numel}, op={op}")
     collective = scheme.collective
     if collective == "auto":
         raise ValueError(
@@ -148,13 +167,31 @@ def build(scheme: Scheme, ranks: int, numel: int, islands: Islands | None = None
             "ring, tree, two_step, all_gather, hierarchical, nvls before building a schedule"
         )
     grouping = _check_islands(islands or (tuple(range(ranks)),), ranks)
+    works = ranks > 1 and collective != "none"
     lanes = []
-    for interval in _lane_intervals(scheme, ranks, numel, op):
-        steps: tuple[Step, ...] = ()
-        if ranks > 1 and collective != "none":
-            steps = _lane_steps(scheme, ranks, interval, grouping, op)
-        lanes.append(Lane(interval, steps))
-    return Schedule(collective, ranks, numel, tuple(lanes), scheme.chunks_in_flight, scheme.align)
+    for interval in _lane_intervals(scheme, ranks, numel - exact, op):
+        lanes.append(Lane(interval, _lane_steps(scheme, ranks, interval, grouping, op) if works else ()))
+    if exact:
+        tail = Interval(numel - exact, numel)
+        uncoded = replace(scheme, reduce=raw, gather=raw, exempt_tokens=0, exempt_last_tokens=0)
+        riding = _lane_steps(uncoded, ranks, tail, grouping, op) if works else ()
+        before = lanes.pop() if lanes else Lane(Interval(tail.start, tail.start), ())
+        lanes.append(Lane(Interval(before.interval.start, numel), _together(before.steps, riding)))
+    return Schedule(collective, ranks, numel, tuple(lanes), scheme.chunks_in_flight, scheme.align, exact)
+
+
+def _together(steps: tuple[Step, ...], riding: tuple[Step, ...]) -> tuple[Step, ...]:
+    """The steps of two schedules of one collective, the second's messages riding in the first's."""
+    found = []
+    for one, other in zip_longest(steps, riding):
+        if one is None:  # nothing is coded: nothing to ride in
+            found.append(other)
+            continue
+        assert one.primitive == other.primitive, f"{one.primitive} beside {other.primitive}"
+        work = (replace(w, rides=True) for w in other.work)
+        sent = (replace(t, rides=True) for t in other.transfers)
+        found.append(Step(one.primitive, (*one.work, *work), (*one.transfers, *sent)))
+    return tuple(found)
 
 
 def _check_islands(islands: Islands, ranks: int) -> Islands:

@@ -370,7 +370,7 @@ class Scheme:
     codec_launch: codec kernels inside the collective's kernel, or launches of their own. exempt_tokens: the
     first tokens of every sequence, which travel uncompressed in an all-reduce of their own: activations of
     the very first are often a hundred times the others'. exempt_last_tokens: the last tokens of every
-    prompt, which travel uncompressed in the same buffers: from the very last the first token of the answer is
+    prompt, which travel uncompressed in the same messages: from the very last the first token of the answer is
     predicted. Raises ValueError for a combination that means nothing.
     """
 

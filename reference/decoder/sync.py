@@ -19,6 +19,7 @@ from thinwire.reference.codecs.calibration import Calibration, Calibrator
 from thinwire.reference.core.schedule import Islands
 from thinwire.reference.core.scheme import Scheme
 from thinwire.reference.groups.group import Group, LocalGroup, TorchGroup
+from thinwire.reference.groups.rows import Order, last_rows
 from thinwire.reference.mixed import Plan, Point, Site
 
 Hook = Callable[[int, Site, Sequence[Tensor]], None]
@@ -93,7 +94,8 @@ class SchemeSync:
         group: the decoder's.
         plan: a scheme for every sync point (`plan_of` makes one of any scheme). What a scheme says of dropped points
             and split sequences is not read here: `plan_of` turns the former into None, `Decoder.prefill` takes the
-            latter. Tokens that a scheme exempts, the first or the last, go in all-reduces of their own, uncompressed.
+            latter. Of the tokens that a scheme exempts the first go in an all-reduce of their own, uncompressed, the
+            last, where a prompt ends, as exact values of the others' all-reduce.
         calibrations: of the points whose scheme is a static outlier hybrid.
         backend, gate_bytes, islands: as `all_reduce` takes them.
 
@@ -134,18 +136,27 @@ class SchemeSync:
         check_partials(self._group, partials)
         tokens = partials[0].shape[1]
         first = min(max(scheme.exempt_tokens - position, 0), tokens)
-        last = max(tokens - scheme.exempt_last_tokens if ends else tokens, first)
-        cuts = ((slice(first), _UNCOMPRESSED), (slice(first, last), scheme), (slice(last, None), _UNCOMPRESSED))
-        parts = [
-            self._sum([partial_BTD[:, chosen].contiguous() for partial_BTD in partials], taken, point)
-            for chosen, taken in cuts
-            if partials[0][:, chosen].numel()
-        ]
+        last = min(scheme.exempt_last_tokens, tokens - first) if ends else 0
+        parts = []
+        if first:
+            opening = [partial_BTD[:, :first].contiguous() for partial_BTD in partials]
+            parts.append(self._sum(opening, _UNCOMPRESSED, point))
+        if tokens > first:
+            parts.append(self._sum_rest([partial_BTD[:, first:] for partial_BTD in partials], scheme, point, last))
         total_BTD = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
         # Every rank has the same bits, as tests/reference/test_allreduce.py holds.
         return [total_BTD] * len(partials)
 
-    def _sum(self, partials: Sequence[Tensor], scheme: Scheme, point: Point) -> Tensor:
+    def _sum_rest(self, partials: Sequence[Tensor], scheme: Scheme, point: Point, last: int) -> Tensor:
+        """One all-reduce, in which the last rows of every sequence travel exact."""
+        if not last:
+            return self._sum([partial_BTD.contiguous() for partial_BTD in partials], scheme, point)
+        batch, tokens, width = partials[0].shape
+        order = Order(batch * tokens, last_rows([tokens] * batch, [True] * batch, last))
+        rows = [order.moved(partial_BTD.reshape(-1, width)) for partial_BTD in partials]
+        return order.put_back(self._sum(rows, scheme, point, order.exact * width)).reshape(partials[0].shape)
+
+    def _sum(self, partials: Sequence[Tensor], scheme: Scheme, point: Point, exact: int = 0) -> Tensor:
         """One all-reduce, its result on the first of the ranks here."""
         calibration = self._calibrations.get(point)
         if isinstance(self._group, LocalGroup):
@@ -157,6 +168,7 @@ class SchemeSync:
                 calibration=calibration,
                 gate_bytes=self._gate_bytes,
                 islands=self._islands,
+                exact=exact,
             )[0]
         assert isinstance(self._group, TorchGroup)
         return all_reduce(
@@ -167,6 +179,7 @@ class SchemeSync:
             calibration=calibration,
             gate_bytes=self._gate_bytes,
             islands=self._islands,
+            exact=exact,
         )
 
 

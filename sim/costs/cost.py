@@ -146,7 +146,8 @@ class CodecTraffic:
 
 def codec_traffic(work: Iterable[Work], ranks: int) -> CodecTraffic:
     """Count a step's work. A reduce and the encode of the sum that follows it are one pass: the sum stays in
-    registers.
+    registers. Raw values are the library's business, but for those that ride with coded ones: the same kernels move
+    them.
     """
     local, wire, extra = np.zeros(ranks), np.zeros(ranks), np.zeros(ranks)
     passes: dict[str, NDArray[np.int64]] = {
@@ -155,7 +156,7 @@ def codec_traffic(work: Iterable[Work], ranks: int) -> CodecTraffic:
     reduced: set[tuple[int, int, int]] = set()
     for w in work:
         values = len(w.interval)
-        if w.codec.is_raw or not values:
+        if (w.codec.is_raw and not w.rides) or not values:
             continue
         cost = entry_of(w.codec).cost
         copies = len(w.sources) if w.kind == "reduce" else 1
@@ -168,7 +169,8 @@ def codec_traffic(work: Iterable[Work], ranks: int) -> CodecTraffic:
             local[w.rank] += more - BF16_BYTES * values
         else:
             local[w.rank] += more + BF16_BYTES * values
-            passes[w.kind][w.rank] = max(passes[w.kind][w.rank], cost.launches)
+            if not w.rides:
+                passes[w.kind][w.rank] = max(passes[w.kind][w.rank], cost.launches)
         if w.kind == "reduce":
             reduced.add(where)
     return CodecTraffic(local, wire, np.sum(list(passes.values()), axis=0, dtype=np.int64), extra)

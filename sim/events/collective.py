@@ -22,7 +22,7 @@ from thinwire.sim.events.timeline import Carried
 
 @dataclass(frozen=True, eq=False, slots=True)
 class TimedStep:
-    """A step as arrays: F transfers between R ranks."""
+    """A step as arrays: F transfers between R ranks; what rides in another's message is part of that."""
 
     pairs_F: Ints
     ends_F2: Ints  # source and destination; the switch counts as rank R
@@ -79,7 +79,7 @@ def time_schedule(
         large, which sends more in all.
     """
     notes: dict[str, None] = {}
-    lanes, carrier, bits, posted = [], library, 0.0, False
+    lanes, carrier, bits, exact_bits, posted = [], library, 0.0, 0.0, False
     for lane in schedule.lanes:
         per_rank = bytes_per_rank(lane.steps, schedule.ranks, schedule.align)
         timed, launched = [], set()
@@ -91,6 +91,7 @@ def time_schedule(
                 if note or protocol.source.startswith("assumed"):
                     carrier = "stand-in"
                 bits = bits or step.transfers[0].codec.bits_per_value
+                exact_bits = exact_bits or step.transfers[-1].codec.bits_per_value
                 latency_s = protocol.hop_s + (0.0 if step.primitive in launched else protocol.launch_s)
                 if step.primitive in MANY_HOPS:
                     launched.add(step.primitive)
@@ -104,7 +105,7 @@ def time_schedule(
         for s in lane_steps:
             sent += np.bincount(s.ends_F2[:, 0], s.nbytes_F, minlength=schedule.ranks + 1)[:-1]
             codec += s.codec_s_R
-    carried = Carried(carrier, schedule.numel * bits / 8)
+    carried = Carried(carrier, ((schedule.numel - schedule.exact) * bits + schedule.exact * exact_bits) / 8)
     in_flight = schedule.chunks_in_flight
     return TimedSchedule(schedule.ranks, tuple(lanes), in_flight, sent, codec, tuple(notes), carried, posted)
 
@@ -135,15 +136,46 @@ def bytes_per_rank(steps: tuple[Step, ...], ranks: int, align: int) -> Mapping[s
     for step in steps:
         row = sent.setdefault(step.primitive, np.zeros(ranks + 1))  # the last entry is the switch
         if step.transfers:
-            nbytes_F, whole_F = _sizes(step.transfers, align)
-            np.add.at(row, [t.source for t in step.transfers], np.where(whole_F, nbytes_F.max(), nbytes_F))
+            messages = _messages(step.transfers)
+            nbytes_F, whole_F = _sizes(messages, align)
+            np.add.at(row, [m.source for m in messages], np.where(whole_F, nbytes_F.max(), nbytes_F))
     return {primitive: float(row[:-1].max()) for primitive, row in sent.items()}
 
 
-def _sizes(transfers: Sequence[Transfer], align: int) -> tuple[Floats, NDArray[np.bool_]]:
-    """Bytes of each transfer, and whether it is as large as the largest but for a group."""
-    values_F = np.array([len(t.interval) for t in transfers])
-    return np.array([t.nbytes for t in transfers], dtype=float), values_F + align >= values_F.max()
+@dataclass(frozen=True, slots=True)
+class _Message:
+    """A transfer, and what rides in it. values, exact: of both."""
+
+    source: int
+    destination: int
+    nbytes: int
+    values: int
+    exact: int = 0
+
+
+def _messages(transfers: Sequence[Transfer]) -> list[_Message]:
+    """One for each transfer that does not ride; the others join the last one between the same two, if any."""
+    found: list[_Message] = []
+    last: dict[tuple[int, int], int] = {}
+    for t in transfers:
+        ends, size = (t.source, t.destination), len(t.interval)
+        if not t.rides:
+            last[ends] = len(found)
+            found.append(_Message(*ends, t.nbytes, size))
+        elif ends in last:
+            one = found[last[ends]]
+            found[last[ends]] = _Message(*ends, one.nbytes + t.nbytes, one.values, one.exact + size)
+        else:
+            last[ends] = len(found)
+            found.append(_Message(*ends, t.nbytes, 0, size))
+    return found
+
+
+def _sizes(messages: Sequence[_Message], align: int) -> tuple[Floats, NDArray[np.bool_]]:
+    """Bytes of each message, and whether it is as large as the largest but for a group, and for one exact value."""
+    values_F, exact_F = np.array([m.values for m in messages]), np.array([m.exact for m in messages])
+    whole_F = (values_F + align >= values_F.max()) & (exact_F + 1 >= exact_F.max())
+    return np.array([m.nbytes for m in messages], dtype=float), whole_F
 
 
 def _time_step(
@@ -156,10 +188,10 @@ def _time_step(
     codec_s: CodecSeconds,
     routes: Routes,
 ) -> TimedStep:
-    moving = [t for t in step.transfers if t.nbytes]
+    moving = [m for m in _messages(step.transfers) if m.nbytes]
     channels = protocol.channels if protocol else 1
-    source = np.array([t.source for t in moving], dtype=np.int64)
-    destination = np.array([t.destination for t in moving], dtype=np.int64)
+    source = np.array([m.source for m in moving], dtype=np.int64)
+    destination = np.array([m.destination for m in moving], dtype=np.int64)
     ends = np.column_stack([source, destination])
     ends[ends == SWITCH] = ranks
     owner = np.where(source == SWITCH, destination, source)
@@ -169,7 +201,7 @@ def _time_step(
         shares, which_F = np.unique(np.where(whole_F, nbytes_F / nbytes_F.max(), 1.0), return_inverse=True)
         efficiency_F = np.array([protocol.efficiency(bytes_per_rank * share) for share in shares])[which_F]
     return TimedStep(
-        pairs_F=np.array([routes.pair(t.source, t.destination, channels) for t in moving], dtype=np.int64),
+        pairs_F=np.array([routes.pair(m.source, m.destination, channels) for m in moving], dtype=np.int64),
         ends_F2=ends,
         nbytes_F=nbytes_F,
         work_bytes_F=nbytes_F / efficiency_F,

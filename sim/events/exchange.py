@@ -33,7 +33,7 @@ class Exchanger:
     cluster: Cluster  # exactly the group's GPUs
     cost: CostModel
     slowdown_R: Floats
-    _timed: dict[tuple[str, int, Scheme], TimedSchedule] = field(default_factory=dict)
+    _timed: dict[tuple[str, int, Scheme, int], TimedSchedule] = field(default_factory=dict)
     _passed: dict[Schedule, TimedSchedule] = field(default_factory=dict)
     _alone: dict[TimedSchedule, CollectiveTime] = field(default_factory=dict)
     _described: dict[TimedSchedule, str] = field(default_factory=dict)
@@ -57,16 +57,18 @@ class Exchanger:
         """The schedule an exchange runs, with its seconds."""
         if isinstance(exchange, Passing):
             return self._passing(exchange.schedule)
-        return self.time(exchange.op, exchange.numel, exchange.scheme or UNCOMPRESSED)
+        return self.time(exchange.op, exchange.numel, exchange.scheme or UNCOMPRESSED, exchange.exact)
 
-    def time(self, op: CollectiveOp, numel: int, scheme: Scheme) -> TimedSchedule:
-        """One collective of `numel` values under `scheme`; `auto` resolves to the fastest baseline."""
-        key = (op, numel, scheme)
+    def time(self, op: CollectiveOp, numel: int, scheme: Scheme, exact: int = 0) -> TimedSchedule:
+        """One collective of `numel` values under `scheme`, the last `exact` of them raw; `auto` resolves to the fastest
+        baseline, which sends all of them so.
+        """
+        key = (op, numel, scheme, exact)
         if key not in self._timed:
             if scheme.collective == "auto":
                 self._timed[key] = self._fastest(op, numel)
             else:
-                self._timed[key] = self.attach(op, numel, scheme, self._library(op, scheme))
+                self._timed[key] = self.attach(op, numel, scheme, self._library(op, scheme), exact)
         return self._timed[key]
 
     def _passing(self, schedule: Schedule) -> TimedSchedule:
@@ -86,14 +88,15 @@ class Exchanger:
             self._alone[timed] = closed or run_alone(timed, self.routes, self.slowdown_R)
         return self._alone[timed]
 
-    def attach(self, op: CollectiveOp, numel: int, scheme: Scheme, library: str) -> TimedSchedule:
+    def attach(self, op: CollectiveOp, numel: int, scheme: Scheme, library: str, exact: int = 0) -> TimedSchedule:
         """A schedule carried by a library named by the caller."""
         if scheme.collective == "nvls" and self.cluster.reducing_switch is None:
             raise ValueError(f"collective nvls needs a switch that reduces; cluster {self.cluster.name} has none")
-        schedule = build(scheme, self.ranks, numel, self.cluster.islands, op)
+        schedule = build(scheme, self.ranks, numel, self.cluster.islands, op, exact)
         codec_s = partial(self.cost.codec_s, fused=scheme.codec_launch == "fused")
         timed = time_schedule(schedule, library, op, self.cost.fabric, codec_s, self.routes)
-        self._described[timed] = f"{op.replace('_', '-')} of {numel} values: {scheme.collective} by {library}"
+        size = f"{numel} values" + (f", the last {exact} uncompressed" if exact else "")
+        self._described[timed] = f"{op.replace('_', '-')} of {size}: {scheme.collective} by {library}"
         return timed
 
     def describe(self, timed: TimedSchedule) -> str:

@@ -31,7 +31,7 @@ from thinwire.sim.costs.cost import CostModel
 from thinwire.sim.costs.profile import Profile
 from thinwire.sim.events.exchange import Exchanger, slowdown
 from thinwire.sim.quality.losses import UNCOMPRESSED, Sensitivities
-from thinwire.sim.workload import Prompt, all_reduces
+from thinwire.sim.workload import Part, Prompt, all_reduces
 from thinwire.topologies.cluster import Cluster
 
 GAP = 1e-3  # of the objective, to which the optimum is proven: a prediction is never that exact
@@ -139,9 +139,8 @@ class Prices(dict[str, float]):
 
     def __missing__(self, name: str) -> float:
         scheme, tokens = find_scheme(name), self._prompt.input_tokens
-        exempt = min(scheme.exempt_tokens, tokens)
-        exchanges = all_reduces(scheme, self._prompt.batch * tokens, self._prompt.batch * exempt, self._width)
-        timed = (self._exchanger.timed(exchange) for _, exchange in exchanges)
+        rows = Part(tokens, tokens).rows(scheme, self._prompt)
+        timed = (self._exchanger.timed(exchange) for _, exchange in all_reduces(scheme, rows, self._width))
         self[name] = math.fsum(self._exchanger.alone(found).seconds for found in timed)
         return self[name]
 

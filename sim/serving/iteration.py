@@ -69,8 +69,8 @@ class Pace(Protocol):
     """What a serving simulation asks of an engine; tests give it closed forms."""
 
     def mixed_s(self, chunks: Sequence[Chunk], finishing: int, sequences: int, context_tokens: int) -> float:
-        """Seconds of an iteration with chunks of prompts, `finishing` of them the last of their prompt, beside
-        `sequences` that decode, whose contexts have `context_tokens` in all with their new tokens.
+        """Seconds of an iteration with chunks of prompts, the first `finishing` of them the last of their prompt,
+        beside `sequences` that decode, whose contexts have `context_tokens` in all with their new tokens.
         """
         ...
 
@@ -165,9 +165,15 @@ class IterationModel:
         kinds = [kind for pattern, repeats in self._runs for kind in pattern * repeats]
         self._windows = Counter(kind.window for kind in kinds)
         self._schemes = Counter(scheme for kind in kinds for scheme in kind.after if scheme is not None)
-        self._exempts = any(scheme.exempt_tokens for scheme in self._schemes)
+        self._decoded = Counter[Scheme | None]()  # a token alone in its sequence is the last, so it may be exempt
+        for scheme, times in self._schemes.items():
+            self._decoded[None if scheme.exempt_last_tokens else scheme] += times
+        self._exempts = any(scheme.exempt_tokens or scheme.exempt_last_tokens for scheme in self._schemes)
         attend = self.exchanger.cost.profile.gpu.attention
-        self._eager, self._graph = (self._launched(on) for on in (self.exchanger, self.decode_exchanger))
+        self._eager, self._graph = (
+            self._launched(on, sent)
+            for on, sent in ((self.exchanger, self._schemes), (self.decode_exchanger, self._decoded))
+        )
         self._eager_call_s = attend.floor_s * self._slowdown + self._eager.gap_s
         self._decoding = lru_cache(self.sequences)(self._decode_call)
         self._attended_s = lru_cache(CHUNKS_KEPT)(self._chunk_s)
@@ -189,7 +195,7 @@ class IterationModel:
             raise ValueError(f"an iteration has at most {self.tokens} tokens, and a whole prompt is in one: {tokens}")
         sampled = sequences + finishing
         if self._split is not None or self._exempts or not self._slowest_leaves_last(self._eager, tokens):
-            parts = shares(Share(tuple(chunks), sequences, context_tokens), self._split)
+            parts = shares(Share(tuple(chunks), sequences, context_tokens, finishing), self._split)
             return self._streams_s(self._eager, parts, sampled) + self.host_s
         found = self._eager.whole(tokens) + self.model.num_layers * self._eager_call_s
         found += sum([self._attended_everywhere_s(*chunk) for chunk in chunks])
@@ -273,12 +279,8 @@ class IterationModel:
         blocks = {window: [self._attention_of_s(on, part, window) for part in parts] for window in self._windows}
         sent: dict[Scheme | None, list[list[list[float]]]] = {None: [[] for _ in parts]}
         for scheme in self._schemes:
-            exempts = [part.exempt(scheme.exempt_tokens) for part in parts]
-            asked = [all_reduces(scheme, p.tokens, e, hidden) for p, e in zip(parts, exempts, strict=True)]
-            sent[scheme] = [
-                [[of_class(e.numel // hidden) for of_class in on.sent[e.scheme]] for _, e in exchanges]
-                for exchanges in asked
-            ]
+            asked = [all_reduces(scheme, part.rows(scheme), hidden) for part in parts]
+            sent[scheme] = [[self._sent_s(on, exchange) for _, exchange in exchanges] for exchanges in asked]
         at = _Streams(self._speeds, len(parts))
         for part, share in enumerate(parts):
             at.compute(part, self._kernel_s(costs, Elementwise("embedding", "embedding", share.tokens, hidden)))
@@ -301,11 +303,20 @@ class IterationModel:
         at.compute(last, head_s)
         return at.end_s + gather_s
 
+    def _sent_s(self, on: "_Launched", exchange: Exchange) -> list[float]:
+        """Seconds of an all-reduce on each class of ranks."""
+        hidden = self.model.hidden_size
+        exact = exchange.exact // hidden
+        tables = on.sent.get((exchange.scheme, exact))
+        if tables is None:
+            tables = on.sent[exchange.scheme, exact] = self._sent_tables(on.exchanger, exchange.scheme, exact)
+        return [of_class(exchange.numel // hidden - exact) for of_class in tables]
+
     def _slowest_leaves_last(self, on: "_Launched", tokens: int) -> bool:
         """Then every exchange and what comes before it take as long as on the slowest ranks."""
         if len(self._classes) == 1:
             return True
-        left = [[of_class(tokens) for of_class in on.sent[scheme]] for scheme in self._schemes]
+        left = [[of_class(tokens) for of_class in on.sent[scheme, 0]] for scheme in on.schemes]
         return all(max(seconds) == seconds[-1] for seconds in left)
 
     def _attention_of_s(self, on: "_Launched", part: Share, window: int | None) -> float:
@@ -341,22 +352,25 @@ class IterationModel:
     def _table(self, function: Callable[[int], float]) -> MonotoneTable:
         return MonotoneTable(function, self.tokens, self.bound)
 
-    def _launched(self, on: Exchanger) -> "_Launched":
-        whole = self._table(partial(self._whole_s, on))
-        of_slowest = self._table(partial(self._whole_s, on, ranks=self._classes[-1]))
+    def _launched(self, on: Exchanger, schemes: "Counter[Scheme] | Counter[Scheme | None]") -> "_Launched":
+        sent = Counter[Scheme | None](schemes)
+        whole = self._table(partial(self._whole_s, on, sent))
+        of_slowest = self._table(partial(self._whole_s, on, sent, ranks=self._classes[-1]))
         return _Launched(
             exchanger=on,
+            schemes=sent,
             gap_s=on.cost.gap_s.value * self._slowdown,
             whole=whole,
             least=whole if len(self._classes) == 1 else of_slowest,
             attention=self._table(partial(self._attention_s, on.cost)),
             mlp=self._table(partial(self._mlp_s, on.cost)),
             head=MonotoneTable(lambda sampled: sum(self._head_parts(on, sampled)), self.sequences, self.bound),
-            sent={
-                scheme: [self._table(partial(self._left_s, on, scheme, ranks)) for ranks in self._classes]
-                for scheme in (None, *self._schemes)
-            },
+            sent={(scheme, 0): self._sent_tables(on, scheme, 0) for scheme in (None, *sent)},
         )
+
+    def _sent_tables(self, on: Exchanger, scheme: Scheme | None, exact: int) -> list[MonotoneTable]:
+        """Of each class of ranks, an all-reduce by the tokens in it that are not exact."""
+        return [self._table(partial(self._left_s, on, scheme, ranks, exact=exact)) for ranks in self._classes]
 
     def _kernel_s(self, costs: CostModel, *kernels: Kernel) -> float:
         return sum([costs.kernel_s(kernel) for kernel in kernels]) * self._slowdown
@@ -371,13 +385,14 @@ class IterationModel:
     def _final_norm(self, tokens: int) -> Kernel:
         return Elementwise("final norm", "add_rms_norm", tokens, self.model.hidden_size)
 
-    def _left_s(self, on: Exchanger, scheme: Scheme | None, ranks: Ints | slice, tokens: int) -> float:
+    def _left_s(self, on: Exchanger, scheme: Scheme | None, ranks: Ints | slice, tokens: int, exact: int = 0) -> float:
         """Seconds until the last of `ranks` leaves an all-reduce that all enter at once."""
-        return float(self._all_reduce(on, scheme, tokens).finish_s_R[ranks].max())
+        return float(self._all_reduce(on, scheme, tokens, exact).finish_s_R[ranks].max())
 
-    def _all_reduce(self, on: Exchanger, scheme: Scheme | None, tokens: int) -> CollectiveTime:
-        numel = tokens * self.model.hidden_size
-        found = self._exchanged(on, Exchange("all_reduce", numel, scheme))
+    def _all_reduce(self, on: Exchanger, scheme: Scheme | None, tokens: int, exact: int) -> CollectiveTime:
+        """Of so many tokens and of `exact` ones behind them."""
+        numel, tail = (tokens + exact) * self.model.hidden_size, exact * self.model.hidden_size
+        found = self._exchanged(on, Exchange("all_reduce", numel, scheme, tail))
         if not self.gated:
             return found
         return min(found, self._exchanged(on, Exchange("all_reduce", numel, None)), key=lambda time: time.seconds)
@@ -388,14 +403,16 @@ class IterationModel:
             on = self.exchanger  # without codec kernels the launch makes no difference: time it once
         return on.alone(on.timed(exchange))
 
-    def _whole_s(self, on: Exchanger, tokens: int, ranks: Ints | slice = slice(None)) -> float:
-        """A forward pass without attention and logits, its ops one after the other. ranks: those that must have left an
-        exchange before it goes on.
+    def _whole_s(
+        self, on: Exchanger, schemes: "Counter[Scheme | None]", tokens: int, ranks: Ints | slice = slice(None)
+    ) -> float:
+        """A forward pass without attention and logits, its ops one after the other, all tokens under `schemes`. ranks:
+        those that must have left an exchange before it goes on.
         """
         costs = on.cost
         embedding = Elementwise("embedding", "embedding", tokens, self.model.hidden_size)
         layer_s = self._attention_s(costs, tokens) + self._mlp_s(costs, tokens)
-        sent_s = sum(times * self._left_s(on, scheme, ranks, tokens) for scheme, times in self._schemes.items())
+        sent_s = sum(times * self._left_s(on, scheme, ranks, tokens) for scheme, times in schemes.items())
         ends_s = self._kernel_s(costs, embedding, self._final_norm(tokens))
         return ends_s + self.model.num_layers * layer_s + sent_s
 
@@ -436,17 +453,19 @@ class IterationModel:
 @dataclass(eq=False, slots=True)
 class _Launched:
     """Tables of what depends on numbers of tokens alone, with kernels launched one way. Seconds on the slowest ranks;
-    `sent`: of each class of ranks, until its last leaves an all-reduce.
+    `sent`: of each class of ranks, until its last leaves an all-reduce, by scheme and tokens beside that are exact.
+    `schemes`: under which tokens go that no part of a sequence sets apart, and how often in a pass.
     """
 
     exchanger: Exchanger
+    schemes: "Counter[Scheme | None]"
     gap_s: float
     whole: MonotoneTable
     least: MonotoneTable
     attention: MonotoneTable
     mlp: MonotoneTable
     head: MonotoneTable
-    sent: dict[Scheme | None, list[MonotoneTable]]
+    sent: dict[tuple[Scheme | None, int], list[MonotoneTable]]
 
     @property
     def tables(self) -> list[MonotoneTable]:

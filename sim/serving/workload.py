@@ -8,9 +8,10 @@ first part in order, decoding sequences go with the rest. An iteration of decodi
 weights for a few rows, and two halves would read them twice.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from thinwire.reference.core.config import ModelConfig
+from thinwire.reference.core.scheme import Scheme
 from thinwire.reference.mixed import AnyScheme
 from thinwire.sim.choices import Weights
 from thinwire.sim.workload import (
@@ -19,6 +20,7 @@ from thinwire.sim.workload import (
     Kernel,
     Kernels,
     Op,
+    Rows,
     Shard,
     Workload,
     around_attention,
@@ -39,6 +41,7 @@ class Share:
     chunks: tuple[Chunk, ...] = ()
     sequences: int = 0
     context_tokens: int = 0  # of the decoding sequences in all, their new tokens counted
+    finishing: int = 0  # chunks, the first of all, with which their prompts end
 
     def __post_init__(self) -> None:
         for tokens, context in self.chunks:
@@ -49,6 +52,8 @@ class Share:
                 f"decoding sequences have a token or more each: sequences={self.sequences}, "
                 f"context_tokens={self.context_tokens}"
             )
+        if not 0 <= self.finishing <= len(self.chunks):
+            raise ValueError(f"finishing counts chunks: {self.finishing} of {len(self.chunks)}")
 
     @property
     def prompt_tokens(self) -> int:
@@ -60,14 +65,19 @@ class Share:
         """Rows of every matrix product."""
         return self.prompt_tokens + self.sequences
 
-    def exempt(self, first_tokens: int) -> int:
-        """Rows among the first `first_tokens` of their sequences."""
-        return sum(min(max(first_tokens - (context - tokens), 0), tokens) for tokens, context in self.chunks)
+    def rows(self, scheme: Scheme) -> Rows:
+        """Its tokens, and those that a scheme exempts: the last are of chunks that end a prompt, or decode."""
+        first, last = 0, min(scheme.exempt_last_tokens, 1) * self.sequences
+        for place, (tokens, context) in enumerate(self.chunks):
+            opening = min(max(scheme.exempt_tokens - (context - tokens), 0), tokens)
+            first += opening
+            last += min(scheme.exempt_last_tokens, tokens - opening) if place < self.finishing else 0
+        return Rows(self.tokens, first, last)
 
 
 @dataclass(frozen=True, slots=True)
 class Iteration:
-    """What an engine runs at once; `finishing` counts the prompts whose last token is in it."""
+    """What an engine runs at once; the first `finishing` of its chunks hold their prompt's last token."""
 
     whole: Share
     finishing: int = 0
@@ -75,8 +85,7 @@ class Iteration:
     def __post_init__(self) -> None:
         if not self.whole.tokens:
             raise ValueError("an iteration needs a token: no chunks and no sequences given")
-        if not 0 <= self.finishing <= len(self.whole.chunks):
-            raise ValueError(f"finishing counts chunks: {self.finishing} of {len(self.whole.chunks)}")
+        object.__setattr__(self, "whole", replace(self.whole, finishing=self.finishing))
 
     @property
     def sampled(self) -> int:
@@ -100,7 +109,10 @@ def shares(whole: Share, split: float | None) -> tuple[Share, ...]:
             first.append((taken, context - tokens + taken))
         if tokens > taken:
             second.append((tokens - taken, context))
-    return Share(tuple(first)), Share(tuple(second), whole.sequences, whole.context_tokens)
+    uncut = len(whole.chunks) - len(second)  # chunks that lie in the first part with their end
+    ended = min(whole.finishing, uncut)
+    rest = Share(tuple(second), whole.sequences, whole.context_tokens, whole.finishing - ended)
+    return Share(tuple(first), finishing=ended), rest
 
 
 def build(model: ModelConfig, scheme: AnyScheme, iteration: Iteration, tp: int, weights: Weights) -> Workload:
@@ -118,8 +130,8 @@ def build(model: ModelConfig, scheme: AnyScheme, iteration: Iteration, tp: int, 
             "mlp": [mlp(model, shard, part.tokens, weights) for part in parts],
         }
 
-    def sizes(part: int, first: int) -> tuple[int, int]:
-        return parts[part].tokens, parts[part].exempt(first)
+    def sizes(part: int, scheme: Scheme) -> Rows:
+        return parts[part].rows(scheme)
 
     layers = layers_of(model, scheme, tp, kernels, sizes)
     opening = tuple(Op("embedding", i, (embedding(model, part.tokens),)) for i, part in enumerate(parts))
