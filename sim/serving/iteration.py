@@ -389,7 +389,7 @@ class IterationModel:
         """Seconds until the last of `ranks` leaves an all-reduce that all enter at once."""
         return float(self._all_reduce(on, scheme, tokens, exact).finish_s_R[ranks].max())
 
-    def _all_reduce(self, on: Exchanger, scheme: Scheme | None, tokens: int, exact: int) -> CollectiveTime:
+    def _all_reduce(self, on: Exchanger, scheme: Scheme | None, tokens: int, exact: int = 0) -> CollectiveTime:
         """Of so many tokens and of `exact` ones behind them."""
         numel, tail = (tokens + exact) * self.model.hidden_size, exact * self.model.hidden_size
         found = self._exchanged(on, Exchange("all_reduce", numel, scheme, tail))

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thinwire.reference.allreduce import all_reduce_local, executable
+from thinwire.reference.allreduce import all_reduce_local, executable, form_of, uncompressed
 from thinwire.reference.catalog import scheme, schemes
 from thinwire.reference.codecs import error
 from thinwire.reference.codecs.calibration import Calibration
@@ -63,6 +63,58 @@ def test_none_leaves_the_partials_alone() -> None:
     partials, results = reduced("none", 3, 256)
     for before, after in zip(partials, results, strict=True):
         assert torch.equal(before, after)
+
+
+EXACT = (
+    "two_step:int4-g32-zp", "two_step:int4-g32-zp@chunk=300x2", "ring:int5-g8-sym", "tree:int8-g128-zp",
+    "all_gather:mx-e2m1-b32", "hierarchical:int4-g32-zp/int8-g128-zp", "hybrid-4.2", "flash2-int2-sr", "two_step:int4-g32-zp/bf16",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4, 5])
+def test_exact_values_are_summed_raw_and_the_others_as_without_them(name: str, ranks: int) -> None:
+    """Bit for bit, for every size of the tail: the tail as an all-reduce of its own in the tensor's dtype, by the same
+    collective; the rest as one of its own by the codec. Bytes are the sum of both's."""
+    found, islands = scheme(name), (tuple(range(1 + ranks // 2)), tuple(range(1 + ranks // 2, ranks)))
+    grouping = islands if ranks > 1 and all(islands) else None
+    numel = 9 * FEATURES
+    for dtype in ("bfloat16", "float32") if ranks < 4 else ("bfloat16",):
+        asked = case(name, numel, dtype, seed=ranks)
+        partials = [partial(asked, rank).reshape(-1) for rank in range(ranks)]
+        calibration = calibrated({**asked, "scheme": "hybrid" if "hybrid" in name else name}, ranks)
+        raw = uncompressed(partials[0].dtype).reduce
+        plain = Scheme("raw", raw, raw, found.collective)
+        group = LocalGroup(ranks)
+        for exact in (0, 1, 2, 5, FEATURES, 100, numel - FEATURES, numel - 1):
+            group.reset_counters()
+            got = all_reduce_local(partials, found, group=group, calibration=calibration, islands=grouping, exact=exact)
+            sent = sum(group.sent_bytes.values())
+            group.reset_counters()
+            head, tail = ([p[:-exact] for p in partials], [p[-exact:] for p in partials]) if exact else (partials, [])
+            want = all_reduce_local(head, found, group=group, calibration=calibration, islands=grouping)[0]
+            if exact:
+                want = torch.cat([want, all_reduce_local(tail, plain, group=group, islands=grouping)[0]])
+            assert len({digest(one) for one in got}) == 1 and digest(got[0]) == digest(want), exact
+            assert sent == sum(group.sent_bytes.values())
+
+
+def test_all_values_exact_is_uncompressed() -> None:
+    partials = [partial(case("flash-int4", 512), rank) for rank in range(3)]
+    group = LocalGroup(3)
+    for given, named in (("flash-int4", {"exact": 512}), ("flash-int4", {"exact": 4, "gate_bytes": 1025})):
+        group.reset_counters()
+        got = all_reduce_local(partials, given, group=group, **named)[0]  # type: ignore[arg-type]
+        assert torch.equal(got, all_reduce_local(partials, "bf16-ring")[0])
+        assert sum(group.sent_bytes.values()) == 2 * 2 * 2 * 512
+    assert not torch.equal(all_reduce_local(partials, "flash-int4", exact=4, gate_bytes=1024)[0], got)
+    for wrong in (-1, 513):
+        with pytest.raises(ValueError, match=f"exact must lie in 0..512, the values of x: exact={wrong}"):
+            all_reduce_local(partials, "flash-int4", exact=wrong)
+    kept = all_reduce_local(partials, "none", exact=512)
+    assert all(torch.equal(a, b) for a, b in zip(kept, partials, strict=True))
+    assert form_of(partials[0], scheme("flash-int4"), exact=4).also == "the last 4 values exact"
+    assert form_of(partials[0], scheme("flash-int4")).also == ""
 
 
 def test_inputs_are_not_written() -> None:

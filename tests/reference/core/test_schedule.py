@@ -165,7 +165,8 @@ def all_reduces(draw: st.DrawFn) -> Schedule:
         gather = reduce
     chunk = draw(st.one_of(st.none(), st.integers(1, 2000)))
     grouping = draw(st.one_of(st.none(), islands_of(ranks)))
-    return build(make(reduce, gather, collective, chunk), ranks, numel, grouping)
+    exact = draw(st.one_of(st.just(0), st.integers(0, numel)))
+    return build(make(reduce, gather, collective, chunk), ranks, numel, grouping, exact=exact)
 
 
 @settings(max_examples=400, deadline=None)
@@ -200,9 +201,69 @@ def test_lanes_cover_the_tensor_once_and_in_order(schedule: Schedule) -> None:
 def test_cuts_fall_on_whole_groups_of_both_codecs(schedule: Schedule) -> None:
     items = [item for lane in schedule.lanes for step in lane.steps for item in parts(step)]
     align = math.lcm(1, *(item.codec.align for item in items))
+    coded = schedule.numel - schedule.exact
     for item in items:
-        assert item.interval.start % align == 0
-        assert item.interval.stop % align == 0 or item.interval.stop == schedule.numel
+        if item.interval.stop <= coded:
+            assert item.interval.start % align == 0 and (item.interval.stop % align == 0 or item.interval.stop == coded)
+
+
+@settings(max_examples=300, deadline=None)
+@given(all_reduces())
+def test_exact_values_ride_raw_in_the_last_lane(schedule: Schedule) -> None:
+    """Behind what is coded, in the same messages, and the coded values are cut as if they were alone."""
+    coded = schedule.numel - schedule.exact
+    for lane in schedule.lanes:
+        for step in lane.steps:
+            for item in parts(step):
+                assert item.rides == (item.interval.start >= coded) and item.interval.stop <= (
+                    schedule.numel if item.rides else coded
+                )
+                assert not item.rides or (item.codec == Raw() and lane is schedule.lanes[-1])
+            behind = [item.rides for item in parts(step)]
+            works, sent = behind[: len(step.work)], behind[len(step.work) :]
+            assert works == sorted(works) and sent == sorted(sent)
+
+
+@pytest.mark.parametrize("collective", ["ring", "tree", "two_step", "all_gather", "hierarchical"])
+@pytest.mark.parametrize("ranks", [2, 3, 4, 5])
+@pytest.mark.parametrize("chunk", [None, 600])
+def test_a_schedule_with_exact_values_is_two_side_by_side(
+    collective: Collective, ranks: int, chunk: int | None
+) -> None:
+    chosen, islands = make("int4-g32-zp", "int4-g32-zp", collective, chunk), (tuple(range(ranks // 2 + 1)),)
+    islands = (*islands, *((r,) for r in range(ranks // 2 + 1, ranks)))
+    alone, raw = build(chosen, ranks, 3000, islands), build(make("bf16", "bf16", collective), ranks, 77, islands)
+    both = build(chosen, ranks, 3077, islands, exact=77)
+    assert both.lanes[:-1] == alone.lanes[:-1] and len(both.lanes) == len(alone.lanes)
+    for step, of_coded, of_raw in zip(both.lanes[-1].steps, alone.lanes[-1].steps, raw.lanes[0].steps, strict=True):
+        assert step.primitive == of_coded.primitive == of_raw.primitive
+        assert (step.work[: len(of_coded.work)], step.transfers[: len(of_coded.transfers)]) == (
+            of_coded.work,
+            of_coded.transfers,
+        )
+        assert [len(w.interval) for w in step.work[len(of_coded.work) :]] == [len(w.interval) for w in of_raw.work]
+    assert both.sent_bytes() == {r: alone.sent_bytes()[r] + raw.sent_bytes()[r] for r in range(ranks)}
+
+
+@pytest.mark.parametrize("ranks", [2, 4, 8])
+@pytest.mark.parametrize("rows", [1, 4, 16])
+def test_exact_rows_cost_their_raw_bytes(ranks: int, rows: int) -> None:
+    """(tokens - N) rows at the codec's bits and N rows of bf16, each over the wire twice but for the own part."""
+    width, tokens = 1024 * ranks, 64
+    four = scheme("flash-int4")
+    whole = build(four, ranks, tokens * width, exact=rows * width).sent_bytes()
+    each = 2 * (ranks - 1) * (four.reduce.wire_bytes((tokens - rows) * width // ranks) + 2 * rows * width // ranks)
+    assert whole == dict.fromkeys(range(ranks), each)
+
+
+def test_exact_values_are_some_of_an_all_reduces() -> None:
+    four = scheme("flash-int4")
+    assert build(four, 4, 500, exact=0) is not None and build(four, 4, 500, exact=500).sent_bytes()[0] == 2 * 3 * 250
+    for exact, op in ((501, "all_reduce"), (-1, "all_reduce"), (4, "all_gather")):
+        with pytest.raises(ValueError, match=f"exact values are 0 or more of an all_reduce's: exact={exact}"):
+            build(four, 4, 500, op=op, exact=exact)  # type: ignore[arg-type]
+    assert build(four, 1, 500, exact=7).lanes[0].steps == ()
+    assert build(scheme("none"), 3, 500, exact=7).sent_bytes() == dict.fromkeys(range(3), 0)
 
 
 @pytest.mark.parametrize("ranks", range(1, 10))

@@ -14,6 +14,7 @@ from torch import Tensor
 from thinwire.reference.allreduce import all_reduce_local
 from thinwire.reference.catalog import scheme
 from thinwire.reference.core.config import ModelConfig
+from thinwire.reference.core.schedule import build
 from thinwire.reference.decoder.attention import causal_mask, frequencies
 from thinwire.reference.decoder.model import BF16, Decoder, Precision
 from thinwire.reference.decoder.sync import (
@@ -276,7 +277,7 @@ def test_exempt_tokens_go_uncompressed(tokens: int, split: float | None) -> None
     for start, stop in zip(starts, [*starts[1:], tokens], strict=True):
         partials = [partial_BTD[:, start:stop] for partial_BTD in whole]
         group.reset_counters()
-        got = sync(0, "mlp", partials, start)
+        got = sync(0, "mlp", partials, start, stop == tokens)
         sent = dict(group.sent_bytes)
         assert got is not None and got[0] is got[1] and got[0].shape == (3, stop - start, 20)
         cut = min(max(2 - start, 0), stop - start)
@@ -287,6 +288,54 @@ def test_exempt_tokens_go_uncompressed(tokens: int, split: float | None) -> None
             if partials[0][:, where].numel()
         ]
         assert torch.equal(got[0], torch.cat(wanted, 1)) and sent == dict(group.sent_bytes)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("ends", [True, False])
+@pytest.mark.parametrize(("tokens", "start"), [(9, 0), (5, 4), (3, 7), (1, 9)])
+def test_the_last_tokens_of_a_prompt_that_ends_go_exact(batch: int, ends: bool, tokens: int, start: int) -> None:
+    """Of each sequence of the batch, in the message of the others: one all-reduce, its tail the last rows in order."""
+    group, width = LocalGroup(2), 40
+    sync = SchemeSync(group, plan_of("flash-int3+exempt-1+exempt-last-3", 1))
+    generator = torch.Generator().manual_seed(3)
+    partials = [torch.randn(batch, tokens, width, generator=generator).bfloat16() for _ in range(2)]
+    kept = [partial_BTD.clone() for partial_BTD in partials]
+    group.reset_counters()
+    got = sync(0, "mlp", partials, start, ends)
+    sent = dict(group.sent_bytes)
+    assert got is not None and got[0].shape == (batch, tokens, width)
+    assert all(torch.equal(a, b) for a, b in zip(partials, kept, strict=True))
+    group.reset_counters()
+    first = 1 if start == 0 else 0
+    last = min(3, tokens - first) if ends else 0
+    wanted = torch.empty(batch, tokens, width, dtype=torch.bfloat16)
+    if first:
+        wanted[:, :1] = all_reduce_local([p[:, :1].contiguous() for p in partials], "bf16", group=group)[0]
+    cuts = slice(first, tokens - last), slice(tokens - last, tokens)
+    rows = [torch.cat([p[:, cut].reshape(-1, width) for cut in cuts]) for p in partials]
+    summed = all_reduce_local(rows, "flash-int3", group=group, exact=batch * last * width)[0]
+    others = batch * (tokens - first - last)
+    wanted[:, cuts[0]] = summed[:others].reshape(batch, -1, width)
+    wanted[:, cuts[1]] = summed[others:].reshape(batch, -1, width)
+    assert torch.equal(got[0], wanted) and sent == dict(group.sent_bytes)
+
+
+def test_only_the_last_chunk_of_a_prompt_has_exact_rows() -> None:
+    """A prompt in two halves: what the decoder says of each decides, and a token decoded is always the last."""
+    model = tiny.config("llama")
+    ids_BT, group = tiny.ids(model), LocalGroup(2)
+    ours = Decoder(model, tiny.weights(model), group)
+    width, ranks = model.hidden_size, 2
+    plain, exempt = (SchemeSync(group, plan_of(name, 3)) for name in ("flash-int8", "flash-int8+exempt-last-2"))
+    sent = []
+    for sync in (plain, exempt):
+        group.reset_counters()
+        ours.prefill(ids_BT, sync=sync, split=0.5)
+        sent.append(sum(group.sent_bytes.values()))
+    batch, half = ids_BT.shape[0], ids_BT.shape[1] // 2
+    chunks = [build(scheme("flash-int8"), ranks, batch * half * width, exact=batch * n * width) for n in (0, 2)]
+    each = [sum(chunk.sent_bytes().values()) for chunk in chunks]
+    assert sent == [6 * 2 * each[0], 6 * (each[0] + each[1])]
 
 
 def test_calibration_at_the_seam() -> None:
@@ -354,7 +403,11 @@ def test_drops_cost_nothing_on_one_rank_and_are_refused_where_they_mean_nothing(
 
     def dropping(*dropped: Point) -> Any:
         def sync(layer: int, site: Site, partials: Sequence[Tensor], position: int, ends: bool) -> list[Tensor] | None:
-            return None if (layer, site) in dropped else ExactSync(LocalGroup(len(partials)))(layer, site, partials, 0)
+            return (
+                None
+                if (layer, site) in dropped
+                else ExactSync(LocalGroup(len(partials)))(layer, site, partials, 0, ends)
+            )
 
         return sync
 

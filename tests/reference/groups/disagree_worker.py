@@ -61,6 +61,7 @@ def new_against_new(rank: int, group: TorchGroup) -> list[Callable[[], object]]:
         lambda: all_reduce(ones(4096), "hierarchical:bf16", group, islands=((0, 1), (2,)) if odd else ((0,), (1, 2))),
         lambda: all_reduce(ones(4096), "none" if odd else "bf16", group),
         lambda: all_reduce(ones(100), "flash-int4", group, gate_bytes=1000 if odd else 0),
+        lambda: all_reduce(ones(4096), "flash-int4", group, exact=64 if odd else 128),
         versions,
         crossed,
         lambda: all_reduce(ones(4096), "flash-int4", group),

@@ -71,6 +71,7 @@ NEW = (
     "schedule: ",  # other islands
     "scheme: 'fp32 ring' on rank 0, 2, 'none' on rank 1",
     "scheme: 'flash-int4' on rank 0, 2, 'fp32 ring' on rank 1",  # another gate
+    "also: 'the last 128 values exact' on rank 0, 2, 'the last 64 values exact' on rank 1",
     "thinwire: '0.1.0' on rank 0, 2, '0.0.9' on rank 1".replace("0.1.0", handshake.VERSION),
     "also: 'scale 0.25, no mask' on rank 0, 2, 'scale 0.5, no mask' on rank 1",
 )

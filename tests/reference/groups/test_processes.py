@@ -16,6 +16,7 @@ import torch
 
 from thinwire.reference.allreduce import all_reduce_local
 from thinwire.reference.catalog import scheme, schemes
+from thinwire.reference.groups.group import LocalGroup
 
 from .. import gloo
 
@@ -62,6 +63,30 @@ def test_chunks_in_flight_on_real_ranks(tmp_path: Path) -> None:
         partials = [gloo.partial(case, rank) for rank in range(4)]
         local = all_reduce_local(partials, case["scheme"], islands=islands)
         assert {results[rank][number]["hash"] for rank in range(4)} == {gloo.digest(local[0])}, case
+
+
+EXACT = (*LANES, "flash-int4", "ring:int4-g32-zp", "hierarchical:int4-g128-zp", "all_gather:mx-e4m3", "hybrid-4.2")
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+def test_exact_values_on_real_ranks(tmp_path: Path, ranks: int) -> None:
+    """The LocalGroup's bits and bytes, with one value exact, with some and with all but one."""
+    islands = ((0,), tuple(range(1, ranks)))
+    cases = [
+        {"scheme": name, "numel": 3000, "seed": i, "islands": islands, "exact": exact}
+        for i, name in enumerate(EXACT)
+        for exact in (1, 700, 2999)
+    ]
+    results = gloo.run(tmp_path, ranks, cases)
+    for number, case in enumerate(cases):
+        partials, group = [gloo.partial(case, rank) for rank in range(ranks)], LocalGroup(ranks)
+        calibration = gloo.calibrated(case, ranks)
+        local = all_reduce_local(
+            partials, case["scheme"], group=group, islands=islands, calibration=calibration, exact=case["exact"]
+        )
+        assert {results[rank][number]["hash"] for rank in range(ranks)} == {gloo.digest(local[0])}, case
+        sent = [sum(results[rank][number]["sent"].values()) for rank in range(ranks)]
+        assert sum(sent) == sum(group.sent_bytes.values()), case
 
 
 @pytest.mark.parametrize("members", [[1, 3], [0, 2, 3]])
