@@ -168,7 +168,8 @@ class IterationModel:
         self._decoded = Counter[Scheme | None]()  # a token alone in its sequence is the last, so it may be exempt
         for scheme, times in self._schemes.items():
             self._decoded[None if scheme.exempt_last_tokens else scheme] += times
-        self._exempts = any(scheme.exempt_tokens or scheme.exempt_last_tokens for scheme in self._schemes)
+        self._exempts_first = any(scheme.exempt_tokens for scheme in self._schemes)
+        self._exempts_last = any(scheme.exempt_last_tokens for scheme in self._schemes)
         attend = self.exchanger.cost.profile.gpu.attention
         self._eager, self._graph = (
             self._launched(on, sent)
@@ -194,7 +195,8 @@ class IterationModel:
         if tokens > self.tokens:
             raise ValueError(f"an iteration has at most {self.tokens} tokens, and a whole prompt is in one: {tokens}")
         sampled = sequences + finishing
-        if self._split is not None or self._exempts or not self._slowest_leaves_last(self._eager, tokens):
+        exempts = self._exempts_first or self._exempts_last
+        if self._split is not None or exempts or not self._slowest_leaves_last(self._eager, tokens):
             parts = shares(Share(tuple(chunks), sequences, context_tokens, finishing), self._split)
             return self._streams_s(self._eager, parts, sampled) + self.host_s
         found = self._eager.whole(tokens) + self.model.num_layers * self._eager_call_s
@@ -225,11 +227,13 @@ class IterationModel:
         attention's reading of prompts and contexts is left out, all else never decreases (`MonotoneTable`, and
         `DecodeCall.least_s` with the sequences), so it is read at numbers rounded down to four bits: few
         calls of the predictor. Of iterations with prompt tokens whose time depends on where their chunks lie (a split
-        sequence, exempt tokens) only the host's part is promised. With a straggler it is the slowest ranks' own way
-        through: nobody is done before them.
+        sequence, first tokens exempt) only the host's part is promised; where last tokens are exempt, that all are
+        coded or all are not, whichever takes less, for each row exempt more is never faster. With a straggler it is
+        the slowest ranks' own way through: nobody is done before them.
         """
         tokens, decoding = rounded_down(prompt_tokens + sequences), rounded_down(sequences)
-        if prompt_tokens and (self._split is not None or self._exempts):
+        uneven = self._exempts_last and self.dip > 0
+        if prompt_tokens and (self._split is not None or self._exempts_first or uneven):
             return self.host_s
         if not prompt_tokens:
             known_s = self._graph.least(tokens) + self._graph.head(decoding)
@@ -355,13 +359,14 @@ class IterationModel:
     def _launched(self, on: Exchanger, schemes: "Counter[Scheme] | Counter[Scheme | None]") -> "_Launched":
         sent = Counter[Scheme | None](schemes)
         whole = self._table(partial(self._whole_s, on, sent))
-        of_slowest = self._table(partial(self._whole_s, on, sent, ranks=self._classes[-1]))
+        mixed = any(scheme is not None and scheme.exempt_last_tokens for scheme in sent)
+        of_slowest = self._table(partial(self._whole_s, on, sent, ranks=self._classes[-1], gated=mixed or self.gated))
         return _Launched(
             exchanger=on,
             schemes=sent,
             gap_s=on.cost.gap_s.value * self._slowdown,
             whole=whole,
-            least=whole if len(self._classes) == 1 else of_slowest,
+            least=whole if len(self._classes) == 1 and not mixed else of_slowest,
             attention=self._table(partial(self._attention_s, on.cost)),
             mlp=self._table(partial(self._mlp_s, on.cost)),
             head=MonotoneTable(lambda sampled: sum(self._head_parts(on, sampled)), self.sequences, self.bound),
@@ -385,15 +390,25 @@ class IterationModel:
     def _final_norm(self, tokens: int) -> Kernel:
         return Elementwise("final norm", "add_rms_norm", tokens, self.model.hidden_size)
 
-    def _left_s(self, on: Exchanger, scheme: Scheme | None, ranks: Ints | slice, tokens: int, exact: int = 0) -> float:
+    def _left_s(
+        self,
+        on: Exchanger,
+        scheme: Scheme | None,
+        ranks: Ints | slice,
+        tokens: int,
+        exact: int = 0,
+        gated: bool | None = None,
+    ) -> float:
         """Seconds until the last of `ranks` leaves an all-reduce that all enter at once."""
-        return float(self._all_reduce(on, scheme, tokens, exact).finish_s_R[ranks].max())
+        return float(self._all_reduce(on, scheme, tokens, exact, gated).finish_s_R[ranks].max())
 
-    def _all_reduce(self, on: Exchanger, scheme: Scheme | None, tokens: int, exact: int = 0) -> CollectiveTime:
-        """Of so many tokens and of `exact` ones behind them."""
+    def _all_reduce(
+        self, on: Exchanger, scheme: Scheme | None, tokens: int, exact: int = 0, gated: bool | None = None
+    ) -> CollectiveTime:
+        """Of so many tokens and of `exact` ones behind them. gated: left out, as all of the model's are."""
         numel, tail = (tokens + exact) * self.model.hidden_size, exact * self.model.hidden_size
         found = self._exchanged(on, Exchange("all_reduce", numel, scheme, tail))
-        if not self.gated:
+        if not (self.gated if gated is None else gated):
             return found
         return min(found, self._exchanged(on, Exchange("all_reduce", numel, None)), key=lambda time: time.seconds)
 
@@ -404,7 +419,12 @@ class IterationModel:
         return on.alone(on.timed(exchange))
 
     def _whole_s(
-        self, on: Exchanger, schemes: "Counter[Scheme | None]", tokens: int, ranks: Ints | slice = slice(None)
+        self,
+        on: Exchanger,
+        schemes: "Counter[Scheme | None]",
+        tokens: int,
+        ranks: Ints | slice = slice(None),
+        gated: bool | None = None,
     ) -> float:
         """A forward pass without attention and logits, its ops one after the other, all tokens under `schemes`. ranks:
         those that must have left an exchange before it goes on.
@@ -412,7 +432,7 @@ class IterationModel:
         costs = on.cost
         embedding = Elementwise("embedding", "embedding", tokens, self.model.hidden_size)
         layer_s = self._attention_s(costs, tokens) + self._mlp_s(costs, tokens)
-        sent_s = sum(times * self._left_s(on, scheme, ranks, tokens) for scheme, times in schemes.items())
+        sent_s = sum(times * self._left_s(on, scheme, ranks, tokens, gated=gated) for scheme, times in schemes.items())
         ends_s = self._kernel_s(costs, embedding, self._final_norm(tokens))
         return ends_s + self.model.num_layers * layer_s + sent_s
 

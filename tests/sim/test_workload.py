@@ -13,6 +13,7 @@ from thinwire.sim.costs.attention import scored_pairs
 from thinwire.sim.workload import (
     Attend,
     Elementwise,
+    Exchange,
     Gemm,
     Kernel,
     Op,
@@ -190,6 +191,32 @@ def test_exempt_tokens_are_the_first_of_the_sequence(tokens: int, exempt: int, s
     raw = sum(e.numel for e in exchanges if e.scheme is None)
     assert raw == 2 * min(exempt, tokens) * 8192
     assert sum(e.numel for e in exchanges) == 2 * tokens * 8192 and all(e.numel for e in exchanges)
+
+
+@given(st.integers(1, 40), st.integers(0, 4), st.integers(0, 45), st.sampled_from([None, 0.3, 0.5]), st.integers(1, 3))
+def test_exempt_last_tokens_are_exact_values_of_the_others_message(
+    tokens: int, opening: int, last: int, split: float | None, batch: int
+) -> None:
+    """One exchange a point and part; of the prompt's last tokens, as far as the part that ends it holds them and the
+    first are not among them; and where no others are left, uncompressed."""
+    chosen = replace(scheme("flash-int4"), exempt_tokens=opening, exempt_last_tokens=last, sequence_split=split)
+    if split is not None and not 0 < round(tokens * split) < tokens:
+        return
+    layer = build(small("llama-3-70b", 1), chosen, Prompt(batch, tokens), 8).layers[0]
+    exchanges = [op.exchange for op in layer if op.exchange and "attention" in op.name]
+    assert all(isinstance(e, Exchange) for e in exchanges)
+    assert sum(e.numel for e in exchanges) == batch * tokens * 8192  # type: ignore[union-attr]
+    start = 0 if split is None else round(tokens * split)  # of the part that ends
+    kept = max(start, min(opening, tokens))  # rows before it are none of the part's, or the first
+    tail = min(last, tokens - kept)
+    at_end = exchanges[-1]
+    assert isinstance(at_end, Exchange)
+    if not tail:
+        assert not any(e.exact for e in exchanges)  # type: ignore[union-attr]
+    elif tail == tokens - kept:
+        assert at_end == Exchange("all_reduce", batch * tail * 8192, None)
+    else:
+        assert at_end == Exchange("all_reduce", batch * (tokens - kept) * 8192, chosen, batch * tail * 8192)
 
 
 def test_what_is_exchanged() -> None:

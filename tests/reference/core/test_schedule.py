@@ -215,8 +215,8 @@ def test_exact_values_ride_raw_in_the_last_lane(schedule: Schedule) -> None:
     for lane in schedule.lanes:
         for step in lane.steps:
             for item in parts(step):
-                assert item.rides == (item.interval.start >= coded) and item.interval.stop <= (
-                    schedule.numel if item.rides else coded
+                assert item.rides == (item.interval.start >= coded > 0) and item.interval.stop <= (
+                    coded if coded > 0 and not item.rides else schedule.numel
                 )
                 assert not item.rides or (item.codec == Raw() and lane is schedule.lanes[-1])
             behind = [item.rides for item in parts(step)]

@@ -15,6 +15,7 @@ from thinwire.reference.allreduce import all_reduce_local
 from thinwire.reference.catalog import scheme
 from thinwire.reference.core.config import ModelConfig
 from thinwire.reference.core.schedule import build
+from thinwire.reference.core.scheme import Raw
 from thinwire.reference.decoder.attention import causal_mask, frequencies
 from thinwire.reference.decoder.model import BF16, Decoder, Precision
 from thinwire.reference.decoder.sync import (
@@ -333,7 +334,8 @@ def test_only_the_last_chunk_of_a_prompt_has_exact_rows() -> None:
         ours.prefill(ids_BT, sync=sync, split=0.5)
         sent.append(sum(group.sent_bytes.values()))
     batch, half = ids_BT.shape[0], ids_BT.shape[1] // 2
-    chunks = [build(scheme("flash-int8"), ranks, batch * half * width, exact=batch * n * width) for n in (0, 2)]
+    numel, raw = batch * half * width, Raw("fp32")  # as the decoder sums
+    chunks = [build(scheme("flash-int8"), ranks, numel, exact=batch * n * width, raw=raw) for n in (0, 2)]
     each = [sum(chunk.sent_bytes().values()) for chunk in chunks]
     assert sent == [6 * 2 * each[0], 6 * (each[0] + each[1])]
 
@@ -385,7 +387,7 @@ def test_dropped_points_by_hand() -> None:
         mine = block(x_BTD, out_part, 0 * down)
         wanted = wanted + mine + block(x_BTD + out_bias + mine, 0 * out, down_part)
     sync = SchemeSync(split.group, plan_of("all_gather:fp32+spd-100", 1) | {(0, "mlp"): scheme("all_gather:fp32")})
-    assert sync(0, "attention", [], 0) is None
+    assert sync(0, "attention", [], 0, True) is None
 
     def exact(layer: int, site: Site, partials: Sequence[Tensor], position: int, ends: bool) -> list[Tensor] | None:
         return None if site == "attention" else ExactSync(split.group)(layer, site, partials, position, ends)

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from thinwire.reference.core.schedule import Interval, Lane, Op, Primitive, Schedule, Step, Transfer, Work, build
 from thinwire.reference.core.scheme import Codec, Collective, GroupedInt, Raw, Scheme
+from thinwire.sim.costs.cost import codec_traffic
 from thinwire.sim.costs.profile import FabricProfile
+from thinwire.sim.events.analytic import closed_form
 from thinwire.sim.events.collective import CodecSeconds, CollectiveRun, CollectiveTime, bytes_per_rank, run_alone
 from thinwire.sim.events.network import Floats, Ints, Network, Routes
 
@@ -380,3 +382,84 @@ def test_the_same_timed_schedule_runs_again_to_the_same_bits() -> None:
     first, second = run_alone(timed, routes), run_alone(timed, routes)
     assert first.finish_s_R.tobytes() == second.finish_s_R.tobytes()
     assert first.link_bytes == second.link_bytes
+
+
+# --- exact values ride in the others' messages ---
+
+
+@pytest.mark.parametrize("n", RANKS)
+@pytest.mark.parametrize("collective", ["ring", "two_step", "all_gather"])
+def test_exact_values_add_their_bytes_and_no_latency(collective: Collective, n: int) -> None:
+    """One message a peer and step: launches, hops and wire latencies as often as without, and both parts' bytes."""
+    chunk, tail = 128 * 300, 1700
+    hops = 2 * (n - 1) if collective == "ring" else 1
+    primitives = ["all_to_all", "all_gather"] if collective == "two_step" else [collective]
+    whole = n if collective == "all_gather" else 1
+    nbytes = INT4.wire_bytes(whole * chunk) + 2 * whole * tail
+    times = (hops if collective == "ring" else n - 1) * nbytes
+    routes = Routes(switched(n))
+    timed = attach(build(scheme(collective, INT4), n, n * (chunk + tail), exact=n * tail), routes)
+    found = run_alone(timed, routes)
+    assert close(found.seconds, sum(overhead(p, hops) + wire(p, times) for p in primitives))
+    closed = closed_form(timed, routes, np.ones(n))
+    assert closed is not None and close(closed.seconds, found.seconds)
+    for step in timed.lanes[0]:
+        ends = [tuple(pair) for pair in step.ends_F2.tolist()]
+        assert len(set(ends)) == len(ends)
+
+
+@pytest.mark.parametrize("collective", ["two_step", "ring", "tree", "hierarchical"])
+def test_posted_messages_are_not_more_either(collective: Collective) -> None:
+    """Where each peer is sent one message after the other, a second one would wait for the first's latency."""
+    islands, posted = (
+        ((0, 1), (2, 3, 4)),
+        fabric(protocols=[replace(protocol(p), posted=p != "nvls") for p in PRIMITIVES]),
+    )
+    routes = Routes(replace(switched(5), islands=islands))
+    without, exact = (
+        attach(build(scheme(collective, INT4), 5, 5 * 12_800 + tail, islands, exact=tail), routes, posted)
+        for tail in (0, 5)
+    )
+    few = run_alone(exact, routes).seconds - run_alone(without, routes).seconds
+    assert 0 <= few < LINK_LATENCY_S / 2
+    for lane, other in zip(without.lanes, exact.lanes, strict=True):
+        assert [len(step.pairs_F) for step in lane] == [len(step.pairs_F) for step in other]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(["ring", "two_step", "all_gather", "tree"]),
+    st.integers(2, 8),
+    st.integers(1, 40),
+    st.integers(0, 40),
+    st.integers(0, 40),
+)
+def test_more_exact_values_are_never_faster(collective: Collective, n: int, rows: int, some: int, more: int) -> None:
+    """Rows of whole groups for every rank, as a model's width has them."""
+    some, more = sorted((min(some, rows - 1), min(more, rows - 1)))
+    width, routes = 128 * n, Routes(switched(n))
+    chosen = scheme(collective, INT4)
+    times = [
+        run_alone(attach(build(chosen, n, rows * width, exact=e * width), routes), routes).seconds for e in (some, more)
+    ]
+    assert times[0] <= times[1] * (1 + 1e-12)
+
+
+def test_a_kernel_that_codes_moves_the_exact_values_too() -> None:
+    """Read and written as they are, in no launch of their own, the sums in registers: every step, by hand."""
+    schedule = build(scheme("two_step", INT4), 2, 2 * 1280 + 64, exact=64)
+    first, second, last = (codec_traffic(step.work, 2) for step in schedule.lanes[0].steps)
+    coded = INT4.wire_bytes(1280)
+    assert first.local_bytes_R.tolist() == [2 * (2560 + 64)] * 2 and first.passes_R.tolist() == [1, 1]
+    assert first.wire_bytes_R.tolist() == [2 * coded + 2 * 64] * 2
+    assert second.local_bytes_R.tolist() == [0, 0] and second.passes_R.tolist() == [1, 1]
+    assert second.wire_bytes_R.tolist() == [3 * coded + 3 * 2 * 32] * 2
+    assert last.wire_bytes_R.tolist() == first.wire_bytes_R.tolist() and last.passes_R.tolist() == [1, 1]
+    raw = build(scheme("two_step"), 2, 2560)
+    assert not any(codec_traffic(step.work, 2).wire_bytes_R.any() for step in raw.lanes[0].steps)
+
+
+def test_how_large_an_exchange_with_exact_values_is() -> None:
+    routes = Routes(switched(2))
+    timed = attach(build(scheme("two_step", INT4), 2, 2560 + 64, exact=64), routes)
+    assert timed.carried is not None and timed.carried.nbytes == (2560 * INT4.bits_per_value + 64 * 16) / 8

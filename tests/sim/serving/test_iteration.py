@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from thinwire.reference.catalog import scheme
 from thinwire.reference.core.config import load_model
+from thinwire.reference.core.scheme import Scheme
 from thinwire.sim.costs.cost import CostModel
 from thinwire.sim.events.exchange import Exchanger, slowdown
 from thinwire.sim.predict import run, timeline_of
@@ -28,6 +29,8 @@ CASES = (
     ("llama-3-8b", "8xl40s-pcie", 4, "mxfp4", "bf16", 2),
     ("gemma-2-27b", "8xmi300x-xgmi", 8, "tree:bf16", "fp8", 1),
     ("llama-3-8b", "2x8xh100-ib", 16, "tree:bf16+iso", "bf16", 1),
+    ("llama-3-8b", "8xl40s-pcie", 4, "flash-int4+exempt-last-4", "bf16", None),
+    ("llama-3-8b", "8xl40s-pcie", 4, "mxfp4+exempt-1+exempt-last-1+iso", "bf16", 2),
 )
 
 
@@ -115,7 +118,9 @@ def test_durations_are_within_the_bound_of_the_predictor(case: tuple[str, str, i
 def test_every_token_count_is_within_the_bound() -> None:
     """Exhaustive where it is cheap, tile edges included."""
     model = paced("llama-3-8b", "8xl40s-pcie", 4, "flash-int4+spd-50", "fp8", None)
-    errors = [model._eager.whole(n) / model._whole_s(model.exchanger, n) - 1 for n in range(1, 2049)]
+    errors = [
+        model._eager.whole(n) / model._whole_s(model.exchanger, model._eager.schemes, n) - 1 for n in range(1, 2049)
+    ]
     assert max(map(abs, errors)) <= BOUND
     assert model._eager.whole.asked < 700
 
@@ -124,7 +129,9 @@ def test_times_never_decrease_in_tokens_as_the_bound_supposes() -> None:
     for case in CASES[:3]:
         model = paced(*case)
         assert model.dip == 0
-        times = [model._whole_s(model.exchanger, n) for n in (*range(1, 300), *range(300, 2048, 61))]
+        times = [
+            model._whole_s(model.exchanger, model._eager.schemes, n) for n in (*range(1, 300), *range(300, 2048, 61))
+        ]
         assert all(later >= earlier * (1 - 1e-9) for earlier, later in pairwise(times))
 
 
@@ -226,7 +233,12 @@ def test_floors_are_near_what_they_are_below(case: tuple[str, str, int, str, str
     for tokens, sequences in ((1, 0), (8, 0), (8, 4), (48, 16), (1, 1)):
         mixed_s = model.mixed_s([(tokens, tokens)], 0, sequences, sequences) - promised_s
         floor_s = model.floor_s(tokens, sequences) - promised_s
-        if model.scheme.sequence_split is None or case[2] == 1:
+        if isinstance(model.scheme, Scheme) and model.scheme.exempt_last_tokens and model.scheme.sequence_split is None:
+            ended_s = model.mixed_s([(tokens, tokens)], 1, sequences, sequences) - promised_s
+            ended_s -= model._eager.head(sequences + 1) - (model._eager.head(sequences) if sequences else 0.0)
+            least_s = floor_s + slope * sequences  # all coded or all raw, what is less: nothing in between is faster
+            assert 0.85 < least_s / min(mixed_s, ended_s) <= 1 + 1e-12
+        elif model.scheme.sequence_split is None or case[2] == 1:
             assert 0.975 < (floor_s + slope * sequences) / mixed_s <= 1 + 1e-12
         else:
             assert floor_s == 0.0

@@ -11,17 +11,31 @@ from thinwire.reference.core.config import load_model
 from thinwire.sim.costs.cost import CostModel
 from thinwire.sim.predict import run, timeline_of
 from thinwire.sim.serving.workload import Iteration, Share, build, kv_bytes_per_token, shares
-from thinwire.sim.workload import AttendChunks, DecodeAttend, Gemm, Kernel, Prompt, Workload, memory_bytes, product
+from thinwire.sim.workload import (
+    AttendChunks,
+    DecodeAttend,
+    Exchange,
+    Gemm,
+    Kernel,
+    Prompt,
+    Rows,
+    Workload,
+    memory_bytes,
+    product,
+)
 from thinwire.sim.workload import build as build_prompt
 
 from ..helpers import close, exchanger, machine, small
 
 CHUNK = st.tuples(st.integers(1, 300), st.integers(0, 500)).map(lambda pair: (pair[0], sum(pair)))
 SHARES = st.builds(
-    lambda chunks, sequences, more: Share(tuple(chunks), sequences, sequences * (1 + more)),
+    lambda chunks, sequences, more, ended: Share(
+        tuple(chunks), sequences, sequences * (1 + more), min(ended, len(chunks))
+    ),
     st.lists(CHUNK, max_size=4),
     st.integers(0, 60),
     st.integers(0, 900),
+    st.integers(0, 4),
 ).filter(lambda share: share.tokens > 0)
 
 
@@ -67,7 +81,12 @@ def test_a_split_keeps_every_token_and_the_causal_order(whole: Share, split: flo
             assert end == context - left
     assert at == len(joined) and seen is not None
     assert len(parts) == (1 if split is None or not whole.chunks or whole.tokens < 2 else 2)
-    assert sum(part.exempt(4) for part in parts) == whole.exempt(4)
+    chosen = scheme("flash-int4+exempt-4+exempt-last-3")
+    rows, both = [part.rows(chosen) for part in parts], whole.rows(chosen)
+    assert sum(row.first for row in rows) == both.first and sum(row.tokens for row in rows) == both.tokens
+    assert sum(part.finishing for part in parts) == whole.finishing
+    cut = sum(row.last for row in rows)  # where the cut falls among a prompt's last rows those before it are not exempt
+    assert both.last - 3 < cut <= both.last if len(parts) > 1 else cut == both.last
 
 
 @given(SHARES, st.integers(0, 4))
@@ -97,8 +116,45 @@ def test_two_tokens_can_be_parted_and_one_cannot() -> None:
 
 def test_exempt_tokens_are_the_first_of_their_sequence_only() -> None:
     share = Share(((100, 100), (50, 130), (3, 3), (10, 12)), 20, 900)
-    assert share.exempt(4) == 4 + 0 + 3 + 2
-    assert share.exempt(0) == 0
+    assert share.rows(scheme("flash-int4+exempt-4")) == Rows(183, 4 + 0 + 3 + 2, 0)
+    assert share.rows(scheme("flash-int4")) == Rows(183, 0, 0)
+
+
+def test_last_rows_are_of_chunks_that_end_and_of_sequences_that_decode() -> None:
+    """The first `finishing` chunks end their prompts; a decoding sequence has one row, its last."""
+    chunks = ((100, 100), (2, 130), (3, 3), (10, 12))
+    four, both = scheme("flash-int4+exempt-last-4"), scheme("flash-int4+exempt-1+exempt-last-4")
+    for finishing, last in enumerate((0, 4, 4 + 2, 4 + 2 + 3, 4 + 2 + 3 + 4)):
+        assert Share(chunks, 0, 0, finishing).rows(four) == Rows(115, 0, last)
+        assert Share(chunks, 20, 900, finishing).rows(four) == Rows(135, 0, 20 + last)
+    assert Share(chunks, 0, 0, 3).rows(both) == Rows(115, 2, 4 + 2 + 2)  # a row is exempt once
+    assert Share((), 7, 900).rows(four) == Rows(7, 0, 7) and Share((), 7, 900).rows(scheme("mxfp4")).last == 0
+    with pytest.raises(ValueError, match="finishing counts chunks: 5 of 4"):
+        Share(chunks, 0, 0, 5)
+
+
+def test_a_cut_chunk_ends_in_the_second_part() -> None:
+    whole = Share(((10, 10), (20, 20), (30, 90)), 4, 100, 2)
+    first, second = shares(whole, 0.25)
+    assert (first.chunks, first.finishing) == (((10, 10), (6, 6)), 1)
+    assert (second.chunks, second.finishing) == (((14, 20), (30, 90)), 1)
+
+
+@pytest.mark.parametrize("chunk", [None, 256, 300])
+def test_only_a_prompts_last_chunk_sends_exact_values(chunk: int | None) -> None:
+    """Chunked prefill: N rows in all, whatever the chunks; tokens decoded go wholly uncompressed."""
+    model, chosen, tokens = small("llama-3-8b", 1), scheme("flash-int4+exempt-last-16"), 1024
+    sent = []
+    for start in range(0, tokens, chunk or tokens):
+        size = min(chunk or tokens, tokens - start)
+        whole = Share(((size, start + size),))
+        work = build(model, chosen, Iteration(whole, int(start + size == tokens)), 4, "bf16")
+        sent += [op.exchange for op in work.layers[0] if op.exchange is not None]
+    assert all(isinstance(e, Exchange) and e.scheme is chosen for e in sent)
+    assert [e.exact for e in sent if e.exact] == [16 * 4096] * 2 and sent[-1].exact  # type: ignore[union-attr]
+    decoding = build(model, chosen, Iteration(Share((), 9, 900)), 4, "bf16")
+    exchanged = [op.exchange for op in decoding.layers[0] if op.exchange is not None]
+    assert exchanged == [Exchange("all_reduce", 9 * 4096, None)] * 2
 
 
 @pytest.mark.parametrize(
