@@ -268,6 +268,11 @@ class Exchange:
         tuning: Tuning = ASSUMED,
     ) -> None:
         self.scheme = check_scheme(scheme, ("two_step",))
+        if self.scheme.exempt_last_tokens:
+            raise ValueError(
+                "the one-kernel all-reduce carries no exact values beside the coded ones: exempt-last-"
+                f"{self.scheme.exempt_last_tokens} in {self.scheme.name!r}; reference.allreduce does"
+            )
         self.form, self.sums_form = form(self.scheme.reduce), form(self.scheme.gather)
         if not can_requantise(self.form, self.sums_form):
             raise ValueError(

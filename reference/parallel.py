@@ -175,6 +175,7 @@ def _applicable(scheme: str) -> str:
         "a static hybrid needs a calibration": any(c.needs_calibration for c in (found.reduce, found.gather)),
         "dropped sync points and split sequences are the model's business": bool(found.drop_attention_percent)
         or found.sequence_split is not None,
+        "a layer does not know which rows are a prompt's last": bool(found.exempt_last_tokens),
     }
     for reason, holds in reasons.items():
         if holds:

@@ -444,6 +444,7 @@ def test_the_grid_fits_the_gpu() -> None:
         ("two_step:int4-g24-zp", 2, 100, "groups must be powers of two to be reduced and encoded in one kernel"),
         ("flash-int4", 1, 100, "two ranks at least"),
         ("flash-int4", 2, 0, "two ranks at least"),
+        ("flash-int4+exempt-last-4", 2, 100, "carries no exact values beside the coded ones: exempt-last-4 in"),
     ],
 )
 def test_what_it_does_not_take(name: str, ranks: int, numel: int, said: str) -> None:

@@ -107,6 +107,57 @@ def test_other_codecs(device: torch.device, name: str, ranks: int, numel: int, d
     agrees(name, ranks, numel, dtype, device)
 
 
+@pytest.mark.parametrize(
+    ("name", "ranks", "numel", "exact", "dtype"),
+    [
+        ("flash-int4", 2, 700, 130, BF16),
+        ("flash-int6", 3, 1031, 1, FP16),  # two ranks without an exact value
+        ("flash2-int2-sr", 4, 500, 499, FP32),  # three ranks without a code
+        ("mxfp4", 3, 333, 77, BF16),
+        ("two_step:int4-g40-zp", 3, 600, 100, FP32),  # reduced, then encoded
+        ("two_step:int4-g48-zp/int8-g128-zp", 2, 904, 31, FP16),
+    ],
+)
+def test_exact_values_ride_behind_the_codes(
+    device: torch.device, name: str, ranks: int, numel: int, exact: int, dtype: torch.dtype
+) -> None:
+    """The reference's bits, and each rank's messages as long as the schedule says."""
+    given = partials(ranks, numel, dtype)
+    want = all_reduce_local(list(given), name, exact=exact)
+    runner = TwoStep(name, ranks, numel, dtype, device, SMALL, exact)
+    for buffer in (runner.wire, runner.gathered):
+        buffer.fill_(0xA5)
+    got = runner.run(given.to(device)).cpu()
+    assert all(same(got[rank], want[rank]) for rank in range(ranks))
+    raw = Raw({BF16: "bf16", FP16: "fp16", FP32: "fp32"}[dtype])
+    sent = build(scheme(name), ranks, numel, exact=exact, raw=raw).sent_bytes()
+    bytes_of = [len(tail) * dtype.itemsize for tail in runner.tails]
+    copies, sums = ([n + m for n, m in zip(c.nbytes, bytes_of, strict=True)] for c in (runner.parts, runner.sums))
+    for rank in range(ranks):
+        reduced = (ranks - 1) * copies[0] if runner.gathers else sum(copies) - copies[rank]
+        assert sent[rank] == reduced + (0 if runner.gathers else (ranks - 1) * sums[rank])
+    plain = TwoStep(name, ranks, numel - exact, dtype, device, SMALL)
+    assert runner.bytes_floor > plain.bytes_floor
+    with Made() as made:
+        runner.run(given.to(device) if device.type == "cpu" else given.to(device).clone())
+    assert device.type != "cpu" or made.names == []
+
+
+@pytest.mark.parametrize("name", ["flash-int4", "ring:int8-g128-zp@chunk=300x2", "mxfp4", "tree:int4-g32-zp"])
+def test_the_backend_runs_exact_values_too(device: torch.device, name: str) -> None:
+    """Through the schedule: codes by kernels, what is raw by a cast."""
+    given = partials(3, 700, BF16)
+    want = all_reduce_local(list(given), name, exact=130)
+    got = all_reduce_local(list(given.to(device)), name, backend="triton", exact=130)
+    assert all(same(one.cpu(), other) for one, other in zip(got, want, strict=True))
+
+
+@pytest.mark.parametrize("exact", [-1, 256])
+def test_exact_values_are_some_of_the_tensors(device: torch.device, exact: int) -> None:
+    with pytest.raises(ValueError, match=f"leave a value to encode: exact={exact}, numel=256"):
+        TwoStep("flash-int4", 2, 256, BF16, device, SMALL, exact)
+
+
 @pytest.mark.skipif(not CUDA, reason="large tensors take minutes in the interpreter: needs a GPU")
 @pytest.mark.parametrize("dtype", [BF16, FP16, FP32])
 def test_large_tensors(device: torch.device, dtype: torch.dtype) -> None:

@@ -265,6 +265,8 @@ def programs(
                 program.append(["compute", seconds * slow_R[rank]])
             continue
         assert op.exchange.op != "passing"
+        if op.exchange.exact:
+            raise ValueError(f"emulated ranks send no exact values beside coded ones: {scheme}")
         timed = exchanger.timed(op.exchange)
         chosen = op.exchange.scheme.name if op.exchange.scheme else f"{_baseline(profile, op.exchange.op)}:bf16"
         for rank, program in enumerate(found):

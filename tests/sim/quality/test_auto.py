@@ -138,6 +138,22 @@ def test_sensitive_points_get_more_bits(losses: Path) -> None:
     assert sum(bits[:20]) < sum(bits[20:40]) < sum(bits[40:])
 
 
+def test_choices_may_exempt_last_tokens(tmp_path: Path, losses: Path) -> None:
+    """A table that holds such a choice: priced as predicted, taken where it wins, asked for by the name it has there.
+    Tables without give what they gave."""
+    name, path = "flash-int4+exempt-last-1", tmp_path / "with.json"
+    wider = table()
+    floor = {site: {"kl": [FLOOR + 1e-6] * 30} for site in ("attention", "mlp")}  # loses next to nothing
+    wider["choices"][name] = floor
+    path.write_text(json.dumps(wider))
+    chosen = api.auto(0.01, MODEL, **MACHINE, sensitivities=path)
+    assert scheme(name) in entries(chosen.scheme) and chosen.uniform == name
+    saved = (api.predict(MODEL, scheme=other, **MACHINE).ttft_s for other in ("bf16", name))
+    assert chosen.uncompressed_s - chosen.uniform_s == pytest.approx(next(saved) - next(saved))
+    before = api.auto(0.01, MODEL, **MACHINE, sensitivities=losses)
+    assert before.exchange_s > chosen.exchange_s and scheme(name) not in entries(before.scheme)
+
+
 # ---- how it is asked for
 
 
