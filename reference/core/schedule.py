@@ -188,8 +188,8 @@ def _together(steps: tuple[Step, ...], riding: tuple[Step, ...]) -> tuple[Step, 
             found.append(other)
             continue
         assert one.primitive == other.primitive, f"{one.primitive} beside {other.primitive}"
-        work = (replace(w, rides=True) for w in other.work)
-        sent = (replace(t, rides=True) for t in other.transfers)
+        work = (Work(w.rank, w.kind, w.interval, w.codec, w.sources, True) for w in other.work)
+        sent = (Transfer(t.source, t.destination, t.interval, t.codec, True) for t in other.transfers)
         found.append(Step(one.primitive, (*one.work, *work), (*one.transfers, *sent)))
     return tuple(found)
 

@@ -9,6 +9,7 @@ order of events is SimPy's, whose ties are broken by a counter, so the same inpu
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import simpy
@@ -142,15 +143,14 @@ def bytes_per_rank(steps: tuple[Step, ...], ranks: int, align: int) -> Mapping[s
     return {primitive: float(row[:-1].max()) for primitive, row in sent.items()}
 
 
-@dataclass(frozen=True, slots=True)
-class _Message:
+class _Message(NamedTuple):
     """A transfer, and what rides in it. values, exact: of both."""
 
     source: int
     destination: int
     nbytes: int
     values: int
-    exact: int = 0
+    exact: int
 
 
 def _messages(transfers: Sequence[Transfer]) -> list[_Message]:
@@ -159,15 +159,12 @@ def _messages(transfers: Sequence[Transfer]) -> list[_Message]:
     last: dict[tuple[int, int], int] = {}
     for t in transfers:
         ends, size = (t.source, t.destination), len(t.interval)
-        if not t.rides:
-            last[ends] = len(found)
-            found.append(_Message(*ends, t.nbytes, size))
-        elif ends in last:
+        if t.rides and ends in last:
             one = found[last[ends]]
             found[last[ends]] = _Message(*ends, one.nbytes + t.nbytes, one.values, one.exact + size)
-        else:
-            last[ends] = len(found)
-            found.append(_Message(*ends, t.nbytes, 0, size))
+            continue
+        last[ends] = len(found)
+        found.append(_Message(*ends, t.nbytes, 0, size) if t.rides else _Message(*ends, t.nbytes, size, 0))
     return found
 
 

@@ -32,6 +32,7 @@ from thinwire.sim.events.exchange import Exchanger
 from thinwire.sim.events.fold import find_runs
 from thinwire.sim.events.network import Ints
 from thinwire.sim.report import machine_sentences
+from thinwire.sim.serving.plane import MonotonePlane
 from thinwire.sim.serving.workload import Chunk, Share, shares
 from thinwire.sim.workload import (
     Elementwise,
@@ -272,7 +273,10 @@ class IterationModel:
     @property
     def asked(self) -> int:
         """Calls of the predictor so far, for all tables."""
-        return sum(table.asked for on in (self._eager, self._graph) for table in on.tables)
+        tables = sum(table.asked for on in (self._eager, self._graph) for table in on.tables)
+        return tables + sum(
+            plane.asked for on in (self._eager, self._graph) for planes in on.beside.values() for plane in planes
+        )
 
     # --- two streams, one layer after the other
 
@@ -309,18 +313,20 @@ class IterationModel:
 
     def _sent_s(self, on: "_Launched", exchange: Exchange) -> list[float]:
         """Seconds of an all-reduce on each class of ranks."""
-        hidden = self.model.hidden_size
-        exact = exchange.exact // hidden
-        tables = on.sent.get((exchange.scheme, exact))
-        if tables is None:
-            tables = on.sent[exchange.scheme, exact] = self._sent_tables(on.exchanger, exchange.scheme, exact)
-        return [of_class(exchange.numel // hidden - exact) for of_class in tables]
+        scheme, hidden = exchange.scheme, self.model.hidden_size
+        tokens, exact = exchange.numel // hidden, exchange.exact // hidden
+        if scheme is None or not exact:
+            return [of_class(tokens) for of_class in on.sent[scheme]]
+        if scheme not in on.beside:
+            asked = [partial(self._left_s, on.exchanger, scheme, ranks) for ranks in self._classes]
+            on.beside[scheme] = [MonotonePlane(left_s, self.bound) for left_s in asked]
+        return [of_class(tokens - exact, exact) for of_class in on.beside[scheme]]
 
     def _slowest_leaves_last(self, on: "_Launched", tokens: int) -> bool:
         """Then every exchange and what comes before it take as long as on the slowest ranks."""
         if len(self._classes) == 1:
             return True
-        left = [[of_class(tokens) for of_class in on.sent[scheme, 0]] for scheme in on.schemes]
+        left = [[of_class(tokens) for of_class in on.sent[scheme]] for scheme in on.schemes]
         return all(max(seconds) == seconds[-1] for seconds in left)
 
     def _attention_of_s(self, on: "_Launched", part: Share, window: int | None) -> float:
@@ -370,12 +376,12 @@ class IterationModel:
             attention=self._table(partial(self._attention_s, on.cost)),
             mlp=self._table(partial(self._mlp_s, on.cost)),
             head=MonotoneTable(lambda sampled: sum(self._head_parts(on, sampled)), self.sequences, self.bound),
-            sent={(scheme, 0): self._sent_tables(on, scheme, 0) for scheme in (None, *sent)},
+            sent={
+                scheme: [self._table(partial(self._left_s, on, scheme, ranks)) for ranks in self._classes]
+                for scheme in (None, *sent)
+            },
+            beside={},
         )
-
-    def _sent_tables(self, on: Exchanger, scheme: Scheme | None, exact: int) -> list[MonotoneTable]:
-        """Of each class of ranks, an all-reduce by the tokens in it that are not exact."""
-        return [self._table(partial(self._left_s, on, scheme, ranks, exact=exact)) for ranks in self._classes]
 
     def _kernel_s(self, costs: CostModel, *kernels: Kernel) -> float:
         return sum([costs.kernel_s(kernel) for kernel in kernels]) * self._slowdown
@@ -473,7 +479,7 @@ class IterationModel:
 @dataclass(eq=False, slots=True)
 class _Launched:
     """Tables of what depends on numbers of tokens alone, with kernels launched one way. Seconds on the slowest ranks;
-    `sent`: of each class of ranks, until its last leaves an all-reduce, by scheme and tokens beside that are exact.
+    `sent`: of each class of ranks, until its last leaves an all-reduce; `beside`: by tokens coded and tokens exact.
     `schemes`: under which tokens go that no part of a sequence sets apart, and how often in a pass.
     """
 
@@ -485,7 +491,8 @@ class _Launched:
     attention: MonotoneTable
     mlp: MonotoneTable
     head: MonotoneTable
-    sent: dict[tuple[Scheme | None, int], list[MonotoneTable]]
+    sent: dict[Scheme | None, list[MonotoneTable]]
+    beside: dict[Scheme, list[MonotonePlane]]
 
     @property
     def tables(self) -> list[MonotoneTable]:
