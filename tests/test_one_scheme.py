@@ -27,6 +27,7 @@ torch.set_num_threads(1)
 RANKS = range(2, 9)
 SIZES = (1, 127, 1000, 40 * gloo.FEATURES, 40 * gloo.FEATURES + 72)
 SCHEMES = tuple(name for name in schemes() if name != "none")
+EXACT = ("flash-int4", "mxfp4", "flash2-int4-hier", "ring:int5-g32-sym", "tree:int8-g128-zp")
 
 
 def islands(ranks: int) -> tuple[tuple[int, ...], ...]:
@@ -39,11 +40,15 @@ def cases(ranks: int) -> list[dict[str, Any]]:
         {"scheme": name, "numel": numel, "seed": i, "islands": islands(ranks)}
         for name in SCHEMES
         for i, numel in enumerate(SIZES)
+    ] + [
+        {"scheme": name, "numel": 1000, "seed": exact, "islands": islands(ranks), "exact": exact}
+        for name in EXACT
+        for exact in (1, 300)
     ]
 
 
-def schedule_of(name: str, ranks: int, numel: int) -> Schedule:
-    return build(executable(scheme(name), 2 * numel, 0, torch.bfloat16), ranks, numel, islands(ranks))
+def schedule_of(name: str, ranks: int, numel: int, exact: int) -> Schedule:
+    return build(executable(scheme(name), 2 * numel, 0, torch.bfloat16), ranks, numel, islands(ranks), exact=exact)
 
 
 @lru_cache
@@ -74,7 +79,7 @@ def real(
 def test_formula_simulator_and_real_run_count_the_same_bytes(real: tuple[int, list[list[dict[str, Any]]]]) -> None:
     ranks, results = real
     for number, case in enumerate(cases(ranks)):
-        schedule = schedule_of(case["scheme"], ranks, case["numel"])
+        schedule = schedule_of(case["scheme"], ranks, case["numel"], case.get("exact", 0))
         formula = schedule.sent_bytes()
         on_links = simulated_uplinks(schedule)
         for rank in range(ranks):
@@ -92,6 +97,7 @@ def test_real_ranks_end_with_the_bits_of_the_local_group(real: tuple[int, list[l
             calibration=gloo.calibrated(case, ranks),
             islands=islands(ranks),
             group=LocalGroup(ranks),
+            exact=case.get("exact", 0),
         )
         assert {results[rank][number]["hash"] for rank in range(ranks)} == {gloo.digest(local[0])}, case
 

@@ -155,6 +155,8 @@ class _Message(NamedTuple):
 
 def _messages(transfers: Sequence[Transfer]) -> list[_Message]:
     """One for each transfer that does not ride; the others join the last one between the same two, if any."""
+    if not (transfers and transfers[-1].rides):  # those that ride stand behind the others
+        return [_Message(t.source, t.destination, t.nbytes, len(t.interval), 0) for t in transfers]
     found: list[_Message] = []
     last: dict[tuple[int, int], int] = {}
     for t in transfers:
