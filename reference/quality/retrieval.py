@@ -114,4 +114,4 @@ def lost(baseline: Sequence[bool], scheme: Sequence[bool]) -> Estimate:
     mean = sum(differences) / count
     variance = sum((difference - mean) ** 2 for difference in differences) / max(count - 1, 1)
     half = _Z * math.sqrt(variance / count)
-    return Estimate(mean, mean - half, mean + half)
+    return Estimate(mean, max(-1.0, mean - half), min(1.0, mean + half))

@@ -246,7 +246,7 @@ def write(path: Path, shared: Mapping[str, Any], case: str, rows: Sequence[Row])
     fresh = [{"case": case, **row} for row in rows]
     names = {(row["case"], row["scheme"]) for row in fresh}
     found = [row for row in kept if (row["case"], row["scheme"]) not in names] + fresh
-    write_table(path, shared, "rows", sorted(found, key=lambda row: row["case"]))
+    write_table(path, shared, "rows", sorted(found, key=lambda row: str(row["case"])))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
