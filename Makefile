@@ -98,7 +98,8 @@ gpu: ## test and measure this machine's GPU; results in OUT or validation/raw/; 
 	@PYTHONPATH=src $(PYTHON) -m thinwire.validation.campaign.kernels --has-gpu
 	@begin=$$(date +%s); status=0; \
 	PYTHONSAFEPATH=1 PYTHONPATH=src timeout $(CHECK_SECONDS) $(PYTHON) -m pytest -q tests/kernels -p no:cacheprovider \
-	  --maxfail 1 --ignore tests/kernels/test_compile.py || status=$$?; \
+	  --maxfail 1 --ignore tests/kernels/test_compile.py \
+	  $$($(PYTHON) -c 'import xdist' 2>/dev/null && echo -n 8 --dist loadgroup) || status=$$?; \
 	if [ $$status = 124 ]; then echo "make gpu: tests cut after $(CHECK_SECONDS) s, none had failed; CHECK_SECONDS=... gives them more" >&2; status=0; fi; \
 	left=$$(($(GPU_SECONDS) - $$(date +%s) + begin)); \
 	PYTHONPATH=src $(PYTHON) -m thinwire.validation.campaign.kernels --budget-s $$left $(ARGS) || status=$$?; \
