@@ -23,7 +23,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq -c constrain
 MANIFESTS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check newest torchless fuzz mutants bench calibrate validate peers papers emulate accuracy sensitivity auto spd gpu picture clean
+.PHONY: help demo test check newest torchless fuzz mutants bench calibrate validate peers papers emulate accuracy prompt sensitivity auto spd gpu picture clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -80,6 +80,9 @@ emulate: $(VENV)/.test ## predict, then really run, prefills on two to eight ran
 
 accuracy: $(VENV)/.test ## measure what schemes cost in perplexity (downloads a small model; hours; run again, it goes on)
 	OMP_NUM_THREADS=1 nice $(BIN)/python -m thinwire.validation.quality.measure_accuracy $(ARGS)
+
+prompt: $(VENV)/.test ## measure how far a compressed prompt's loss reaches, and look-ups and greedy answers behind it (hours; goes on)
+	OMP_NUM_THREADS=1 nice $(BIN)/python -m thinwire.validation.quality.measure_prompt $(ARGS)
 
 sensitivity: $(VENV)/.test ## measure what each sync point costs when it alone is compressed (an hour; run again, it goes on)
 	OMP_NUM_THREADS=1 nice $(BIN)/python -m thinwire.validation.quality.measure_sensitivity $(ARGS)

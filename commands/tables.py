@@ -197,9 +197,13 @@ def _measured_on(c: Comparison) -> list[str]:
         other = "" if figures[0].model == c.baseline.model.name else f", not on {c.baseline.model.name}"
         tokens = sorted({found.tokens for found in figures})
         counted = f"{tokens[0]}" if len(tokens) == 1 else f"{tokens[0]} to {tokens[-1]}"
+        how = {
+            "prompt": "of exact answers behind compressed prompts (--compress all: every position compressed)",
+            "all": "with every position compressed, decode's too (--compress prompt: prompts alone)",
+        }[c.compress]
         sentences.append(
-            f"perplexity x: perplexity over the uncompressed model's, {figures[0].confidence:.0%} interval, measured "
-            f"on {title}{other}: {counted} predictions at TP {tp}{near}"
+            f"perplexity x: perplexity over the uncompressed model's, {how}, {figures[0].confidence:.0%} interval, "
+            f"measured on {title}{other}: {counted} predictions at TP {tp}{near}"
         )
     return sentences
 

@@ -17,7 +17,7 @@ from thinwire.reference.core.schedule import Op as CollectiveOp
 from thinwire.reference.core.scheme import Codec, Scheme
 from thinwire.reference.mixed import AnyScheme, MixedScheme, auto_budget, find
 from thinwire.sim import predict as main_path
-from thinwire.sim.choices import Weights
+from thinwire.sim.choices import Compress, Weights
 from thinwire.sim.costs.cost import CostModel
 from thinwire.sim.costs.profile import Profile, load_profile
 from thinwire.sim.events.exchange import UNCOMPRESSED, Exchanger, slowdown
@@ -154,10 +154,14 @@ def _choose(budget: float, placed: Placed, prompt: Prompt, sensitivities: str | 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Predictions of several schemes, fastest first, and of the baseline they are compared with."""
+    """Predictions of several schemes, fastest first, and of the baseline they are compared with.
+
+    compress: positions that the deployment compresses, which its accuracy is of.
+    """
 
     baseline: Prediction
     rows: tuple[Prediction, ...]
+    compress: Compress = "prompt"
 
     def speedup(self, row: Prediction) -> float:
         """TTFT of the baseline over the row's."""
@@ -167,7 +171,7 @@ class Comparison:
         """What the row's scheme was measured to cost, on a model of its own; None where it was not measured."""
         from thinwire.sim.quality.figures import figure
 
-        return figure(row.scheme, row.tp, len(row.cluster.islands))
+        return figure(row.scheme, row.tp, len(row.cluster.islands), self.compress)
 
     def published(self, row: Prediction) -> "tuple[Found, ...]":
         """What others published of the row's scheme, figures of this model first. They are no part of `accuracy`."""
@@ -186,15 +190,22 @@ class Comparison:
             }
             for row in self.rows
         ]
-        return {"baseline": self.baseline.to_dict(), "rows": rows}
+        return {"baseline": self.baseline.to_dict(), "compress": self.compress, "rows": rows}
 
 
-def compare(schemes: Iterable[str | AnyScheme], *asked: Any, baseline: str = "bf16", **options: Any) -> Comparison:
+def compare(
+    schemes: Iterable[str | AnyScheme],
+    *asked: Any,
+    baseline: str = "bf16",
+    compress: Compress = "prompt",
+    **options: Any,
+) -> Comparison:
     """`predict` for each scheme, and for the baseline they are held against.
 
     Args:
         asked, options: a `Question`, or its arguments but for the scheme.
         baseline: the scheme that speed-ups are over.
+        compress: positions that the deployment compresses, which accuracy depends on and TTFT does not.
 
     Returns:
         Predictions, fastest first.
@@ -206,7 +217,7 @@ def compare(schemes: Iterable[str | AnyScheme], *asked: Any, baseline: str = "bf
     placed, prompt = place(question), prompt_of(question)
     reference = _answered(replace(question, scheme=baseline), prompt, placed)
     rows = [_answered(replace(question, scheme=each), prompt, placed) for each in schemes]
-    return Comparison(reference, tuple(sorted(rows, key=lambda row: (row.ttft_s, row.scheme.name))))
+    return Comparison(reference, tuple(sorted(rows, key=lambda row: (row.ttft_s, row.scheme.name))), compress)
 
 
 def compare_cross_attention(

@@ -1,6 +1,7 @@
 """Measure how far the claim carries that compressed prompts cost little: `make prompt`.
 
-Four studies of SmolLM2-135M, prompts under a scheme and answers exact, a part of one file each:
+Four studies of SmolLM2-135M, prompts under a scheme and answers exact, a part each of
+`sim/profiles/prompt-smollm2-135m.json`:
 
     reach      loss by the prompt's length, by how far behind it a token stands, and by TP degree
     retrieval  pass-key and key-value look-ups, 512 to 8,000 tokens (`reference.quality.retrieval`)
@@ -44,7 +45,7 @@ from thinwire.validation.quality.subject import (
 )
 from thinwire.validation.quality.variants import variants
 
-TABLE = Path(__file__).resolve().parents[1] / "raw" / "prompt-smollm2-135m.json"
+TABLE = Path(__file__).resolve().parents[2] / "sim" / "profiles" / "prompt-smollm2-135m.json"
 STUDIES = ("reach", "retrieval", "greedy", "variants")
 TP = 4
 REACH_SCHEMES = ("flash-int8", "flash-int4", "flash-int4+exempt-last-1", "mxfp4", "flash-int3", "flash2-int2-sr")
