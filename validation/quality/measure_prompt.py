@@ -102,7 +102,8 @@ def _subject(material: Material, tp: int, tokens: int, windows: int, prompt: int
 
 def _together(given: argparse.Namespace, tokens: int) -> int:
     """Windows of so many tokens in a batch."""
-    return max(1, min(given.together, given.together * WINDOW_TOKENS // tokens))
+    together: int = given.together
+    return max(1, min(together, together * WINDOW_TOKENS // tokens))
 
 
 def _reach(length: int, tp: int) -> Callable[[Material, argparse.Namespace], list[Row]]:

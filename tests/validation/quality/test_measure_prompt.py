@@ -70,7 +70,7 @@ def test_a_stopped_study_goes_on(small: Any, monkeypatch: pytest.MonkeyPatch, tm
 
 @pytest.mark.parametrize(
     "given, said",
-    [(("--schemes", "flash-int9"), "unknown scheme 'flash-int9'"), (("--variants", "x"), "unknown variant")],
+    [(("--schemes", "flash-int9"), "unknown scheme 'flash-int9'"), (("--variants", "x"), "unknown variant 'x'")],
 )
 def test_unknown_names_are_refused(small: Any, given: tuple[str, ...], said: str) -> None:
     with pytest.raises(ValueError, match=said):
@@ -111,7 +111,8 @@ def test_stochastic_rounding_has_no_bias() -> None:
     values_M = torch.linspace(-1, 2, 128)
     drawn = Rounding(3, 128, stochastic=True)
     mean = torch.stack([drawn(values_M, generator) for _ in range(4000)]).mean(0)
-    assert (mean - values_M)[1:-1].abs().max() < 0.02 < (Rounding(3, 128)(values_M, generator) - values_M).abs().max()
+    inner = slice(8, -8)  # at the ends a rounded zero point clips
+    assert (mean - values_M)[inner].abs().max() < 0.02 < (Rounding(3, 128)(values_M, generator) - values_M).abs().max()
 
 
 def test_what_is_lost_is_carried_to_the_next_point() -> None:
