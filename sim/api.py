@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from thinwire.sim.cross.workload import Method
     from thinwire.sim.quality.auto import Chosen
     from thinwire.sim.quality.figures import Figure
+    from thinwire.sim.quality.lookups import Lookup
     from thinwire.sim.quality.published import Found
 
 P = ParamSpec("P")
@@ -173,6 +174,12 @@ class Comparison:
 
         return figure(row.scheme, row.tp, len(row.cluster.islands), self.compress)
 
+    def lookup(self, row: Prediction) -> "Lookup | None":
+        """What the row's scheme was measured to lose of look-ups in a compressed prompt; None where it was not."""
+        from thinwire.sim.quality.lookups import lookup
+
+        return lookup(row.scheme)
+
     def published(self, row: Prediction) -> "tuple[Found, ...]":
         """What others published of the row's scheme, figures of this model first. They are no part of `accuracy`."""
         from thinwire.sim.quality.published import rows_of
@@ -186,6 +193,7 @@ class Comparison:
                 **row.to_dict(),
                 "speedup": self.speedup(row),
                 "accuracy": None if (known := self.accuracy(row)) is None else known.to_dict(),
+                "lookups": None if (asked := self.lookup(row)) is None else asked.to_dict(),
                 "published": [found.to_dict() for found in self.published(row)],
             }
             for row in self.rows
