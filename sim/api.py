@@ -72,12 +72,14 @@ def _profile_of(gpus: Cluster, profile: str | Profile | None) -> Profile:
     return profile if isinstance(profile, Profile) else load_profile(gpus, profile)
 
 
-def scheme_of(question: Placement, placed: Placed, prompt: Prompt) -> AnyScheme:
-    """The scheme a question names; one that is to be chosen (`auto:+1%`) is chosen for `prompt`, without stragglers."""
+def scheme_of(question: Placement, placed: Placed, prompt: Prompt, compress: Compress = "prompt") -> AnyScheme:
+    """The scheme a question names; one to be chosen (`auto:+1%`) is chosen for `prompt`, without stragglers, and
+    for these positions to be compressed.
+    """
     if not isinstance(question.scheme, str):
         return question.scheme
     budget = auto_budget(question.scheme)
-    return find(question.scheme) if budget is None else _choose(budget, placed, prompt).scheme
+    return find(question.scheme) if budget is None else _choose(budget, placed, prompt, None, compress).scheme
 
 
 def prompt_of(question: Question) -> Prompt:
@@ -127,13 +129,20 @@ def predict(question: Question) -> Prediction:
     return answer(question)
 
 
-def auto(budget: float, *asked: Any, sensitivities: str | Path | None = None, **options: Any) -> "Chosen":
+def auto(
+    budget: float,
+    *asked: Any,
+    sensitivities: str | Path | None = None,
+    compress: Compress = "prompt",
+    **options: Any,
+) -> "Chosen":
     """A scheme for each sync point: the least TTFT while perplexity rises by at most `budget` (0.01: one percent).
 
     Args:
         asked, options: a `Question`, or its arguments but for the scheme. No stragglers, kernels launched one by one.
         sensitivities: what a codec at each sync point costs the model, as `thinwire sensitivity` wrote it; None takes
             what was measured of a model of the catalog.
+        compress: positions that the deployment compresses: which of the measured tables is taken.
 
     Raises:
         ValueError: as `predict`, and where nobody measured the model.
@@ -142,14 +151,20 @@ def auto(budget: float, *asked: Any, sensitivities: str | Path | None = None, **
     if question.slow_ranks or question.launch != "eager":
         given = f"slow_ranks={dict(question.slow_ranks)}, launch={question.launch!r}"
         raise ValueError(f"auto chooses for healthy ranks and kernels launched one by one: {given}")
-    return _choose(budget, place(question), prompt_of(question), sensitivities)
+    return _choose(budget, place(question), prompt_of(question), sensitivities, compress)
 
 
-def _choose(budget: float, placed: Placed, prompt: Prompt, sensitivities: str | Path | None = None) -> "Chosen":
+def _choose(
+    budget: float,
+    placed: Placed,
+    prompt: Prompt,
+    sensitivities: str | Path | None = None,
+    compress: Compress = "prompt",
+) -> "Chosen":
     from thinwire.sim.quality.auto import choose  # scipy's solver: a quarter of a second that only this needs
     from thinwire.sim.quality.losses import read, shipped
 
-    losses = shipped(placed.model.name) if sensitivities is None else read(Path(sensitivities))
+    losses = shipped(placed.model.name, compress) if sensitivities is None else read(Path(sensitivities))
     return choose(placed.model, placed.cluster, prompt, placed.profile, losses, budget)
 
 
