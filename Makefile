@@ -23,7 +23,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq -c constrain
 MANIFESTS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check newest torchless fuzz mutants bench calibrate validate peers papers emulate accuracy prompt sensitivity auto spd gpu picture clean
+.PHONY: help demo test check newest torchless fuzz mutants bench calibrate validate peers papers emulate accuracy prompt sensitivity auto spd gpu pages picture clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -107,6 +107,9 @@ gpu: ## test and measure this machine's GPU; results in OUT or validation/raw/; 
 	left=$$(($(GPU_SECONDS) - $$(date +%s) + begin)); \
 	PYTHONPATH=src $(PYTHON) -m thinwire.validation.campaign.kernels --budget-s $$left $(ARGS) || status=$$?; \
 	exit $$status
+
+pages: $(VENV)/.dev ## write docs/accuracy.md and its pictures from what was measured
+	$(BIN)/python -m thinwire.validation.quality.page $(ARGS)
 
 picture: $(VENV)/.dev ## draw the README's picture from today's predictions
 	$(BIN)/python docs/picture.py
