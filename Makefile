@@ -23,7 +23,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq -c constrain
 MANIFESTS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check newest torchless fuzz mutants bench calibrate validate peers papers emulate accuracy sensitivity auto spd gpu picture clean
+.PHONY: help demo test check newest torchless fuzz mutants bench calibrate validate peers papers emulate accuracy prompt sensitivity auto spd gpu pages picture clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -81,6 +81,9 @@ emulate: $(VENV)/.test ## predict, then really run, prefills on two to eight ran
 accuracy: $(VENV)/.test ## measure what schemes cost in perplexity (downloads a small model; hours; run again, it goes on)
 	OMP_NUM_THREADS=1 nice $(BIN)/python -m thinwire.validation.quality.measure_accuracy $(ARGS)
 
+prompt: $(VENV)/.test ## measure how far a compressed prompt's loss reaches, and look-ups and greedy answers behind it (hours; goes on)
+	OMP_NUM_THREADS=1 nice $(BIN)/python -m thinwire.validation.quality.measure_prompt $(ARGS)
+
 sensitivity: $(VENV)/.test ## measure what each sync point costs when it alone is compressed (an hour; run again, it goes on)
 	OMP_NUM_THREADS=1 nice $(BIN)/python -m thinwire.validation.quality.measure_sensitivity $(ARGS)
 
@@ -98,11 +101,15 @@ gpu: ## test and measure this machine's GPU; results in OUT or validation/raw/; 
 	@PYTHONPATH=src $(PYTHON) -m thinwire.validation.campaign.kernels --has-gpu
 	@begin=$$(date +%s); status=0; \
 	PYTHONSAFEPATH=1 PYTHONPATH=src timeout $(CHECK_SECONDS) $(PYTHON) -m pytest -q tests/kernels -p no:cacheprovider \
-	  --maxfail 1 --ignore tests/kernels/test_compile.py || status=$$?; \
+	  --maxfail 1 --ignore tests/kernels/test_compile.py \
+	  $$($(PYTHON) -c 'import xdist' 2>/dev/null && echo -n 8 --dist loadgroup) || status=$$?; \
 	if [ $$status = 124 ]; then echo "make gpu: tests cut after $(CHECK_SECONDS) s, none had failed; CHECK_SECONDS=... gives them more" >&2; status=0; fi; \
 	left=$$(($(GPU_SECONDS) - $$(date +%s) + begin)); \
 	PYTHONPATH=src $(PYTHON) -m thinwire.validation.campaign.kernels --budget-s $$left $(ARGS) || status=$$?; \
 	exit $$status
+
+pages: $(VENV)/.dev ## write docs/accuracy.md and its pictures from what was measured
+	$(BIN)/python -m thinwire.validation.quality.page $(ARGS)
 
 picture: $(VENV)/.dev ## draw the README's picture from today's predictions
 	$(BIN)/python docs/picture.py

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from thinwire.commands.options import Json, asks, note, note_positions, print_answer, tables
+from thinwire.commands.options import Compressed, Json, asks, note, note_positions, print_answer, tables
 from thinwire.edge.words import shown
 from thinwire.sim.question import Question
 
@@ -17,6 +17,7 @@ def auto(
     sensitivities: Annotated[
         str | None, typer.Option(help="JSON file of `thinwire sensitivity`; the shipped one of the model otherwise.")
     ] = None,
+    compress: Compressed = "prompt",
     out: Annotated[str | None, typer.Option(help="Write the scheme to this TOML file, for --scheme.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -29,8 +30,8 @@ def auto(
         raise ValueError(f"the budget is a percentage, such as +1%: {shown(budget)}")
     if out is not None and not out.endswith(".toml"):
         raise ValueError(f"--out names a file that ends in .toml, by which --scheme knows it: {shown(out)}")
-    chosen = api.auto(share, question, sensitivities=sensitivities)
-    rows = api.compare([chosen.scheme, chosen.uniform], question)
+    chosen = api.auto(share, question, sensitivities=sensitivities, compress=compress)
+    rows = api.compare([chosen.scheme, chosen.uniform], question, compress=compress)
     note_positions(rows.baseline.model, question.input_tokens)
     if out is not None:
         try:

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from thinwire.commands.options import Json, Published, asks, given, note_positions, print_answer, tables
+from thinwire.commands.options import Compressed, Json, Published, asks, given, note_positions, print_answer, tables
 from thinwire.edge.words import shown
 from thinwire.sim.question import Question, options_of
 
@@ -40,6 +40,7 @@ def compare(
     partial: Annotated[
         str | None, typer.Option(help="Cross-attention: codec of partial outputs on the wire, bf16 when left out.")
     ] = None,
+    compress: Compressed = "prompt",
     published: Published = "few",
     as_json: Json = False,
 ) -> None:
@@ -61,7 +62,7 @@ def compare(
         raise ValueError("Missing option '--model'.")
     from thinwire.sim import api
 
-    found = api.compare(api.names("schemes") if wanted is None else wanted, question)
+    found = api.compare(api.names("schemes") if wanted is None else wanted, question, compress=compress)
     note_positions(found.baseline.model, question.input_tokens)
     document = found.to_dict() | {"question": question.given(without=("scheme",))}
     print_answer(document, as_json, lambda: tables().comparison(found, published))
@@ -74,8 +75,9 @@ def _cross(
         if given(context, name):
             takes = f"; --workload cross-attention takes --{instead}" if instead else ""
             raise ValueError(f"{options_of(Question)[name].flag} is a decoder's{takes}")
-    if given(context, "published"):
-        raise ValueError("--published is of a decoder's schemes: nobody's figures are of --workload cross-attention")
+    for name in ("published", "compress"):
+        if given(context, name):
+            raise ValueError(f"--{name} is of a decoder's schemes: nobody's figures are of --workload cross-attention")
     if asked["text_tokens"] is None or asked["visual_tokens"] is None:
         raise ValueError("--workload cross-attention needs --text-tokens and --visual-tokens")
     from thinwire.sim import api

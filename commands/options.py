@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import typer
 
 from thinwire.edge.words import said, shown
-from thinwire.sim.choices import Shown
+from thinwire.sim.choices import Compress, Shown
 from thinwire.sim.question import Form, Option, Placement, options_of
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 Q = TypeVar("Q", bound=Placement)
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+Compressed = Annotated[
+    Compress, typer.Option(help="Positions compressed, for the accuracy: prompts alone, answers exact; or all.")
+]
 Published = Annotated[
     Shown, typer.Option(help="Accuracy figures of others below the table: a few, all or none. --json has all.")
 ]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from thinwire.commands.options import Json, print_answer
+from thinwire.commands.options import Compressed, Json, print_answer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +23,10 @@ Text = Annotated[
     str | None,
     typer.Option(help="UTF-8 text, run without a BOS token; prose of Wikipedia when left out, downloaded once."),
 ]
+PromptTokens = Annotated[
+    int | None, typer.Option(help="Tokens of a window that are its prompt; three of four when left out.")
+]
+Device = Annotated[str, typer.Option(help="Where the model runs: cpu or cuda.")]
 Windows = Annotated[int, typer.Option(help="Windows of the text to run.")]
 Tokens = Annotated[int, typer.Option(help="Tokens of a window.")]
 Results = Annotated[
@@ -38,17 +42,26 @@ def accuracy(
     text: Text = None,
     windows: Windows = 16,
     tokens: Tokens = 512,
+    compress: Compressed = "prompt",
+    prompt_tokens: PromptTokens = None,
+    device: Device = "cpu",
     results: Results = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Perplexity of a real model under a scheme, held against the same model uncompressed."""
+    """Perplexity of a real model under a scheme, held against the same model uncompressed.
+
+    Engines compress prompts, whose messages are large, and decode exactly: so is it measured unless --compress all.
+    """
     from thinwire.reference.catalog import scheme as find_scheme
 
     found = find_scheme(scheme)
+    prompt = None if compress == "all" else tokens * 3 // 4 if prompt_tokens is None else prompt_tokens
+    if compress == "all" and prompt_tokens is not None:
+        raise ValueError(f"--compress all has no prompt: --prompt-tokens {prompt_tokens}")
     with _running_a_model("accuracy") as progress:
-        material, folder = _material(weights, text, results, "accuracy", threads)
-        subject = material.subject(tp, material.windows(tokens, windows, found))
+        material, folder = _material(weights, text, results, "accuracy", threads, device)
+        subject = material.subject(tp, material.windows(tokens, windows, found), prompt)
         document = subject.document(found, subject.measure([found], folder, progress)[found.name])
     print_answer(document, as_json, lambda: _show_accuracy(document))
 
@@ -98,13 +111,19 @@ def _running_a_model(command: str) -> "Iterator[Progress]":
 
 
 def _material(
-    weights: str | None, text: str | None, results: str | None, command: str, threads: int | None
+    weights: str | None,
+    text: str | None,
+    results: str | None,
+    command: str,
+    threads: int | None,
+    device: str = "cpu",
 ) -> "tuple[Material, Path]":
     """Model and text, and the folder of what is done; threads set."""
     from thinwire.reference.quality.downloads import cache_folder
-    from thinwire.validation.quality.subject import Material, use_threads
+    from thinwire.validation.quality.subject import Material, check_device, use_threads
 
-    material = Material(None if weights is None else Path(weights), None if text is None else Path(text))
+    check_device(device)
+    material = Material(None if weights is None else Path(weights), None if text is None else Path(text), device)
     use_threads(threads, material.checkpoint.config.hidden_size)
     return material, cache_folder() / command if results is None else Path(results)
 
@@ -143,7 +162,9 @@ def _show_accuracy(document: dict[str, Any]) -> None:
         figure = "beyond numbers" if document[name] is None else f"{document[name]:.5g}"
         table.add_row(label, figure, "" if interval is None else f"{interval[0]:.5g} to {interval[1]:.5g}")
     console.print(table)
-    console.print(f"{document['tokens']} predictions in windows of {document['window_tokens']} tokens")
+    prompt = document["prompt_tokens"]
+    what = "every position compressed" if prompt is None else f"prompts of {prompt} compressed, answers exact"
+    console.print(f"{document['tokens']} predictions in windows of {document['window_tokens']} tokens: {what}")
     for kind in ("weights", "text"):
         console.print(f"{kind}: {document[kind]['source']}", markup=False)
 

@@ -145,6 +145,8 @@ def comparison(c: Comparison, published: Shown = "few") -> None:
     console.print(table)
     for sentence in _measured_on(c):
         console.print(sentence, markup=False)
+    if c.compress == "prompt":
+        _lookups(c)
     _published([(row.scheme.name, c.published(row)) for row in c.rows], published, c.baseline.model.name)
     shared = [s for s in c.baseline.assumptions if all(s in row.assumptions for row in c.rows)]
     own = dict.fromkeys(s for row in c.rows for s in row.assumptions if s not in shared)
@@ -197,11 +199,32 @@ def _measured_on(c: Comparison) -> list[str]:
         other = "" if figures[0].model == c.baseline.model.name else f", not on {c.baseline.model.name}"
         tokens = sorted({found.tokens for found in figures})
         counted = f"{tokens[0]}" if len(tokens) == 1 else f"{tokens[0]} to {tokens[-1]}"
+        how = {
+            "prompt": "of exact answers behind compressed prompts (--compress all: every position compressed)",
+            "all": "with every position compressed, decode's too (--compress prompt: prompts alone)",
+        }[c.compress]
         sentences.append(
-            f"perplexity x: perplexity over the uncompressed model's, {figures[0].confidence:.0%} interval, measured "
-            f"on {title}{other}: {counted} predictions at TP {tp}{near}"
+            f"perplexity x: perplexity over the uncompressed model's, {how}, {figures[0].confidence:.0%} interval, "
+            f"measured on {title}{other}: {counted} predictions at TP {tp}{near}"
         )
     return sentences
+
+
+def _lookups(c: Comparison) -> None:
+    """What perplexity does not see, in a sentence: of the schemes shown, those whose look-ups were measured."""
+    known = {row.scheme.name: found for row in c.rows if (found := c.lookup(row)) is not None and _bits(row) != "16"}
+    if not known:
+        return
+    one = max(known.values(), key=lambda found: found.trials)
+    points = (
+        f"{name} {round(-100 * found.lost)}" + ("" if found.trials == one.trials else f" ({found.trials} trials)")
+        for name, found in sorted(known.items(), key=lambda pair: (-pair[1].lost, pair[0]))
+    )
+    console.print(
+        f"Perplexity does not see all: {one.task} look-ups in prompts of {one.prompt_tokens} tokens are right in "
+        f"{one.exact:.0%} of {one.trials} trials uncompressed, and lose points: {', '.join(points)} (docs/accuracy.md)",
+        markup=False,
+    )
 
 
 def _published(rows: Sequence[tuple[str, Sequence[Found]]], how_many: Shown, model: str | None = None) -> None:

@@ -1,7 +1,7 @@
 """How kernels are launched: block sizes and warps, measured per GPU where somebody has measured, and exact arithmetic.
 
 A `Tuning` is an argument of every launcher; left out, `default_tuning` gives what was measured on the GPU at hand or,
-where nothing was (today: everywhere, no GPU could be had), what the compiled code suggests: no spills, 128-bit loads.
+where nothing was, or one size alone (an H200's), what the compiled code suggests: no spills, 128-bit loads.
 """
 
 from __future__ import annotations

@@ -50,6 +50,8 @@ from thinwire.reference.core.scheme import Section as Section
 
 _BF16 = Raw()
 _INT8, _INT6, _INT5, _INT4, _INT3, _INT2 = (GroupedInt(bits) for bits in (8, 6, 5, 4, 3, 2))
+_INT6_SR, _INT5_SR, _INT4_SR = (GroupedInt(bits, spikes=True) for bits in (6, 5, 4))
+_INT4_H = GroupedInt(4, rotation=128)
 _MXFP4, _MXFP6, _MXFP8, _MXINT8 = (MX(element) for element in ("e2m1", "e2m3", "e4m3", "int8"))
 _HYBRID = OutlierHybrid()
 _Q8, _Q6, _Q4 = (GroupedInt(bits, 32, "symmetric", metadata="fp16") for bits in (8, 6, 4))
@@ -58,6 +60,9 @@ _QF8 = MX("e4m3", scale="fp16")
 _FLASH = "Flash Communication, arXiv 2412.04964, Algorithm 1"
 _FLASH_WIDER = "Flash Communication's two steps (arXiv 2412.04964) at a width that only V2 (2508.03760) gives"
 _FLASH2 = "FlashCommunication V2, arXiv 2508.03760, bit splitting"
+_FLASH2_SR = f"{_FLASH2} and spike reserving"
+_SPIKES = "spike reserving, arXiv 2508.03760"
+_BEST = "decision 021: least loss in two steps at"
 _COMPRESS = "Communication Compression for Tensor Parallel LLM Inference, arXiv 2411.09510"
 _LOW_BIT = "Towards Low-bit Communication for Tensor Parallel LLM Inference, arXiv 2411.07942"
 _QUICK = "QuickReduce: mk1-project/quickreduce and its port in vLLM"
@@ -79,12 +84,16 @@ _ALL = (
     Scheme("flash2-int6", _INT6, _INT6, "two_step", source=_FLASH2),
     Scheme("flash2-int5", _INT5, _INT5, "two_step", source=_FLASH2),
     Scheme("flash2-int3", _INT3, _INT3, "two_step", source=_FLASH2),
+    Scheme("flash2-int6-sr", _INT6_SR, _INT6_SR, "two_step", source=f"{_SPIKES}; {_BEST} 8 bits"),
+    Scheme("flash2-int5-sr", _INT5_SR, _INT5_SR, "two_step", source=f"{_SPIKES}; {_BEST} 6 bits"),
+    Scheme("flash2-int4-sr", _INT4_SR, _INT4_SR, "two_step", source=f"{_SPIKES}; {_BEST} 5 bits"),
+    Scheme("flash-int4-h128", _INT4_H, _INT4_H, "two_step", source=f"flash-int4, rotated; {_BEST} 4.2 bits"),
     Scheme(
         "flash2-int2-sr",
         GroupedInt(2, spikes=True),
         GroupedInt(2, spikes=True),
         "two_step",
-        source=f"{_FLASH2} and spike reserving",
+        source=_FLASH2_SR,
     ),
     Scheme("flash2-int4-hier", _INT4, _INT4, "hierarchical", source=f"{_FLASH2}, over NUMA islands"),
     Scheme("mxfp4", _MXFP4, _MXFP4, "all_gather", source=_COMPRESS),

@@ -17,7 +17,7 @@ from thinwire.reference.core.schedule import Op as CollectiveOp
 from thinwire.reference.core.scheme import Codec, Scheme
 from thinwire.reference.mixed import AnyScheme, MixedScheme, auto_budget, find
 from thinwire.sim import predict as main_path
-from thinwire.sim.choices import Weights
+from thinwire.sim.choices import Compress, Weights
 from thinwire.sim.costs.cost import CostModel
 from thinwire.sim.costs.profile import Profile, load_profile
 from thinwire.sim.events.exchange import UNCOMPRESSED, Exchanger, slowdown
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from thinwire.sim.cross.workload import Method
     from thinwire.sim.quality.auto import Chosen
     from thinwire.sim.quality.figures import Figure
+    from thinwire.sim.quality.lookups import Lookup
     from thinwire.sim.quality.published import Found
 
 P = ParamSpec("P")
@@ -71,12 +72,14 @@ def _profile_of(gpus: Cluster, profile: str | Profile | None) -> Profile:
     return profile if isinstance(profile, Profile) else load_profile(gpus, profile)
 
 
-def scheme_of(question: Placement, placed: Placed, prompt: Prompt) -> AnyScheme:
-    """The scheme a question names; one that is to be chosen (`auto:+1%`) is chosen for `prompt`, without stragglers."""
+def scheme_of(question: Placement, placed: Placed, prompt: Prompt, compress: Compress = "prompt") -> AnyScheme:
+    """The scheme a question names; one to be chosen (`auto:+1%`) is chosen for `prompt`, without stragglers, and
+    for these positions to be compressed.
+    """
     if not isinstance(question.scheme, str):
         return question.scheme
     budget = auto_budget(question.scheme)
-    return find(question.scheme) if budget is None else _choose(budget, placed, prompt).scheme
+    return find(question.scheme) if budget is None else _choose(budget, placed, prompt, None, compress).scheme
 
 
 def prompt_of(question: Question) -> Prompt:
@@ -126,13 +129,20 @@ def predict(question: Question) -> Prediction:
     return answer(question)
 
 
-def auto(budget: float, *asked: Any, sensitivities: str | Path | None = None, **options: Any) -> "Chosen":
+def auto(
+    budget: float,
+    *asked: Any,
+    sensitivities: str | Path | None = None,
+    compress: Compress = "prompt",
+    **options: Any,
+) -> "Chosen":
     """A scheme for each sync point: the least TTFT while perplexity rises by at most `budget` (0.01: one percent).
 
     Args:
         asked, options: a `Question`, or its arguments but for the scheme. No stragglers, kernels launched one by one.
         sensitivities: what a codec at each sync point costs the model, as `thinwire sensitivity` wrote it; None takes
             what was measured of a model of the catalog.
+        compress: positions that the deployment compresses: which of the measured tables is taken.
 
     Raises:
         ValueError: as `predict`, and where nobody measured the model.
@@ -141,23 +151,33 @@ def auto(budget: float, *asked: Any, sensitivities: str | Path | None = None, **
     if question.slow_ranks or question.launch != "eager":
         given = f"slow_ranks={dict(question.slow_ranks)}, launch={question.launch!r}"
         raise ValueError(f"auto chooses for healthy ranks and kernels launched one by one: {given}")
-    return _choose(budget, place(question), prompt_of(question), sensitivities)
+    return _choose(budget, place(question), prompt_of(question), sensitivities, compress)
 
 
-def _choose(budget: float, placed: Placed, prompt: Prompt, sensitivities: str | Path | None = None) -> "Chosen":
+def _choose(
+    budget: float,
+    placed: Placed,
+    prompt: Prompt,
+    sensitivities: str | Path | None = None,
+    compress: Compress = "prompt",
+) -> "Chosen":
     from thinwire.sim.quality.auto import choose  # scipy's solver: a quarter of a second that only this needs
     from thinwire.sim.quality.losses import read, shipped
 
-    losses = shipped(placed.model.name) if sensitivities is None else read(Path(sensitivities))
+    losses = shipped(placed.model.name, compress) if sensitivities is None else read(Path(sensitivities))
     return choose(placed.model, placed.cluster, prompt, placed.profile, losses, budget)
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Predictions of several schemes, fastest first, and of the baseline they are compared with."""
+    """Predictions of several schemes, fastest first, and of the baseline they are compared with.
+
+    compress: positions that the deployment compresses, which its accuracy is of.
+    """
 
     baseline: Prediction
     rows: tuple[Prediction, ...]
+    compress: Compress = "prompt"
 
     def speedup(self, row: Prediction) -> float:
         """TTFT of the baseline over the row's."""
@@ -167,7 +187,13 @@ class Comparison:
         """What the row's scheme was measured to cost, on a model of its own; None where it was not measured."""
         from thinwire.sim.quality.figures import figure
 
-        return figure(row.scheme, row.tp, len(row.cluster.islands))
+        return figure(row.scheme, row.tp, len(row.cluster.islands), self.compress)
+
+    def lookup(self, row: Prediction) -> "Lookup | None":
+        """What the row's scheme was measured to lose of look-ups in a compressed prompt; None where it was not."""
+        from thinwire.sim.quality.lookups import lookup
+
+        return lookup(row.scheme)
 
     def published(self, row: Prediction) -> "tuple[Found, ...]":
         """What others published of the row's scheme, figures of this model first. They are no part of `accuracy`."""
@@ -182,19 +208,27 @@ class Comparison:
                 **row.to_dict(),
                 "speedup": self.speedup(row),
                 "accuracy": None if (known := self.accuracy(row)) is None else known.to_dict(),
+                "lookups": None if (asked := self.lookup(row)) is None else asked.to_dict(),
                 "published": [found.to_dict() for found in self.published(row)],
             }
             for row in self.rows
         ]
-        return {"baseline": self.baseline.to_dict(), "rows": rows}
+        return {"baseline": self.baseline.to_dict(), "compress": self.compress, "rows": rows}
 
 
-def compare(schemes: Iterable[str | AnyScheme], *asked: Any, baseline: str = "bf16", **options: Any) -> Comparison:
+def compare(
+    schemes: Iterable[str | AnyScheme],
+    *asked: Any,
+    baseline: str = "bf16",
+    compress: Compress = "prompt",
+    **options: Any,
+) -> Comparison:
     """`predict` for each scheme, and for the baseline they are held against.
 
     Args:
         asked, options: a `Question`, or its arguments but for the scheme.
         baseline: the scheme that speed-ups are over.
+        compress: positions that the deployment compresses, which accuracy depends on and TTFT does not.
 
     Returns:
         Predictions, fastest first.
@@ -206,7 +240,7 @@ def compare(schemes: Iterable[str | AnyScheme], *asked: Any, baseline: str = "bf
     placed, prompt = place(question), prompt_of(question)
     reference = _answered(replace(question, scheme=baseline), prompt, placed)
     rows = [_answered(replace(question, scheme=each), prompt, placed) for each in schemes]
-    return Comparison(reference, tuple(sorted(rows, key=lambda row: (row.ttft_s, row.scheme.name))))
+    return Comparison(reference, tuple(sorted(rows, key=lambda row: (row.ttft_s, row.scheme.name))), compress)
 
 
 def compare_cross_attention(

@@ -8,6 +8,9 @@ Weights = Literal["bf16", "fp8"]
 Launch = Literal["eager", "graph"]
 """Kernels launched one by one, as engines prefill, or as a CUDA graph."""
 
+Compress = Literal["prompt", "all"]
+"""Positions that a deployment compresses: those of prompts, whose messages are large, or every one, decode's too."""
+
 AccuracyFrom = Literal["measured", "published", "none"]
 """What a plan's accuracy is decided by: our measured table, figures that others published, or nothing."""
 

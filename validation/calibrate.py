@@ -29,6 +29,7 @@ from thinwire.sim.costs.profile import (
     fabric_profile_dict,
     gpu_profile_dict,
 )
+from thinwire.sim.costs.spread import Spread
 from thinwire.topologies.load import load_gpu
 from thinwire.validation.fits import attention as fit_attention
 from thinwire.validation.fits import codec as fit_codec
@@ -38,11 +39,14 @@ from thinwire.validation.fits import engine as fit_engine
 from thinwire.validation.fits import fabric as fit_fabric
 from thinwire.validation.fits import gemm as fit_gemm
 from thinwire.validation.fits import records, spreads, spreads_fabric
+from thinwire.validation.fits.calibrate_raw import codec_rows_fitted
 from thinwire.validation.fits.gpus import NEAREST_KERNELS, NEAREST_MEMORY, SYSTEMS
 from thinwire.validation.fits.published_tables import select
+from thinwire.validation.fits.raw_file import Raw
 from thinwire.validation.fits.series import calibration
 
 Model = TypeVar("Model")
+RAW = Path(__file__).resolve().parent / "raw"
 
 GPUS = (
     "a100-sxm", "h100-sxm", "h200-sxm", "b200-sxm", "l40s", "rtx-pro-6000",
@@ -61,6 +65,11 @@ MATMUL_CEILING_TFLOPS = {
 # Fabrics that borrow protocols nobody has timed on them, from the fabric most like them.
 BORROWED = {"h100-nvlink": "h200-nvlink", "l4-pcie": "l40s-pcie", "h100-ib": "h100-nvlink"}
 
+
+# Whose codec kernels `make gpu` has timed, and in which file; of the rest, the same chip with other memory takes their
+# bytes a second, for they wait for arithmetic (docs/decisions/020-first-gpu.md).
+CODEC_CAMPAIGNS = {"h200-sxm": "nvidia-h200-2026-11-29.json"}
+CODEC_LENDER = {"h100-sxm": "h200-sxm"}
 
 WITHIN = {"h100-ib": "h100-nvlink"}  # a group inside one node never leaves it
 
@@ -168,17 +177,40 @@ def with_lent(
     return found
 
 
-def codec(gpu: str, fit: fit_codec.CodecFit, elementwise: ElementwiseModel) -> CodecCost:
-    """Codec costs: fitted on the MI300X, elsewhere assumed until `make gpu` has measured them."""
-    share = elementwise.costs["silu_mul"].efficiency
-    local = Quantity(share, "assumed: what a gated activation reaches on this GPU")
-    bandwidth = load_gpu("mi300x").memory_bandwidth_bytes_per_s
+def campaigns() -> dict[str, tuple[CodecCost, FitRecord, Spread]]:
+    """Codec costs of the GPUs that `make gpu` has measured, what they leave on their rows, and their spread."""
+    found = {}
+    for gpu, name in CODEC_CAMPAIGNS.items():
+        raw = Raw.read(RAW / name)
+        cost, left_out = codec_rows_fitted(raw)
+        record = next(part.fitted for part in raw.parts if part.what == "codec")
+        found[gpu] = cost, record, spreads.codec_own_kernels(left_out, name)
+    return found
+
+
+def codec(
+    gpu: str,
+    fit: fit_codec.CodecFit,
+    elementwise: ElementwiseModel,
+    measured: Mapping[str, tuple[CodecCost, FitRecord, Spread]],
+) -> CodecCost:
+    """Codec costs: fused into a collective as on the MI300X; kernels of their own as `make gpu` measured them, or
+    assumed.
+    """
     source = f"{fit_codec.TABLE}.csv, INT8/6/4 from 1 MiB up"
     fused_pass = Quantity(
         round(fit.pass_s, 9), f"{'measured' if gpu == 'mi300x' else 'assumed: as on MI300X'}: {source}"
     )
+    if gpu in measured:
+        return replace(measured[gpu][0], fused_pass_s=fused_pass)
+    if gpu in CODEC_LENDER:
+        lender = CODEC_LENDER[gpu]
+        return replace(lent(measured[lender][0], lender, gpu), fused_pass_s=fused_pass)
+    share = elementwise.costs["silu_mul"].efficiency
+    local = Quantity(share, "assumed: what a gated activation reaches on this GPU")
     separate = Quantity(elementwise.costs["copy"].floor_s, "assumed: an element-wise kernel's floor")
     if gpu == "mi300x":
+        bandwidth = load_gpu("mi300x").memory_bandwidth_bytes_per_s
         return CodecCost(
             fused_pass, separate, local, Quantity(round(fit.wire_rate / bandwidth, 4), f"measured: {source}")
         )
@@ -190,12 +222,29 @@ def codec(gpu: str, fit: fit_codec.CodecFit, elementwise: ElementwiseModel) -> C
     )
 
 
+def lent(cost: CodecCost, lender: str, gpu: str) -> CodecCost:
+    """Another GPU's codec costs: the same bytes a second, as far as this one's memory goes."""
+    faster = load_gpu(lender).memory_bandwidth_bytes_per_s / load_gpu(gpu).memory_bandwidth_bytes_per_s
+
+    def moved(found: Quantity, scale: float) -> Quantity:
+        return Quantity(min(1.0, round(found.value * scale, 4)), f"assumed: as on {lender} ({found.source})")
+
+    return replace(
+        cost,
+        separate_pass_s=Quantity(
+            cost.separate_pass_s.value, f"assumed: as on {lender} ({cost.separate_pass_s.source})"
+        ),
+        local_share=moved(cost.local_share, faster),
+        wire_share=moved(cost.wire_share, faster),
+    )
+
+
 def gpus(found_fabrics: Mapping[str, FabricProfile]) -> dict[str, GpuProfile]:
     """All GPU profiles."""
     gemm, attention, elementwise = gemms(), attentions(), elementwises()
     decode_attention = decode_attentions()
     codec_rows = fit_codec.rows(found_fabrics["mi300x-xgmi"])
-    codec_fit = fit_codec.fit(codec_rows)
+    codec_fit, measured = fit_codec.fit(codec_rows), campaigns()
     profiles = {}
     for gpu in GPUS:
         profiles[gpu] = GpuProfile(
@@ -209,13 +258,15 @@ def gpus(found_fabrics: Mapping[str, FabricProfile]) -> dict[str, GpuProfile]:
                 precision: fit_engine.longest_products(model) for precision, model in gemm[gpu].items()
             },
             kernel_gap_s=fit_engine.NO_GAP,
-            codec=codec(gpu, codec_fit, elementwise[gpu]),
+            codec=codec(gpu, codec_fit, elementwise[gpu], measured),
             assumptions=(unmeasured(gpu),) if gpu in NEAREST_KERNELS else (),
             fits=tuple(kernel_fits(gpu, gemm[gpu], attention[gpu], decode_attention[gpu], elementwise[gpu]))
-            + ((records.of_codec(codec_fit, codec_rows),) if gpu == "mi300x" else ()),
+            + ((records.of_codec(codec_fit, codec_rows),) if gpu == "mi300x" else ())
+            + ((measured[gpu][1],) if gpu in measured else ()),
         )
     with_engine = fit_engine.with_engine(profiles, found_fabrics)
-    return spreads.with_gpu_spreads(with_engine, profiles, found_fabrics, elementwise)
+    own = {gpu: spread for gpu, (_, _, spread) in measured.items()}
+    return spreads.with_gpu_spreads(with_engine, profiles, found_fabrics, elementwise, own)
 
 
 def kernel_fits(

@@ -100,7 +100,7 @@ def share(right: Sequence[bool]) -> Estimate:
     p, z2 = sum(right) / count, _Z**2
     middle = (p + z2 / (2 * count)) / (1 + z2 / count)
     half = _Z * math.sqrt(p * (1 - p) / count + z2 / (4 * count**2)) / (1 + z2 / count)
-    return Estimate(p, max(0.0, middle - half), min(1.0, middle + half))
+    return Estimate(p, min(p, max(0.0, middle - half)), max(p, min(1.0, middle + half)))  # not past p by rounding
 
 
 def lost(baseline: Sequence[bool], scheme: Sequence[bool]) -> Estimate:
@@ -114,4 +114,4 @@ def lost(baseline: Sequence[bool], scheme: Sequence[bool]) -> Estimate:
     mean = sum(differences) / count
     variance = sum((difference - mean) ** 2 for difference in differences) / max(count - 1, 1)
     half = _Z * math.sqrt(variance / count)
-    return Estimate(mean, mean - half, mean + half)
+    return Estimate(mean, max(-1.0, mean - half), min(1.0, mean + half))

@@ -34,7 +34,6 @@ from thinwire.reference.groups.group import LocalGroup
 from thinwire.reference.mixed import DROP, MixedScheme, Point, Site, points
 from thinwire.reference.quality.accuracy import (
     Progress,
-    Run,
     check_prompt,
     check_windows,
     compare,
@@ -203,7 +202,7 @@ def measure_prompts(
     finished, total = 0, len(every) * len(windows_WT)
     for ids_BT in torch.split(windows_WT, together):
         names = [digest(ids_T) for ids_T in ids_BT]
-        reference_BPV = None
+        passes = reference_BPV = None
         for point in every:
             layer, site = point
             fresh = {name: (dict[str, float](), dict[str, float]()) for name in names}
@@ -211,9 +210,11 @@ def measure_prompts(
                 before = [done.get((name, prompt, layer, site)) for name in names]
                 if not _allowed(scheme, point) or all(loss is not None and choice in loss.kl for loss in before):
                     continue
-                if reference_BPV is None:
-                    reference_BPV = Run(decoder, exact, prompt=prompt).log_probs(ids_BT)
-                changed_BPV = Run(decoder, _at(decoder, point, scheme, exact), prompt=prompt).log_probs(ids_BT)
+                if passes is None:
+                    passes = _Passes(decoder, ids_BT, prompt)
+                    reference_BPV = passes.from_layer(decoder.config.num_layers, exact)
+                changed_BPV = passes.from_layer(layer, _at(decoder, point, scheme, exact))
+                assert reference_BPV is not None
                 for row, name in enumerate(names):
                     under = f"{choice} at the {site} of layer {layer}"
                     found = compare(name, reference_BPV[row], changed_BPV[row], ids_BT[row, prompt:], under)
@@ -228,6 +229,37 @@ def measure_prompts(
             if progress is not None:
                 progress(finished, total)
         yield [done[at] for name in names for point in every if (at := (name, prompt, *point)) in done]
+
+
+class _Passes:
+    """The exact passes over a prompt and its answer, kept at every layer's entry, so that a change in a layer of the
+    prompt's pass runs that layer and those behind it alone: those before it and their caches stay as they are.
+    """
+
+    def __init__(self, decoder: Decoder, ids_BT: Tensor, prompt: int) -> None:
+        self._decoder, self._prompt = decoder, prompt
+        self._cache = decoder.new_cache(*ids_BT.shape)
+        exact = ExactSync(decoder.group)
+        self._entries: list[list[Stream]] = []
+        for start, part_BT in ((0, ids_BT[:, :prompt]), (prompt, ids_BT[:, prompt:-1])):
+            self._cache.length = start
+            streams = [decoder.embed(part_BT)] if part_BT.numel() else []
+            for layer in range(decoder.config.num_layers) if streams else ():
+                streams.append(decoder.block(layer, streams[-1], start, self._cache, exact))
+            self._entries.append(streams)
+
+    def from_layer(self, first: int, sync: Sync) -> Tensor:
+        """log p of the answer, [B, P, V], with the prompt's layers from `first` on under `sync`; the answer exact."""
+        decoder, exact, hidden = self._decoder, ExactSync(self._decoder.group), list[Tensor]()
+        for start, streams, chosen in ((0, self._entries[0], sync), (self._prompt, self._entries[1], exact)):
+            if not streams:
+                continue
+            stream, self._cache.length = streams[first], start
+            for layer in range(first, decoder.config.num_layers):
+                stream = decoder.block(layer, stream, start, self._cache, chosen)
+            hidden.append(decoder.hidden(stream)[:, slice(-1, None) if start == 0 else slice(None)])
+        hidden_BPD = torch.cat(hidden, dim=1)
+        return log_probs(decoder, hidden_BPD.flatten(0, 1)).view(*hidden_BPD.shape[:2], -1)
 
 
 def _at(decoder: Decoder, point: Point, scheme: Scheme | None, exact: Sync) -> At:

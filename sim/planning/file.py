@@ -14,7 +14,7 @@ from thinwire.edge.words import shown
 from thinwire.reference.core.config import ModelConfig, load_model
 from thinwire.reference.mixed import AnyScheme, find
 from thinwire.sim.api import group
-from thinwire.sim.choices import AccuracyFrom
+from thinwire.sim.choices import AccuracyFrom, Compress
 from thinwire.sim.planning.bounds import Targets
 from thinwire.sim.planning.plan import Candidate, Engine, Problem, WhatIf
 from thinwire.sim.quality.figures import Figure, figure
@@ -145,7 +145,12 @@ class Inputs:
 
     def measured(self, c: Candidate) -> Figure | None:
         """What its scheme costs in accuracy on the GPUs it takes of its machine; None: nobody knows."""
-        return figure(self.schemes[c.scheme], c.tp, self._islands(c))
+        return figure(self.schemes[c.scheme], c.tp, self._islands(c), self.compress)
+
+    @property
+    def compress(self) -> Compress:
+        """Positions that the deployment compresses: small messages, which are decode's, are exact where it gates."""
+        return "prompt" if self.file.search.gated else "all"
 
     def kept(self, c: Candidate) -> Kept | None:
         """What published figures say of it; None: nobody published any."""

@@ -27,6 +27,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from thinwire.reference.catalog import scheme as find_scheme
 from thinwire.reference.core.config import ModelConfig
 from thinwire.reference.mixed import DROP, MixedScheme, auto_name, points
+from thinwire.sim.choices import Compress
 from thinwire.sim.costs.cost import CostModel
 from thinwire.sim.costs.profile import Profile
 from thinwire.sim.events.exchange import Exchanger, slowdown
@@ -113,7 +114,8 @@ def choose(
         tuple(found[1::2]),
         model.name,
         source=f"chosen for {model.name} on {tp} x {cluster.gpu.name} of {cluster.name}, batch {prompt.batch} x "
-        f"{prompt.input_tokens} tokens, by what each sync point costs {sensitivities.title}{near} "
+        f"{prompt.input_tokens} tokens, by what each sync point "
+        f"{_OF[sensitivities.compress]} costs {sensitivities.title}{near} "
         f"({sensitivities.source})",
     )
     return Chosen(
@@ -126,6 +128,9 @@ def choose(
         uniform,
         len(names) * seconds[uniform],
     )
+
+
+_OF: Mapping[Compress, str] = {"prompt": "of a compressed prompt", "all": "compressed at every position"}
 
 
 class Prices(dict[str, float]):

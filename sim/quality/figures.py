@@ -1,5 +1,7 @@
 """What schemes cost in accuracy, looked up in measured tables (`sim/profiles/accuracy-*.json`).
 
+Engines compress large messages, which are prompts', and send decode's as they are; then what a scheme costs is what its
+prompts leave behind for an exact answer. Each table holds both: `prompt`, and `all` positions compressed.
 A simulator cannot know it: `validation/quality/measure_accuracy.py` ran the schemes on a model and wrote what it found.
 The figure is that model's, whatever model is predicted, and is shown with its name.
 """
@@ -10,11 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from thinwire.edge.words import shown
 from thinwire.reference.core.scheme import Scheme
 from thinwire.reference.mixed import AnyScheme, MixedScheme
+from thinwire.sim.choices import Compress
 
 TABLES = Path(__file__).parents[1] / "profiles"
 _NAMES = "accuracy-*.json"
@@ -24,12 +27,15 @@ _NAMES = "accuracy-*.json"
 class Figure:
     """A scheme's accuracy on one model. Intervals as measured, at `confidence`; None where a figure is not finite.
 
-    tp: TP degree it was measured at, the nearest to the one asked for.
+    tp: TP degree it was measured at, the nearest to the one asked for. compress: positions that were compressed.
+    prompt_tokens: of a window, None where all were.
     """
 
     model: str
     title: str
     tp: int
+    compress: Compress
+    prompt_tokens: int | None
     tokens: int
     windows: int
     confidence: float
@@ -50,6 +56,8 @@ class Figure:
             "measured_on": self.title,
             "model": self.model,
             "tp": self.tp,
+            "compress": self.compress,
+            "prompt_tokens": self.prompt_tokens,
             "tokens": self.tokens,
             "windows": self.windows,
             "confidence": self.confidence,
@@ -57,11 +65,11 @@ class Figure:
         }
 
 
-def figure(scheme: AnyScheme, tp: int, islands: int = 2) -> Figure | None:
+def figure(scheme: AnyScheme, tp: int, islands: int = 2, compress: Compress = "prompt") -> Figure | None:
     """What is known of a scheme, at the TP degree asked for or the nearest measured one (by ratio, the larger of two).
 
     islands: of the ranks, for `hierarchical`, which was measured on two and is `two_step` where there is nothing to
-    tell apart (`reference.core.schedule.build`).
+    tell apart (`reference.core.schedule.build`). compress: positions that the deployment compresses.
 
     None where it was not measured, and on one rank, where nothing is sent. Chunks, fused kernels and names change no
     figure: schemes are told apart by codecs, collective, exempt tokens, dropped sync points and split sequence. A mixed
@@ -69,7 +77,7 @@ def figure(scheme: AnyScheme, tp: int, islands: int = 2) -> Figure | None:
     """
     if isinstance(scheme, MixedScheme):
         return None
-    measured = {} if tp == 1 else _measured(TABLES).get(identity(scheme, tp, islands), {})
+    measured = {} if tp == 1 else _measured(TABLES).get((compress, *identity(scheme, tp, islands)), {})
     if not measured:
         return None
     return measured[min(measured, key=lambda found: (abs(math.log2(found / tp)), -found))]
@@ -104,9 +112,10 @@ def _rows(path: Path) -> list[tuple[tuple[Any, ...], Figure]]:
         for row in table["rows"]:
             codecs = (row["reduce"], row["gather"], row["collective"])
             options = ("exempt_tokens", "exempt_last_tokens", "drop_attention_percent", "sequence_split")
-            identity = (*codecs, *(row[name] for name in options))
+            known = _figure(table, row)
+            identity = (known.compress, *codecs, *(row[name] for name in options))
             hash(identity)
-            found.append((identity, _figure(table, row)))
+            found.append((identity, known))
         return found
     except (LookupError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no table of accuracies: {type(error).__name__}: {error}") from None
@@ -116,6 +125,8 @@ def _figure(table: Mapping[str, Any], row: Mapping[str, Any]) -> Figure:
     source, interval = table["source"], row["perplexity_ratio_interval"]
     if isinstance(row["tp"], bool) or not isinstance(row["tp"], int) or row["tp"] < 1:
         raise ValueError(f"tp must be a positive whole number: {shown(row['tp'])}")
+    if row["compress"] not in get_args(Compress):
+        raise ValueError(f"compress must be one of {', '.join(get_args(Compress))}: {shown(row['compress'])}")
     ends = interval if isinstance(interval, list) and len(interval) == 2 else [interval]
     for figure in (row["perplexity_ratio"], row["kl"], row["top1_agreement"], *ends):
         if figure is not None and (isinstance(figure, bool) or not isinstance(figure, int | float)):
@@ -124,6 +135,8 @@ def _figure(table: Mapping[str, Any], row: Mapping[str, Any]) -> Figure:
         model=table["model"],
         title=table["title"],
         tp=row["tp"],
+        compress=row["compress"],
+        prompt_tokens=row["prompt_tokens"],
         tokens=row["tokens"],
         windows=row["windows"],
         confidence=table["confidence"],

@@ -20,6 +20,7 @@ from thinwire.edge.reading import from_json
 from thinwire.edge.words import cut, place, refusal
 from thinwire.reference.catalog import scheme as find_scheme
 from thinwire.reference.mixed import DROP, SITES, Point, Site
+from thinwire.sim.choices import Compress
 
 TABLES = Path(__file__).parents[1] / "profiles"
 _NAMES = "sensitivity-*.json"
@@ -30,7 +31,8 @@ UNCOMPRESSED = "bf16"
 class Sensitivities:
     """Losses of one model by choice, site and layer, at one TP degree.
 
-    loss: nats a predicted token above `bf16`'s; a choice is a scheme's name or `drop`. slope: what the text's loss
+    compress: positions at which choices were tried. loss: nats a predicted token above `bf16`'s; a choice is a scheme's
+    name or `drop`. slope: what the text's loss
     rises by when many points are changed at once, over the sum of their losses here (1 where that was not measured).
     """
 
@@ -38,6 +40,7 @@ class Sensitivities:
     title: str
     tp: int
     layers: int
+    compress: Compress
     loss: Mapping[str, Mapping[Site, tuple[float, ...]]]
     slope: float
     source: str
@@ -72,14 +75,17 @@ class _Table(BaseModel):
     title: str
     layers: Annotated[int, Field(ge=1, le=LAYERS.most)]
     tp: Annotated[int, Field(ge=2, le=GPUS.most)]
+    prompt_tokens: Annotated[int, Field(ge=1)] | None = None  # None: every position
     source: _Source
     choices: dict[str, dict[Site, _Losses]]
     additivity: _Additivity | None = None
 
 
-def shipped(model: str) -> Sensitivities:
-    """The measured table of a model of the catalog. ValueError where there is none, with those there are."""
-    known = _shipped(TABLES)
+def shipped(model: str, compress: Compress = "prompt") -> Sensitivities:
+    """The measured table of a model of the catalog, of the positions that are compressed. ValueError where there is
+    none, with those there are.
+    """
+    known = {name: found for (name, positions), found in _shipped(TABLES).items() if positions == compress}
     if model not in known:
         raise ValueError(
             f"nobody measured what the sync points of {model} cost: auto knows {', '.join(sorted(known)) or 'none'}; "
@@ -89,8 +95,8 @@ def shipped(model: str) -> Sensitivities:
 
 
 @lru_cache(maxsize=8)
-def _shipped(folder: Path) -> Mapping[str, Sensitivities]:
-    return {found.model: found for found in map(read, sorted(folder.glob(_NAMES)))}
+def _shipped(folder: Path) -> Mapping[tuple[str, Compress], Sensitivities]:
+    return {(found.model, found.compress): found for found in map(read, sorted(folder.glob(_NAMES)))}
 
 
 def read(path: Path) -> Sensitivities:
@@ -122,6 +128,7 @@ def read(path: Path) -> Sensitivities:
         table.title,
         table.tp,
         table.layers,
+        "all" if table.prompt_tokens is None else "prompt",
         {
             name: {
                 site: tuple(max(kl - least, 0.0) for kl, least in zip(losses.kl, floor[site].kl, strict=True))

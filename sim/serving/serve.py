@@ -10,6 +10,7 @@ from thinwire.edge.words import shown
 from thinwire.reference.core.config import ModelConfig
 from thinwire.reference.mixed import AnyScheme, MixedScheme
 from thinwire.sim.api import Placed, group, place, scheme_of
+from thinwire.sim.choices import Compress
 from thinwire.sim.costs.cost import CostModel
 from thinwire.sim.costs.profile import Profile
 from thinwire.sim.events.exchange import Exchanger, slowdown
@@ -79,7 +80,8 @@ class Paces:
         """
         d = self.deployment
         scaled = replace(self.healthy, cluster=group(self.cluster, None, dict(d.scaled_links)))
-        return scheme_of(d, scaled, Prompt(1, d.token_budget, d.weights))
+        compress: Compress = "prompt" if d.gated else "all"  # decode's messages are below the gate
+        return scheme_of(d, scaled, Prompt(1, d.token_budget, d.weights), compress)
 
     @cached_property
     def limits(self) -> Batching:

@@ -139,7 +139,7 @@ def measured(kernel: str, spec: str, capability: int) -> dict[str, Any]:
         return facts(kernel, spec, capability)
     function, constants, types, chosen = others(kernel, spec)
     used, sass, _ = built(function, constants, POINTERS | types, chosen, capability)
-    return used | {"spills": len(re.findall(r"\b(?:LDL|STL)\b", sass))}
+    return used | {"spills": len(re.findall(r"\b(?:LDL|STL)\b", sass)), "saturated": saturated(sass)}
 
 
 def facts(kernel: str, spec: str, capability: int, listing: str | None = None) -> dict[str, Any]:
@@ -155,6 +155,7 @@ def facts(kernel: str, spec: str, capability: int, listing: str | None = None) -
     lanes = 32 * warps
     return used | {
         "spills": sum(n for code, n in codes.items() if code.startswith(("LDL", "STL"))),
+        "saturated": saturated(sass),
         "instructions": sum(codes.values()),
         "per_value": round(len(path) * lanes / values, 2),
         "path": dict(Counter(instruction.code.split(".")[0] for instruction in path).most_common()),
@@ -165,6 +166,14 @@ def facts(kernel: str, spec: str, capability: int, listing: str | None = None) -
         "ptx_inexact": sorted(set(re.findall(r"\S+\.(?:approx|full|ftz)\S*", ptx))),
         "ptx_fused": len(re.findall(r"\bfma\.(?!rn\.f32)|\bmad\.\S*f32", ptx)),
     }
+
+
+def saturated(sass: str) -> int:
+    """Conversions of a float to a saturated byte, which no kernel asks for.
+
+    The ptxas of Triton 3.6 makes one of a store of the low byte of a float's bits: that stores 255.
+    """
+    return len(re.findall(r"\bF2IP\b", sass))
 
 
 def multiply_adds(ptx: str) -> int:

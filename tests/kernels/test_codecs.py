@@ -391,7 +391,9 @@ def test_raw_values_are_a_cast(device: torch.device) -> None:
     x = torch.tensor([1.0, math.nan, math.inf, 3.4e38, 1e-42, -0.0], device=device)
     for name in DTYPES:
         buffer = backend.encode_flat(x, Raw(name))
-        assert torch.equal(buffer.cpu(), encode_flat(x.cpu(), Raw(name)))
+        # A GPU's cast to bf16 makes another NaN than a CPU's: by position is what is promised.
+        sent = (b.view(DTYPES[name])[:6] for b in (buffer.cpu(), encode_flat(x.cpu(), Raw(name))))
+        assert same(*sent)
         assert same(backend.decode_flat(buffer, 6, Raw(name)).cpu(), decode_flat(buffer.cpu(), 6, Raw(name)))
 
 

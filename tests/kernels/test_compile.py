@@ -132,6 +132,14 @@ def test_arithmetic_is_exact(compiled: dict[str, dict[str, Any]], kernel: str, s
     assert fact["ptx_fma_per_value"] == fused_per_value(kernel, form(parse_codec(spec)))
 
 
+@pytest.mark.parametrize(("kernel", "spec", "capability"), [*CASES, *OTHER_CASES])
+def test_no_float_is_saturated(compiled: dict[str, dict[str, Any]], kernel: str, spec: str, capability: int) -> None:
+    """If this fails, convert the number to a whole one instead of cutting a byte out of its bits (`compiled.saturated`;
+    by hand with the Triton of the GPU's machine: PYTHONPATH=its folder:src python tests/kernels/compiled.py ...).
+    """
+    assert compiled[key(kernel, spec, capability)]["saturated"] == 0
+
+
 @pytest.mark.skipif(triton.__version__ != "3.7.1", reason=f"frozen for Triton 3.7.1, this is {triton.__version__}")
 def test_registers_and_instructions_are_frozen(compiled: dict[str, dict[str, Any]]) -> None:
     names = [key(*case) for case in CASES]

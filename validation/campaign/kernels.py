@@ -14,7 +14,7 @@ What this module asks of others, imported only when its step runs:
     thinwire.validation.campaign.check_kernels.rows(device: str) -> Iterator[Mapping]
         correctness on the device against the reference: {kernel, codec, passed: bool, ...}, JSON values all. A row that
         did not pass fails the step; measuring goes on. `sanitized(limit_s)` gives such rows too, from CUDA's
-        compute-sanitizer, at most `limit_s` seconds each; `passed` is None where it could not say.
+        compute-sanitizer, after at most `limit_s` seconds; `passed` is None where it could not say.
     thinwire.kernels.bench.rows(limits: timing.Limits) -> Iterator[Mapping]
         speed: at least {kernel, codec, dtype, numel, ranks, bytes_read, bytes_written, seconds, seconds_graph}, as
         timing.measure gives the last two. `numel` is of the tensor or chunk that one rank's kernel handles; bytes and
@@ -62,8 +62,8 @@ def checked(rig: Rig, task: Task) -> Iterator[Row]:
 
 
 def sanitized(rig: Rig, task: Task) -> Iterator[Row]:
-    """The same under CUDA's memory and race checkers, each with half of the step's time."""
-    yield from _passing(_theirs(rig, CHECK, "sanitized", (task.deadline_s - task.clock()) / 2), task)
+    """Some of it under CUDA's memory and race checkers, side by side."""
+    yield from _passing(_theirs(rig, CHECK, "sanitized", task.deadline_s - task.clock()), task)
 
 
 def _passing(rows: Iterator[Row], task: Task) -> Iterator[Row]:
@@ -131,7 +131,7 @@ def steps(rig: Rig, document: Document) -> list[Step]:
         Step("sustained-bf16", 10, rows(measure_gpu.sustained, "bf16"), resumes=False),
         Step("gemm-fp8", 60, rows(measure_model.products, "fp8")),
         Step("sustained-fp8", 10, rows(measure_gpu.sustained, "fp8"), resumes=False),
-        Step("sanitizer", 60, rows(sanitized), resumes=False),
+        Step("sanitizer", 90, rows(sanitized), resumes=False),
     ]
 
 

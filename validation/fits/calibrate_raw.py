@@ -180,6 +180,11 @@ def elementwise_model(raw: Raw) -> ElementwiseModel:
 
 def codec_cost(raw: Raw) -> CodecCost:
     """Codec kernels as launches of their own. Fused into a collective they cannot be timed on one GPU."""
+    return codec_rows_fitted(raw)[0]
+
+
+def codec_rows_fitted(raw: Raw) -> tuple[CodecCost, Floats]:
+    """The same, and relative errors of rows whose codec the fit did not see, (R,), none where there is but one."""
     columns = ("kernel", "codec", "bytes_read", "bytes_written", "seconds_graph")
     rows = [
         fit_codec.KernelRow.of(
@@ -189,7 +194,7 @@ def codec_cost(raw: Raw) -> CodecCost:
         if row["kernel"] in fit_codec.TENSOR_SIDE
     ]
     if len(rows) < CODEC_ROWS or len({row.kernel for row in rows}) < 2:
-        return raw.missing("the cost of codec kernels", f"has {len(rows)} rows of codec").codec
+        return raw.missing("the cost of codec kernels", f"has {len(rows)} rows of codec").codec, np.zeros(0)
     bandwidth, measured = raw.gpu.memory_bandwidth_bytes_per_s, np.array([row.seconds for row in rows])
     fit = fit_codec.fit_kernels(rows, bandwidth)
     fitted, folds = fit.seconds(rows) / measured - 1, sorted({row.codec for row in rows})
@@ -218,12 +223,13 @@ def codec_cost(raw: Raw) -> CodecCost:
     source = raw.source(len(rows))
     separate = Quantity(float(f"{fit.pass_s:.3g}"), source)
     fused = Quantity(separate.value, "assumed: as a codec kernel of its own; one GPU cannot time a collective's")
-    return CodecCost(
+    cost = CodecCost(
         fused_pass_s=raw.shipped.codec.fused_pass_s if raw.shipped else fused,
         separate_pass_s=separate,
         local_share=Quantity(round(fit.local_rate / bandwidth, 4), source),
         wire_share=Quantity(round(fit.wire_rate / bandwidth, 4), source),
     )
+    return cost, left_out if folds else np.zeros(0)
 
 
 def ceiling(raw: Raw, precision: str, model: GemmModel) -> Quantity:

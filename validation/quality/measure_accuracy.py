@@ -50,7 +50,6 @@ MORE = (
     "two_step:int5-g128-min",
     "two_step:int4-g128-min",
     "two_step:int4-g32-zp",
-    "two_step:int4-g128-zp-sr",
     "two_step:int3-g128-zp-sr",
     "two_step:int4-g128-zp-h64",
     "two_step:int3-g128-zp-h64",
@@ -81,12 +80,9 @@ MORE = (
     "two_step:int4-g32-zp+exempt-1",
     "two_step:int4-g64-zp",
     "two_step:int4-g32-zp-sr",
-    "two_step:int4-g128-zp-h128",
     "two_step:int4-g32-zp-h32",
     "two_step:int5-g32-zp",
-    "two_step:int5-g128-zp-sr",
     "two_step:int6-g32-zp",
-    "two_step:int6-g128-zp-sr",
     "two_step:int8-g32-zp",
     "two_step:int8-g128-zp-sr",
     "two_step:int5-g128-zp/int4-g128-zp",
@@ -114,8 +110,8 @@ def all_schemes() -> tuple[str, ...]:
     return (*(name for name, scheme in catalog_schemes().items() if scheme.collective != "none"), *MORE)
 
 
-def row(scheme: Scheme, document: dict[str, Any]) -> dict[str, Any]:
-    """A row of the table: the scheme spelt out, its figures, and the code that made them."""
+def row(scheme: Scheme, document: dict[str, Any], machine: dict[str, str]) -> dict[str, Any]:
+    """A row of the table: the scheme spelt out, its figures, and the machine and the code that made them."""
     figures = ("perplexity", "perplexity_bf16", "perplexity_ratio", "kl", "top1_agreement")
     return {
         "scheme": scheme.name,
@@ -137,9 +133,13 @@ def row(scheme: Scheme, document: dict[str, Any]) -> dict[str, Any]:
             for key in (name, f"{name}_interval")
         },
         "islands": document["islands"],
+        **machine,
         "calibrated": needs_calibration(scheme),
         "code": code_version(),
     }
+
+
+MACHINE = ("torch", "machine")  # of a row, since a table may be measured on several
 
 
 def _short(found: Any) -> Any:
@@ -152,7 +152,7 @@ def header(material: Material, tokens: int) -> dict[str, Any]:
     return {
         "model": material.model,
         "title": material.title,
-        "source": material.source("make accuracy"),
+        "source": {key: value for key, value in material.source("make accuracy").items() if key not in MACHINE},
         "window_tokens": tokens,
         "calibration_windows": CALIBRATION_WINDOWS,
         "precision": "bf16 products and partial sums, fp32 residual and logits",
@@ -198,7 +198,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # On fewer ranks than two islands of two, hierarchical is two_step.
         chosen = [scheme for scheme in schemes if scheme.collective != "hierarchical" or tp >= 4]
         measured = subject.measure(chosen, given.folder, tell)
-        rows = [row(scheme, subject.document(scheme, measured[scheme.name])) for scheme in chosen]
+        where = {key: material.source("")[key] for key in MACHINE}
+        rows = [row(scheme, subject.document(scheme, measured[scheme.name]), where) for scheme in chosen]
         write(given.write, header(material, given.tokens), rows)
         print(f"TP {tp}, {compress}: {len(rows)} rows in {given.write}", file=sys.stderr)
 

@@ -3,7 +3,8 @@
 First, on calibration text that the sensitivities were not measured on: how far perplexity rises when many sync points
 change at once, against the sum of what each costs alone. Its slope goes into the table of sensitivities. Then, on text
 that was used for neither: perplexity, predicted TTFT and wire bytes of `auto` at several budgets and of every choice
-made for all points alike. Windows done are kept, so a stopped run goes on.
+made for all points alike. Windows done are kept, so a stopped run goes on. A table of sensitivities of prompts is held
+against prompts: compressed, and answered exactly.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from thinwire.reference.quality.downloads import cache_folder
 from thinwire.sim import api
 from thinwire.sim.quality.auto import Chosen
 from thinwire.sim.quality.losses import TABLES, read
-from thinwire.validation.quality.subject import WINDOW_TOKENS, WINDOWS, Material, Subject, run_program, write_table
+from thinwire.validation.quality.subject import WINDOWS, Material, Subject, run_program, write_table
 
 TABLE = TABLES / "sensitivity-smollm2-135m.json"
 RAW = Path(__file__).resolve().parents[1] / "raw" / "auto-smollm2-135m.json"
@@ -132,15 +133,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     torch.set_num_threads(1)
     known, content = read(given.table), json.loads(given.table.read_text(encoding="utf-8"))
-    material = Material()
+    material, prompt = Material(), content.get("prompt_tokens")
     # The table's own windows are the last of the calibration windows, whatever their number (`cut_text`).
-    text = material.cut(WINDOW_TOKENS, given.windows, SLOPE_WINDOWS + content["windows"])
-    subject = material.subject(known.tp, Text(text.calibration_WT[:SLOPE_WINDOWS], text.calibration_WT))
+    text = material.cut(content["window_tokens"], given.windows, SLOPE_WINDOWS + content["windows"])
+    subject = material.subject(known.tp, Text(text.calibration_WT[:SLOPE_WINDOWS], text.calibration_WT), prompt)
     found = additivity(subject, given.table, given.folder)
     amend(given.table, additivity=found)
     print(f"slope {found['slope']} in {given.table}", file=sys.stderr)
 
-    subject = material.subject(known.tp, text)
+    subject = material.subject(known.tp, text, prompt)
     rows = frontier(subject, given.table, given.folder)
     windows, tokens = subject.windows.evaluation_WT.shape
     shared = {
@@ -150,6 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "source": material.source("make auto"),
         "windows": windows,
         "window_tokens": tokens,
+        "prompt_tokens": prompt,
     }
     write_table(given.write, shared, "rows", rows)
     print(f"{len(rows)} schemes in {given.write}", file=sys.stderr)

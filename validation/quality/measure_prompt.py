@@ -1,6 +1,7 @@
 """Measure how far the claim carries that compressed prompts cost little: `make prompt`.
 
-Four studies of SmolLM2-135M, prompts under a scheme and answers exact, a part of one file each:
+Four studies of SmolLM2-135M, prompts under a scheme and answers exact, a part each of
+`sim/profiles/prompt-smollm2-135m.json`:
 
     reach      loss by the prompt's length, by how far behind it a token stands, and by TP degree
     retrieval  pass-key and key-value look-ups, 512 to 8,000 tokens (`reference.quality.retrieval`)
@@ -25,16 +26,17 @@ from typing import Any
 
 import torch
 
+from thinwire.edge.words import shown
 from thinwire.reference.catalog import scheme as find_scheme
-from thinwire.reference.decoder.text import open_tokenizer
 from thinwire.reference.quality.accuracy import Accuracy, Estimate, Run, baseline_run, evaluate_all
 from thinwire.reference.quality.continuation import agreement, first_difference, greedy
 from thinwire.reference.quality.distance import EDGES, by_distance, stretches
-from thinwire.reference.quality.downloads import WEIGHTS, fetch
 from thinwire.reference.quality.results import Lines, Results, digest
 from thinwire.reference.quality.retrieval import KINDS, Kind, build, lost, right, share
 from thinwire.validation.quality.subject import (
+    CALIBRATION_WINDOWS,
     PROMPT_TOKENS,
+    WINDOW_TOKENS,
     Material,
     Subject,
     command_line,
@@ -44,9 +46,10 @@ from thinwire.validation.quality.subject import (
 )
 from thinwire.validation.quality.variants import variants
 
-TABLE = Path(__file__).resolve().parents[1] / "raw" / "prompt-smollm2-135m.json"
+TABLE = Path(__file__).resolve().parents[2] / "sim" / "profiles" / "prompt-smollm2-135m.json"
 STUDIES = ("reach", "retrieval", "greedy", "variants")
 TP = 4
+WINDOW, PROMPT = WINDOW_TOKENS, PROMPT_TOKENS
 REACH_SCHEMES = ("flash-int8", "flash-int4", "flash-int4+exempt-last-1", "mxfp4", "flash-int3", "flash2-int2-sr")
 LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096)
 REACH_TP = (2, 4, 8)
@@ -55,7 +58,7 @@ LONG_ANSWER, LONG_BEHIND = 512, (512, 1024)  # for the farthest stretch
 TASK_SCHEMES = (
     "bf16", "quickreduce-fp8", "two_step:mx-e4m3-b32", "flash-int8", "flash2-int6", "flash2-int5", "quickreduce-int4",
     "two_step:int4-g32-zp", "flash-int4", "flash-int4+exempt-last-1", "flash-int4+exempt-last-16", "mxfp4",
-    "two_step:int4-g128-zp-sr", "hybrid-4.2", "flash-int3", "two_step:int3-g128-zp-sr", "flash2-int2-sr",
+    "flash2-int4-sr", "hybrid-4.2", "flash-int3", "two_step:int3-g128-zp-sr", "flash2-int2-sr",
 )  # fmt: skip
 RETRIEVAL = ((512, 400), (2000, 400), (8000, 400))  # tokens of a prompt, trials: within 5 points of any share
 GREEDY_TOKENS = 64
@@ -92,16 +95,22 @@ def cases(given: argparse.Namespace) -> Iterator[tuple[str, Callable[[Material, 
 
 
 def _subject(material: Material, tp: int, tokens: int, windows: int, prompt: int, given: argparse.Namespace) -> Subject:
-    wanted = [] if given.study == ["variants"] else [find_scheme(name) for name in given.schemes or TASK_SCHEMES]
-    together = max(1, min(given.together, given.together * 512 // tokens))
-    return material.subject(tp, material.windows(tokens, windows, *wanted), prompt, together)
+    wanted = [find_scheme(name) for name in given.schemes or TASK_SCHEMES]
+    text = material.windows(tokens, windows, *wanted)
+    return material.subject(tp, text, prompt, _together(given, tokens))
+
+
+def _together(given: argparse.Namespace, tokens: int) -> int:
+    """Windows of so many tokens in a batch."""
+    together: int = given.together
+    return max(1, min(together, together * WINDOW_TOKENS // tokens))
 
 
 def _reach(length: int, tp: int) -> Callable[[Material, argparse.Namespace], list[Row]]:
     def measured(material: Material, given: argparse.Namespace) -> list[Row]:
         answer = LONG_ANSWER if length in LONG_BEHIND else ANSWER
         schemes = [find_scheme(name) for name in given.schemes or REACH_SCHEMES]
-        windows = min(given.windows, len(material.ids) // (length + answer) - 8)
+        windows = min(given.windows, len(material.ids) // (length + answer) - CALIBRATION_WINDOWS)
         subject = _subject(material, tp, length + answer, windows, length, given)
         runs = {scheme.name: subject.run(scheme) for scheme in schemes}
         kept = {
@@ -140,10 +149,9 @@ def _short(value: Any) -> Any:
 
 def _retrieval(kind: Kind, tokens: int, trials: int) -> Callable[[Material, argparse.Namespace], list[Row]]:
     def measured(material: Material, given: argparse.Namespace) -> list[Row]:
-        encode = open_tokenizer(fetch(WEIGHTS)).encode
-        made = build(kind, encode, material.ids, tokens, trials, given.seed)
-        subject = _subject(material, TP, 512, 16, PROMPT_TOKENS, given)
-        together = max(1, given.together * 512 // tokens)
+        made = build(kind, material.encode, material.ids, tokens, trials, given.seed)
+        subject = _subject(material, TP, WINDOW, 1, PROMPT, given)
+        together = _together(given, tokens)
         schemes = [find_scheme(name) for name in given.schemes or TASK_SCHEMES]
         runs = {"exact": baseline_run(subject.decoder, made.prompt)}
         runs |= {s.name: Run(subject.decoder, subject.run(s).sync, s.sequence_split, made.prompt) for s in schemes}
@@ -195,9 +203,9 @@ def _each(
 
 
 def _greedy(material: Material, given: argparse.Namespace) -> list[Row]:
-    subject = _subject(material, TP, 512, given.windows, PROMPT_TOKENS, given)
-    ids_WT = subject.windows.evaluation_WT[:, :PROMPT_TOKENS].contiguous()
-    exact, rows = baseline_run(subject.decoder, PROMPT_TOKENS), list[Row]()
+    subject = _subject(material, TP, WINDOW, given.windows, PROMPT, given)
+    ids_WT = subject.windows.evaluation_WT[:, :PROMPT].contiguous()
+    exact, rows = baseline_run(subject.decoder, PROMPT), list[Row]()
     made: dict[int, torch.Tensor] = {}
 
     def reference(ids_BT: torch.Tensor) -> torch.Tensor:
@@ -217,7 +225,7 @@ def _greedy(material: Material, given: argparse.Namespace) -> list[Row]:
         same = {str(count): _estimate(share([place > count for place in first])) for count in (1, 8, 32, GREEDY_TOKENS)}
         rows.append(
             {
-                "scheme": scheme.name, "tp": TP, "prompt_tokens": PROMPT_TOKENS, "answer_tokens": GREEDY_TOKENS,
+                "scheme": scheme.name, "tp": TP, "prompt_tokens": PROMPT, "answer_tokens": GREEDY_TOKENS,
                 "prompts": len(first), "median_first_difference": statistics.median(first), "same": same,
                 "agreement": _short(agreement(first, GREEDY_TOKENS)),
             }
@@ -226,16 +234,17 @@ def _greedy(material: Material, given: argparse.Namespace) -> list[Row]:
 
 
 def _variants(material: Material, given: argparse.Namespace) -> list[Row]:
-    subject = _subject(material, TP, 512, given.windows, PROMPT_TOKENS, given)
-    runs = {name: Run(subject.decoder, sync, None, PROMPT_TOKENS) for name, sync in variants().items()}
-    chosen = {name: run for name, run in runs.items() if given.schemes is None or name in given.schemes}
+    subject = _subject(material, TP, WINDOW, given.windows, PROMPT, given)
+    runs = {name: Run(subject.decoder, sync, None, PROMPT) for name, sync in variants().items()}
+    if unknown := set(given.variants or ()) - runs.keys():
+        raise ValueError(f"unknown variant {shown(min(unknown))}; allowed: {', '.join(runs)}")
+    chosen = {name: run for name, run in runs.items() if given.variants is None or name in given.variants}
     known = subject.key(find_scheme("bf16"))
     kept = {name: _kept(given.folder, {**known, "scheme": name, "study": "variants"}) for name in chosen}
-    baseline = baseline_run(subject.decoder, PROMPT_TOKENS)
+    baseline = baseline_run(subject.decoder, PROMPT)
     found = evaluate_all(baseline, chosen, subject.windows.evaluation_WT, kept, None, subject.together)
     return [
-        {"scheme": name, "tp": TP, "prompt_tokens": PROMPT_TOKENS, **_figures(accuracy)}
-        for name, accuracy in found.items()
+        {"scheme": name, "tp": TP, "prompt_tokens": PROMPT, **_figures(accuracy)} for name, accuracy in found.items()
     ]
 
 
@@ -246,7 +255,7 @@ def write(path: Path, shared: Mapping[str, Any], case: str, rows: Sequence[Row])
     fresh = [{"case": case, **row} for row in rows]
     names = {(row["case"], row["scheme"]) for row in fresh}
     found = [row for row in kept if (row["case"], row["scheme"]) not in names] + fresh
-    write_table(path, shared, "rows", sorted(found, key=lambda row: row["case"]))
+    write_table(path, shared, "rows", sorted(found, key=lambda row: str(row["case"])))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -254,6 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--study", nargs="+", choices=STUDIES, default=STUDIES)
     parser.add_argument("--schemes", nargs="+", default=None, help="each study's own when left out")
+    parser.add_argument("--variants", nargs="+", default=None, help="of the study of that name; all when left out")
     parser.add_argument("--tp", type=int, nargs="+", default=None, help=f"of reach: {REACH_TP} when left out")
     parser.add_argument("--lengths", type=int, nargs="+", default=None, help="tokens of prompts; all when left out")
     parser.add_argument("--windows", type=int, default=64)

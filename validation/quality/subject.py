@@ -14,11 +14,12 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
+from thinwire.edge.words import shown
 from thinwire.edge.writing import write_text
 from thinwire.reference.codecs.calibration import Calibration
 from thinwire.reference.decoder.model import BF16, Decoder
@@ -42,11 +43,12 @@ from thinwire.reference.quality.accuracy import (
 )
 from thinwire.reference.quality.downloads import TEXT, WEIGHTS, cache_folder, fetch, sha256
 from thinwire.reference.quality.results import Results, run_key
+from thinwire.sim.choices import Compress
 
 MODEL, TITLE = "smollm2-135m", "SmolLM2-135M (4-bit weights)"  # of the default weights, in tables
 WINDOW_TOKENS = 512
 WINDOWS = 16  # 8,176 predictions: a scheme takes a minute
-COMPRESS = ("prompt", "all")  # positions that a scheme compresses
+COMPRESS = get_args(Compress)
 PROMPT_TOKENS = 384  # of a window, where only the prompt is compressed
 CALIBRATION_WINDOWS = 8  # for static outlier hybrids
 
@@ -150,6 +152,14 @@ def use_threads(asked: int | None, width: int) -> None:
         torch.set_num_threads(asked or 1)
 
 
+def check_device(device: str) -> None:
+    """ValueError for a device that is none, or not here."""
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"device must be cpu or cuda: device={shown(device)}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"no CUDA GPU here (torch {torch.__version__} sees none): device=cuda")
+
+
 def results_file(folder: Path, key: Mapping[str, Any], what: str = "scheme") -> Path:
     """The file of a key: another key, another file. what: entry of the key that names it."""
     name = "".join(c if c.isalnum() or c in "-.+" else "_" for c in str(key[what]))[:80]
@@ -182,7 +192,8 @@ class Material:
         except UnicodeDecodeError as error:
             raise ValueError(f"the text {words} is not UTF-8: {error}") from None
         self.text = Source(TEXT.source if text is None else str(words), hashlib.sha256(content).hexdigest())
-        self.ids = open_tokenizer(path).encode(decoded)
+        self.encode = open_tokenizer(path).encode
+        self.ids = self.encode(decoded)
 
     def windows(self, tokens: int, windows: int, *schemes: AnyScheme) -> Text:
         """Windows of the text, some of them to calibrate on where a scheme asks for that.
@@ -286,6 +297,7 @@ def command_line(
     parser.add_argument("--device", default="cpu", help="where models run: cpu or cuda")
     parser.add_argument("--backend", default="auto", help="who runs the codecs: torch, triton, or auto")
     found = parser.parse_args(arguments)
+    check_device(found.device)
     torch.set_num_threads(found.threads)
     return found
 

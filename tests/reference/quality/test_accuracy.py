@@ -243,7 +243,7 @@ def test_logits_exist_once(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted_TV = torch.cat([torch.log_softmax(model.logits(part), -1) for part in hidden_BTD[0, :-1].split(256)])
     monkeypatch.setattr(model, "prefill", lambda *_, **options: hidden_BTD)
     monkeypatch.setattr(torch, "cat", None)
-    assert torch.equal(Run(model).log_probs(ids_T), wanted_TV)
+    assert torch.equal(Run(model).log_probs(ids_T[None])[0], wanted_TV)
 
 
 def test_none_cannot_run() -> None:
@@ -382,9 +382,9 @@ def test_results_of_another_key_are_refused(tmp_path: Path) -> None:
         ('{"kind": "something else"}\n', "another run"),
         ("a diary without an end of line", "holds no accuracy results: its first line is 'a diary"),
         ("[" * 100_000 + "\n", "holds no accuracy results"),
-        ('{"kind": "thinwire accuracy 1", "scheme": "flash-int4", "tp": 2}\nx\n', "damaged in line 2"),
-        ('{"kind": "thinwire accuracy 1", "scheme": "flash-int4", "tp": 2}\n{"digest": "1"}\n', "damaged in line 2"),
-        ('{"kind": "thinwire accuracy 1", "scheme": "flash-int4", "tp": 2}\n' + "[" * 100_000 + "\n", "in line 2"),
+        ('{"kind": "thinwire accuracy 2", "scheme": "flash-int4", "tp": 2}\nx\n', "damaged in line 2"),
+        ('{"kind": "thinwire accuracy 2", "scheme": "flash-int4", "tp": 2}\n{"digest": "1"}\n', "damaged in line 2"),
+        ('{"kind": "thinwire accuracy 2", "scheme": "flash-int4", "tp": 2}\n' + "[" * 100_000 + "\n", "in line 2"),
     ],
 )
 def test_damaged_results_are_refused(tmp_path: Path, text: str, said: str) -> None:

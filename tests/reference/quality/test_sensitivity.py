@@ -16,9 +16,17 @@ from thinwire.reference.decoder.sync import ExactSync, SchemeSync
 from thinwire.reference.groups.group import LocalGroup
 from thinwire.reference.mixed import DROP, points
 from thinwire.reference.quality import sensitivity as running
-from thinwire.reference.quality.accuracy import evaluate
+from thinwire.reference.quality.accuracy import Run, baseline_run, evaluate, evaluate_all
 from thinwire.reference.quality.results import code_version, sources
-from thinwire.reference.quality.sensitivity import Choices, PointLoss, keep, key, measure, parse_choices
+from thinwire.reference.quality.sensitivity import (
+    Choices,
+    PointLoss,
+    keep,
+    key,
+    measure,
+    measure_prompts,
+    parse_choices,
+)
 
 from .. import tiny
 from .stopping import Stop, stopper
@@ -50,6 +58,39 @@ def go(path: Path | None = None, progress: Any = None, tried: Choices | None = N
 
 
 # ---- figures
+
+
+@pytest.mark.parametrize("prompt", [23, 12, 1])
+def test_prompts_tried_from_a_kept_stream_are_whole_runs(prompt: int) -> None:
+    """To the bit: `accuracy`'s runs of the prompt under a plan that changes this point only, answers exact."""
+    model, tried = decoder(FP32), choices()
+    by_window = zip(windows(), measure_prompts(model, windows(), tried, prompt), strict=True)
+    for ids_T, losses in by_window:
+        assert [(loss.layer, loss.site) for loss in losses] == list(points(3))
+        for loss in losses:
+            assert set(loss.kl) == set(NAMES) - ({DROP} if loss.site == "mlp" else set())
+            assert (loss.first, loss.predictions) == (prompt, 24 - prompt)
+            for name, kl in loss.kl.items():
+                plan = {point: tried[name] if point == (loss.layer, loss.site) else EXACT for point in points(3)}
+                run = Run(model, SchemeSync(model.group, plan), prompt=prompt)
+                found = evaluate_all(baseline_run(model, prompt), {"": run}, ids_T[None])[""].windows[0]
+                assert (found.kl, found.nll - found.nll_bf16) == (kl, loss.nll[name])
+
+
+def test_prompts_go_on_where_they_were(tmp_path: Path) -> None:
+    """Windows together, stopped after some and taken up again, give the lines of one go."""
+    model, tried, path = decoder(), choices(), tmp_path / "kept"
+    name = key(model, "sum", 1, 12)
+    whole = list(measure_prompts(model, windows(4), tried, 12, together=2))
+    stop = stopper(9)
+    with pytest.raises(Stop):
+        list(measure_prompts(model, windows(4), tried, 12, together=2, kept=keep(path, name), progress=stop))
+    again = list(measure_prompts(model, windows(4), tried, 12, together=2, kept=keep(path, name)))
+    assert [sorted(map(repr, losses)) for losses in again] == [sorted(map(repr, losses)) for losses in whole]
+    assert key(model, "sum", 1, 12) != key(model, "sum", 1)
+    for prompt in (0, 24):
+        with pytest.raises(ValueError, match=rf"prompt={prompt}, tokens=24"):
+            list(measure_prompts(model, windows(), tried, prompt))
 
 
 @pytest.mark.parametrize("family", ["llama-biases", "mistral"])

@@ -123,14 +123,14 @@ def test_whole_predictions_come_back(fitted: tuple[GpuProfile, Raw], model: str,
 
 
 def test_residuals_say_what_the_noise_is(fitted: tuple[GpuProfile, Raw]) -> None:
-    """In-sample about the noise (2 % normal: median 1.35 %); the shipped profile far off where the truth is made up."""
+    """In-sample about the noise (2 % normal: median 1.35 %); the shipped profile farther off: the truth is made up."""
     profile, raw = fitted
     parts = {part.what: part for part in raw.parts}
     assert {"gemm bf16", "gemm fp8", "attention", *OPS, "codec", "sustained bf16", "sustained fp8"} <= parts.keys()
     for what in ("attention", "codec", "add_rms_norm", "rope"):
         assert 0.005 < parts[what].fitted.median < 0.03, what
     assert parts["gemm bf16"].fitted.median < parts["gemm bf16"].left_out.median < 0.04  # type: ignore[union-attr]
-    assert parts["codec"].shipped.median > 0.3 and parts["codec"].shipped_bias < -0.3  # type: ignore[union-attr,operator]
+    assert parts["codec"].shipped.median > 2 * parts["codec"].fitted.median  # type: ignore[union-attr]
     assert parts["layer in a graph, as the sum of its parts"].fitted.percentile_90 < 0.06
     assert [fit.what for fit in profile.fits] == [part.what for part in raw.parts]
     assert all(fit.table == raw.path.stem and fit.rows for fit in profile.fits)

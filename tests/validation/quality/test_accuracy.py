@@ -41,7 +41,8 @@ def test_the_document_keeps_the_contract(capsys: Capture, files: tuple[Path, Pat
     assert (status, err) == (0, "")
     found = json.loads(out)
     assert found.keys() >= KEYS
-    assert (found["scheme"], found["tp"], found["tokens"], found["model"]) == ("flash-int4", 3, 4 * 19, "tiny")
+    assert (found["scheme"], found["tp"], found["tokens"], found["model"]) == ("flash-int4", 3, 4 * 5, "tiny")
+    assert (found["compress"], found["prompt_tokens"]) == ("prompt", 15)
     assert found["perplexity_ratio"] == pytest.approx(found["perplexity"] / found["perplexity_bf16"])
     for name in ("perplexity", "perplexity_bf16", "perplexity_ratio", "kl", "top1_agreement"):
         low, high = found[f"{name}_interval"]
@@ -53,7 +54,11 @@ def test_the_document_keeps_the_contract(capsys: Capture, files: tuple[Path, Pat
 def test_the_table_for_people(capsys: Capture, files: tuple[Path, Path]) -> None:
     status, out, _ = run(capsys, *options(files, "hybrid-4.2"))
     assert status == 0
-    for words in ("tiny at TP 4 under hybrid-4.2", "ratio (interval of paired differences)", "76 predictions"):
+    for words in (
+        "tiny at TP 4 under hybrid-4.2",
+        "ratio (interval of paired differences)",
+        "20 predictions in windows of 20 tokens: prompts of 15",
+    ):
         assert words in out
 
 
@@ -197,27 +202,71 @@ def test_another_key_is_another_file(tmp_path: Path) -> None:
 def test_measuring_writes_a_table_that_compare_reads(
     files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows measured later replace those of the same scheme and TP degree and leave the others."""
-    monkeypatch.setattr(measure_accuracy, "Material", lambda: material.Material(*files))
+    """Rows measured later replace those of the same scheme, TP degree and positions and leave the others."""
+    monkeypatch.setattr(measure_accuracy, "Material", lambda **where: material.Material(*files, **where))
     monkeypatch.setattr(known, "TABLES", tmp_path)
     table = tmp_path / "accuracy-tiny.json"
 
     def measure(*more: str) -> list[dict[str, Any]]:
-        shared = ("--tokens", "20", "--folder", str(tmp_path / "results"), "--write", str(table))
+        shared = (
+            "--tokens",
+            "20",
+            "--prompt-tokens",
+            "8",
+            "--folder",
+            str(tmp_path / "results"),
+            "--write",
+            str(table),
+        )
         measure_accuracy.main([*shared, *more])
         rows: list[dict[str, Any]] = json.loads(table.read_text())["rows"]
         return rows
 
     first = measure("--tp", "2", "4", "--windows", "3", "--schemes", "flash-int4", "spd-50", "flash2-int4-hier")
-    assert [(row["tp"], row["scheme"]) for row in first] == [
-        (2, "flash-int4"), (2, "spd-50"), (4, "flash-int4"), (4, "flash2-int4-hier"), (4, "spd-50"),
+    assert [(row["compress"], row["tp"], row["scheme"]) for row in first] == [
+        (compress, tp, name)
+        for compress in ("all", "prompt")
+        for tp, name in (
+            (2, "flash-int4"), (2, "spd-50"), (4, "flash-int4"), (4, "flash2-int4-hier"), (4, "spd-50"),
+        )
     ]  # fmt: skip
-    second = measure("--tp", "4", "--windows", "4", "--schemes", "flash-int4")
-    assert [row["windows"] for row in second] == [3, 3, 4, 3, 3]
-    found = known.figure(scheme("flash-int4"), 4)
-    assert found is not None and (found.tp, found.windows, found.tokens) == (4, 4, 76)
+    second = measure("--tp", "4", "--windows", "4", "--schemes", "flash-int4", "--compress", "prompt")
+    assert [row["windows"] for row in second] == [3] * 7 + [4, 3, 3]
+    for compress, windows, tokens in (("prompt", 4, 4 * 12), ("all", 3, 3 * 19)):
+        found = known.figure(scheme("flash-int4"), 4, compress=compress)  # type: ignore[arg-type]
+        assert found is not None and (found.tp, found.windows, found.tokens) == (4, windows, tokens)
     assert measure("--tp", "4", "--windows", "3", "--tokens", "10", "--schemes", "spd-50")[0]["tokens"] == 27
-    assert len(json.loads(table.read_text())["rows"]) == 1  # of another way to measure: the others went
+    assert len(json.loads(table.read_text())["rows"]) == 2  # of another way to measure: the others went
+
+
+def test_windows_side_by_side(files: tuple[Path, Path]) -> None:
+    """A batch gives what its windows give alone, but for the order of sums and groups that reach across."""
+    alone, both = (
+        material.Material(*files).subject(2, material.Material(*files).windows(20, 4), 12, together)
+        for together in (1, 4)
+    )
+    chosen = [scheme("flash-int8"), scheme("flash-int4+exempt-last-1")]
+    ones, fours = alone.measure(chosen), both.measure(chosen)
+    for name, found in ones.items():
+        assert fours[name].tokens == found.tokens == 4 * 8
+        assert fours[name].perplexity_bf16.value == pytest.approx(found.perplexity_bf16.value, rel=1e-2)
+        assert fours[name].kl.value == pytest.approx(found.kl.value, rel=0.5, abs=1e-4)
+    assert alone.key(chosen[0]) != both.key(chosen[0])
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        (("--prompt-tokens", "20"), "prompt=20, tokens=20"),
+        (("--prompt-tokens", "0"), "prompt=0, tokens=20"),
+        (("--compress", "all", "--prompt-tokens", "5"), "--compress all has no prompt: --prompt-tokens 5"),
+        (("--compress", "most"), "'most' is not one of 'prompt', 'all'"),
+        (("--device", "tpu"), "device must be cpu or cuda: device='tpu'"),
+    ],
+)
+def test_what_no_prompt_can_be(capsys: Capture, files: tuple[Path, Path], given: tuple[str, ...], said: str) -> None:
+    status, out, err = run(capsys, *options(files, "flash-int4", *given))
+    assert (status, out) == (2, "") and said in " ".join(err.split())
 
 
 def test_every_scheme_is_measured() -> None:

@@ -46,7 +46,7 @@ def test_measuring_writes_the_table(
     files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     """After each window; measured anew, what others added to the old one goes."""
-    monkeypatch.setattr(measure_sensitivity, "Material", lambda: material.Material(*files))
+    monkeypatch.setattr(measure_sensitivity, "Material", lambda **where: material.Material(*files, **where))
     path, written = tmp_path / "table.json", list[int]()
     write = measure_sensitivity.write_table
 
@@ -62,7 +62,8 @@ def test_measuring_writes_the_table(
     assert "12 of 12 points" in capsys.readouterr().err
     found = table_of(path)
     assert list(found) == [
-        "kind", "model", "title", "layers", "tp", "source", "windows", "window_tokens", "stride", "predictions",
+        "kind", "model", "title", "layers", "tp", "source", "windows", "window_tokens", "prompt_tokens", "stride",
+        "predictions",
         "code", "choices",
     ]  # fmt: skip
     assert (found["kind"], found["model"], found["title"]) == ("thinwire sensitivity 1", "tiny", "tiny")
