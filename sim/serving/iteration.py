@@ -243,7 +243,10 @@ class IterationModel:
             known_s = self._eager.least(tokens) + self.model.num_layers * self._eager_call_s
             if sequences:
                 known_s += self._eager.head(decoding) + self._least_decode_s(self._eager.gap_s, decoding)
-        return known_s * (1 - self.dip) + self.host_s
+        below = (
+            self.bound if prompt_tokens and self._exempts_last else self.dip
+        )  # planes lie on either side of the truth
+        return known_s * (1 - below) + self.host_s
 
     def least_token_s(self) -> float:
         """What every token of context that decoding reads adds to an iteration at least, whatever its batch: layers

@@ -96,6 +96,8 @@ def test_an_exchange_of_its_own_would_cost_more() -> None:
     """What the same messages save: the first row's own all-reduce takes 16 us a point, the last row's bytes 1 us."""
     without, last, first = (asked(name).ttft_s for name in ("flash-int4", EXAMPLES[0], "flash-int4+exempt-1"))
     assert (first - without) > 10 * (last - without) > 0
+    assert f"takes {(first - without) * 1e6:,.0f} us" in " ".join(PAGE.read_text().split())
+    assert f"{(last / without - 1):.2%}".replace("%", " %") in PAGE.read_text()
 
 
 EXAMPLES = tuple(f"flash-int4+exempt-last-{count}" for count in (1, 4, 16))

@@ -159,7 +159,7 @@ def test_requests_are_those_of_the_run() -> None:
     assert bounds.refused() == refused > 0
 
 
-@pytest.mark.parametrize("scheme", ["bf16", "flash-int4", "iso", "exempt-8+flash-int4"])
+@pytest.mark.parametrize("scheme", ["bf16", "flash-int4", "iso", "exempt-8+flash-int4", "flash-int4+exempt-last-4"])
 def test_the_floor_of_an_iteration_is_below_all_that_hold_it(scheme: str) -> None:
     """What every bound rests on, on a real machine: with other prompts, sequences and contexts beside."""
     paces = Paces(Deployment(model="llama-3-8b", cluster="8xl40s-pcie", tp=4, scheme=scheme, token_budget=512))
