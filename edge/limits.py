@@ -52,7 +52,7 @@ def _number(value: object) -> str:
 
 # ---- files
 
-JSON_BYTES = Count("a JSON file", 0, 1 << 24, "bytes", "the largest shipped has 0.8 MB; as many empty lists take 400 MB")
+JSON_BYTES = Count("a JSON file", 0, 1 << 24, "bytes", "our largest has 0.8 MB; as many empty lists take 400 MB")
 TOML_BYTES = Count("a TOML file", 0, 1 << 20, "bytes", "people write them, and reading takes seconds a megabyte")
 TRACE_BYTES = Count("a trace", 0, 1 << 32, "bytes", "a hundred million rows; /dev/zero has no end")
 PIPED_TRACE_BYTES = Count(

@@ -33,5 +33,6 @@ def table(layers: int = 30, **changes: Any) -> dict[str, Any]:
     source = {"kind": "made", "how": "up", "text": "none"}
     return {
         "kind": "thinwire sensitivity 1", "model": MODEL, "title": "Synthetic", "layers": layers, "tp": 3,
+        "prompt_tokens": 9,
         "source": source, "choices": choices, **changes,
     }  # fmt: skip

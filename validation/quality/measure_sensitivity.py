@@ -104,7 +104,7 @@ def run(
             "windows": len({loss.digest for loss in losses}),
             "window_tokens": tokens,
             "prompt_tokens": prompt,
-            "stride": stride,
+            "stride": stride if prompt is None else 1,
             "predictions": sum({loss.digest: loss.predictions for loss in losses}.values()),
             "code": wanted["code"],
         }

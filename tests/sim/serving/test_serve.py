@@ -355,13 +355,16 @@ def test_a_run_that_nobody_ends_says_so(capsys: Capture) -> None:
 def test_a_chosen_scheme_is_served_and_says_for_what_it_was_chosen() -> None:
     on = {"model": "smollm2-135m", "cluster": "8xl40s-pcie", "tp": 3}
     found = serve(Deployment(**on, scheme="auto:+1%", token_budget=512), Drawn(2.0, Fixed(100), Fixed(5)), 10)  # type: ignore[arg-type]
-    chosen = thinwire.sim.api.auto(0.01, **on, input_tokens=512)  # type: ignore[arg-type]
+    chosen = thinwire.sim.api.auto(0.01, **on, input_tokens=512, compress="all")  # type: ignore[arg-type]
     assert found.scheme == "auto:+1%"
     assert any("batch 1 x 512 tokens" in said and "decoding alone too" in said for said in found.assumptions)
     assert Paces(Deployment(**on, scheme="auto:+1%", token_budget=512)).scheme == chosen.scheme  # type: ignore[arg-type]
     slow = Deployment(**on, scheme="auto:+1%", token_budget=512, scaled_links={"*": 0.1})  # type: ignore[arg-type]
-    scaled = thinwire.sim.api.auto(0.01, **on, input_tokens=512, scaled_links={"*": 0.1})  # type: ignore[arg-type]
+    scaled = thinwire.sim.api.auto(0.01, **on, input_tokens=512, compress="all", scaled_links={"*": 0.1})  # type: ignore[arg-type]
     assert Paces(slow).scheme == scaled.scheme
+    gated = Deployment(**on, scheme="auto:+1%", token_budget=512, gated=True)  # type: ignore[arg-type]
+    prompts = thinwire.sim.api.auto(0.01, **on, input_tokens=512)  # type: ignore[arg-type]
+    assert Paces(gated).scheme == prompts.scheme != chosen.scheme  # decode's messages go uncompressed there
 
 
 def test_the_face_has_it() -> None:

@@ -103,3 +103,20 @@ def test_the_measured_frontier_is_above_every_single_scheme() -> None:
     for row in single:
         predicted = api.predict("smollm2-135m", "4xl4-pcie", row["scheme"], 3, 8, 1024)
         assert predicted.ttft_s * 1e3 == pytest.approx(row["ttft_ms"], rel=1e-3)
+
+
+def test_the_frontier_of_prompts() -> None:
+    """No single scheme is both sooner and nearer to the exact run (KL: four windows leave perplexity's intervals wide),
+    and what was expected of a budget lies within what was measured."""
+    found = json.loads(measure_auto.RAW.with_name("auto-smollm2-135m-prompt.json").read_text())
+    assert found["prompt_tokens"] and found["windows"] == 4
+    chosen = [row for row in found["rows"] if row["scheme"].startswith("auto:")]
+    single = [row for row in found["rows"] if not row["scheme"].startswith("auto:")]
+    assert len(chosen) == len(measure_auto.BUDGETS) and len(single) > 15
+    for row in chosen:
+        assert not [one for one in single if one["ttft_ms"] <= row["ttft_ms"] and one["kl"] <= row["kl"]]
+        low, high = row["perplexity_ratio_interval"]
+        assert (
+            low <= row["perplexity_ratio_expected"] <= high
+            or row["perplexity_ratio"] < row["perplexity_ratio_expected"]
+        )
