@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from thinwire.commands.options import Compressed, Json, asks, note, note_positions, print_answer, tables
+from thinwire.commands.options import Json, asks, note, note_positions, print_answer, tables
 from thinwire.edge.words import shown
+from thinwire.sim.choices import Compress
 from thinwire.sim.question import Question
 
 
@@ -17,7 +18,9 @@ def auto(
     sensitivities: Annotated[
         str | None, typer.Option(help="JSON file of `thinwire sensitivity`; the shipped one of the model otherwise.")
     ] = None,
-    compress: Compressed = "prompt",
+    compress: Annotated[
+        Compress | None, typer.Option(help="Positions compressed: prompt, or all; the file's, if one is given.")
+    ] = None,
     out: Annotated[str | None, typer.Option(help="Write the scheme to this TOML file, for --scheme.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -31,7 +34,7 @@ def auto(
     if out is not None and not out.endswith(".toml"):
         raise ValueError(f"--out names a file that ends in .toml, by which --scheme knows it: {shown(out)}")
     chosen = api.auto(share, question, sensitivities=sensitivities, compress=compress)
-    rows = api.compare([chosen.scheme, chosen.uniform], question, compress=compress)
+    rows = api.compare([chosen.scheme, chosen.uniform], question, compress=chosen.compress)
     note_positions(rows.baseline.model, question.input_tokens)
     if out is not None:
         try:

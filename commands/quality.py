@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from thinwire.commands.options import Compressed, Json, print_answer
+from thinwire.sim.choices import Compress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,9 +57,7 @@ def accuracy(
     from thinwire.reference.catalog import scheme as find_scheme
 
     found = find_scheme(scheme)
-    prompt = None if compress == "all" else tokens * 3 // 4 if prompt_tokens is None else prompt_tokens
-    if compress == "all" and prompt_tokens is not None:
-        raise ValueError(f"--compress all has no prompt: --prompt-tokens {prompt_tokens}")
+    prompt = _prompt(compress, prompt_tokens, tokens)
     with _running_a_model("accuracy") as progress:
         material, folder = _material(weights, text, results, "accuracy", threads, device)
         subject = material.subject(tp, material.windows(tokens, windows, found), prompt)
@@ -75,12 +74,15 @@ def sensitivity(
     text: Text = None,
     windows: Windows = 4,
     tokens: Tokens = 512,
+    compress: Compressed = "prompt",
+    prompt_tokens: PromptTokens = None,
     out: Annotated[str | None, typer.Option(help="Where the table goes; beside you, named after the model.")] = None,
     results: Results = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """What each sync point of a real model costs when it alone is compressed, into a table."""
+    prompt = _prompt(compress, prompt_tokens, tokens)
     with _running_a_model("sensitivity") as progress:
         from thinwire.validation.quality import measure_sensitivity as measuring
 
@@ -88,11 +90,20 @@ def sensitivity(
         target = Path(out) if out is not None else Path(f"sensitivity-{material.model}.json")
         chosen = measuring.CHOICES if choices is None else choices.split(",")
         table = measuring.run(
-            material, target, folder, choices=chosen, tp=tp, windows=windows, tokens=tokens,
+            material, target, folder, choices=chosen, tp=tp, windows=windows, tokens=tokens, prompt=prompt,
             how="thinwire sensitivity", progress=progress,
         )  # fmt: skip
     summary = measuring.summary(table)
     print_answer({"sensitivities": str(target), **summary}, as_json, lambda: _show_sensitivity(summary, target))
+
+
+def _prompt(compress: Compress, prompt_tokens: int | None, tokens: int) -> int | None:
+    """Tokens of a window of so many that are compressed; None: all."""
+    if compress == "all":
+        if prompt_tokens is not None:
+            raise ValueError(f"--compress all has no prompt: --prompt-tokens {prompt_tokens}")
+        return None
+    return tokens * 3 // 4 if prompt_tokens is None else prompt_tokens
 
 
 @contextmanager

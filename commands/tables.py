@@ -11,7 +11,7 @@ from rich.table import Table
 
 from thinwire.reference.catalog import scheme as find_scheme
 from thinwire.reference.core.scheme import Scheme
-from thinwire.reference.mixed import DROP, SITES, MixedScheme, Site, plan_of
+from thinwire.reference.mixed import DROP, SITES, AnyScheme, MixedScheme, Site, entries, plan_of
 from thinwire.sim.api import Comparison
 from thinwire.sim.choices import Shown
 from thinwire.sim.costs.spread import CONFIDENCE
@@ -211,20 +211,28 @@ def _measured_on(c: Comparison) -> list[str]:
 
 
 def _lookups(c: Comparison) -> None:
-    """What perplexity does not see, in a sentence: of the schemes shown, those whose look-ups were measured."""
-    known = {row.scheme.name: found for row in c.rows if (found := c.lookup(row)) is not None and _bits(row) != "16"}
+    """What perplexity does not see, in a sentence: what look-ups lose under these schemes, and who was not asked."""
+    coded = [row for row in c.rows if _compresses(row.scheme)]
+    known = {row.scheme.name: found for row in coded if (found := c.lookup(row)) is not None}
     if not known:
         return
     one = max(known.values(), key=lambda found: found.trials)
-    points = (
+    points = [
         f"{name} {round(-100 * found.lost)}" + ("" if found.trials == one.trials else f" ({found.trials} trials)")
         for name, found in sorted(known.items(), key=lambda pair: (-pair[1].lost, pair[0]))
-    )
+    ]
+    unasked = [row.scheme.name for row in coded if row.scheme.name not in known]
+    others = f"; not asked: {', '.join(unasked)}" if 0 < len(unasked) <= len(known) + 3 else "; others were not asked"
     console.print(
         f"Perplexity does not see all: {one.task} look-ups in prompts of {one.prompt_tokens} tokens are right in "
-        f"{one.exact:.0%} of {one.trials} trials uncompressed, and lose points: {', '.join(points)} (docs/accuracy.md)",
+        f"{one.exact:.0%} of {one.trials} trials on {one.model} at TP {one.tp} uncompressed, and lose points: "
+        f"{', '.join(points)}{others if unasked else ''} (docs/accuracy.md)",
         markup=False,
     )
+
+
+def _compresses(scheme: AnyScheme) -> bool:
+    return any(not (entry.reduce.is_raw and entry.gather.is_raw) for entry in entries(scheme))
 
 
 def _published(rows: Sequence[tuple[str, Sequence[Found]]], how_many: Shown, model: str | None = None) -> None:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from thinwire.edge.limits import MESSAGE
 from thinwire.edge.words import cut
+from thinwire.edge.words import place as place_of
 from thinwire.reference.catalog import parse_codec
 from thinwire.reference.catalog import scheme as find_scheme
 from thinwire.reference.catalog import schemes as catalog_schemes
 from thinwire.reference.core.config import ModelConfig, load_model, model_names
 from thinwire.reference.core.schedule import Op as CollectiveOp
 from thinwire.reference.core.scheme import Codec, Scheme
-from thinwire.reference.mixed import AnyScheme, MixedScheme, auto_budget, find
+from thinwire.reference.mixed import AnyScheme, MixedScheme, auto_budget, entries, find
 from thinwire.sim import predict as main_path
 from thinwire.sim.choices import Compress, Weights
 from thinwire.sim.costs.cost import CostModel
@@ -133,7 +134,7 @@ def auto(
     budget: float,
     *asked: Any,
     sensitivities: str | Path | None = None,
-    compress: Compress = "prompt",
+    compress: Compress | None = None,
     **options: Any,
 ) -> "Chosen":
     """A scheme for each sync point: the least TTFT while perplexity rises by at most `budget` (0.01: one percent).
@@ -142,10 +143,11 @@ def auto(
         asked, options: a `Question`, or its arguments but for the scheme. No stragglers, kernels launched one by one.
         sensitivities: what a codec at each sync point costs the model, as `thinwire sensitivity` wrote it; None takes
             what was measured of a model of the catalog.
-        compress: positions that the deployment compresses: which of the measured tables is taken.
+        compress: positions that the deployment compresses: which of the measured tables is taken. None: those of the
+            file given, else the prompt's.
 
     Raises:
-        ValueError: as `predict`, and where nobody measured the model.
+        ValueError: as `predict`, where nobody measured the model, and for a file of other positions than asked for.
     """
     question = question_of(asked, options, without=("scheme", "slow_ranks", "launch", "folded"))
     if question.slow_ranks or question.launch != "eager":
@@ -159,12 +161,19 @@ def _choose(
     placed: Placed,
     prompt: Prompt,
     sensitivities: str | Path | None = None,
-    compress: Compress = "prompt",
+    compress: Compress | None = None,
 ) -> "Chosen":
     from thinwire.sim.quality.auto import choose  # scipy's solver: a quarter of a second that only this needs
     from thinwire.sim.quality.losses import read, shipped
 
-    losses = shipped(placed.model.name, compress) if sensitivities is None else read(Path(sensitivities))
+    if sensitivities is None:
+        losses = shipped(placed.model.name, compress or "prompt")
+    else:
+        losses = read(Path(sensitivities))
+        if compress not in (None, losses.compress):
+            raise ValueError(
+                f"{place_of(Path(sensitivities))} is of compress={losses.compress!r}, not of compress={compress!r}"
+            )
     return choose(placed.model, placed.cluster, prompt, placed.profile, losses, budget)
 
 
@@ -190,10 +199,12 @@ class Comparison:
         return figure(row.scheme, row.tp, len(row.cluster.islands), self.compress)
 
     def lookup(self, row: Prediction) -> "Lookup | None":
-        """What the row's scheme was measured to lose of look-ups in a compressed prompt; None where it was not."""
+        """What the row's scheme was measured to lose of look-ups in a compressed prompt; None where it was not, and
+        where every position is compressed.
+        """
         from thinwire.sim.quality.lookups import lookup
 
-        return lookup(row.scheme)
+        return lookup(row.scheme, row.tp, len(row.cluster.islands)) if self.compress == "prompt" else None
 
     def published(self, row: Prediction) -> "tuple[Found, ...]":
         """What others published of the row's scheme, figures of this model first. They are no part of `accuracy`."""
@@ -372,6 +383,29 @@ def size_gate(
             break
         gate = 2**power
     return gate
+
+
+def decodes_exactly(
+    cluster: Cluster, scheme: AnyScheme, profile: Profile, sequences: int, width: int, gated: bool
+) -> bool:
+    """Whether tokens decoded, at most `sequences` at a time, send their sums of `width` values uncompressed.
+
+    They do under a scheme that exempts last rows, since each token is its sequence's last; else where the gate is on
+    and finds every batch of them, to a power of two, sooner uncompressed. With others a prompt's accuracy is too good.
+    """
+    if len(cluster.gpus) == 1:
+        return True
+    kinds = {entry for entry in entries(scheme) if not (entry.reduce.is_raw and entry.gather.is_raw)}
+    open_ones = [entry for entry in kinds if not entry.exempt_last_tokens]
+    if not open_ones or not gated:
+        return not open_ones
+    exchanger = Exchanger(cluster, CostModel(profile, cluster.gpu), slowdown(len(cluster.gpus), {}))
+    batches = {min(1 << power, sequences) for power in range(sequences.bit_length() + 1)}
+
+    def seconds(entry: Scheme, tokens: int) -> float:
+        return exchanger.alone(exchanger.time("all_reduce", tokens * width, entry)).seconds
+
+    return all(seconds(entry, n) >= seconds(UNCOMPRESSED, n) for entry in open_ones for n in sorted(batches))
 
 
 def names(kind: str) -> tuple[str, ...]:

@@ -121,6 +121,7 @@ def test_the_picture_is_of_todays_predictions(root: Path, tmp_path: Path) -> Non
     assert (tmp_path / "ttft.svg").read_bytes() == (root / "docs" / "ttft.svg").read_bytes()
     said = " ".join((root / "README.md").read_text("utf-8").split())
     assert f"more than {picture['USABLE'] * 100:g} % of perplexity" in said
+    assert f"loses at most {picture['LOOKUPS'] * 100:g} points of look-ups" in said
 
 
 # --- snippets ---

@@ -18,7 +18,7 @@ Legend: B windows run at a time, W windows, T tokens of a window, N of them pred
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -262,18 +262,20 @@ def evaluate_all(
         _check_split(chosen.split, chosen.prompt or windows_WT.shape[1])
         if chosen.prompt != baseline.prompt:
             raise ValueError(f"runs must predict the same tokens: prompts of {baseline.prompt} and {chosen.prompt}")
-    if together < 1:
-        raise ValueError(f"windows that run together must be 1 or more: together={together}")
+    check_together(together)
     kept = dict(results or {})
     if kept and any(not isinstance(run.decoder.group, LocalGroup) for run in (baseline, *runs.values())):
         raise ValueError("results are kept by one process only: ranks that read a file each could disagree on it")
     names_W = [digest(ids_T) for ids_T in windows_WT]
     found = {run: dict(kept[run].windows) if run in kept else {} for run in runs}
-    work: dict[tuple[str, ...], dict[str, Tensor]] = {}  # by the runs that lack them: windows by name
-    for name, ids_T in zip(names_W, windows_WT, strict=True):
-        if missing := tuple(run for run in runs if name not in found[run]):
-            work.setdefault(missing, {})[name] = ids_T
-    passes, total = 0, sum((1 + len(missing)) * len(windows) for missing, windows in work.items())
+    # Batches are cut from all windows and run anew where one lacks: figures depend a little on who is beside whom.
+    ids = dict(zip(names_W, windows_WT, strict=True))  # a window that comes twice is run once
+    work = [
+        (names, missing)
+        for names in (list(ids)[start : start + together] for start in range(0, len(ids), together))
+        if (missing := [run for run in runs if any(name not in found[run] for name in names)])
+    ]
+    passes, total = 0, sum((1 + len(missing)) * len(names) for names, missing in work)
 
     def passed(count: int) -> None:
         nonlocal passes
@@ -283,13 +285,15 @@ def evaluate_all(
 
     passed(0)
     with torch.no_grad():
-        for missing, names in _batches(work, together):
-            ids_BT = torch.stack([work[missing][name] for name in names])
+        for names, missing in work:
+            ids_BT = torch.stack([ids[name] for name in names])
             reference_BNV = baseline.log_probs(ids_BT)
             passed(len(names))
             for run in missing:
                 scheme_BNV = runs[run].log_probs(ids_BT)
                 for name, ids_T, reference_NV, scheme_NV in zip(names, ids_BT, reference_BNV, scheme_BNV, strict=True):
+                    if name in found[run]:
+                        continue
                     window = compare(name, reference_NV, scheme_NV, ids_T[-len(scheme_NV) :], run or "this sync")
                     found[run][name] = window
                     if run in kept:
@@ -298,14 +302,10 @@ def evaluate_all(
     return {run: Accuracy(tuple(windows[name] for name in names_W)) for run, windows in found.items()}
 
 
-def _batches(
-    work: Mapping[tuple[str, ...], Mapping[str, Tensor]], together: int
-) -> Iterator[tuple[tuple[str, ...], list[str]]]:
-    """(runs, names of so many windows) that are still to be run."""
-    for missing, windows in work.items():
-        names = list(windows)
-        for start in range(0, len(names), together):
-            yield missing, names[start : start + together]
+def check_together(together: int) -> None:
+    """ValueError for a batch of no windows."""
+    if together < 1:
+        raise ValueError(f"windows that run together must be 1 or more: together={together}")
 
 
 def check_prompt(prompt: int | None, tokens: int) -> None:

@@ -6,8 +6,6 @@ tokens of a prompt, N tokens of an answer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -36,8 +34,3 @@ def first_difference(reference_BN: Tensor, found_BN: Tensor) -> list[int]:
         raise ValueError(f"answers must be equally many and long: {list(reference_BN.shape)}, {list(found_BN.shape)}")
     same_BN = (reference_BN == found_BN).int()
     return (1 + same_BN.cumprod(-1).sum(-1)).tolist()
-
-
-def agreement(first: Sequence[int], tokens: int) -> float:
-    """Share of answers whose first `tokens` tokens are the reference's."""
-    return sum(place > tokens for place in first) / len(first)

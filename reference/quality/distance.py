@@ -13,7 +13,15 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from thinwire.reference.quality.accuracy import Accuracy, Progress, Run, check_prompt, check_windows, compare
+from thinwire.reference.quality.accuracy import (
+    Accuracy,
+    Progress,
+    Run,
+    check_prompt,
+    check_together,
+    check_windows,
+    compare,
+)
 from thinwire.reference.quality.results import Results, Window, digest
 
 EDGES = (1, 2, 8, 32, 128, 512)  # the last token of each stretch
@@ -46,6 +54,7 @@ def by_distance(
     if prompt is None or any(run.prompt != prompt for run in runs.values()):
         raise ValueError(f"distances are counted from one prompt: {[prompt, *(run.prompt for run in runs.values())]}")
     check_prompt(prompt, tokens)
+    check_together(together)
     cuts = stretches(tokens - prompt, edges)
     if not cuts:
         raise ValueError(f"the answer of {tokens - prompt} tokens reaches no edge of {list(edges)}")

@@ -35,6 +35,7 @@ from thinwire.reference.mixed import DROP, MixedScheme, Point, Site, points
 from thinwire.reference.quality.accuracy import (
     Progress,
     check_prompt,
+    check_together,
     check_windows,
     compare,
     islands,
@@ -107,13 +108,18 @@ class At:
         return chosen(layer, site, partials, position, ends)
 
 
-def key(decoder: Decoder, weights: str, stride: int, prompt: int | None = None) -> dict[str, Any]:
+def key(decoder: Decoder, weights: str, stride: int, prompt: int | None = None, together: int = 1) -> dict[str, Any]:
     """What a line depends on beside its token ids. weights: checksum of the model.
 
     Choices are not among it, so that a run with more of them goes on from one with fewer: what their names mean is
     part of the code.
     """
-    return {**model_key(decoder, weights, "quality.sensitivity"), "stride": stride, "prompt": prompt}
+    return {
+        **model_key(decoder, weights, "quality.sensitivity"),
+        "stride": stride,
+        "prompt": prompt,
+        "together": together,
+    }
 
 
 def keep(path: Path, key: Mapping[str, Any]) -> Lines[PointLoss]:
@@ -193,6 +199,7 @@ def measure_prompts(
     """
     check_windows(windows_WT)
     check_prompt(prompt, windows_WT.shape[1])
+    check_together(together)
     if not isinstance(decoder.group, LocalGroup):
         raise ValueError(f"all ranks must be in this process: given a {type(decoder.group).__name__}")
     done = dict[tuple[Any, ...], PointLoss]()

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,9 +13,11 @@ from pydantic import Field, create_model, model_validator
 
 from thinwire.edge.words import shown
 from thinwire.reference.core.config import ModelConfig, load_model
-from thinwire.reference.mixed import AnyScheme, find
-from thinwire.sim.api import group
+from thinwire.reference.core.scheme import Scheme
+from thinwire.reference.mixed import AnyScheme, entries, find
+from thinwire.sim.api import decodes_exactly, group
 from thinwire.sim.choices import AccuracyFrom, Compress
+from thinwire.sim.costs.profile import load_profile
 from thinwire.sim.planning.bounds import Targets
 from thinwire.sim.planning.plan import Candidate, Engine, Problem, WhatIf
 from thinwire.sim.quality.figures import Figure, figure
@@ -145,12 +148,15 @@ class Inputs:
 
     def measured(self, c: Candidate) -> Figure | None:
         """What its scheme costs in accuracy on the GPUs it takes of its machine; None: nobody knows."""
-        return figure(self.schemes[c.scheme], c.tp, self._islands(c), self.compress)
+        return figure(self.schemes[c.scheme], c.tp, self._islands(c), self.compress(c))
 
-    @property
-    def compress(self) -> Compress:
-        """Positions that the deployment compresses: small messages, which are decode's, are exact where it gates."""
-        return "prompt" if self.file.search.gated else "all"
+    def compress(self, c: Candidate) -> Compress:
+        """Positions that the deployment compresses: the prompt's alone where decode's messages go uncompressed."""
+        machine, scheme, gated = self.clusters[c.cluster], self.schemes[c.scheme], self.file.search.gated
+        taken = machine.take(min(c.tp, len(machine.gpus)))
+        width = self.model.hidden_size
+        exact = decodes_exactly(taken, scheme, load_profile(taken), c.max_sequences, width, gated)
+        return "prompt" if exact else "all"
 
     def kept(self, c: Candidate) -> Kept | None:
         """What published figures say of it; None: nobody published any."""
@@ -283,6 +289,12 @@ def read_inputs(path: Path) -> Inputs:
     return Inputs(file, model, clusters, schemes)
 
 
+def _raw(scheme: AnyScheme) -> bool:
+    """Every sync point there, and uncompressed."""
+    whole = isinstance(scheme, Scheme) and not scheme.drop_attention_percent
+    return whole and all(entry.reduce.is_raw and entry.gather.is_raw for entry in entries(scheme))
+
+
 def problem_of(inputs: Inputs) -> Problem:
     """All combinations. On one GPU nothing is sent: there only the first scheme is taken."""
     file, clusters = inputs.file, inputs.clusters
@@ -322,9 +334,10 @@ def problem_of(inputs: Inputs) -> Problem:
         pace.line(1, 1)  # ValueError: a collective that this machine cannot do
         return Engine(pace, limits)
 
+    @cache
     def accuracy(c: Candidate) -> float | None:
-        if c.tp == 1:
-            return 1.0
+        if c.tp == 1 or _raw(inputs.schemes[c.scheme]):
+            return 1.0  # nothing is sent, or nothing compressed: what a ring's roundings measure is noise
         known = inputs.measured(c)
         return None if known is None else math.inf if known.perplexity_ratio is None else known.perplexity_ratio
 

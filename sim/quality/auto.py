@@ -45,7 +45,8 @@ class Chosen:
 
     exchange_s, uncompressed_s: seconds of all its all-reduces, and of as many uncompressed ones. bound_s: no choice
     within the budget takes less (proven, within `GAP`). perplexity_ratio: as the sensitivities add up. uniform,
-    uniform_s: the fastest single scheme within the same budget by the same sum, and its seconds.
+    uniform_s: the fastest single scheme within the same budget by the same sum, and its seconds. compress: positions
+    that it is to compress.
     """
 
     scheme: MixedScheme
@@ -56,6 +57,7 @@ class Chosen:
     perplexity_ratio: float
     uniform: str
     uniform_s: float
+    compress: Compress
 
     def to_dict(self) -> dict[str, Any]:
         """The document of `auto --json`, without the prediction."""
@@ -64,6 +66,7 @@ class Chosen:
         return {
             "scheme": self.scheme.name,
             "budget": self.budget,
+            "compress": self.compress,
             "perplexity_ratio_expected": self.perplexity_ratio,
             "exchange_ms": self.exchange_s * 1e3,
             "exchange_ms_bound": self.bound_s * 1e3,
@@ -127,6 +130,7 @@ def choose(
         math.exp(sensitivities.slope * loss),
         uniform,
         len(names) * seconds[uniform],
+        sensitivities.compress,
     )
 
 

@@ -55,9 +55,9 @@ class Lookup:
         }
 
 
-def lookup(scheme: AnyScheme) -> Lookup | None:
-    """What was measured of a scheme, at whatever TP degree it was; None where it was not."""
-    return None if isinstance(scheme, MixedScheme) else _measured(TABLES).get(identity(scheme))
+def lookup(scheme: AnyScheme, tp: int, islands: int = 2) -> Lookup | None:
+    """What was measured of a scheme, at whatever TP degree it was; None where it was not, and on one rank."""
+    return None if isinstance(scheme, MixedScheme) or tp == 1 else _measured(TABLES).get(identity(scheme, tp, islands))
 
 
 @lru_cache(maxsize=8)
@@ -68,20 +68,18 @@ def _measured(folder: Path) -> Mapping[tuple[Any, ...], Lookup]:
         try:
             table = from_json(path, "the look-ups")
             rows = [row for row in table["rows"] if row.get("task") == TASK and row["prompt_tokens"] == TOKENS]
-            exact = [row["right"]["value"] for row in rows if row["scheme"] == _EXACT]
             for row in rows:
                 if row["scheme"] != _EXACT:
-                    found[identity(find_scheme(row["scheme"]))] = _lookup(table["model"], exact[0], row)
+                    found[identity(find_scheme(row["scheme"]))] = _lookup(table["model"], row)
         except (LookupError, TypeError, AttributeError) as error:
             raise ValueError(f"{place(path)} is no table of look-ups: {type(error).__name__}: {error}") from None
     return found
 
 
-def _lookup(model: str, exact: float, row: Mapping[str, Any]) -> Lookup:
+def _lookup(model: str, row: Mapping[str, Any]) -> Lookup:
     low, high = row["lost"]["interval"]
-    figures = (exact, row["right"]["value"], row["lost"]["value"], low, high)
+    figures = (row["exact"], row["right"]["value"], row["lost"]["value"], low, high)
     if any(isinstance(x, bool) or not isinstance(x, int | float) or not -1 <= x <= 1 for x in figures):
         raise TypeError(f"shares are numbers in -1..1: {shown(figures)}")
-    return Lookup(
-        model, row["tp"], row["task"], row["prompt_tokens"], row["trials"], figures[1], exact, figures[2], (low, high)
-    )
+    right, exact, lost = row["right"]["value"], row["exact"], row["lost"]["value"]
+    return Lookup(model, row["tp"], row["task"], row["prompt_tokens"], row["trials"], right, exact, lost, (low, high))

@@ -80,7 +80,7 @@ class Paces:
         """
         d = self.deployment
         scaled = replace(self.healthy, cluster=group(self.cluster, None, dict(d.scaled_links)))
-        compress: Compress = "prompt" if d.gated else "all"  # decode's messages are below the gate
+        compress: Compress = "prompt" if d.gated else "all"  # the gate is for decode's messages
         return scheme_of(d, scaled, Prompt(1, d.token_budget, d.weights), compress)
 
     @cached_property

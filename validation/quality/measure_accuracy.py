@@ -26,6 +26,7 @@ from thinwire.reference.quality.results import code_version
 from thinwire.validation.quality.subject import (
     CALIBRATION_WINDOWS,
     COMPRESS,
+    MACHINE,
     PROMPT_TOKENS,
     WINDOW_TOKENS,
     WINDOWS,
@@ -137,9 +138,6 @@ def row(scheme: Scheme, document: dict[str, Any], machine: dict[str, str]) -> di
         "calibrated": needs_calibration(scheme),
         "code": code_version(),
     }
-
-
-MACHINE = ("torch", "machine")  # of a row, since a table may be measured on several
 
 
 def _short(found: Any) -> Any:

@@ -29,12 +29,13 @@ import torch
 from thinwire.edge.words import shown
 from thinwire.reference.catalog import scheme as find_scheme
 from thinwire.reference.quality.accuracy import Accuracy, Estimate, Run, baseline_run, evaluate_all
-from thinwire.reference.quality.continuation import agreement, first_difference, greedy
+from thinwire.reference.quality.continuation import first_difference, greedy
 from thinwire.reference.quality.distance import EDGES, by_distance, stretches
 from thinwire.reference.quality.results import Lines, Results, digest
 from thinwire.reference.quality.retrieval import KINDS, Kind, build, lost, right, share
 from thinwire.validation.quality.subject import (
     CALIBRATION_WINDOWS,
+    MACHINE,
     PROMPT_TOKENS,
     WINDOW_TOKENS,
     Material,
@@ -71,6 +72,10 @@ class Done:
     digest: str
     result: int
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.digest, str) or type(self.result) is not int or self.result < 0:
+            raise ValueError(f"digest must be a string, result a whole number: {self}")
+
 
 Tell = Callable[[str], None]
 Row = dict[str, Any]
@@ -87,7 +92,10 @@ def cases(given: argparse.Namespace) -> Iterator[tuple[str, Callable[[Material, 
             for kind in KINDS:
                 for tokens, trials in RETRIEVAL:
                     if given.lengths is None or tokens in given.lengths:
-                        yield f"retrieval {kind} {tokens}", _retrieval(kind, tokens, given.trials or trials)
+                        yield (
+                            f"retrieval {kind} {tokens}",
+                            _retrieval(kind, tokens, trials if given.trials is None else given.trials),
+                        )
         elif study == "greedy":
             yield "greedy", _greedy
         else:
@@ -167,7 +175,8 @@ def _retrieval(kind: Kind, tokens: int, trials: int) -> Callable[[Material, argp
         return [
             {
                 "scheme": name, "tp": TP, "task": kind, "prompt_tokens": tokens, "trials": trials, "seed": given.seed,
-                "right": _estimate(share(answers)), "lost": _estimate(lost(found["exact"], answers)),
+                "exact": _short(share(found["exact"]).value), "right": _estimate(share(answers)),
+                "lost": _estimate(lost(found["exact"], answers)),
             }
             for name, answers in found.items()
         ]  # fmt: skip
@@ -206,10 +215,10 @@ def _greedy(material: Material, given: argparse.Namespace) -> list[Row]:
     subject = _subject(material, TP, WINDOW, given.windows, PROMPT, given)
     ids_WT = subject.windows.evaluation_WT[:, :PROMPT].contiguous()
     exact, rows = baseline_run(subject.decoder, PROMPT), list[Row]()
-    made: dict[int, torch.Tensor] = {}
+    made: dict[str, torch.Tensor] = {}
 
     def reference(ids_BT: torch.Tensor) -> torch.Tensor:
-        key = hash(digest(ids_BT))
+        key = digest(ids_BT)
         if key not in made:
             made[key] = greedy(exact, ids_BT, GREEDY_TOKENS)
         return made[key]
@@ -227,7 +236,6 @@ def _greedy(material: Material, given: argparse.Namespace) -> list[Row]:
             {
                 "scheme": scheme.name, "tp": TP, "prompt_tokens": PROMPT, "answer_tokens": GREEDY_TOKENS,
                 "prompts": len(first), "median_first_difference": statistics.median(first), "same": same,
-                "agreement": _short(agreement(first, GREEDY_TOKENS)),
             }
         )  # fmt: skip
     return rows
@@ -248,11 +256,13 @@ def _variants(material: Material, given: argparse.Namespace) -> list[Row]:
     ]
 
 
-def write(path: Path, shared: Mapping[str, Any], case: str, rows: Sequence[Row]) -> None:
-    """The file with these rows in it; those of another model or text go, and of the same case and scheme."""
+def write(path: Path, shared: Mapping[str, Any], case: str, rows: Sequence[Row], where: Mapping[str, str]) -> None:
+    """The file with these rows in it, each with its machine; those of another model or text go, and of the same case
+    and scheme.
+    """
     old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     kept = old.pop("rows", []) if old and {**old, "rows": 0} == {**shared, "rows": 0} else []
-    fresh = [{"case": case, **row} for row in rows]
+    fresh = [{"case": case, **row, **where} for row in rows]
     names = {(row["case"], row["scheme"]) for row in fresh}
     found = [row for row in kept if (row["case"], row["scheme"]) not in names] + fresh
     write_table(path, shared, "rows", sorted(found, key=lambda row: str(row["case"])))
@@ -272,9 +282,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     given = command_line(parser, arguments, "prompt", "what is done", TABLE, "the file")
     material, begin = Material(device=given.device, backend=given.backend), time.monotonic()
-    shared = {"kind": "thinwire prompt 1", "model": material.model, "source": material.source("make prompt")}
-    for name, measure in cases(given):
-        write(given.write, shared, name, measure(material, given))
+    known = material.source("make prompt")
+    where = {key: known.pop(key) for key in MACHINE}
+    shared = {"kind": "thinwire prompt 1", "model": material.model, "source": known}
+    asked = list(cases(given))
+    if not asked:
+        raise ValueError(f"nothing has prompts of {given.lengths} tokens; retrieval has {[n for n, _ in RETRIEVAL]}")
+    if given.trials is not None and given.trials < 1:
+        raise ValueError(f"trials must be 1 or more: trials={given.trials}")
+    for name, measure in asked:
+        write(given.write, shared, name, measure(material, given), where)
         print(f"{name}: {time.monotonic() - begin:.0f} s", file=sys.stderr, flush=True)
 
 

@@ -28,7 +28,8 @@ from thinwire.validation.quality.subject import (
     write_table,
 )
 
-TABLE = Path(__file__).resolve().parents[2] / "sim" / "profiles" / f"sensitivity-{MODEL}.json"
+TABLES = Path(__file__).resolve().parents[2] / "sim" / "profiles"
+TABLE, PROMPTS = TABLES / f"sensitivity-{MODEL}.json", TABLES / f"sensitivity-{MODEL}-prompt.json"
 TP = 3  # the 9 heads of SmolLM2 divide by it
 WINDOWS = 4
 STRIDE = 4  # so that four windows predict from every position once
@@ -78,7 +79,7 @@ def run(
         raise ValueError(f"no folder for the table: {out.parent}")
     tried = parse_choices(choices, material.checkpoint.config)
     subject = material.subject(tp, material.calibration(tokens, windows))
-    wanted = key(subject.decoder, material.weights.sha256, stride, prompt)
+    wanted = key(subject.decoder, material.weights.sha256, stride, prompt, together)
     kept = keep(results_file(folder, wanted, "model"), wanted)
     shared = {
         "kind": KIND,
@@ -171,7 +172,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--prompt-tokens", type=int, default=None, help="where choices are tried; all when left out")
     parser.add_argument("--together", type=int, default=1, help="windows in a batch, with a prompt")
     parser.add_argument("--stride", type=int, default=STRIDE, help="every how many positions are predicted from")
-    given = command_line(parser, arguments, "sensitivity", "points done", TABLE, "the table")
+    about = "the table; of prompts it is another where this is left out"
+    given = command_line(parser, arguments, "sensitivity", "points done", TABLE, about)
+    if given.write == TABLE and given.prompt_tokens is not None:
+        given.write = PROMPTS
 
     begin = time.monotonic()
 
@@ -179,8 +183,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{done} of {total} points, {time.monotonic() - begin:.0f} s", file=sys.stderr, flush=True)
 
     run(
-        Material(device=given.device), given.write, given.folder, choices=given.choices, tp=given.tp,
-        windows=given.windows, tokens=given.tokens, stride=given.stride, prompt=given.prompt_tokens,
+        Material(device=given.device, backend=given.backend), given.write, given.folder, choices=given.choices,
+        tp=given.tp, windows=given.windows, tokens=given.tokens, stride=given.stride, prompt=given.prompt_tokens,
         together=given.together, progress=tell,
     )  # fmt: skip
     print(f"TP {given.tp}: {given.write}", file=sys.stderr)

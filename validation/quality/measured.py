@@ -113,7 +113,7 @@ class Measured:
     def machines(self) -> tuple[str, ...]:
         """Where what the page shows was measured."""
         used = [row["machine"] for key, row in self._losses.items() if key[0] == "prompt" or key[1] == TP]
-        return tuple(sorted({*used, self.prompt["source"]["machine"]}))
+        return tuple(sorted({*used, *(row["machine"] for row in self.prompt["rows"])}))
 
     @cached_property
     def _losses(self) -> Mapping[Key, Row]:

@@ -106,7 +106,7 @@ def answer(measured: Measured) -> list[str]:
             f"**Perplexity does not see all of it.** {len(hidden)} of {len(names)} schemes asked cost less than "
             f"{100 * USABLE:g} % of perplexity and more than {SEEN:g} points of look-ups at both lengths"
             + (f", from {lost_by(measured, hidden[0])} to {lost_by(measured, hidden[-1])}." if hidden else ".")
-            + f" Nothing that can be seen is lost by {listed(free(measured))}."
+            + f" Nothing that can be seen is lost there by {listed(free(measured))}."
         ),
         *item(
             "**Least loss of each budget**, in two steps: "
@@ -169,7 +169,7 @@ def deployments(measured: Measured) -> list[str]:
         for name in measured.main
     ]  # fmt: skip
     greedy = known(measured.greedy("bf16"))
-    changed = 1 - greedy["agreement"]
+    changed = 1 - greedy["same"][str(greedy["answer_tokens"])]["value"]
     return [
         "## What a deployment pays",
         "",

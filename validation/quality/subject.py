@@ -50,6 +50,7 @@ WINDOW_TOKENS = 512
 WINDOWS = 16  # 8,176 predictions: a scheme takes a minute
 COMPRESS = get_args(Compress)
 PROMPT_TOKENS = 384  # of a window, where only the prompt is compressed
+MACHINE = ("torch", "machine")  # of a row, since a table may be measured on several
 CALIBRATION_WINDOWS = 8  # for static outlier hybrids
 
 
@@ -92,7 +93,9 @@ class Subject:
         return scheme_run(self.decoder, scheme, calibrations, self.prompt, self.backend)
 
     def _calibrate(self, scheme: AnyScheme) -> dict[Point, Calibration]:
-        """Tokens that a point exempts never meet its codec, so they are no part of its calibration either."""
+        """First tokens that a point exempts never meet its codec, so they are no part of its calibration either. Last
+        ones and answers, which are tokens like others, are.
+        """
         plan = plan_of(scheme, self.decoder.config.num_layers)
         found = {}
         for point, entry in plan.items():

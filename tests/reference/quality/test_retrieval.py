@@ -106,13 +106,23 @@ def test_400_trials_are_within_five_points() -> None:
 
 
 def test_what_is_lost_is_paired() -> None:
-    """The same trials right and wrong: nothing is lost, for certain; two of ten lost, one won."""
+    """Agresti and Min's interval by hand: two of ten lost, one won; with half a trial more in each cell -1 of 12."""
     answers = [True] * 6 + [False] * 4
-    assert lost(answers, answers) == (0, 0, 0)
     found = lost(answers, [True] * 4 + [False] * 5 + [True])
-    assert found.value == pytest.approx(-0.1) and found.low is not None and found.high is not None
-    half = 1.959964 * math.sqrt((2 * 0.9**2 + 1 * 1.1**2 + 7 * 0.1**2) / 9 / 10)
-    assert (found.low, found.high) == (pytest.approx(-0.1 - half, rel=1e-6), pytest.approx(-0.1 + half, rel=1e-6))
-    assert lost([True] * 3, [False] * 3) == (-1, -1, -1)
+    half = 1.959964 * math.sqrt((1.5 + 2.5 - 1 / 12) / 144)
+    assert found.value == pytest.approx(-0.1)
+    assert found[1:] == (pytest.approx(-1 / 12 - half, rel=1e-6), pytest.approx(-1 / 12 + half, rel=1e-6))
+
+
+def test_few_trials_are_no_certainty() -> None:
+    """Nothing lost in so many, or all: the interval stays open, and closes as trials come in."""
+    for after, edge in ((True, 0.0), (False, -1.0)):
+        widths = []
+        for count in (1, 20, 400, 4000):
+            found = lost([True] * count, [after] * count)
+            assert found.value == edge and found.low is not None and found.high is not None
+            assert -1 <= found.low <= edge <= found.high <= 1
+            widths.append(found.high - found.low)
+        assert widths == sorted(widths, reverse=True) and widths[0] > 0.5 and 0 < widths[-1] < 0.002
     with pytest.raises(ValueError, match="same trials: 1 and 2"):
         lost([True], [True, False])

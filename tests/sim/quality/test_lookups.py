@@ -21,7 +21,7 @@ ASKED = ("--model", "llama-3-8b", "--cluster", "8xl40s-pcie", "--tp", "4", "--in
 def row(name: str, right: float, less: float, **more: Any) -> dict[str, Any]:
     return {
         "case": "x", "scheme": name, "tp": 4, "task": TASK, "prompt_tokens": TOKENS, "trials": 40,
-        "right": {"value": right, "interval": [0.1, 0.9]},
+        "exact": 0.8, "right": {"value": right, "interval": [0.1, 0.9]},
         "lost": {"value": less, "interval": [less - 0.1, min(1, less + 0.1)]}, **more,
     }  # fmt: skip
 
@@ -39,18 +39,23 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_schemes_are_known_by_what_they_do(folder: Path) -> None:
     for name in ("flash-int4", "two_step:int4-g128-zp@fused"):
-        found = lookup(scheme(name))
+        found = lookup(scheme(name), 4)
         assert found is not None and (found.right, found.exact, found.lost, found.trials) == (0.5, 0.8, -0.3, 40)
+    assert lookup(scheme("flash-int4"), 1) is None  # nothing is sent
+    assert lookup(scheme("flash2-int4-hier"), 4, 1) == lookup(scheme("flash-int4"), 4)
+    assert lookup(scheme("flash2-int4-hier"), 4, 2) is None
     for other in ("mxfp4", "flash-int3", "flash-int4+exempt-1", "flash-int4+exempt-last-1", "bf16"):
-        assert lookup(scheme(other)) is None
+        assert lookup(scheme(other), 4) is None
 
 
 def test_compare_shows_what_is_lost(folder: Path, capsys: Capture) -> None:
     """In a sentence where prompts alone are compressed; figures of speed and perplexity stay as they are."""
     asked = ("--schemes", "bf16,flash-int4,flash-int8,mxfp4", "--published", "none")
     status, out, _ = run(capsys, "compare", *ASKED, *asked)
-    said = "right in 80% of 40 trials uncompressed, and lose points: flash-int8 1 (12 trials), flash-int4 30 (docs"
-    assert status == 0 and said in " ".join(out.split())
+    said = (
+        "of 40 trials on tiny at TP 4 uncompressed, and lose points: flash-int8 1 (12 trials), flash-int4 30; not asked"
+    )
+    assert status == 0 and f"right in 80% {said}: mxfp4 (docs/accuracy.md)" in " ".join(out.split())
     every = run(capsys, "compare", *ASKED, "--schemes", "flash-int4", "--compress", "all")[1]
     assert "does not see all" not in every
     rows = api.compare(["flash-int4", "mxfp4"], "llama-3-8b", "8xl40s-pcie", 4, input_tokens=256).to_dict()["rows"]
@@ -62,7 +67,7 @@ def test_compare_shows_what_is_lost(folder: Path, capsys: Capture) -> None:
     "broken",
     [
         {"rows": [row("flash-int4", 0.5, -0.3)]},
-        {"model": "tiny", "rows": [row("flash-int4", 0.5, -0.3)]},  # nothing exact to hold it against
+        {"model": "tiny", "rows": [row("flash-int4", 0.5, -0.3, exact=None)]},  # nothing exact to hold it against
         {"model": "tiny", "rows": [row("exact", 1, 0), row("flash-int4", True, 0)]},
         {"model": "tiny", "rows": [row("exact", 1, 0), row("flash-int4", 2, 0)]},
         {"model": "tiny", "rows": [row("exact", 1, 0), row("flash-int4", 1, 0, lost={"value": 0})]},
@@ -73,14 +78,14 @@ def test_compare_shows_what_is_lost(folder: Path, capsys: Capture) -> None:
 def test_a_damaged_table_is_refused(folder: Path, broken: Any) -> None:
     (folder / "prompt-tiny.json").write_text(json.dumps(broken))
     with pytest.raises(ValueError, match=r"prompt-tiny\.json is no table of look-ups"):
-        lookup(scheme("flash-int4"))
+        lookup(scheme("flash-int4"), 4)
 
 
 def test_the_shipped_look_ups() -> None:
     """Fewer bits lose more; an interval holds its figure."""
     lost = []
     for name in ("quickreduce-fp8", "flash2-int5", "flash-int4", "flash-int3", "flash2-int2-sr"):
-        found = lookup(scheme(name))
+        found = lookup(scheme(name), 4)
         assert found is not None and found.lost_interval[0] <= found.lost <= found.lost_interval[1]
         lost.append(found.lost)
     assert lost == sorted(lost, reverse=True) and lost[0] > -0.02 and lost[-1] < -0.7

@@ -164,7 +164,7 @@ def test_the_command(
         (("--windows", "0"), "windows must be positive: windows=0"),
         (("--windows", "15"), "do not fit a text of 600 tokens"),
         (("--tokens", "65"), "tiny has 64 positions: tokens=65"),
-        (("--tokens", "4"), "stride must lie in 1..3"),
+        (("--tokens", "4", "--compress", "all"), "stride must lie in 1..3"),
         (("--threads", "0"), "threads must lie in 1..1024: threads=0"),
         (("--weights", "/nowhere"), "no checkpoint at /nowhere"),
         (("--out", "/nowhere/table.json"), "no folder for the table: /nowhere"),
