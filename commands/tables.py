@@ -241,7 +241,8 @@ def _published(rows: Sequence[tuple[str, Sequence[Found]]], how_many: Shown, mod
     if how_many == "none" or not found:
         return
     of_model = sum(one.same_model for _, one in found)
-    whose = "" if model is None else f" ({of_model or 'none'} of {len(found)} rows is of {model})"
+    are = "are" if of_model > 1 else "is"
+    whose = "" if model is None else f" ({of_model or 'none'} of {len(found)} rows {are} of {model})"
     console.print(f"Published by others, each of its own model and set-up{whose}; nothing of it is in the table:")
     shown = found if how_many == "all" else few(rows)
     for name, one in shown:

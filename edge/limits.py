@@ -77,7 +77,7 @@ ROTATION = Count("values that a Hadamard rotation mixes", 2, 1 << 16, "values", 
 TOGETHER = Count("ranks of a collective", 1, 256, "ranks", "four seconds and 300 MB, growing with the square")
 TRANSFERS = Count("chunks of a message times ranks squared", 1, 1 << 18, "", "as 256 ranks with four chunks")
 CHUNKS = Count("chunks of one message", 1, 1 << 12, "chunks", "each is a step of its own to simulate")
-
+DIGITS = Count("digits of a number in a scheme", 1, 40, "digits", "nothing there counts so far")
 
 # ---- models
 

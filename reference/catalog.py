@@ -156,6 +156,7 @@ def _scheme(name_or_spec: str, generation: int) -> Scheme:
             if not 0 < split < 100:
                 raise ValueError(f"iso-N needs N above 0 and below 100: {shown(part)}")
         elif match := re.fullmatch(r"exempt(-last)?-(\d+)", part):
+            registry.check_digits(part)
             family, count = f"exempt{match[1] or ''}-N", int(match[2])
             if (exempt_last if match[1] else exempt) is not None:
                 raise ValueError(f"scheme {shown(name_or_spec)} exempts tokens twice; give one {family}")
@@ -265,6 +266,7 @@ def _parse_options(options: list[str], spec: str) -> tuple[int | None, int, Lite
     launch: Literal["fused", "separate"] = "separate"
     for option in options:
         if match := re.fullmatch(r"chunk=(\d+)(?:x(\d+))?", option):
+            registry.check_digits(option)
             chunk, in_flight = int(match[1]), int(match[2] or 1)
         elif option == "fused":
             launch = "fused"

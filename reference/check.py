@@ -21,6 +21,7 @@ from thinwire.reference.core.scheme import Codec
 from thinwire.reference.quantize import decode_flat, encode_flat
 
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
+ORDINARY = 2.0**15  # values up to here overflow nothing: not fp16, and no sum of a rotation in fp32
 _POWERS = (0, -20, 10, -133, -146, 120, 127)  # of normal values
 
 
@@ -39,8 +40,9 @@ def check_codec(
 
     Its spec reads back as itself, and its sections add up. Buffers have `wire_bytes` bytes, the same every time, and
     leave what was encoded alone. No decoded value is off by more than its bound, which is a number of 0 or more, in
-    fp32, bf16 and fp16. Zeros come back as zeros. What is cut at multiples of `align` decodes as it does uncut, and a
-    NaN reaches no run of `align` values but its own.
+    fp32, bf16 and fp16, and infinite nowhere where all values are `ORDINARY` ones or smaller. Zeros come back
+    as zeros. What is cut at multiples of `align` decodes as it does uncut, and a NaN reaches no run of `align` values
+    but its own.
 
     Args:
         codec: to try; its class is registered.
@@ -88,6 +90,14 @@ class _Trial:
         for dtype in TYPES:
             found_N = decode_flat(buffer, values_N.numel(), self.codec, dtype=dtype, **self.given)
             limit_N = bound(values_N, self.codec, dtype=dtype, **self.given)
+            endless_N = limit_N.isinf() & (values_N.abs().max() <= ORDINARY)
+            if bool(endless_N.any()):
+                at = int(endless_N.nonzero()[0])
+                raise ValueError(
+                    f"codec {self.codec.spec}: its bound promises nothing, infinity, for value {at} of "
+                    f"{values_N.numel()}, {float(values_N[at]):g} in {values_N.dtype} decoded in {dtype}: it must be "
+                    f"finite where no value is larger than {ORDINARY:g}"
+                )
             wrong_N = (found_N.double() - values_N.double()).abs()
             beyond_N = ~(wrong_N <= limit_N) & ~limit_N.isinf()
             if dtype == torch.float16:

@@ -14,6 +14,7 @@ from functools import cache
 from types import MappingProxyType
 
 PLANE_WIDTHS = (8, 4, 2, 1)
+HELD = ("uint8", "uint16", "bf16", "fp16", "fp32")  # what a section of a buffer may hold
 
 
 @dataclass(frozen=True, slots=True)

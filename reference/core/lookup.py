@@ -8,11 +8,11 @@ So a broken module of somebody's cannot harm who does not use it.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from importlib import import_module
-from pathlib import Path
 
-from thinwire.edge.words import shown
+from thinwire.edge.words import said, shown
 from thinwire.reference.core import builtin, registry
 from thinwire.reference.core.registry import Entry, Numerics
 from thinwire.reference.core.scheme import Codec
@@ -22,6 +22,7 @@ VARIABLE = "THINWIRE_CODECS"
 
 builtin.register_all()
 _loaded: set[str] = set()
+_failed: dict[str, str] = {}  # what is said of modules that were run and could not be loaded
 
 
 def parse_codec(spec: str) -> Codec:
@@ -54,42 +55,56 @@ def numerics_of(codec: Codec) -> Numerics:
 
 
 def own_sources() -> dict[str, bytes]:
-    """The modules that others' codecs are registered from and made in, with their source: results rest on it."""
-    from importlib.util import find_spec
+    """The modules that others' codecs are registered from and made in, and those beside them that they import, with
+    their source: results rest on it. ValueError where the main module is one of them and has no file.
+    """
+    from thinwire.reference.core import origins  # not where nothing is kept
 
-    found = {}
-    for entry in registry.entries():
-        if entry.own:
-            names = {entry.kind.__module__} | ({entry.module} if entry.module else set())
-            for name in sorted(names):
-                spec = find_spec(name) if name != "__main__" else None
-                path = Path(spec.origin) if spec is not None and spec.has_location and spec.origin else None
-                found[name] = path.read_bytes() if path is not None and path.is_file() else b""
-    return found
+    return origins.sources(name for entry in registry.entries() if entry.own for name in entry.modules)
 
 
 def load() -> bool:
     """Import the modules that bring codecs, each once: was there a new one?
 
-    Raises ValueError with one sentence for a module that cannot be imported, or whose registration is refused.
+    Raises ValueError with one sentence for a module that cannot be imported, or whose registration is refused. What it
+    registered before is forgotten, and it is not run again: it is said again.
     """
     new = False
     for module, origin in _modules():
         if module in _loaded:
             continue
+        if module in _failed:
+            raise ValueError(_failed[module])
+        entries, modules = registry.entries(), set(sys.modules)
         try:
             import_module(module)
-        except Exception as error:
-            said = " ".join(f"{type(error).__name__}: {error}".split())
-            raise ValueError(f"codecs of module {shown(module)} ({origin}) cannot be loaded: {said}") from error
+        except BaseException as error:
+            _undo(entries, modules)
+            if not isinstance(error, Exception | SystemExit):
+                raise
+            what = said(f"{type(error).__name__}: {error}")
+            sentence = f"codecs of module {shown(module)} ({origin}) cannot be loaded: {what}"
+            if not (isinstance(error, ModuleNotFoundError) and error.name == module):  # that one may yet appear
+                _failed[module] = sentence
+            raise ValueError(sentence) from error
         _loaded.add(module)
         new = True
     return new
 
 
+def _undo(entries: tuple[Entry, ...], modules: set[str]) -> None:
+    """Forget what an import registered, and the modules it did so from: who imports them anew gets it."""
+    for entry in registry.entries():
+        if entry not in entries:
+            registry.unregister(entry.kind)
+            if entry.kind.__module__ not in modules:
+                sys.modules.pop(entry.kind.__module__, None)
+
+
 def forget_loaded() -> None:
-    """Load modules again where they are asked for: for tests."""
+    """Load modules again where they are asked for, also those that failed: for tests, and for one that was mended."""
     _loaded.clear()
+    _failed.clear()
 
 
 def _modules() -> Iterator[tuple[str, str]]:

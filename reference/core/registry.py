@@ -13,11 +13,15 @@ from importlib import import_module
 from types import MappingProxyType
 from typing import Any
 
-from thinwire.edge.words import shown
-from thinwire.reference.core.scheme import Codec
+from thinwire.edge.limits import DIGITS
+from thinwire.edge.words import said, shown
+from thinwire.reference.core.formats import HELD
+from thinwire.reference.core.scheme import Codec, Section
 
 _NAME = re.compile(r"([a-z][a-z0-9_]*)(#?)")
+_DIGITS = re.compile(rf"\d{{{DIGITS.most + 1},}}")
 HALVES = ("encode", "decode", "bound")
+OURS = ("name", "number")  # keys of `build` that a codec's name fills
 _LONG = 4096  # runs of `align` values after which a buffer is long
 
 
@@ -93,6 +97,15 @@ class Entry:
             return self.numerics and self.numerics.partition(":")[0]
         return str(self.numerics.encode.__module__)
 
+    @property
+    def modules(self) -> set[str]:
+        """The modules that its class, its `build` and its numerics are in."""
+        made: list[Any] = [self.kind, self.build]
+        if isinstance(self.numerics, Numerics):
+            made += [getattr(self.numerics, half) for half in HALVES]
+        found = {getattr(one, "__module__", None) for one in made} | {self.module}
+        return {name for name in found if name}
+
 
 _ENTRIES: dict[type[Codec], Entry] = {}
 _RESOLVED: dict[type[Codec], Numerics] = {}
@@ -117,7 +130,7 @@ def register(
         kind: its class, a frozen dataclass.
         names: first words of its specs: `log4`; `int#` for a word that ends in a whole number.
         build: the codec of a spec's words by key: `name`, `number` where the name ends in `#`, and what of `required`
-            and `options` was given. ValueError for values that mean nothing.
+            and `options` was given: no key twice. ValueError for values that mean nothing.
         required: keys of the words that must follow the name, in order.
         options: key -> regular expression of a word that may follow in any order, once; its group is the value.
         grammar: how specs read, for messages: `log4[-gGROUP]`.
@@ -129,20 +142,25 @@ def register(
 
     Raises:
         ValueError: one sentence on what does not fit: a class or name that is taken, an example that does not read back
-            as itself, sections that do not add up to `bits_per_value`.
+            as itself, sections that do not add up to `bits_per_value`, or what else its class raises meanwhile.
+
+    What is refused is not registered, whatever was raised.
     """
-    entry = Entry(
-        kind, names, build, tuple(required), dict(options), grammar, numerics, cost or Cost(), tuple(examples), kernels
-    )  # fmt: skip
+    cost = Cost() if cost is None else cost
+    entry = Entry(kind, names, build, tuple(required), dict(options), grammar, numerics, cost, tuple(examples), kernels)
     _check_class(entry)
+    _check_keys(entry)
     _check_names(entry)
     _ENTRIES[kind] = entry
     try:
         for spec in entry.examples:
             check_layout(_canonical(entry, spec))
-    except ValueError as error:
-        del _ENTRIES[kind]
-        raise ValueError(f"codec {names[0]} of {entry.where}: {error}") from None
+    except BaseException as error:
+        unregister(kind)
+        if not isinstance(error, Exception):
+            raise
+        what = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise ValueError(f"codec {names[0]} of {entry.where}: {said(what)}") from error
 
 
 def unregister(kind: type[Codec]) -> None:
@@ -219,6 +237,7 @@ def read(spec: str) -> Codec | None:
             stem, number = name.removesuffix("#"), head[len(name.removesuffix("#")) :]
             if not head.startswith(stem) or bool(number) != name.endswith("#") or (number and not _whole(number)):
                 continue
+            check_digits(spec)
             if len(words) < len(entry.required) or (len(words) > len(entry.required) and not entry.options):
                 return None
             found = {"name": stem, **({"number": number} if number else {})}
@@ -226,6 +245,12 @@ def read(spec: str) -> Codec | None:
             found |= _optional(words[len(entry.required) :], entry.options)
             return _built(entry, found)
     return None
+
+
+def check_digits(text: str) -> None:
+    """ValueError for a number of more digits than Python, or anybody, wants to read."""
+    if many := _DIGITS.search(text):
+        raise ValueError(f"a number has {DIGITS.most} digits at most: given {shown(many[0])}")
 
 
 def _built(entry: Entry, words: Mapping[str, str]) -> Codec:
@@ -272,10 +297,29 @@ def _check_class(entry: Entry) -> None:
         raise ValueError(f"codec {entry.where} is registered already, as {', '.join(_ENTRIES[kind].names)}")
     if not entry.examples:
         raise ValueError(f"codec {entry.where} needs an example of its specs: examples=()")
+    if not isinstance(entry.cost, Cost):
+        raise ValueError(f"cost of {entry.where} must be a Cost: given {shown(entry.cost)}")
+    numerics = entry.numerics
+    halves = isinstance(numerics, Numerics) and all(callable(getattr(numerics, half)) for half in HALVES)
+    if not (numerics is None or halves or (isinstance(numerics, str) and numerics)):
+        raise ValueError(
+            f"numerics of {entry.where} must be a module's name, Numerics of three functions or None: "
+            f"given {shown(numerics)}"
+        )
+
+
+def _check_keys(entry: Entry) -> None:
+    keys = [*OURS, *entry.required, *entry.options]
+    for place, key in enumerate(keys):
+        if not isinstance(key, str) or key in keys[:place]:
+            raise ValueError(
+                f"keys of {entry.where} must be strings of their own, {' and '.join(OURS)} are the codec's name: "
+                f"given {shown(key)}"
+            )
     for key, pattern in entry.options.items():
         try:
             groups = re.compile(pattern).groups
-        except re.error as error:
+        except (re.error, TypeError) as error:
             raise ValueError(f"option {key} of {entry.where} is no regular expression: {error}") from None
         if groups > 1:
             raise ValueError(f"option {key} of {entry.where} may have one group: {shown(pattern)}")
@@ -327,6 +371,10 @@ def check_layout(codec: Codec) -> None:
         )
     for numel in (1, codec.align, codec.align + 1, codec.align * _LONG):
         sections = codec.sections(numel)
+        if not all(isinstance(section, Section) and section.holds in HELD for section in sections):
+            raise ValueError(
+                f"{codec.spec}: sections are Sections that hold {', '.join(HELD)}: {shown(sections)} for {numel} values"
+            )
         names = [section.name for section in sections]
         if not sections or len(set(names)) != len(names):
             raise ValueError(

@@ -84,6 +84,19 @@ class TargetsTable(Table):
     perplexity_ratio: Annotated[float, Field(strict=True, ge=1, allow_inf_nan=False)] | None = None
     accuracy_from: AccuracyFrom = "measured"
 
+    @model_validator(mode="after")
+    def _keeps_some(self) -> "TargetsTable":
+        self.check()
+        return self
+
+    def check(self) -> None:
+        """ValueError where the ratio leaves published figures less than nothing of a score to keep."""
+        if self.accuracy_from == "published" and self.perplexity_ratio is not None and self.perplexity_ratio > 2:
+            raise ValueError(
+                "perplexity_ratio must lie in 1..2 where accuracy_from is 'published', for 2 less it is the share of a "
+                f"score that is kept: perplexity_ratio={self.perplexity_ratio:.10g}; leave it out for any share"
+            )
+
 
 class PriceTable(Table):
     """The user's price, and where it is from."""
@@ -359,7 +372,8 @@ def problem_of(inputs: Inputs) -> Problem:
 
 
 def targets_of(table: TargetsTable) -> Targets:
-    """As the search has them; what is left out is no target."""
+    """As the search has them; what is left out is no target. ValueError for targets that do not go together."""
+    table.check()
     ttft, tpot = table.ttft, table.tpot
     return Targets(
         ttft_quantile=ttft.percentile / 100,

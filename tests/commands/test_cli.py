@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -361,3 +362,11 @@ def test_the_program_exits_2_with_one_line() -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("thinwire: unknown model 'llama-9'")
     assert done.stderr.count("\n") == 1
+
+
+def test_rows_of_a_model_are_counted_in_a_sentence(capsys: Capture) -> None:
+    words = ("--model", "qwen2.5-72b", "--cluster", "8xmi300x-xgmi", "--tp", "4", "--schemes", "bf16,quickreduce-int4")
+    status, out, err = run(capsys, "compare", *words)
+    assert (status, err) == (0, "")
+    found = re.search(r"\((\d+) of \d+ rows are of\s+qwen2\.5-72b\)", out)
+    assert found is not None and int(found[1]) > 1

@@ -12,6 +12,8 @@ from thinwire.reference.catalog import Codec, Numerics, Section, parse_codec, re
 from thinwire.reference.check import check_codec
 from thinwire.reference.codecs.calibration import Calibration
 from thinwire.reference.codecs.error import bound
+from thinwire.reference.codecs.layout import HELD
+from thinwire.reference.core.formats import HELD as HELD_BY_NAME
 from thinwire.reference.core.lookup import codecs
 from thinwire.reference.quantize import decode, decode_flat, encode, encode_flat, reduce_flat
 
@@ -35,6 +37,10 @@ def test_every_registered_codec_keeps_its_word(spec: str) -> None:
 def test_the_example_keeps_its_word(log4: str, spec: str) -> None:
     for seed in range(3):
         check_codec(spec, idempotent=True, seed=seed)
+
+
+def test_what_sections_may_hold_is_what_tensors_are_made_of() -> None:
+    assert set(HELD) == set(HELD_BY_NAME)
 
 
 # ---- faults, each found
@@ -115,6 +121,8 @@ def bound_half(exact_N: Tensor, codec: Half) -> Any:
         "unsure": lambda: found_N * torch.nan,
         "one": lambda: found_N.max(),
         "number": lambda: 1.0,
+        "endless": lambda: found_N * torch.inf,
+        "large": lambda: found_N.masked_fill(exact_N.abs() > 2**15, torch.inf),
     }
     return odd.get(codec.fault, lambda: found_N)()
 
@@ -138,6 +146,7 @@ def test_without_a_fault_nothing_is_found() -> None:
     check_codec("half-none", idempotent=True)
     check_codec(Half("no nan"), keeps_nan=False)
     check_codec(Half("drifts"))
+    check_codec(Half("large"))  # promises nothing beyond what fp16 holds
 
 
 @pytest.mark.parametrize(
@@ -162,6 +171,11 @@ def test_without_a_fault_nothing_is_found() -> None:
         ("unsure", "bound of codec half-unsure must give 1 numbers of 0 or more"),
         ("one", r"bound of codec half-one must give 1 numbers of 0 or more: given torch.float64 \[\]"),
         ("number", "bound of codec half-number must give 1 numbers of 0 or more: given float"),
+        (
+            "endless",
+            r"codec half-endless: its bound promises nothing, infinity, for value 0 of 1, .* in torch.float32 decoded "
+            r"in torch.float32: it must be finite where no value is larger than 32768",
+        ),
         ("zero", r"codec half-zero makes \[5.96\d+e-08\] of 1 zeros"),
         ("whole", "codec half-whole decodes 2 runs of 8 values otherwise in 5 runs"),
         ("leaks", "codec half-leaks lets a NaN out of its run of 8 values"),

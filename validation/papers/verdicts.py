@@ -8,7 +8,7 @@ from thinwire.validation.papers.answers import PLAIN, Answer, Knobs, answer, fig
 from thinwire.validation.papers.headlines import OF_BITS, Headline
 from thinwire.validation.papers.inverse import FARTHEST, solve
 
-Relation = Literal["agrees", "we say less", "we say more"]
+Relation = Literal["agrees", "we say less", "we say more", "undecided"]
 Knob = Literal["wire", "codec", "kernels"]
 
 
@@ -62,6 +62,8 @@ class Verdict:
         """One sentence."""
         h, ours = self.headline, self.answer.ours
         because = f"; {h.why}" if h.why else ""
+        if self.relation == "undecided":
+            return f"Undecided: our interval, {unit(h, ours.low)} to {unit(h, ours.high)}, holds both{because}."
         if h.bound == "slower" and self.relation == "agrees":
             return f"Agrees: slower here too, {unit(h, ours.high)} at best{because}."
         claimed = " to ".join(unit(h, value) for value in h.value)
@@ -76,10 +78,14 @@ class Verdict:
 
 
 def relation_of(headline: Headline, found: Answer) -> Relation:
-    """Where our interval lies beside the claim. A claim of "slower" is one of less than its value."""
+    """Where our interval lies beside the claim. A claim of "slower" is one of less than its value: all of an interval
+    agrees, or none of it, or it decides nothing.
+    """
     ours = found.ours
     if headline.bound == "slower":
-        return "we say more" if ours.low > headline.high else "agrees"
+        if ours.high < headline.low:
+            return "agrees"
+        return "we say more" if ours.low > headline.high else "undecided"
     if ours.high < headline.low:
         return "we say less"
     return "we say more" if ours.low > headline.high else "agrees"

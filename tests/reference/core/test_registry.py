@@ -2,9 +2,11 @@
 
 import math
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import invalidate_caches
 from pathlib import Path
 from typing import Any
 
@@ -177,12 +179,65 @@ def test_a_codec_is_frozen() -> None:
         ({"examples": ("int4",)}, "do not read its example 'int4'"),
         ({"build": lambda words: words["bits"]}, "build failed with KeyError: 'bits'"),
         ({"build": lambda words: GroupedInt(4)}, "build must give a Flat: given"),
+        ({"cost": {"launches": 1}}, r"cost of .*Flat must be a Cost: given \{'launches': 1\}"),
+        ({"cost": {}}, r"cost of .*Flat must be a Cost: given \{\}"),
+        ({"numerics": 7}, "numerics of .*Flat must be a module's name, Numerics of three functions or None: given 7"),
+        ({"numerics": Numerics(print, print, 7)}, "Numerics of three functions or None"),  # type: ignore[arg-type]
+        ({"options": {"name": "n"}}, "keys of .*Flat must be strings of their own, .*: given 'name'"),
+        ({"options": {"number": "n"}}, "keys of .*Flat must be strings of their own, .*: given 'number'"),
+        ({"required": ("kind",), "options": {"kind": "k"}}, "must be strings of their own, .*: given 'kind'"),
+        ({"required": ("kind", "kind")}, "must be strings of their own, .*: given 'kind'"),
+        ({"options": {"bits": 4}}, "option bits of .* is no regular expression"),
     ],
 )
 def test_registrations_that_do_not_fit(more: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         register(Flat, "flat#", **given(**more))
     assert "\n" not in str(caught.value) and all(not entry.own for entry in entries())
+
+
+class Stopped(BaseException):
+    """As a key pressed in between."""
+
+
+@dataclass(frozen=True, slots=True)
+class Raises(Flat):
+    """Sizes that cannot be asked for, while there is something to raise."""
+
+    def _sections(self, numel: int) -> tuple[Section, ...]:
+        if RAISED:
+            raise RAISED[0]
+        return (Section("codes", -(-numel // 8) * self.bits),)
+
+
+RAISED: list[BaseException] = []
+
+
+def test_whatever_a_class_raises_leaves_nothing_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And its name is free again. Errors are said in one sentence, what stops a program passes."""
+    more = given(build=lambda words: Raises(int(words["number"])))
+    for error, expected, message in (
+        (ZeroDivisionError("by\nzero"), ValueError, r"codec flat# of .*\.Raises: ZeroDivisionError: by zero$"),
+        (ValueError("so\nnot"), ValueError, r"codec flat# of .*\.Raises: so not$"),
+        (Stopped("now"), Stopped, "now"),
+    ):
+        monkeypatch.setitem(globals(), "RAISED", [error])
+        with pytest.raises(expected, match=message):
+            register(Raises, "flat#", **more)
+        assert all(not entry.own for entry in entries())
+    monkeypatch.setitem(globals(), "RAISED", [])
+    register(Raises, "flat#", **more)
+
+
+def test_numbers_have_so_many_digits() -> None:
+    for spec in ("int", "int4-g", "hybrid4-k", "mx-e2m1-b"):
+        with pytest.raises(ValueError, match=r"a number has 40 digits at most: given '9+\.\.\.9+'"):
+            parse_codec(spec + "9" * 5000)
+    for name in ("flash-int4+exempt-", "two_step:int4@chunk=", "two_step:int"):
+        with pytest.raises(ValueError, match="a number has 40 digits at most"):
+            scheme(name + "9" * 5000)
+    with pytest.raises(ValueError, match=r"bits must lie in 2\.\.8"):
+        parse_codec("int" + "9" * 40)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +265,8 @@ class Odd(Flat):
             "twice": (Section("codes", size // 2), Section("codes", size // 2)),
             "negative": (Section("codes", size + 1), Section("more", -1)),
             "half": (Section("codes", size / 2),),  # type: ignore[arg-type]
+            "type": (Section("codes", size, "int32"),),
+            "size": (size,),
         }.get(self.wrong, (Section("codes", size),))
 
 
@@ -223,6 +280,8 @@ class Odd(Flat):
         ("twice", "sections need names of their own"),
         ("negative", "none negative"),
         ("half", "whole bytes"),
+        ("type", "sections are Sections that hold uint8, uint16, bf16, fp16, fp32: .*int32"),
+        ("size", r"sections are Sections that hold .*: \(4,\) for 1 values"),
     ],
 )
 def test_sizes_that_do_not_add_up(wrong: str, message: str) -> None:
@@ -343,6 +402,43 @@ def test_a_broken_module_harms_only_who_asks_for_it(
         )
         assert "\n" not in said
         assert re.search(message, said), said
+
+
+@pytest.mark.parametrize(
+    ("last", "message"), [("1 / 0", "ZeroDivisionError: "), ("import sys; sys.exit('enough')", "SystemExit: enough$")]
+)
+def test_what_fails_halfway_leaves_nothing_and_says_why_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, last: str, message: str
+) -> None:
+    module(folder, "mine_beside", MINE.replace('"mine"', '"beside"'))
+    module(folder, "half_codecs", f"{MINE}\nimport mine_beside\n{last}\n")
+    monkeypatch.setenv("THINWIRE_CODECS", "half_codecs")
+    for _ in range(3):
+        with pytest.raises(ValueError, match=f"of module 'half_codecs' .THINWIRE_CODECS. cannot be loaded: {message}"):
+            parse_codec("mine")
+        assert all(not entry.own for entry in entries())
+    assert "mine_beside" not in sys.modules  # or nobody could have it any more
+    module(folder, "half_codecs", MINE)
+    (folder / "__pycache__").exists() and shutil.rmtree(folder / "__pycache__")
+    lookup.forget_loaded()
+    assert parse_codec("mine").spec == "mine"
+
+
+def test_a_module_that_was_not_there_may_appear(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THINWIRE_CODECS", "late_codecs")
+    with pytest.raises(ValueError, match="No module named 'late_codecs'"):
+        parse_codec("mine")
+    module(folder, "late_codecs", MINE)
+    invalidate_caches()
+    assert parse_codec("mine").spec == "mine"
+
+
+def test_a_key_pressed_meanwhile_passes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module(folder, "slow_codecs", f"{MINE}\nraise KeyboardInterrupt\n")
+    monkeypatch.setenv("THINWIRE_CODECS", "slow_codecs")
+    with pytest.raises(KeyboardInterrupt):
+        parse_codec("mine")
+    assert all(not entry.own for entry in entries())
 
 
 def test_registering_does_not_disturb_what_is_understood() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from thinwire.sim.planning.bounds import Targets
-from thinwire.sim.planning.file import Asked, read
+from thinwire.sim.planning.file import Asked, read, targets_of
 from thinwire.sim.planning.plan import Candidate, WhatIf
 from thinwire.sim.serving.arrivals import Drawn, Fixed, Geometric, LogNormal
 from thinwire.sim.serving.run import Window
@@ -74,6 +74,22 @@ def test_what_is_given_is_meant(tmp_path: Path) -> None:
     engine = problem.engines(problem.candidates[0], ())
     assert (engine.limits.token_budget, engine.limits.max_sequences) == (64, 8)
     assert any("uncompressed at sizes" in sentence for sentence in engine.pace.sentences())  # type: ignore[attr-defined]
+
+
+def test_published_figures_keep_a_share_that_is_not_negative(tmp_path: Path) -> None:
+    def ratio(value: float, source: str) -> Asked:
+        more = f'perplexity_ratio = {value}\naccuracy_from = "{source}"'
+        return asked(tmp_path, ("seconds = 0.6 }", f"seconds = 0.6 }}\n{more}"))
+
+    assert ratio(2.0, "published").problem.targets.perplexity_ratio == 2.0
+    assert ratio(3.0, "measured").problem.targets.perplexity_ratio == 3.0
+    with pytest.raises(
+        ValueError, match=r"perplexity_ratio must lie in 1\.\.2 where .*: perplexity_ratio=3;"
+    ) as caught:
+        ratio(3.0, "published")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match=r"must lie in 1\.\.2"):  # a sweep's target, on a file that was read
+        targets_of(ratio(2.0, "published").file.targets.model_copy(update={"perplexity_ratio": 2.5}))
 
 
 @pytest.mark.parametrize("percentile", [50, 90, 95, 99])

@@ -5,9 +5,11 @@ from dataclasses import replace
 import pytest
 
 from thinwire.sim import api
-from thinwire.validation.papers.answers import PLAIN, Knobs, answer, figure, machine
+from thinwire.validation.papers import page
+from thinwire.validation.papers.answers import PLAIN, Answer, Knobs, answer, figure, machine
 from thinwire.validation.papers.headlines import Headline, file_of, shipped
-from thinwire.validation.papers.verdicts import judge, knobs_of, relation_of, turned
+from thinwire.validation.papers.ratios import Estimate
+from thinwire.validation.papers.verdicts import Verdict, judge, knobs_of, relation_of, turned
 
 CLAIMS = {headline.id: headline for headline in shipped().headlines}
 FLASH = CLAIMS["flash-ttft-l40"]
@@ -101,6 +103,7 @@ def test_what_is_solved_for_gives_the_claim(name: str) -> None:
         ("about", (1.35, 1.5), "we say less"),
         ("slower", (1.0,), "we say more"),
         ("slower", (1.5,), "agrees"),
+        ("slower", (1.2,), "undecided"),
     ],
 )
 def test_a_verdict_is_where_the_interval_lies(bound: str, value: tuple[float, ...], relation: str) -> None:
@@ -109,6 +112,22 @@ def test_a_verdict_is_where_the_interval_lies(bound: str, value: tuple[float, ..
     assert 1.1 < found.ours.low < 1.2 and 1.3 < found.ours.high < 1.35
     claim = replace(FLASH, bound=bound, value=value)  # type: ignore[arg-type]
     assert relation_of(claim, found) == relation
+
+
+def test_a_speed_up_does_not_agree_with_slower() -> None:
+    """Nor does an interval that holds both."""
+    claim = CLAIMS["mx-a100"]
+    assert claim.bound == "slower" and claim.value == (1.0,)
+    for ours, relation, said in (
+        (Estimate(1.3, 0.95, 1.9), "undecided", "Undecided: our interval, 0.95 to 1.90, holds both"),
+        (Estimate(0.9, 0.8, 1.0), "undecided", "Undecided: our interval, 0.80 to 1.00, holds both"),
+        (Estimate(0.9, 0.8, 0.99), "agrees", "Agrees: slower here too, 0.99 at best"),
+        (Estimate(1.3, 1.1, 1.9), "we say more", "We say more: 1.10 at least against 1.00"),
+    ):
+        found = Answer(ours, "mxfp4")
+        verdict = Verdict(claim, found, relation_of(claim, found), ())
+        assert verdict.relation == relation and verdict.sentence.startswith(said)
+    assert "; 1 are undecided" not in page.tally([judge(claim)])
 
 
 def test_only_what_a_claim_depends_on_is_solved_for() -> None:

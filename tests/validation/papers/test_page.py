@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from thinwire.sim import api
 from thinwire.validation.papers import page, served
 from thinwire.validation.papers.headlines import shipped
 from thinwire.validation.papers.verdicts import Verdict, judge
@@ -77,6 +78,30 @@ def test_scores_are_those_of_the_rows_shown(text: str, shown: list[list[str]]) -
     assert f"| above the gate | {len(above)} | {right} | {right / len(above):.0%} | {gained} |" in text
     assert right / len(above) >= served.WANTED
     assert f"{right} of {len(above)} signs above the gate are right" in text
+
+
+def test_that_no_loss_can_be_predicted_stands_beside_the_score(text: str, shown: list[list[str]]) -> None:
+    """Under the gate no run of ours is slower than uncompressed."""
+    joined = " ".join(text.split())
+    assert f"gets 73.{page.NO_LOSS} Wrong" in joined
+    assert all(setup.options["gate"] is True for setup in served.shipped().setup)
+    assert all(" --gate" in cells[-1] for cells in shown)
+    assert max(float(ours) for cells in shown for ours in (cells[6], cells[9])) <= 1
+
+
+def test_what_is_said_of_int8_is_the_kernel_tables(text: str) -> None:
+    """And the fit's."""
+    (eight, rccl_8), (large, rccl_64) = page.int8_us(8), page.int8_us(64)
+    assert eight < rccl_8 and large > rccl_64
+    said = f"at 8 MiB ({eight:.0f} against {rccl_8:.0f} us) and loses at 64 MiB ({large:.0f} against {rccl_64:.0f} us)"
+    assert said in " ".join(text.split())
+    fit = {
+        (mib, name): api.collective("8xmi300x-xgmi", name, mib * served.MIB, 8)["time_us"]
+        for mib in (8, 16, 32, 64)
+        for name in ("bf16", "quickreduce-int8")
+    }
+    assert fit[8, "quickreduce-int8"] == pytest.approx(fit[8, "bf16"], rel=0.02)
+    assert all(fit[mib, "quickreduce-int8"] > fit[mib, "bf16"] for mib in (16, 32, 64))
 
 
 def test_prose_is_narrow_and_links_lead_somewhere(text: str, root: Path) -> None:
