@@ -100,11 +100,23 @@ def assumptions(asked: Asked) -> list[str]:
         "intervals (95 %) are of batch means",
         "more replicas never do worse: checked one below each answer found by simulation, not everywhere",
         f"perplexity ratios are of {' and '.join(sorted(titles)) or 'no model'}, as measured: no promise for another",
+        *counted(asked),
         *decided(asked),
         "replicas may still be filling when the run ends: that counts as kept where Little's law says that they have "
         "the room, and the run is longer than an answer",
         "replicas are those of thinwire serve, with its assumptions",
     ]  # fmt: skip
+
+
+def counted(asked: Asked) -> list[str]:
+    """Whose perplexity is of prompts alone, and whose of every position."""
+    every = dict.fromkeys(c.scheme for c in asked.problem.candidates if c.tp > 1 and asked.inputs.compress(c) == "all")
+    if not every:
+        return ["they are of exact answers behind compressed prompts: decode's messages go uncompressed here"]
+    return [
+        f"they are of every position compressed, decode's too, on some machine or TP degree, for {', '.join(every)}: "
+        "the gate is off, or finds decode's messages sooner compressed; +exempt-last-1 decodes exactly in any case"
+    ]
 
 
 def decided(asked: Asked) -> list[str]:

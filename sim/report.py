@@ -111,6 +111,7 @@ def assumptions(prompt: Prompt, scheme: AnyScheme, cost: CostModel, exchanger: E
         if not (entry.reduce.is_raw and entry.gather.is_raw):
             sentences.append(codec_sentence(cost, entry.codec_launch == "fused"))
             sentences += own_codec_sentences(entry.reduce, entry.gather)
+            sentences += dear_codec_sentences(entry.reduce, entry.gather)
         if entry.drop_attention_percent:
             sentences.append(
                 f"sync-point drop takes the last {entry.drop_attention_percent:g} % of the blocks; what it costs in "
@@ -190,6 +191,18 @@ def own_codec_sentences(*codecs: Codec) -> list[str]:
                 f"{cost.decode_bytes_per_value:g} to decode ({cost.source})"
             )
     return sentences
+
+
+def dear_codec_sentences(*codecs: Codec) -> list[str]:
+    """What the profile's one rate for all formats charges too little for."""
+    kinds = {"reserved spikes": "spikes", "rotations": "rotation"}
+    found = [what for what, name in kinds.items() if any(getattr(codec, name, None) for codec in codecs)]
+    if not found:
+        return []
+    return [
+        f"{' and '.join(found)} are charged as plain codes of as many bytes; on an H200 such kernels took 1.4 to 2.4 "
+        "times as long as INT4's (docs/decisions/020-first-gpu.md)"
+    ]
 
 
 def _kernels(count: int) -> str:

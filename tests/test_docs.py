@@ -114,6 +114,24 @@ def test_what_the_readme_says_of_the_first_gpu(root: Path, pages: dict[str, str]
     )
 
 
+def test_what_is_said_of_dear_codecs(root: Path) -> None:
+    """How much longer spikes and rotations took on the first GPU than INT4 did, encoding and decoding 128 Mi values."""
+    (raw,) = (root / "validation" / "raw").glob("nvidia-h200-*.json")
+    rows = {
+        (row["kernel"], row["codec"]): row["seconds_graph"]
+        for row in json.loads(raw.read_text())["steps"]["codec"]["rows"] if row["numel"] == 128 << 20
+    }  # fmt: skip
+    longer = [
+        rows[kernel, codec] / rows[kernel, "int4-g128-zp"]
+        for kernel in ("encode", "decode") for codec in ("int2-g128-zp-sr", "int4-g128-zp-h128")
+    ]  # fmt: skip
+    said = api.predict("llama-3-8b", "8xl40s-pcie", "flash2-int4-sr", tp=2, input_tokens=64).assumptions
+    words = f"took {min(longer):.1f} to {max(longer):.1f} times as long as INT4's"
+    assert any(words in sentence and "reserved spikes" in sentence for sentence in said)
+    plain = api.predict("llama-3-8b", "8xl40s-pcie", "flash-int4", tp=2, input_tokens=64).assumptions
+    assert not any("times as long" in sentence for sentence in plain)
+
+
 def test_the_picture_is_of_todays_predictions(root: Path, tmp_path: Path) -> None:
     """Run `make picture`. The README says what is shaded."""
     picture: dict[str, Any] = runpy.run_path(str(root / "docs" / "picture.py"))

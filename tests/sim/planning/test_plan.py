@@ -11,6 +11,8 @@ import pytest
 
 from thinwire.commands.plan import assumptions, flips
 from thinwire.reference.mixed import find
+from thinwire.sim.api import decodes_exactly
+from thinwire.sim.costs.profile import load_profile
 from thinwire.sim.planning.bounds import Bounds, Requests, Targets
 from thinwire.sim.planning.file import Asked, read
 from thinwire.sim.planning.plan import AS_GIVEN, Candidate, Engine, Plan, Planner, Problem, WhatIf
@@ -443,6 +445,39 @@ def test_changes_need_no_names_that_a_what_if_can_spell(asked: Asked) -> None:
     assert blank.what_if("price RTX 9 x0.5") == WhatIf(prices=(("8xl40s-pcie", 0.5),))
 
 
+def test_accuracy_is_of_what_is_compressed(file: Path) -> None:
+    """Prompts alone only where tokens decoded really go uncompressed: last rows exempt, or a gate that leaves all of
+    their batches alone. On L40S over PCIe the gate finds INT4 sooner for large batches, too."""
+    schemes = '"flash-int4", "flash-int4+exempt-last-1", "bf16"'
+    for gated in (False, True):
+        asked_for = f"[search]\ngated = {str(gated).lower()}"
+        file.write_text(
+            FILE.replace("[search]", asked_for).replace("tp = [2]", "tp = [4]").replace('"flash-int4"', schemes)
+        )
+        asked = read(file)
+        for name, sequences, compress in (
+            ("flash-int4+exempt-last-1", 16, "prompt"), ("flash-int4+exempt-last-1", 4096, "prompt"),
+            ("flash-int4", 16, "prompt" if gated else "all"), ("flash-int4", 4096, "all"),
+        ):  # fmt: skip
+            candidate = Candidate("8xl40s-pcie", 4, name, 256, sequences)
+            known = figure(find(name), 4, 1, compress)  # type: ignore[arg-type]
+            assert asked.inputs.compress(candidate) == compress
+            assert known is not None and asked.problem.accuracy(candidate) == known.perplexity_ratio
+        assert asked.problem.accuracy(Candidate("8xl40s-pcie", 4, "bf16", 256, 16)) == 1  # compresses nothing
+        said = " ".join(assumptions(asked))
+        assert ("of every position" in said and "for flash-int4:" in said) != gated
+
+
+def test_a_gate_that_spares_decode_counts_prompts() -> None:
+    """Eight H100 over NVLink: what is decoded is sooner uncompressed."""
+    cluster = load_cluster("8xh100-nvlink")
+    profile, found = load_profile(cluster), find("flash-int8")
+    assert all(decodes_exactly(cluster, found, profile, n, 8192, gated=True) for n in (1, 16, 100))
+    assert not decodes_exactly(cluster, found, profile, 1, 8192, gated=False)
+    assert decodes_exactly(cluster, find("spd-50"), profile, 4096, 8192, gated=False)
+    assert decodes_exactly(cluster.take(1), found, profile, 4096, 8192, gated=False)
+
+
 def test_accuracy_is_that_of_the_gpus_taken(file: Path) -> None:
     """Four of eight L40S are one island: hierarchical is two-step there, which is measured apart."""
     file.write_text(FILE.replace("tp = [2]", "tp = [1, 4, 8]").replace('"flash-int4"', '"flash2-int4-hier"'))
@@ -455,11 +490,6 @@ def test_accuracy_is_that_of_the_gpus_taken(file: Path) -> None:
             asked.problem.accuracy(Candidate("8xl40s-pcie", tp, "flash2-int4-hier", 256, 16)) == known.perplexity_ratio
         )
     assert asked.problem.accuracy(Candidate("8xl40s-pcie", 1, "bf16", 256, 16)) == 1.0
-    file.write_text(file.read_text().replace("[search]", "[search]\ngated = true"))
-    gated, plain = read(file).problem.accuracy, figure(find("flash-int4"), 4)
-    assert (
-        plain is not None and gated(Candidate("8xl40s-pcie", 4, "flash2-int4-hier", 256, 16)) == plain.perplexity_ratio
-    )
     assert any("SmolLM2" in said for said in assumptions(asked))
 
 

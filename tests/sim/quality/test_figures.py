@@ -213,6 +213,21 @@ def test_the_catalog_has_the_best_of_each_budget(bits: float, best: str) -> None
     assert min(known, key=known.__getitem__) == best and f"{bits:g} bits" in scheme(best).source
 
 
+def test_int4_in_a_plan() -> None:
+    """Decision 021: which INT4 schemes keep a perplexity ratio of 1.02, prompts alone and every position."""
+    kept = {}
+    for compress in get_args(Compress):
+        for entry in json.loads(SHIPPED.read_text())["rows"]:
+            if (entry["compress"], entry["tp"]) == (compress, 4) and entry["reduce"].startswith("int4"):
+                kept.setdefault(compress, {})[entry["scheme"]] = entry["perplexity_ratio"] <= 1.02
+    assert not any(kept["all"].values())
+    for name in ("two_step:int4-g32-zp", "flash2-int4-sr", "flash-int4-h128", "two_step:int4-g32-zp+exempt-last-1"):
+        assert kept["prompt"][name]
+    assert not kept["prompt"]["flash-int4"] and not kept["prompt"]["flash-int4+exempt-last-16"]
+    every = figure(scheme("flash-int4"), 4, compress="all")
+    assert every is not None and every.perplexity_ratio is not None and every.perplexity_ratio > 1.5
+
+
 def test_what_is_compressed_decides(tables: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A row for prompts alone says nothing of every position, and the other way round."""
     (tables / "accuracy-tiny.json").write_text(
