@@ -99,19 +99,22 @@ def answer(measured: Measured) -> list[str]:
         *item(
             f"**A compressed prompt costs {than(everywhere, prompt)} than compressing every position.** `{PLAIN}`: "
             f"perplexity x {ratio(prompt)} instead of x {ratio(everywhere)}, KL a token {digits(kl(prompt).value)} "
-            f"instead of {digits(kl(everywhere).value)} ({scored[0]} tokens of a window scored, and {scored[1]}). Of "
-            f"{len(measured.names)} schemes {lower(measured)} lose less so."
+            f"instead of {digits(kl(everywhere).value)} ({scored[0]} tokens of a window scored, and {scored[1]}). KL "
+            "says how far the next token's distribution is from the exact run's, in nats. Of all "
+            f"{len(measured.names)} schemes {lower(measured)} lose less when prompts alone are compressed."
         ),
         *item(
-            f"**Perplexity does not see all of it.** {len(hidden)} of {len(names)} schemes asked cost less than "
-            f"{100 * USABLE:g} % of perplexity and more than {SEEN:g} points of look-ups at both lengths"
+            f"**Perplexity does not see all of it.** {len(hidden)} of the {len(names)} schemes whose look-ups were "
+            f"measured cost less than {100 * USABLE:g} % of perplexity, and yet more than {SEEN:g} points of look-ups, "
+            "in prompts of both lengths"
             + (f", from {lost_by(measured, hidden[0])} to {lost_by(measured, hidden[-1])}." if hidden else ".")
-            + f" Nothing that can be seen is lost there by {listed(free(measured))}."
+            + f" {listed(free(measured))} lose nothing there that can be seen."
         ),
         *item(
             "**Least loss of each budget**, in two steps: "
             + ", ".join(f"`{name}` at {bits(name):.2f} bits (KL {digits(loss(measured, name))})" for name in best)
-            + f". Of these look-ups were asked of {listed(tried)}{' alone' if len(tried) < len(best) else ''}."
+            + f". Of these {len(best)}, look-ups were measured for {listed(tried) or 'none'}"
+            + ("." if len(tried) == len(best) else " only.")
         ),
         *item(first_token(measured)),
     ]
@@ -181,7 +184,8 @@ def deployments(measured: Measured) -> list[str]:
             f"*First token*: perplexity behind {NEAR} tokens, one a window. *Greedy*: where the median of "
             f"{greedy['prompts']} answers of {greedy['answer_tokens']} tokens first differs; bf16's own rounding "
             f"changes {100 * changed:.0f} % of them. Below 1, perplexity is no gain: KL, which cannot fall "
-            "below 0, says which is nearer. -: not measured."
+            "below 0, says which is nearer. -: not measured. What vLLM and SGLang offer as QuickReduce on AMD GPUs are "
+            "the rows `quickreduce-*`."
         ),
         "",
         *table(header, rows),
