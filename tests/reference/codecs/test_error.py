@@ -47,13 +47,16 @@ def test_nor_at_the_edges(codec: Codec) -> None:
 
 @pytest.mark.parametrize("codec", [c for c in CATALOG if not needs(c)], ids=lambda c: c.spec)
 def test_bounds_are_reached_within_a_factor(codec: Codec) -> None:
-    """A bound nobody comes near would let a broken codec pass."""
+    """A bound nobody comes near would let a broken codec pass. Of a rotation's 128 errors that the bound adds up as if
+    all had one sign, a draw comes to a fifth.
+    """
+    least = 0.3 if codec == GroupedInt(8) else 0.15 if getattr(codec, "rotation", None) else 0.6
     nearest = 0.0
     for seed in range(30):
         x = normal(8192, seed=seed)
         limit = bound(x, codec)
         nearest = max(nearest, float(((there_and_back(x, codec).double() - x.double()).abs() / limit).max()))
-    assert nearest > (0.3 if codec == GroupedInt(8) else 0.6)
+    assert nearest > least
 
 
 def test_bounds_by_hand() -> None:
