@@ -11,7 +11,7 @@ from rich.table import Table
 
 from thinwire.reference.catalog import scheme as find_scheme
 from thinwire.reference.core.scheme import Scheme
-from thinwire.reference.mixed import DROP, SITES, AnyScheme, MixedScheme, Site, entries, plan_of
+from thinwire.reference.mixed import DROP, SITES, MixedScheme, Site, plan_of
 from thinwire.sim.api import Comparison
 from thinwire.sim.choices import Shown
 from thinwire.sim.costs.spread import CONFIDENCE
@@ -212,7 +212,7 @@ def _measured_on(c: Comparison) -> list[str]:
 
 def _lookups(c: Comparison) -> None:
     """What perplexity does not see, in a sentence: what look-ups lose under these schemes, and who was not asked."""
-    coded = [row for row in c.rows if _compresses(row.scheme)]
+    coded = [row for row in c.rows if not row.scheme.is_raw]
     known = {row.scheme.name: found for row in coded if (found := c.lookup(row)) is not None}
     if not known:
         return
@@ -229,10 +229,6 @@ def _lookups(c: Comparison) -> None:
         f"{', '.join(points)}{others if unasked else ''} (docs/accuracy.md)",
         markup=False,
     )
-
-
-def _compresses(scheme: AnyScheme) -> bool:
-    return any(not (entry.reduce.is_raw and entry.gather.is_raw) for entry in entries(scheme))
 
 
 def _published(rows: Sequence[tuple[str, Sequence[Found]]], how_many: Shown, model: str | None = None) -> None:

@@ -197,7 +197,7 @@ def _combine(
     if split is not None and base is not None and base.sequence_split is not None:
         raise ValueError(f"scheme {shown(given)}: {shown(base.name)} splits the sequence already")
     exempts = exempt is not None or exempt_last is not None
-    if exempts and (base is None or (base.reduce.is_raw and base.gather.is_raw)):
+    if exempts and (base is None or base.is_raw):
         family = "exempt-N" if exempt is not None else "exempt-last-N"
         example = "exempt-1" if exempt is not None else "exempt-last-1"
         raise ValueError(

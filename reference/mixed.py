@@ -69,6 +69,11 @@ class MixedScheme:
         """Layers of the model it is for."""
         return len(self.mlp)
 
+    @property
+    def is_raw(self) -> bool:
+        """True where no sync point that stays compresses."""
+        return all(scheme.is_raw for scheme in entries(self))
+
 
 AnyScheme = Scheme | MixedScheme
 

@@ -395,7 +395,7 @@ def decodes_exactly(
     """
     if len(cluster.gpus) == 1:
         return True
-    kinds = {entry for entry in entries(scheme) if not (entry.reduce.is_raw and entry.gather.is_raw)}
+    kinds = {entry for entry in entries(scheme) if not entry.is_raw}
     open_ones = [entry for entry in kinds if not entry.exempt_last_tokens]
     if not open_ones or not gated:
         return not open_ones

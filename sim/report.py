@@ -108,7 +108,7 @@ def assumptions(prompt: Prompt, scheme: AnyScheme, cost: CostModel, exchanger: E
         *kernel_sentences(prompt.weights, cost),
     ]
     for entry in entries(scheme):
-        if not (entry.reduce.is_raw and entry.gather.is_raw):
+        if not entry.is_raw:
             sentences.append(codec_sentence(cost, entry.codec_launch == "fused"))
             sentences += own_codec_sentences(entry.reduce, entry.gather)
             sentences += dear_codec_sentences(entry.reduce, entry.gather)
@@ -154,9 +154,8 @@ def kernel_sentences(precision: str, cost: CostModel) -> list[str]:
 
 def interval_sentence(precision: str, scheme: AnyScheme, cost: CostModel) -> str:
     """What the interval rests on."""
-    raw = all(entry.reduce.is_raw and entry.gather.is_raw for entry in entries(scheme))
     unused = {f"gemm {p}" for p in cost.profile.gpu.gemm if p not in (precision, "bf16")} | (
-        {"codec"} if raw else set()
+        {"codec"} if scheme.is_raw else set()
     )
     assumed = dict.fromkeys(s.part for s in cost.profile.gpu.spreads if s.is_assumed and s.part not in unused)
     return (

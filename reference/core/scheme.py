@@ -391,7 +391,7 @@ class Scheme:
         _one_of("collective", self.collective, get_args(Collective))
         _one_of("codec_launch", self.codec_launch, ("fused", "separate"))
         given = f"reduce={self.reduce.spec}, gather={self.gather.spec}"
-        if self.collective in ("auto", "none", "nvls") and not (self.reduce.is_raw and self.gather.is_raw):
+        if self.collective in ("auto", "none", "nvls") and not self.is_raw:
             raise ValueError(f"collective {self.collective} carries raw values only: {given}")
         if self.collective == "all_gather" and self.reduce != self.gather:
             raise ValueError(f"collective all_gather has one phase, its two codecs must be equal: {given}")
@@ -401,7 +401,7 @@ class Scheme:
             raise ValueError(f"sequence_split must lie between 0 and 1, or be None: {self.sequence_split}")
         for name in ("exempt_tokens", "exempt_last_tokens"):
             exempt = getattr(self, name)
-            if exempt < 0 or (exempt and self.reduce.is_raw and self.gather.is_raw):
+            if exempt < 0 or (exempt and self.is_raw):
                 raise ValueError(f"{name} must be 0, or more with a codec: {exempt}, {given}")
             if exempt > TOKENS.most:
                 raise ValueError(f"{name} must be at most {TOKENS.most}: {exempt}")
@@ -413,6 +413,11 @@ class Scheme:
                 "chunks_in_flight must be 1, or more with chunk_values given: "
                 f"chunks_in_flight={self.chunks_in_flight}, chunk_values={self.chunk_values}"
             )
+
+    @property
+    def is_raw(self) -> bool:
+        """True where neither phase compresses."""
+        return self.reduce.is_raw and self.gather.is_raw
 
     @property
     def align(self) -> int:

@@ -4,7 +4,7 @@
 scheme, a few windows at a time, so few logits are kept. The baseline is what an engine does without compression:
 partial sums in the decoder's dtype (bf16 where it matters), added exactly.
 
-What runs under the scheme is a `Span`. Engines compress large messages, which are prompts', and leave small ones, which
+A `Run` says what is under the scheme. Engines compress large messages, which are prompts', and leave small ones, which
 are decode's: a window's first tokens are then the prompt, under the scheme, and the rest follow one by one as an answer
 would, exactly, on the cache that the prompt left. The answer's first token is predicted by the compressed pass itself.
 
@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, NamedTuple
 
 import torch
@@ -256,6 +257,21 @@ def evaluate_all(
     next, and products sum in another order, so figures depend on it a little. ValueError for runs that do not all
     predict the same tokens.
     """
+    kept = {(run, 0): file for run, file in (results or {}).items()}
+    found = evaluate_cuts(baseline, runs, windows_WT, {0: slice(None)}, kept, progress, together)
+    return {run: by_cut[0] for run, by_cut in found.items()}
+
+
+def evaluate_cuts(
+    baseline: Run,
+    runs: Mapping[str, Run],
+    windows_WT: Tensor,
+    cuts: Mapping[int, slice],
+    results: Mapping[tuple[str, int], Results] | None = None,
+    progress: Progress | None = None,
+    together: int = 1,
+) -> dict[str, dict[int, Accuracy]]:
+    """`evaluate_all`, apart for each of some cuts of the tokens predicted; results are by run and cut."""
     check_windows(windows_WT)
     for chosen in (baseline, *runs.values()):
         check_prompt(chosen.prompt, windows_WT.shape[1])
@@ -267,13 +283,13 @@ def evaluate_all(
     if kept and any(not isinstance(run.decoder.group, LocalGroup) for run in (baseline, *runs.values())):
         raise ValueError("results are kept by one process only: ranks that read a file each could disagree on it")
     names_W = [digest(ids_T) for ids_T in windows_WT]
-    found = {run: dict(kept[run].windows) if run in kept else {} for run in runs}
+    found = {key: dict(kept[key].windows) if key in kept else {} for key in product(runs, cuts)}
     # Batches are cut from all windows and run anew where one lacks: figures depend a little on who is beside whom.
     ids = dict(zip(names_W, windows_WT, strict=True))  # a window that comes twice is run once
     work = [
         (names, missing)
         for names in (list(ids)[start : start + together] for start in range(0, len(ids), together))
-        if (missing := [run for run in runs if any(name not in found[run] for name in names)])
+        if (missing := [run for run in runs if any(name not in found[run, cut] for name in names for cut in cuts)])
     ]
     passes, total = 0, sum((1 + len(missing)) * len(names) for names, missing in work)
 
@@ -291,15 +307,16 @@ def evaluate_all(
             passed(len(names))
             for run in missing:
                 scheme_BNV = runs[run].log_probs(ids_BT)
-                for name, ids_T, reference_NV, scheme_NV in zip(names, ids_BT, reference_BNV, scheme_BNV, strict=True):
-                    if name in found[run]:
-                        continue
-                    window = compare(name, reference_NV, scheme_NV, ids_T[-len(scheme_NV) :], run or "this sync")
-                    found[run][name] = window
-                    if run in kept:
-                        kept[run].add(window)
+                lacking = ((row, cut) for row in range(len(names)) for cut in cuts if names[row] not in found[run, cut])
+                for row, cut in lacking:
+                    name, part, target_N = names[row], cuts[cut], ids_BT[row, -scheme_BNV.shape[1] :]
+                    reference_NV, scheme_NV = reference_BNV[row, part], scheme_BNV[row, part]
+                    window = compare(name, reference_NV, scheme_NV, target_N[part], run or "this sync")
+                    found[run, cut][name] = window
+                    if (run, cut) in kept:
+                        kept[run, cut].add(window)
                 passed(len(names))
-    return {run: Accuracy(tuple(windows[name] for name in names_W)) for run, windows in found.items()}
+    return {run: {cut: Accuracy(tuple(found[run, cut][name] for name in names_W)) for cut in cuts} for run in runs}
 
 
 def check_together(together: int) -> None:

@@ -118,7 +118,7 @@ class Exchanger:
         """The baseline's library where the scheme runs one of its algorithms uncompressed, else the one that carries
         encoded bytes.
         """
-        if scheme.reduce.is_raw and scheme.gather.is_raw:
+        if scheme.is_raw:
             for baseline in self.cost.fabric.baseline.get(op, ()):
                 if baseline.collective == scheme.collective:
                     return baseline.library

@@ -14,7 +14,7 @@ from pydantic import Field, create_model, model_validator
 from thinwire.edge.words import shown
 from thinwire.reference.core.config import ModelConfig, load_model
 from thinwire.reference.core.scheme import Scheme
-from thinwire.reference.mixed import AnyScheme, entries, find
+from thinwire.reference.mixed import AnyScheme, find
 from thinwire.sim.api import decodes_exactly, group
 from thinwire.sim.choices import AccuracyFrom, Compress
 from thinwire.sim.costs.profile import load_profile
@@ -304,8 +304,7 @@ def read_inputs(path: Path) -> Inputs:
 
 def _raw(scheme: AnyScheme) -> bool:
     """Every sync point there, and uncompressed."""
-    whole = isinstance(scheme, Scheme) and not scheme.drop_attention_percent
-    return whole and all(entry.reduce.is_raw and entry.gather.is_raw for entry in entries(scheme))
+    return isinstance(scheme, Scheme) and scheme.is_raw and not scheme.drop_attention_percent
 
 
 def problem_of(inputs: Inputs) -> Problem:

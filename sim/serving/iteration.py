@@ -423,7 +423,7 @@ class IterationModel:
 
     def _exchanged(self, on: Exchanger, exchange: Exchange) -> CollectiveTime:
         scheme = exchange.scheme
-        if scheme is None or (scheme.reduce.is_raw and scheme.gather.is_raw):
+        if scheme is None or scheme.is_raw:
             on = self.exchanger  # without codec kernels the launch makes no difference: time it once
         return on.alone(on.timed(exchange))
 

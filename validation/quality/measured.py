@@ -104,7 +104,7 @@ class Measured:
         for name in (*catalog_schemes(), *MORE):
             scheme = find_scheme(name)
             other = scheme.drop_attention_percent or scheme.sequence_split or scheme.collective == "hierarchical"
-            raw = scheme.reduce.is_raw and scheme.gather.is_raw
+            raw = scheme.is_raw
             if not other and (name == "bf16" or not raw) and self.loss(name) is not None:
                 found.setdefault(identity(scheme, TP), shown_name(name))
         return tuple(sorted(found.values(), key=lambda name: -bits(name)))
