@@ -45,7 +45,9 @@ class DisconnectedError(ValueError):
 class Gpu:
     """One GPU model. Peaks are dense (no sparsity), by element format: `bf16`, and `fp8`, `int8` where known.
 
-    `sources` has one entry per number, `"kind: where"`, kind being datasheet, measured or assumed.
+    `sources` has one entry per number, `"kind: where"`, kind being datasheet, measured or assumed. `pci_ids` (as
+    `10de:26b9`) and `product_names` (as drivers print them) are what the model is told by in what machines print of
+    themselves.
     """
 
     name: str
@@ -55,6 +57,8 @@ class Gpu:
     sm_count: int
     l2_bytes: float | None
     sources: Mapping[str, str]
+    pci_ids: tuple[str, ...] = ()
+    product_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,6 +126,8 @@ def read_gpu(path: Path) -> Gpu:
         sm_count=int(file.sm_count.si),
         l2_bytes=None if file.l2 is None else file.l2.si,
         sources=dict(_quantities(document.data)),
+        pci_ids=tuple(file.pci_ids),
+        product_names=tuple(file.product_names),
     )
 
 

@@ -25,6 +25,8 @@ Text = Annotated[str, Field(strict=True, min_length=1)]
 # What-if patterns give * ? [ and -> a meaning.
 Name = Annotated[str, Field(strict=True, pattern=r"^[A-Za-z0-9_.-]+$")]
 Count = Annotated[int, Field(strict=True, ge=1)]
+# Vendor and device, as lspci prints them: 10de:26b9.
+PciId = Annotated[str, Field(strict=True, pattern=r"^[0-9a-f]{4}:[0-9a-f]{4}$")]
 
 
 class GpuFile(Table):
@@ -37,6 +39,8 @@ class GpuFile(Table):
     memory_bandwidth: Bandwidth
     sm_count: Processors
     l2: Bytes | None = None
+    pci_ids: list[PciId] = Field(default_factory=list)
+    product_names: list[Text] = Field(default_factory=list)
 
     @field_validator("peak")
     @classmethod
