@@ -277,7 +277,7 @@ def test_a_machine_may_bring_its_own_gpu(tmp_path: Path) -> None:
     with pytest.raises(FileError, match=r"my-gpu\.toml:7: sm_count\.value: must be a whole number: 60\.5"):
         load_cluster(write(tmp_path, broken(GOOD, '"l4"', '"my-gpu.toml"')))
     (tmp_path / "my-gpu.toml").write_text(re.sub("(?m)^bf16.*\n", "", text), encoding="utf-8")
-    with pytest.raises(FileError, match=r"my-gpu\.toml:8: peak: peak must have bf16"):
+    with pytest.raises(FileError, match=r"my-gpu\.toml:10: peak: peak must have bf16"):
         load_gpu(tmp_path / "my-gpu.toml")
 
 
