@@ -128,6 +128,10 @@ def _listed(machine: Cluster, tp: int | None, gpus: str | Sequence[int], nodes: 
     return replace(found, assumptions=(*found.assumptions, WANDERING)) if _wanders(found) else found
 
 
+SCATTERED = (
+    "routes, links and islands are those of the GPUs taken; launches, hops and efficiencies are those of as many ranks "
+    "where they were measured, which lie otherwise over islands"
+)
 WANDERING = (
     "rings go round the ranks in the order that gpus were given in, which leaves an island more often than need be; a "
     "library that looks at the machine orders its ring by it: name the GPUs of an island side by side"
@@ -142,4 +146,9 @@ def _wanders(cluster: Cluster) -> bool:
 
 
 def _taken(machine: Cluster, ranks: Sequence[int]) -> Cluster:
-    return machine if list(ranks) == list(range(len(machine.gpus))) else machine.reorder(ranks)
+    first = machine.take(len(ranks))
+    if list(ranks) == list(range(len(ranks))):
+        return first
+    found = machine.reorder(ranks)
+    alike = sorted(map(len, found.islands)) == sorted(map(len, first.islands))
+    return found if alike else replace(found, assumptions=(*found.assumptions, SCATTERED))

@@ -338,7 +338,8 @@ def test_every_axis_reaches_the_run(tmp_path: Path, root: Path, monkeypatch: pyt
         assert isinstance(deployment.profile, Profile) and deployment.profile.gpu.name == "mine"
         assert deployment == Deployment(
             model="llama-3-8b", cluster="8xl40s-pcie", scheme="flash-int4", tp=4, replicas=3, weights="fp8",
-            gpus=(0, 1, 6, 7), nodes=1, profile=deployment.profile, token_budget=512, max_sequences=32, chunked_prefill=False, kv_tokens=9000,
+            gpus=(0, 1, 6, 7), nodes=1,
+            profile=deployment.profile, token_budget=512, max_sequences=32, chunked_prefill=False, kv_tokens=9000,
             policy="round-robin", decode_replicas=2, transfer_bytes_per_s=7e9, host_s=0.002, gated=True,
             scaled_links={"*": 0.5}, slow_ranks={1: 2.0},
         )  # fmt: skip
@@ -443,6 +444,7 @@ def test_rows_are_what_plan_says(plans: Path, tmp_path: Path, monkeypatch: pytes
         for name in ("cluster", "tp", "scheme", "token_budget", "max_sequences", "replicas", "gpus", "cost_per_hour",
                      "perplexity_ratio", "utilisation"):  # fmt: skip
             assert row[name] == best.get(name), name
+        assert row["replica_gpus"] == ("0,1" if best else None)
         for name in ("ttft_ms", "tpot_ms"):
             estimate = best.get(name) or {"value": None, "half_width": None}
             assert (row[name], row[f"{name}_half_width"]) == (estimate["value"], estimate["half_width"])
