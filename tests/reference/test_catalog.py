@@ -9,6 +9,10 @@ from thinwire.reference.core.scheme import MX, Collective, GroupedInt, OutlierHy
 
 PROMISED = [
     "bf16",
+    "nccl",
+    "vllm",
+    "sglang",
+    "trtllm",
     "bf16-ring",
     "none",
     "flash-int8",

@@ -61,7 +61,7 @@ def test_links_carry_the_schedules_bytes_along_its_routes(cluster: str, tp: int,
     of = on(cluster, min(tp, 4 if cluster.startswith("4x") else 8))
     chosen = scheme(name)
     if chosen.collective == "auto":
-        chosen = replace(chosen, collective="ring")
+        chosen = replace(chosen, collective="ring", carrier=None)
     timed = of.attach("all_reduce", numel, chosen, "nccl")
     schedule = build(chosen, of.ranks, numel, of.cluster.islands)
     expected: Counter[tuple[str, str]] = Counter()
