@@ -13,8 +13,8 @@ from thinwire.validation.fits.published_tables import Row, select
 # cap on one flow does not hold for a whole hop: on the 8x L40S host NCCL's ring of 8 is as fast as one memcpy flow
 # allows although it loses a fifth of the link inside one island, where no cap acts.
 PCIE_CHANNELS = 2
-# Not on 4090s with the peer-to-peer driver: there NCCL's ring over both sockets stops at 20.6 GB/s, the 21.4 of one flow
-# between them, and a ring inside one socket (the tinybox of collectives_2026.csv) reaches 24.6 of its links' 25.05.
+# Not on 4090s with the peer-to-peer driver: there NCCL's ring over both sockets stops at 20.6 GB/s, one flow between
+# them at 21.4, and a ring inside one socket (the tinybox of collectives_2026.csv) reaches 24.6 of its links' 25.05.
 CHANNELS = {"8xrtx4090-p2p": 1}
 
 # Across nodes NCCL pipelines a message through its stages inside one call; eight pieces come within 1/8 of a perfect
