@@ -22,7 +22,7 @@ Spec strings, for schemes that have no name:
         hybridB[-kKEEP][-dyn[-gGROUP]]
                 one value in KEEP stays bf16; k64 and static scales where left out
         any other that is registered (docs/own-codec.md)
-    OPTION      by=CARRIER: who chooses, for auto: nccl vllm sglang trtllm
+    OPTION      by=CARRIER: who chooses, for auto: nccl vllm sglang sglang-ipc trtllm
                 chunk=VALUES[xIN_FLIGHT]: pipelined chunks of VALUES values, IN_FLIGHT (1) at a time
                 fused: codec kernels run inside the collective's kernel
 """
@@ -78,6 +78,7 @@ _ALL = (
     Scheme("nccl", _BF16, _BF16, "auto", source=_CARRIED.format("NCCL alone"), carrier="nccl"),
     Scheme("vllm", _BF16, _BF16, "auto", source=_CARRIED.format("vLLM"), carrier="vllm"),
     Scheme("sglang", _BF16, _BF16, "auto", source=_CARRIED.format("SGLang"), carrier="sglang"),
+    Scheme("sglang-ipc", _BF16, _BF16, "auto", source=_CARRIED.format("SGLang with PCIe-IPC"), carrier="sglang-ipc"),
     Scheme("trtllm", _BF16, _BF16, "auto", source=_CARRIED.format("TensorRT-LLM"), carrier="trtllm"),
     Scheme("bf16-ring", _BF16, _BF16, "ring", source="uncompressed ring, the baseline of arXiv 2412.04964"),
     Scheme("none", _BF16, _BF16, "none", source="all-reduces removed: a floor, not a scheme"),

@@ -210,9 +210,18 @@ class Cluster:
             found = [n for n in before.get(node, ()) if self.kinds[n] == "switch" and n not in pcie]
             pcie.update(found)
             waiting += found
+        return not any(node in pcie or self.kinds[node] == "nic" for node in self._on_the_way)
+
+    @cached_property
+    def leaves_the_node(self) -> bool:
+        """Whether some two ranks reach each other over NICs alone."""
+        return any(self.kinds[node] == "nic" for node in self._on_the_way)
+
+    @cached_property
+    def _on_the_way(self) -> frozenset[str]:
+        """The nodes between every two ranks."""
         ranks = range(len(self.gpus))
-        on_the_way = {link.target for a in ranks for b in ranks if a != b for link in self.route(a, b)[:-1]}
-        return not any(node in pcie or self.kinds[node] == "nic" for node in on_the_way)
+        return frozenset(link.target for a in ranks for b in ranks if a != b for link in self.route(a, b)[:-1])
 
     def has_link(self, source: str, target: str) -> bool:
         """Whether a link leads from one node to the other."""

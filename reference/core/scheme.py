@@ -22,7 +22,7 @@ ALIGNMENT_BYTES = 16
 
 Grid = Literal["symmetric", "minimum", "zero_point"]
 Collective = Literal["auto", "ring", "tree", "two_step", "all_gather", "hierarchical", "nvls", "none"]
-Carrier = Literal["nccl", "vllm", "sglang", "trtllm"]
+Carrier = Literal["nccl", "vllm", "sglang", "sglang-ipc", "trtllm"]
 
 GRID_WORDS: dict[Grid, str] = {"symmetric": "sym", "minimum": "min", "zero_point": "zp"}
 RAW_FORMATS = ("bf16", "fp16", "fp32")

@@ -17,8 +17,8 @@ from thinwire.reference.core.scheme import Carrier
 from thinwire.sim.costs.profile import Baseline, FabricProfile
 from thinwire.topologies.cluster import Cluster
 
-Kernel = Literal["custom", "multimem", "nccl"]
-Need = Literal["links", "reach", "multicast"]
+Kernel = Literal["custom", "multimem", "ipc", "nccl"]
+Need = Literal["links", "reach", "multicast", "pcie"]
 
 KIB, MIB = 2**10, 2**20
 NCCL, KERNELS = (
@@ -28,9 +28,16 @@ NCCL, KERNELS = (
 WORDS: Mapping[Kernel, str] = {
     "custom": "its one- and two-shot kernels",
     "multimem": "its kernel that has the switch sum",
+    "ipc": "FlashInfer's PCIe-IPC kernels",
     "nccl": "NCCL",
 }
-TITLES: Mapping[Carrier, str] = {"nccl": "NCCL alone", "vllm": "vLLM", "sglang": "SGLang", "trtllm": "TensorRT-LLM"}
+TITLES: Mapping[Carrier, str] = {
+    "nccl": "NCCL alone",
+    "vllm": "vLLM",
+    "sglang": "SGLang",
+    "sglang-ipc": "SGLang with PCIe-IPC",
+    "trtllm": "TensorRT-LLM",
+}
 
 # Compute capability by GPU, for the tables below that go by it. 10.3 is taken as 10.0: vLLM has a table of its own for
 # it, which we have not read.
@@ -44,7 +51,8 @@ class Rule:
     """`kernel` takes messages of `from_bytes` and more, and fewer than `under` says for so many ranks.
 
     chip: a compute capability, None for any. needs, all of: `links`, every two ranks joined by NVLink or xGMI; `reach`,
-    that or two ranks that may write each other's memory; `multicast`, a switch that sums.
+    that or two ranks that may write each other's memory; `multicast`, a switch that sums; `pcie`, GPUs that may write
+    each other's memory, but not over NVLink or xGMI.
     """
 
     kernel: Kernel
@@ -59,7 +67,22 @@ _VLLM = "vllm-project/vllm: vllm/distributed/device_communicators/"
 _VLLM_CUSTOM = f"{_VLLM}custom_all_reduce.py@00d618a (below 8 MiB; >2 ranks need NVLink), all_reduce_utils.py"
 _VLLM_SYMM = f"{_VLLM}all_reduce_utils.py and symm_mem.py (on by default: VLLM_ALLREDUCE_USE_SYMM_MEM)"
 _SGLANG = "sgl-project/sglang@09e7d8e: device_communicators/configs/custom_all_reduce_v2.py, CUDA graphs"
+_SGLANG_IPC = "sgl-project/sglang@08a72ba: device_communicators/pcie_ipc_ar.py, SGLANG_ENABLE_PCIE_IPC_ALLREDUCE=1"
 _TRTLLM = "NVIDIA/TensorRT-LLM: cpp/tensorrt_llm/common/customAllReduceUtils.h, no fusion, 8192 features in bf16"
+
+_SGLANG_RULES = (
+    Rule("multimem", {8: 128 * MIB + 1}, _SGLANG, "9.0", ("multicast", "links"), from_bytes=512 * KIB),
+    Rule("multimem", {8: 128 * MIB + 1}, _SGLANG, "10.0", ("multicast", "links"), from_bytes=8 * MIB),
+    Rule(
+        "custom",
+        dict.fromkeys((2, 3, 4), 128 * MIB + 1) | dict.fromkeys((5, 6, 7, 8), 32 * MIB + 1),
+        _SGLANG,
+        "9.0",
+        ("links",),
+    ),
+    Rule("custom", dict.fromkeys(range(2, 9), 128 * MIB + 1), _SGLANG, "10.0", ("links",)),
+    Rule("custom", dict.fromkeys(range(2, 9), 16 * MIB + 1), _SGLANG, needs=("links",)),
+)
 
 RULES: Mapping[Carrier, tuple[Rule, ...]] = {
     "nccl": (),
@@ -85,20 +108,11 @@ RULES: Mapping[Carrier, tuple[Rule, ...]] = {
         ),
         Rule("custom", dict.fromkeys((2, 4, 6, 8), 8 * MIB), _VLLM_CUSTOM, needs=("reach",)),
     ),
-    "sglang": (
-        Rule(
-            "multimem", {8: 128 * MIB + 1}, _SGLANG, "9.0", ("multicast", "links"), from_bytes=512 * KIB
-        ),
-        Rule("multimem", {8: 128 * MIB + 1}, _SGLANG, "10.0", ("multicast", "links"), from_bytes=8 * MIB),
-        Rule(
-            "custom",
-            dict.fromkeys((2, 3, 4), 128 * MIB + 1) | dict.fromkeys((5, 6, 7, 8), 32 * MIB + 1),
-            _SGLANG,
-            "9.0",
-            ("links",),
-        ),
-        Rule("custom", dict.fromkeys(range(2, 9), 128 * MIB + 1), _SGLANG, "10.0", ("links",)),
-        Rule("custom", dict.fromkeys(range(2, 9), 16 * MIB + 1), _SGLANG, needs=("links",)),
+    "sglang": _SGLANG_RULES,
+    # Off by default; sized for decoding: 64 rows, of 8,192 features here.
+    "sglang-ipc": (
+        Rule("ipc", dict.fromkeys((2, 4, 8), MIB + 1), _SGLANG_IPC, needs=("pcie",)),
+        *_SGLANG_RULES,
     ),
     "trtllm": (
         Rule("nccl", {8: 2 * MIB}, _TRTLLM, "9.0", from_bytes=MIB),  # between one-shot and two-shot
@@ -131,11 +145,14 @@ def edges(carrier: Carrier, ranks: int) -> tuple[int, ...]:
 def kernel_of(carrier: Carrier, op: Op, nbytes: float, cluster: Cluster) -> Kernel:
     """Which kernel a carrier takes for `nbytes` (nccl-tests' size) on all GPUs of `cluster`."""
     ranks, chip = len(cluster.gpus), chip_of(cluster.gpu.name)
+    peers = cluster.peer_to_peer and not cluster.leaves_the_node
 
     def met(need: Need) -> bool:
         if need == "multicast":
             return cluster.reducing_switch is not None
-        return cluster.fully_linked or (need == "reach" and cluster.peer_to_peer and ranks == 2)
+        if need == "pcie":
+            return peers and not cluster.fully_linked
+        return cluster.fully_linked or (need == "reach" and peers and ranks == 2)
 
     for rule in RULES[carrier] if op == "all_reduce" else ():
         sized = rule.from_bytes <= nbytes < rule.under.get(ranks, -inf)
@@ -156,12 +173,14 @@ def carried(carrier: Carrier, op: Op, nbytes: float, cluster: Cluster, fabric: F
         if not own:
             said += f"; NCCL alone was not timed on {fabric.name}: what engines run stands in"
         return Carried(own or known, said)
-    for library in KERNELS:
+    for library in ("pcie-ipc",) if kernel == "ipc" else KERNELS:
         own = tuple(choice for choice in known if choice.library == library)
         if not own and any((p.library, p.op) == (library, op) for p in fabric.protocols):
             own = (Baseline(library, "two_step"),)
         if own:
             whose = TIMED.get(fabric.name, "vLLM") if library == "engine-graph" else "QuickReduce"
-            said += "" if whose == title else f"; nobody timed them on {fabric.name}: {whose} stands in"
+            said += (
+                "" if kernel == "ipc" or whose == title else f"; nobody timed them on {fabric.name}: {whose} stands in"
+            )
             return Carried(own, said)
-    return Carried(known, f"{said}; no engine's kernels were timed on {fabric.name}: NCCL stands in")
+    return Carried(known, f"{said}; nobody timed such kernels on {fabric.name}: what is known of it stands in")

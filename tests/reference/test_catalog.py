@@ -12,6 +12,7 @@ PROMISED = [
     "nccl",
     "vllm",
     "sglang",
+    "sglang-ipc",
     "trtllm",
     "bf16-ring",
     "none",

@@ -185,7 +185,9 @@ def test_what_reaches_what_without_the_host() -> None:
     """NVLink or xGMI between every two GPUs; PCIe switches and NICs are no such links; a driver may refuse peers."""
     linked = {name for name in MACHINES if load_cluster(name).fully_linked}
     assert linked == {name for name in MACHINES if name.endswith(("-nvlink", "-xgmi"))}
-    assert load_cluster("2x8xh100-ib").take(8).fully_linked
+    far = load_cluster("2x8xh100-ib")
+    assert far.take(8).fully_linked and not far.take(8).leaves_the_node
+    assert far.reorder((0, 8)).leaves_the_node and not far.reorder((0, 8)).fully_linked
     assert not load_cluster("8xrtx-pro-6000-2switch").take(4).fully_linked  # one switch, and the host behind it
     staged = {name for name in MACHINES if not load_cluster(name).peer_to_peer}
     assert staged == {"2xrtx5070ti-pcie", "4xrtx3090-pcie", "8xrtx4090-pcie"}

@@ -184,6 +184,17 @@ def two_switches() -> Iterator[Series]:
     yield _series("8xrtx-pro-6000-2switch", "nccl", "all_reduce", 8, table, list(found.values()))
 
 
+def pcie_ipc() -> Iterator[Series]:
+    """FlashInfer's PCIe-IPC all-reduce on an 8x SM120 host of two NUMA nodes, four sizes (SGLang's pcie_ipc_ar.py):
+    pieces straight to their owners. NCCL's rows of that host are left out: it takes ten times what others do.
+    """
+    table = "pcie_ipc_allreduce"
+    found = [
+        (n, float(row["message_bytes"]), _us(row)) for n, row in select(table, implementation="FlashInfer PCIe-IPC")
+    ]
+    yield _series("8xrtx-pro-6000-pcie", "pcie-ipc", "all_reduce", 8, table, found, "two_step")
+
+
 def host_staged() -> Iterator[Series]:
     """2x RTX 5070 Ti without peer-to-peer: NCCL as it comes, two sizes (sgl-project/sglang#39605)."""
     table = "host_staged_allreduce"
@@ -193,4 +204,13 @@ def host_staged() -> Iterator[Series]:
 
 def calibration() -> list[Series]:
     """Every series the fabric profiles are fitted to."""
-    return [*nccl(), *engines(), *tokenweave(), *quickreduce(), *nccl_tests(), *two_switches(), *host_staged()]
+    return [
+        *nccl(),
+        *engines(),
+        *tokenweave(),
+        *quickreduce(),
+        *nccl_tests(),
+        *two_switches(),
+        *host_staged(),
+        *pcie_ipc(),
+    ]

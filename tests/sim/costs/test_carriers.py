@@ -54,6 +54,14 @@ def shipped(cluster: Cluster) -> FabricProfile:
         ("8xb200-nvlink", 8, "sglang", 8 * MIB - 1, "custom"),
         ("8xa100-nvlink", 4, "sglang", 16 * MIB + 1, "nccl"),
         ("8xl40s-pcie", 2, "sglang", KIB, "nccl"),
+        # ... and with PCIe-IPC asked for, up to 64 rows of 8,192 where GPUs reach each other over PCIe
+        ("8xrtx-pro-6000-pcie", 8, "sglang-ipc", MIB, "ipc"),
+        ("8xrtx-pro-6000-pcie", 8, "sglang-ipc", MIB + 1, "nccl"),
+        ("8xrtx-pro-6000-pcie", 6, "sglang-ipc", KIB, "nccl"),
+        ("8xrtx-pro-6000-pcie", 8, "sglang", KIB, "nccl"),
+        ("8xrtx4090-pcie", 8, "sglang-ipc", KIB, "nccl"),
+        ("8xh100-nvlink", 8, "sglang-ipc", KIB, "custom"),
+        ("2x8xh100-ib", 16, "sglang-ipc", KIB, "nccl"),
         # TensorRT-LLM: NCCL between its one-shot and its two-shot kernel on eight Hoppers
         ("8xh100-nvlink", 8, "trtllm", MIB - 1, "custom"),
         ("8xh100-nvlink", 8, "trtllm", MIB, "nccl"),
@@ -68,6 +76,11 @@ def test_each_engine_switches_where_it_says(
     machine: str, ranks: int, carrier: Carrier, nbytes: int, kernel: str
 ) -> None:
     assert kernel_of(carrier, "all_reduce", nbytes, group(machine, ranks)) == kernel
+
+
+def test_two_ranks_on_two_nodes_are_left_to_nccl() -> None:
+    pair = load_cluster("2x8xh100-ib").reorder((0, 8))
+    assert {kernel_of(carrier, "all_reduce", KIB, pair) for carrier in RULES} == {"nccl"}
 
 
 @pytest.mark.parametrize("carrier", RULES)
@@ -126,7 +139,9 @@ def test_where_nobody_timed_an_engine_what_is_nearest_stands_in() -> None:
     assert found.choices == (Baseline("fused", "two_step"),) and "QuickReduce stands in" in found.sentence
     bare = replace(fabric, protocols=tuple(p for p in fabric.protocols if p.library == "nccl"))
     found = carried("vllm", "all_reduce", MIB, cluster, bare)
-    assert {choice.library for choice in found.choices} == {"nccl"} and "NCCL stands in" in found.sentence
+    assert {choice.library for choice in found.choices} == {
+        "nccl"
+    } and "what is known of it stands in" in found.sentence
 
 
 def test_every_rule_says_where_it_is_from_and_can_apply() -> None:

@@ -339,7 +339,7 @@ def test_no_carrier_beats_the_best_there_is(name: str, cluster: str) -> None:
     for numel in (2**10, 2**17, 2**19, 2**21, 2**25):
         timed = of.time("all_reduce", numel, scheme(name))
         assert of.sentences() and any("uncompressed, and goes as" in note for note in timed.notes)
-        if of.cost.fabric.name != "mi300x-xgmi":
+        if of.cost.fabric.name != "mi300x-xgmi":  # QuickReduce's kernel is no choice of bf16's
             assert of.alone(timed).seconds >= seconds(of, "bf16", numel) * (1 - 1e-9)
         assert timed.wire_bytes_R.sum() > 0
 
@@ -351,6 +351,13 @@ def test_what_nccl_alone_takes_on_eight_h100() -> None:
     of = on("8xh100-nvlink")
     nccl, vllm, best = (seconds(of, name, 2**22) / US for name in ("nccl", "vllm", "bf16"))
     assert 76 < nccl < 100 and 40 < vllm < 46 and vllm == best
+
+
+def test_pcie_ipc_is_asked_for_by_name() -> None:
+    """12 KiB on eight RTX PRO 6000: 5.3 us by FlashInfer's kernels (SGLang's pcie_ipc_ar.py); NCCL by default."""
+    of = on("8xrtx-pro-6000-pcie")
+    ipc, default = (seconds(of, name, 6144) / US for name in ("sglang-ipc", "sglang"))
+    assert 5.2 < ipc < 5.4 and default > 20
 
 
 def test_a_carrier_carries_what_has_no_scheme_too() -> None:
