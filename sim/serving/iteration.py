@@ -191,10 +191,13 @@ class IterationModel:
         """Share by which an iteration of more tokens may be faster: 0 where every row is cut alike for every rank and
         no carrier takes a quicker kernel.
         """
+        return self._uneven + (1 - self._uneven) * self._step_down
+
+    @cached_property
+    def _uneven(self) -> float:
         width, ranks, sizes = self.model.hidden_size, self.exchanger.ranks, map(len, self.exchanger.cluster.islands)
         aligned = all(width % s.align == 0 and width >= s.align * ranks for s in self._schemes)
-        uneven = 0.0 if ranks == 1 or (aligned and len(set(sizes)) == 1) else DIP
-        return uneven + (1 - uneven) * self._step_down
+        return 0.0 if ranks == 1 or (aligned and len(set(sizes)) == 1) else DIP
 
     @cached_property
     def _edges(self) -> tuple[int, ...]:
@@ -290,7 +293,7 @@ class IterationModel:
         decoding = costs.profile.gpu.decode_attention
         return [
             "durations of iterations are interpolated between token counts, within "
-            f"{self.bound + self.dip:.1%} of the predictor's",
+            f"{self.bound + self._uneven:.1%} of the predictor's",
             f"iterations with prompt tokens are launched {costs.launch} ({costs.gap_s.value * 1e6:.1f} us between "
             f"kernels), those of decoding alone {self.decode_exchanger.cost.launch}",
             f"the engine's host adds {host_ms:g} ms to an iteration; scheduling, sampling and the tokeniser are "
