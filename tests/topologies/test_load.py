@@ -198,6 +198,13 @@ def test_what_reaches_what_without_the_host() -> None:
         assert not any(pool.endswith(".memory") for pool in freed.pools)
 
 
+def test_a_spelt_out_machine_says_whether_peers_may_be_written(tmp_path: Path) -> None:
+    for word, told in (("", True), ("peer_to_peer = false\n", False)):
+        path = tmp_path / "mine.toml"
+        path.write_text(EXPLICIT.replace('kind = "explicit"\n', f'kind = "explicit"\n{word}'), encoding="utf-8")
+        assert load_cluster(path).peer_to_peer is load_cluster(path).take(2).peer_to_peer is told
+
+
 def test_gpus_of_the_catalog_are_plausible() -> None:
     assert set(gpu_names()) >= {machine.gpu.name for machine in map(load_cluster, MACHINES)}
     for name in gpu_names():
