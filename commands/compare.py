@@ -21,6 +21,7 @@ def compare(
     schemes: Annotated[
         str | None, typer.Option(help="Comma-separated schemes; the whole catalog when left out.")
     ] = None,
+    baseline: Annotated[str | None, typer.Option(help="Scheme that speed-ups are over; bf16 when left out.")] = None,
     workload: Annotated[
         Literal["decoder", "cross-attention"],
         typer.Option(help="A decoder's prefill, or its cross-attention layers with a long visual context."),
@@ -44,7 +45,7 @@ def compare(
     published: Published = "few",
     as_json: Json = False,
 ) -> None:
-    """TTFT of many schemes, fastest first, with the speed-up over bf16; or ways to do cross-attention."""
+    """TTFT of many schemes, fastest first, with the speed-up over a baseline; or ways to do cross-attention."""
     wanted = [s.strip() for s in schemes.split(",") if s.strip()] if schemes is not None else None
     if wanted == []:
         raise ValueError(f"--schemes names no scheme: {shown(schemes)}")
@@ -62,7 +63,8 @@ def compare(
         raise ValueError("Missing option '--model'.")
     from thinwire.sim import api
 
-    found = api.compare(api.names("schemes") if wanted is None else wanted, question, compress=compress)
+    asked = api.names("schemes") if wanted is None else wanted
+    found = api.compare(asked, question, baseline="bf16" if baseline is None else baseline, compress=compress)
     note_positions(found.baseline.model, question.input_tokens)
     document = found.to_dict() | {"question": question.given(without=("scheme",))}
     print_answer(document, as_json, lambda: tables().comparison(found, published))
@@ -75,9 +77,9 @@ def _cross(
         if given(context, name):
             takes = f"; --workload cross-attention takes --{instead}" if instead else ""
             raise ValueError(f"{options_of(Question)[name].flag} is a decoder's{takes}")
-    for name in ("published", "compress"):
+    for name in ("published", "compress", "baseline"):
         if given(context, name):
-            raise ValueError(f"--{name} is of a decoder's schemes: nobody's figures are of --workload cross-attention")
+            raise ValueError(f"--{name} is of a decoder's schemes, not of --workload cross-attention")
     if asked["text_tokens"] is None or asked["visual_tokens"] is None:
         raise ValueError("--workload cross-attention needs --text-tokens and --visual-tokens")
     from thinwire.sim import api

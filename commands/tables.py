@@ -128,6 +128,8 @@ def _assumptions(sentences: Sequence[str]) -> None:
 def comparison(c: Comparison, published: Shown = "few") -> None:
     """Schemes, fastest first, at most 120 columns wide; below, what others published of their accuracy."""
     console.print(_heading(c.baseline))
+    if c.baseline.scheme.name != "bf16":
+        console.print(f"speed-up over {c.baseline.scheme.name}: {c.baseline.ttft_s * 1e3:.1f} ms", markup=False)
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     waits = any(row.breakdown.waiting_s for row in c.rows)
     times = ("compute", "codec", "wire", "exposed", *(["waiting"] if waits else []))

@@ -22,7 +22,8 @@ Spec strings, for schemes that have no name:
         hybridB[-kKEEP][-dyn[-gGROUP]]
                 one value in KEEP stays bf16; k64 and static scales where left out
         any other that is registered (docs/own-codec.md)
-    OPTION      chunk=VALUES[xIN_FLIGHT]: pipelined chunks of VALUES values, IN_FLIGHT (1) at a time
+    OPTION      by=CARRIER: who chooses, for auto: nccl vllm sglang sglang-ipc trtllm
+                chunk=VALUES[xIN_FLIGHT]: pipelined chunks of VALUES values, IN_FLIGHT (1) at a time
                 fused: codec kernels run inside the collective's kernel
 """
 
@@ -44,7 +45,7 @@ from thinwire.reference.core.registry import Cost as Cost
 from thinwire.reference.core.registry import Numerics as Numerics
 from thinwire.reference.core.registry import register as register
 from thinwire.reference.core.registry import unregister as unregister
-from thinwire.reference.core.scheme import MX, Collective, GroupedInt, OutlierHybrid, Raw, Scheme
+from thinwire.reference.core.scheme import MX, Carrier, Collective, GroupedInt, OutlierHybrid, Raw, Scheme
 from thinwire.reference.core.scheme import Codec as Codec
 from thinwire.reference.core.scheme import Section as Section
 
@@ -67,12 +68,18 @@ _COMPRESS = "Communication Compression for Tensor Parallel LLM Inference, arXiv 
 _LOW_BIT = "Towards Low-bit Communication for Tensor Parallel LLM Inference, arXiv 2411.07942"
 _QUICK = "QuickReduce: mk1-project/quickreduce and its port in vLLM"
 _SPD = "SPD: Sync-Point Drop, arXiv 2502.20727"
+_CARRIED = "uncompressed, as {} chooses by size: docs/decisions/025-carriers.md"
 _EXEMPT = "first tokens uncompressed: docs/decisions/012-auto.md"
 _EXEMPT_LAST = "a prompt's last tokens uncompressed: docs/decisions/021-prompt-accuracy.md"
 _ISO = "ISO: Overlap of Computation and Communication within Sequence, arXiv 2409.11155"
 
 _ALL = (
     Scheme("bf16", _BF16, _BF16, "auto", source="uncompressed: the best algorithm NCCL or the engine has"),
+    Scheme("nccl", _BF16, _BF16, "auto", source=_CARRIED.format("NCCL alone"), carrier="nccl"),
+    Scheme("vllm", _BF16, _BF16, "auto", source=_CARRIED.format("vLLM"), carrier="vllm"),
+    Scheme("sglang", _BF16, _BF16, "auto", source=_CARRIED.format("SGLang"), carrier="sglang"),
+    Scheme("sglang-ipc", _BF16, _BF16, "auto", source=_CARRIED.format("SGLang with PCIe-IPC"), carrier="sglang-ipc"),
+    Scheme("trtllm", _BF16, _BF16, "auto", source=_CARRIED.format("TensorRT-LLM"), carrier="trtllm"),
     Scheme("bf16-ring", _BF16, _BF16, "ring", source="uncompressed ring, the baseline of arXiv 2412.04964"),
     Scheme("none", _BF16, _BF16, "none", source="all-reduces removed: a floor, not a scheme"),
     Scheme("flash-int8", _INT8, _INT8, "two_step", source=_FLASH),
@@ -117,7 +124,7 @@ _CATALOG: Mapping[str, Scheme] = MappingProxyType({entry.name: entry for entry i
 
 _GRAMMAR = (
     "a catalog name, spd-N, iso or iso-N, exempt-N, exempt-last-N, a spec "
-    "COLLECTIVE:CODEC[/CODEC][@chunk=VALUES[xIN_FLIGHT]][@fused] such as "
+    "COLLECTIVE:CODEC[/CODEC][@chunk=VALUES[xIN_FLIGHT]][@fused][@by=CARRIER] such as "
     "two_step:int4-g32-min/int8-g128-sym@chunk=1048576x2, or these joined by +: flash-int4+spd-50+iso"
 )
 
@@ -245,10 +252,11 @@ def _parse_spec(spec: str) -> Scheme:
     reduce_spec, slash, gather_spec = codecs.partition("/")
     reduce = parse_codec(reduce_spec)
     gather = parse_codec(gather_spec) if slash else reduce
-    chunk, in_flight, launch = _parse_options(options, spec)
+    chunk, in_flight, launch, carrier = _parse_options(options, spec)
     name = f"{collective}:{reduce.spec}" + (f"/{gather.spec}" if gather != reduce else "")
     words = [] if chunk is None else [f"chunk={chunk}" + (f"x{in_flight}" if in_flight > 1 else "")]
     words += ["fused"] if launch == "fused" else []
+    words += [f"by={carrier}"] if carrier else []
     return Scheme(
         "@".join([name, *words]),
         reduce,
@@ -258,11 +266,16 @@ def _parse_spec(spec: str) -> Scheme:
         chunks_in_flight=in_flight,
         codec_launch=launch,
         source="spec string",
+        carrier=carrier,
     )
 
 
-def _parse_options(options: list[str], spec: str) -> tuple[int | None, int, Literal["fused", "separate"]]:
+def _parse_options(
+    options: list[str], spec: str
+) -> tuple[int | None, int, Literal["fused", "separate"], Carrier | None]:
     chunk, in_flight = None, 1
+    carriers: dict[str, Carrier] = {word: word for word in get_args(Carrier)}
+    carrier: Carrier | None = None
     launch: Literal["fused", "separate"] = "separate"
     for option in options:
         if match := re.fullmatch(r"chunk=(\d+)(?:x(\d+))?", option):
@@ -270,6 +283,9 @@ def _parse_options(options: list[str], spec: str) -> tuple[int | None, int, Lite
             chunk, in_flight = int(match[1]), int(match[2] or 1)
         elif option == "fused":
             launch = "fused"
+        elif option.startswith("by=") and option[3:] in carriers:
+            carrier = carriers[option[3:]]
         else:
-            raise ValueError(f"option {shown(option)} in {shown(spec)}; allowed: @chunk=VALUES[xIN_FLIGHT], @fused")
-    return chunk, in_flight, launch
+            allowed = f"@chunk=VALUES[xIN_FLIGHT], @fused, @by={'|'.join(carriers)}"
+            raise ValueError(f"option {shown(option)} in {shown(spec)}; allowed: {allowed}")
+    return chunk, in_flight, launch, carrier

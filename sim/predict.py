@@ -15,7 +15,7 @@ from thinwire.sim.costs.cost import CostModel
 from thinwire.sim.costs.profile import Profile
 from thinwire.sim.events.collective import TimedSchedule
 from thinwire.sim.events.engine import Engine, Issue, Result
-from thinwire.sim.events.exchange import Exchanger, slowdown
+from thinwire.sim.events.exchange import Exchanger, left_uncompressed, slowdown
 from thinwire.sim.events.fold import find_runs, folds_of, kept_layers
 from thinwire.sim.events.network import Floats
 from thinwire.sim.events.timeline import Fold, Timeline
@@ -56,7 +56,7 @@ def predict(
     check_machine(model, cluster, prompt, profile)
     workload = build(model, scheme, prompt, tp)
     cost = CostModel(profile, cluster.gpu, launch)
-    exchanger = Exchanger(cluster, cost, slowdown(tp, what_if.slow_ranks))
+    exchanger = Exchanger(cluster, cost, slowdown(tp, what_if.slow_ranks), left_uncompressed(scheme))
     result, folds = run(workload, exchanger, cost, folded)
     return Prediction(
         model=model,

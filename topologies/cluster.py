@@ -109,8 +109,9 @@ class Cluster:
     that are close to each other (a NUMA domain, a node). `indices[r]` is rank r's number on the machine that it was
     taken from: its rank, where nobody took a part. `pools` are capacities in bytes/s shared by several links.
     `reducing_switch` is the switch that can sum (NVLink SHARP), if any. `fabric` names the profile with the fabric's
-    protocol costs. ValueError where these disagree, for a kind or an end of a link that is unknown, or a link given
-    twice; `DisconnectedError` when a GPU cannot reach another.
+    protocol costs. `peer_to_peer`: a GPU may write another's memory; without it all is staged in the host's.
+    ValueError where these disagree, for a kind or an end of a link that is unknown, or a link given twice;
+    `DisconnectedError` when a GPU cannot reach another.
     """
 
     name: str
@@ -126,6 +127,7 @@ class Cluster:
     sources: Mapping[str, str] = field(default_factory=dict)
     assumptions: tuple[str, ...] = ()
     indices: tuple[int, ...] = ()
+    peer_to_peer: bool = True
     _links: dict[tuple[str, str], Link] = field(default_factory=dict, init=False, repr=False)
     _targets: dict[str, list[str]] = field(default_factory=dict, init=False, repr=False)
     _paths: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict, init=False, repr=False)
@@ -221,6 +223,28 @@ class Cluster:
         for rank, node in enumerate(self.gpus):
             found.setdefault(root(node), []).append(rank)
         return tuple(map(tuple, found.values()))
+
+    @cached_property
+    def fully_linked(self) -> bool:
+        """Whether every two ranks are joined by NVLink or xGMI: no host bridge, NIC or PCIe switch on any route. A
+        switch is a PCIe switch where a host bridge can be reached from it through switches alone.
+        """
+        pcie = {node for node, kind in self.kinds.items() if kind == "host_bridge"}
+        waiting = list(pcie)
+        before: dict[str, list[str]] = {}
+        for link in self.links:
+            before.setdefault(link.target, []).append(link.source)
+        for node in waiting:
+            found = [n for n in before.get(node, ()) if self.kinds[n] == "switch" and n not in pcie]
+            pcie.update(found)
+            waiting += found
+        return not any(node in pcie or self.kinds[node] == "nic" for node in self._on_the_way)
+
+    @cached_property
+    def _on_the_way(self) -> frozenset[str]:
+        """The nodes between every two ranks."""
+        ranks = range(len(self.gpus))
+        return frozenset(link.target for a in ranks for b in ranks if a != b for link in self.route(a, b)[:-1])
 
     def has_link(self, source: str, target: str) -> bool:
         """Whether a link leads from one node to the other."""

@@ -39,6 +39,7 @@ class Fabric:
     reducing_switch: str | None = None
     crossbar: str | None = None
     shares_port: bool = False
+    peer_to_peer: bool = True
 
     def cluster(
         self,
@@ -64,6 +65,7 @@ class Fabric:
             islands=self.islands,
             sources=dict(sources or {}),
             assumptions=tuple(assumptions),
+            peer_to_peer=self.peer_to_peer,
         )
 
 
@@ -199,7 +201,7 @@ def pcie_tree(
         for source, target in ((a, b), (b, a)):
             inward = [f"bridge{target}"] if bridge_bytes_per_s is not None else []
             links.append(_one_way(f"bridge{source}", f"bridge{target}", socket_link, [*shared, *inward]))
-    return Fabric(kinds, tuple(links), tuple(gpus), tuple(members), pools, shares_port=True)
+    return Fabric(kinds, tuple(links), tuple(gpus), tuple(members), pools, shares_port=True, peer_to_peer=peer_to_peer)
 
 
 def _with_ports(node: Fabric) -> Fabric:
@@ -267,6 +269,7 @@ def _nodes_with_nics(
         pools=pools,
         # The reducing switch of one node cannot sum over another node's GPUs.
         reducing_switch=f"n0.{node.reducing_switch}" if nodes == 1 and node.reducing_switch else None,
+        peer_to_peer=node.peer_to_peer,
     )
     return everything, nics
 

@@ -220,6 +220,7 @@ class Explicit(OneNode):
     pools: dict[Name, Bandwidth] = Field(default_factory=dict)
     islands: list[list[StrictStr]] | None = None
     reducing_switch: Text | None = None
+    peer_to_peer: StrictBool = True
 
     def build(self) -> Fabric:
         """The graph this table asks for; ValueError as its generator raises it."""
@@ -257,6 +258,7 @@ class Explicit(OneNode):
             islands=islands,
             pools={name: pool.si for name, pool in self.pools.items()},
             reducing_switch=switch,
+            peer_to_peer=self.peer_to_peer,
         )
 
     def _links(self, kinds: dict[str, str]) -> tuple[Link, ...]:

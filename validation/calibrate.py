@@ -87,7 +87,7 @@ def fabrics() -> dict[str, FabricProfile]:
             own.update({p.key: p for p in found.protocols(source)})
             what, errors = f"{s.op} by {s.library} on {s.ranks} ranks", found.seconds(s.nbytes) / s.seconds - 1
             fits.setdefault(s.fabric, []).append(records.record(what, s.table, s.row_numbers, errors))
-            if s.library != "engine-eager" and s.library != "fused":
+            if s.library not in ("engine-eager", "fused", "pcie-ipc"):
                 baselines.setdefault(s.fabric, {}).setdefault(s.op, {})[s.baseline] = None
     for fabric, lender in BORROWED.items():
         own, ops = protocols.setdefault(fabric, {}), baselines.setdefault(fabric, {})

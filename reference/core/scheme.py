@@ -22,6 +22,7 @@ ALIGNMENT_BYTES = 16
 
 Grid = Literal["symmetric", "minimum", "zero_point"]
 Collective = Literal["auto", "ring", "tree", "two_step", "all_gather", "hierarchical", "nvls", "none"]
+Carrier = Literal["nccl", "vllm", "sglang", "sglang-ipc", "trtllm"]
 
 GRID_WORDS: dict[Grid, str] = {"symmetric": "sym", "minimum": "min", "zero_point": "zp"}
 RAW_FORMATS = ("bf16", "fp16", "fp32")
@@ -371,7 +372,8 @@ class Scheme:
     first tokens of every sequence, which travel uncompressed in an all-reduce of their own: activations of
     the very first are often a hundred times the others'. exempt_last_tokens: the last tokens of every
     prompt, which travel uncompressed in the same messages: from the very last the first token of the answer is
-    predicted. Raises ValueError for a combination that means nothing.
+    predicted. carrier: whose choice `auto` is, by size: NCCL's alone or an engine's; None takes the best that the
+    fabric has. Raises ValueError for a combination that means nothing.
     """
 
     name: str
@@ -386,6 +388,7 @@ class Scheme:
     exempt_tokens: int = 0
     exempt_last_tokens: int = 0
     source: str = ""
+    carrier: Carrier | None = None
 
     def __post_init__(self) -> None:
         _one_of("collective", self.collective, get_args(Collective))
@@ -393,6 +396,10 @@ class Scheme:
         given = f"reduce={self.reduce.spec}, gather={self.gather.spec}"
         if self.collective in ("auto", "none", "nvls") and not self.is_raw:
             raise ValueError(f"collective {self.collective} carries raw values only: {given}")
+        if self.carrier is not None:
+            _one_of("carrier", self.carrier, get_args(Carrier))
+            if self.collective != "auto":
+                raise ValueError(f"a carrier chooses the collective, which must be auto: {self.collective}")
         if self.collective == "all_gather" and self.reduce != self.gather:
             raise ValueError(f"collective all_gather has one phase, its two codecs must be equal: {given}")
         if not 0 <= self.drop_attention_percent <= 100:

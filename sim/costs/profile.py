@@ -191,6 +191,7 @@ class Protocol:
         return knots[-1][1]
 
 
+ASKED_FOR = ("pcie-ipc",)  # libraries that run when asked for by name: the last to stand in for others
 # Where a fabric lacks a primitive, the nearest in kind stands in, in this order; the prediction says so.
 STAND_INS: Mapping[str, tuple[str, ...]] = {
     "all_to_all": ("all_gather", "reduce_scatter", "ring"),
@@ -242,6 +243,7 @@ class FabricProfile:
             if p.primitive not in order:
                 continue
             rank = (
+                float(p.library in ASKED_FOR and p.library != library),
                 float(order.index(p.primitive)),
                 float(p.library != library),
                 float(p.op != op),

@@ -1,11 +1,11 @@
 """From what a workload asks to be exchanged to a timed schedule: the algorithm, the library, the cost.
 
-`auto` takes, size by size, the fastest of the algorithms the fabric's engines and libraries would choose from; every
-other scheme says itself which collective it uses.
+`auto` takes, size by size, the fastest of the algorithms the fabric's engines and libraries would choose from, or what
+its carrier would take (`sim.costs.carriers`); every other scheme says itself which collective it uses.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import cast
 
@@ -14,7 +14,9 @@ import numpy as np
 from thinwire.edge.limits import SLOWER
 from thinwire.reference.core.schedule import Op as CollectiveOp
 from thinwire.reference.core.schedule import Schedule, build
-from thinwire.reference.core.scheme import Collective, Raw, Scheme
+from thinwire.reference.core.scheme import Carrier, Collective, Raw, Scheme
+from thinwire.reference.mixed import AnyScheme, entries
+from thinwire.sim.costs.carriers import carried
 from thinwire.sim.costs.cost import CostModel
 from thinwire.sim.costs.profile import Baseline
 from thinwire.sim.events.analytic import closed_form
@@ -33,6 +35,7 @@ class Exchanger:
     cluster: Cluster  # exactly the group's GPUs
     cost: CostModel
     slowdown_R: Floats
+    uncompressed: Scheme = UNCOMPRESSED  # what an exchange without a scheme of its own runs
     _timed: dict[tuple[str, int, Scheme, int], TimedSchedule] = field(default_factory=dict)
     _passed: dict[Schedule, TimedSchedule] = field(default_factory=dict)
     _alone: dict[TimedSchedule, CollectiveTime] = field(default_factory=dict)
@@ -57,16 +60,16 @@ class Exchanger:
         """The schedule an exchange runs, with its seconds."""
         if isinstance(exchange, Passing):
             return self._passing(exchange.schedule)
-        return self.time(exchange.op, exchange.numel, exchange.scheme or UNCOMPRESSED, exchange.exact)
+        return self.time(exchange.op, exchange.numel, exchange.scheme or self.uncompressed, exchange.exact)
 
     def time(self, op: CollectiveOp, numel: int, scheme: Scheme, exact: int = 0) -> TimedSchedule:
         """One collective of `numel` values under `scheme`, the last `exact` of them raw; `auto` resolves to the fastest
-        baseline, which sends all of them so.
+        baseline, or its carrier's, which sends all of them so.
         """
         key = (op, numel, scheme, exact)
         if key not in self._timed:
             if scheme.collective == "auto":
-                self._timed[key] = self._fastest(op, numel)
+                self._timed[key] = self._uncompressed(op, numel, scheme.carrier)
             else:
                 self._timed[key] = self.attach(op, numel, scheme, self._library(op, scheme), exact)
         return self._timed[key]
@@ -124,17 +127,37 @@ class Exchanger:
                     return baseline.library
         return self.cost.fabric.libraries[scheme.codec_launch]
 
-    def _fastest(self, op: CollectiveOp, numel: int) -> TimedSchedule:
-        """What an engine would choose; where nobody timed this op on the fabric, a direct exchange."""
+    def _uncompressed(self, op: CollectiveOp, numel: int, carrier: Carrier | None) -> TimedSchedule:
+        """What a carrier would choose; without one, the best there is: where nobody timed this op on the fabric, a
+        direct exchange.
+        """
         fabric = self.cost.fabric
-        choices = fabric.baseline.get(op) or (Baseline(fabric.libraries["separate"], "two_step"),)
+        if carrier is None:
+            return self._fastest(
+                op, numel, fabric.baseline.get(op) or (Baseline(fabric.libraries["separate"], "two_step"),)
+            )
+        nbytes = numel * Raw().bits_per_value / 8
+        found = carried(carrier, op, nbytes, self.cluster, fabric)
+        timed = self._fastest(op, numel, found.choices)
+        said = replace(timed, notes=(found.sentence, *timed.notes))
+        self._described[said] = self._described[timed]
+        return said
+
+    def _fastest(self, op: CollectiveOp, numel: int, choices: tuple[Baseline, ...]) -> TimedSchedule:
+        """The fastest of some ways; a stand-in never beats what was measured."""
         candidates = [
             self.attach(op, numel, uncompressed(choice, numel, self.ranks), choice.library)
             for choice in choices
             if choice.collective != "nvls" or self.cluster.reducing_switch is not None
         ]
-        measured = [timed for timed in candidates if not timed.notes]  # a stand-in never beats what was measured
+        measured = [timed for timed in candidates if not timed.notes]
         return min(measured or candidates, key=lambda timed: self.alone(timed).seconds)
+
+
+def left_uncompressed(scheme: AnyScheme) -> Scheme:
+    """What a deployment of `scheme` sends uncompressed beside it: as its carrier would, or the best there is."""
+    carriers = {entry.carrier for entry in entries(scheme)}
+    return replace(UNCOMPRESSED, carrier=carriers.pop()) if len(carriers) == 1 else UNCOMPRESSED
 
 
 def uncompressed(baseline: Baseline, numel: int, ranks: int) -> Scheme:

@@ -164,9 +164,9 @@ def rows_of(scheme: AnyScheme, tp: int | None = None, islands: int = 2, model: s
     """Rows of a scheme: those of the model first, the best evidence, scores, exact before near, the nearest TP degree.
 
     Schemes are told apart by what they do, as `figures.figure` does, not by name. tp: None asks for no degree. Nothing
-    on one rank, where nothing is sent, and of a mixed scheme.
+    on one rank, where nothing is sent, of a mixed scheme, and of a carrier's, whose numbers are bf16's.
     """
-    if isinstance(scheme, MixedScheme) or tp == 1:
+    if isinstance(scheme, MixedScheme) or tp == 1 or scheme.carrier is not None:
         return ()
     asked = identity(scheme) if tp is None else identity(scheme, tp, islands)
     found = [Found(row, model is not None and row.is_of(model)) for row in _by_scheme(TABLE).get(asked, ())]

@@ -16,7 +16,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -25,10 +25,11 @@ from thinwire.reference.core.config import ModelConfig
 from thinwire.reference.core.scheme import Scheme
 from thinwire.reference.mixed import SITES, AnyScheme, plan_of
 from thinwire.sim.choices import Weights
+from thinwire.sim.costs.carriers import edges
 from thinwire.sim.costs.cost import CostModel
 from thinwire.sim.costs.decode_attention import DecodeCall
 from thinwire.sim.events.collective import CollectiveTime
-from thinwire.sim.events.exchange import Exchanger
+from thinwire.sim.events.exchange import UNCOMPRESSED, Exchanger
 from thinwire.sim.events.fold import find_runs
 from thinwire.sim.events.network import Ints
 from thinwire.sim.report import machine_sentences
@@ -82,11 +83,15 @@ class Pace(Protocol):
 
 @dataclass(eq=False)
 class MonotoneTable:
-    """A positive function of 1..largest that never decreases: within `bound` (relative) of the truth everywhere."""
+    """A positive function of 1..largest that never decreases: within `bound` (relative) of the truth everywhere.
+
+    edges: numbers at which it may step, down too; between two of them it never decreases.
+    """
 
     function: Callable[[int], float]
     largest: int
     bound: float = BOUND
+    edges: tuple[int, ...] = ()
     asked: int = 0  # evaluations of the function so far
     _at: list[int] = field(default_factory=list)
     _value: list[float] = field(default_factory=list)
@@ -107,9 +112,9 @@ class MonotoneTable:
 
     def _find(self, n: int) -> float:
         if not self._at:
-            self._know(1, 0)
-            if self.largest > 1:
-                self._know(self.largest, 1)
+            ends = {1, self.largest, *(at for edge in self.edges for at in (edge - 1, edge) if 1 <= at <= self.largest)}
+            for place, at in enumerate(sorted(ends)):
+                self._know(at, place)
         while True:
             right = bisect_left(self._at, n)
             if self._at[right] == n:
@@ -183,10 +188,36 @@ class IterationModel:
 
     @property
     def dip(self) -> float:
-        """Share by which an iteration of more tokens may be faster: 0 where every row is cut alike for every rank."""
+        """Share by which an iteration of more tokens may be faster: 0 where every row is cut alike for every rank and
+        no carrier takes a quicker kernel.
+        """
+        return self._uneven + (1 - self._uneven) * self._step_down
+
+    @cached_property
+    def _uneven(self) -> float:
         width, ranks, sizes = self.model.hidden_size, self.exchanger.ranks, map(len, self.exchanger.cluster.islands)
         aligned = all(width % s.align == 0 and width >= s.align * ranks for s in self._schemes)
         return 0.0 if ranks == 1 or (aligned and len(set(sizes)) == 1) else DIP
+
+    @cached_property
+    def _edges(self) -> tuple[int, ...]:
+        """Numbers of tokens from which on a carrier may take another kernel."""
+        row_bytes = int(self.model.hidden_size * UNCOMPRESSED.reduce.bits_per_value / 8)
+        carriers = {scheme.carrier for scheme in self._schemes if scheme.carrier is not None}
+        found = {-(-edge // row_bytes) for carrier in carriers for edge in edges(carrier, self.exchanger.ranks)}
+        return tuple(sorted(edge for edge in found if 1 < edge <= self.tokens))
+
+    @cached_property
+    def _step_down(self) -> float:
+        """Share by which an exchange of one carrier's may be faster than a smaller one."""
+        most = 0.0
+        for scheme in (scheme for scheme in self._schemes if scheme.carrier is not None):
+            highest = 0.0
+            for edge in self._edges:
+                before, after = (self._left_s(self.exchanger, scheme, slice(None), n) for n in (edge - 1, edge))
+                highest = max(highest, before)
+                most = max(most, 1 - after / highest)
+        return most
 
     # --- what serving asks
 
@@ -262,7 +293,7 @@ class IterationModel:
         decoding = costs.profile.gpu.decode_attention
         return [
             "durations of iterations are interpolated between token counts, within "
-            f"{self.bound + self.dip:.1%} of the predictor's",
+            f"{self.bound + self._uneven:.1%} of the predictor's",
             f"iterations with prompt tokens are launched {costs.launch} ({costs.gap_s.value * 1e6:.1f} us between "
             f"kernels), those of decoding alone {self.decode_exchanger.cost.launch}",
             f"the engine's host adds {host_ms:g} ms to an iteration; scheduling, sampling and the tokeniser are "
@@ -363,7 +394,7 @@ class IterationModel:
     # --- times of the predictor
 
     def _table(self, function: Callable[[int], float]) -> MonotoneTable:
-        return MonotoneTable(function, self.tokens, self.bound)
+        return MonotoneTable(function, self.tokens, self.bound, self._edges)
 
     def _launched(self, on: Exchanger, schemes: "Counter[Scheme] | Counter[Scheme | None]") -> "_Launched":
         sent = Counter[Scheme | None](schemes)

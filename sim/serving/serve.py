@@ -13,7 +13,7 @@ from thinwire.sim.api import Placed, group, place, scheme_of
 from thinwire.sim.choices import Compress
 from thinwire.sim.costs.cost import CostModel
 from thinwire.sim.costs.profile import Profile
-from thinwire.sim.events.exchange import Exchanger, slowdown
+from thinwire.sim.events.exchange import Exchanger, left_uncompressed, slowdown
 from thinwire.sim.predict import check_precision
 from thinwire.sim.serving.arrivals import ClosedLoop, Drawn, Load, Trace, lengths_from
 from thinwire.sim.serving.iteration import BOUND, IterationModel
@@ -122,14 +122,14 @@ class Paces:
             slowed = slowdown(len(cluster.gpus), slow)
             eager = CostModel(self.profile, cluster.gpu, "eager")
             graph = CostModel(self.profile, cluster.gpu, "graph")
-            limits = self.limits
+            limits, uncompressed = self.limits, left_uncompressed(self.scheme)
             largest = limits.token_budget if d.chunked_prefill else LARGEST_ITERATION
             self._known[key] = IterationModel(
                 self.model,
                 self.scheme,
                 d.weights,
-                Exchanger(cluster, eager, slowed),
-                Exchanger(cluster, graph, slowed),
+                Exchanger(cluster, eager, slowed, uncompressed),
+                Exchanger(cluster, graph, slowed, uncompressed),
                 largest,
                 limits.max_sequences,
                 d.host_s,

@@ -83,6 +83,32 @@ def test_compare(capsys: Capture) -> None:
     assert [row["ttft_ms"] for row in found["rows"]] == sorted(row["ttft_ms"] for row in found["rows"])
 
 
+def test_compare_is_over_the_baseline_it_is_told(capsys: Capture) -> None:
+    found = document(capsys, *COMPARE, "--schemes", "bf16,nccl,flash-int4", "--baseline", "nccl")
+    assert found["baseline"]["scheme"] == "nccl"
+    over = {row["scheme"]: row["speedup"] for row in found["rows"]}
+    assert over["nccl"] == 1 and over["bf16"] >= 1
+    assert over["flash-int4"] == pytest.approx(
+        found["baseline"]["ttft_ms"] / next(r["ttft_ms"] for r in found["rows"] if r["scheme"] == "flash-int4")
+    )
+    status, out, _ = run(capsys, *COMPARE, "--schemes", "bf16", "--baseline", "nccl")
+    assert status == 0 and "speed-up over nccl: " in out
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--baseline", "ncl"), "unknown scheme 'ncl'; did you mean nccl"),
+        (("--baseline", ""), "unknown scheme ''"),
+        (("--schemes", "flash-int4+vllm"), "two codec schemes"),
+        (("--schemes", "vllm+exempt-1"), "needs a scheme that compresses"),
+    ],
+)
+def test_baselines_and_carriers_that_mean_nothing(capsys: Capture, given: tuple[str, ...], said: str) -> None:
+    status, out, err = run(capsys, *COMPARE, *given)
+    assert (status, out) == (2, "") and said in " ".join(err.split()) and "Traceback" not in err
+
+
 def test_compare_takes_the_whole_catalog_when_not_told(capsys: Capture) -> None:
     assert {row["scheme"] for row in document(capsys, *COMPARE)["rows"]} == set(schemes())
 

@@ -9,6 +9,11 @@ from thinwire.reference.core.scheme import MX, Collective, GroupedInt, OutlierHy
 
 PROMISED = [
     "bf16",
+    "nccl",
+    "vllm",
+    "sglang",
+    "sglang-ipc",
+    "trtllm",
     "bf16-ring",
     "none",
     "flash-int8",
@@ -213,3 +218,26 @@ def test_refusals_name_the_value_and_what_is_allowed(given_name: str, message: s
 def test_codec_defaults() -> None:
     assert parse_codec("int4") == GroupedInt(4) == parse_codec("int4-g128-zp-bf16")
     assert parse_codec("mx-e2m1") == MX("e2m1") and parse_codec("hybrid4") == OutlierHybrid()
+
+
+# --- carriers ---
+
+
+@pytest.mark.parametrize("name", ["nccl", "vllm", "sglang", "sglang-ipc", "trtllm"])
+def test_a_carrier_is_uncompressed_and_combines_like_bf16(name: str) -> None:
+    entry = scheme(name)
+    assert entry.is_raw and entry.collective == "auto" and entry.carrier == name
+    assert scheme(f"{name}+iso").sequence_split == 0.5 and scheme(f"{name}+iso").carrier == name
+    assert scheme(f"{name}+spd-50+iso").name == f"{name}+spd-50+iso"
+    spelt = scheme(f"auto:bf16@by={name}")
+    assert spelt.carrier == name and scheme(spelt.name) == spelt and spelt.name == f"auto:bf16@by={name}"
+
+
+def test_a_carrier_needs_an_open_collective_and_a_name() -> None:
+    with pytest.raises(ValueError, match="a carrier chooses the collective, which must be auto: ring"):
+        scheme("ring:bf16@by=nccl")
+    with pytest.raises(ValueError, match=r"allowed: .*@by=nccl\|vllm\|sglang\|sglang-ipc\|trtllm"):
+        scheme("auto:bf16@by=mpi")
+    with pytest.raises(ValueError, match="carries raw values only"):
+        scheme("auto:int8@by=nccl")
+    assert scheme("bf16").carrier is None and scheme("flash-int4").carrier is None

@@ -25,8 +25,16 @@ FABRICS = {
     "4xl4-pcie": "l4-pcie",
     "8xrtx4090-pcie": "rtx4090-pcie",
     "2x8xh100-ib": "h100-ib",
+    "2xrtx5070ti-p2p": "rtx4090-p2p",
+    "2xrtx5070ti-pcie": "rtx5070ti-pcie",
+    "4xa100-pcie": "l40s-pcie",
+    "4xrtx3090-p2p": "rtx4090-p2p",
+    "4xrtx3090-pcie": "rtx4090-pcie",
+    "6xrtx4090-p2p": "rtx4090-p2p",
+    "8xrtx-pro-6000-2switch": "rtx-pro-6000-switch",
+    "8xrtx4090-p2p": "rtx4090-p2p",
 }
-MACHINES = tuple(FABRICS)  # the ten of INTERFACE.md
+MACHINES = tuple(FABRICS)  # the ten of INTERFACE.md, then others
 
 # A small valid file; each test breaks it in one place. Line numbers below count from its first line.
 GOOD = """\
@@ -144,7 +152,7 @@ def broken(text: str, old: str, new: str) -> str:
     return text.replace(old, new, 1)
 
 
-def test_the_catalog_holds_exactly_the_ten_machines() -> None:
+def test_the_catalog_holds_exactly_these_machines() -> None:
     assert cluster_names() == tuple(sorted(MACHINES))
 
 
@@ -154,7 +162,7 @@ def test_each_machine_states_its_sources(name: str) -> None:
     assert machine.name == name
     assert machine.fabric == FABRICS[name]
     assert machine.gpu == load_gpu(machine.gpu.name)
-    nodes, per_node = (2, 8) if name.startswith("2x") else (1, int(name[0]))
+    nodes, per_node = (2, 8) if name.startswith("2x8x") else (1, int(name[0]))
     assert len(machine.gpus) == nodes * per_node
     assert machine.title
     assert machine.assumptions[0].startswith("peer-to-peer: ")
@@ -171,6 +179,30 @@ def test_islands_of_the_catalog() -> None:
         assert load_cluster(name).islands == halves
     assert load_cluster("2x8xh100-ib").islands == (tuple(range(8)), tuple(range(8, 16)))
     assert load_cluster("8xmi300x-xgmi").islands == (tuple(range(8)),)
+
+
+def test_what_reaches_what_without_the_host() -> None:
+    """NVLink or xGMI between every two GPUs; PCIe switches and NICs are no such links; a driver may refuse peers."""
+    linked = {name for name in MACHINES if load_cluster(name).fully_linked}
+    assert linked == {name for name in MACHINES if name.endswith(("-nvlink", "-xgmi"))}
+    far = load_cluster("2x8xh100-ib")
+    assert far.take(8).fully_linked and len(far.take(8).hosts) == 1
+    assert len(far.reorder((0, 8)).hosts) == 2 and not far.reorder((0, 8)).fully_linked
+    assert not load_cluster("8xrtx-pro-6000-2switch").take(4).fully_linked  # one switch, and the host behind it
+    staged = {name for name in MACHINES if not load_cluster(name).peer_to_peer}
+    assert staged == {"2xrtx5070ti-pcie", "4xrtx3090-pcie", "8xrtx4090-pcie"}
+    for name in staged:
+        boxed, freed = load_cluster(name), load_cluster(name.replace("-pcie", "-p2p"))
+        assert boxed.gpu == freed.gpu and boxed.islands == freed.islands and freed.peer_to_peer
+        assert any(pool.endswith(".memory") for pool in boxed.pools)
+        assert not any(pool.endswith(".memory") for pool in freed.pools)
+
+
+def test_a_spelt_out_machine_says_whether_peers_may_be_written(tmp_path: Path) -> None:
+    for word, told in (("", True), ("peer_to_peer = false\n", False)):
+        path = tmp_path / "mine.toml"
+        path.write_text(EXPLICIT.replace('kind = "explicit"\n', f'kind = "explicit"\n{word}'), encoding="utf-8")
+        assert load_cluster(path).peer_to_peer is load_cluster(path).take(2).peer_to_peer is told
 
 
 def test_gpus_of_the_catalog_are_plausible() -> None:

@@ -182,9 +182,10 @@ def test_spreads_of_fabrics_are_of_rows_left_out() -> None:
     from others: no row is predicted by itself.
     """
     timed = spreads_fabric.fabric_left_out()
-    assert len(timed) == 1623
+    assert len(timed) == 1650
     series = {row.series for row in timed}
-    assert len(series) == len({spreads_fabric.series_key(s) for s in calibrate.calibration()})
+    longer = {spreads_fabric.series_key(s) for s in calibrate.calibration() if len(s.nbytes) > 2}  # ends always stay
+    assert series == longer
     mean_error = np.mean([abs(row.log) for row in timed])
     assert mean_error > 0.03, "in-sample they are 0.01"
 

@@ -13,6 +13,9 @@ from thinwire.validation.fits.published_tables import Row, select
 # cap on one flow does not hold for a whole hop: on the 8x L40S host NCCL's ring of 8 is as fast as one memcpy flow
 # allows although it loses a fifth of the link inside one island, where no cap acts.
 PCIE_CHANNELS = 2
+# Not on 4090s with the peer-to-peer driver: there NCCL's ring over both sockets stops at 20.6 GB/s, one flow between
+# them at 21.4, and a ring inside one socket (the tinybox of collectives_2026.csv) reaches 24.6 of its links' 25.05.
+CHANNELS = {"8xrtx4090-p2p": 1}
 
 # Across nodes NCCL pipelines a message through its stages inside one call; eight pieces come within 1/8 of a perfect
 # pipeline.
@@ -26,7 +29,10 @@ NCCL_MACHINES = {
 }  # l40s is left out: the 8x L40S host of that table is sick (published/README.md)
 ENGINE_MACHINES = {**NCCL_MACHINES, "l40s": "8xl40s-pcie"}
 NVLS = ("8xh100-nvlink", "8xh200-nvlink", "8xb200-nvlink")  # switches that add up
-PCIE = ("8xl40s-pcie", "8xrtx-pro-6000-pcie", "8xrtx4090-pcie")
+PCIE = (
+    "8xl40s-pcie", "8xrtx-pro-6000-pcie", "8xrtx4090-pcie", "8xrtx4090-p2p", "8xrtx-pro-6000-2switch",
+    "2xrtx5070ti-pcie",
+)  # fmt: skip
 FABRICS = {
     "8xa100-nvlink": "a100-nvlink",
     "8xh100-nvlink": "h100-nvlink",
@@ -35,6 +41,9 @@ FABRICS = {
     "8xl40s-pcie": "l40s-pcie",
     "8xrtx-pro-6000-pcie": "rtx-pro-6000-pcie",
     "8xrtx4090-pcie": "rtx4090-pcie",
+    "8xrtx4090-p2p": "rtx4090-p2p",
+    "8xrtx-pro-6000-2switch": "rtx-pro-6000-switch",
+    "2xrtx5070ti-pcie": "rtx5070ti-pcie",
     "8xmi300x-xgmi": "mi300x-xgmi",
     "2x8xh100-ib": "h100-ib",
 }
@@ -79,7 +88,7 @@ def _series(
         row_numbers=tuple(number for number, _, _ in found),
         nbytes=np.array([nbytes for _, nbytes, _ in found]),
         seconds=np.array([seconds for _, _, seconds in found]),
-        channels=PCIE_CHANNELS if machine in PCIE else 1,
+        channels=CHANNELS.get(machine, PCIE_CHANNELS if machine in PCIE else 1),
         chunks=NODE_CHUNKS if machine == "2x8xh100-ib" else 1,
     )
 
@@ -151,6 +160,7 @@ def nccl_tests() -> Iterator[Series]:
     table = "nccl_tests_tables"
     for name, machine, ranks in (
         ("8x RTX 4090 (stock driver, no P2P)", "8xrtx4090-pcie", 8),
+        ("8x RTX 4090 (tinygrad P2P driver 550.90.07)", "8xrtx4090-p2p", 8),
         ("2x AWS p5.48xlarge", "2x8xh100-ib", 16),
     ):
         found = [
@@ -161,6 +171,46 @@ def nccl_tests() -> Iterator[Series]:
         yield _series(machine, "nccl", "all_reduce", ranks, table, found)
 
 
+def two_switches() -> Iterator[Series]:
+    """8x RTX PRO 6000 behind two switches of one CPU, both on one root (group B of local-inference-lab/rtx6kpro's WRX90
+    page): each size once, as first given. Group A, on two roots, and the sizes given again are held out.
+    """
+    table = "pcie_and_misc_collectives"
+    found: dict[float, tuple[int, float, float]] = {}
+    for n, row in select(table, implementation="NCCL ring", num_gpus=8):
+        if "group B" in row["topology"]:
+            nbytes = float(row["message_bytes"])
+            found.setdefault(nbytes, (n, nbytes, _us(row)))
+    yield _series("8xrtx-pro-6000-2switch", "nccl", "all_reduce", 8, table, list(found.values()))
+
+
+def pcie_ipc() -> Iterator[Series]:
+    """FlashInfer's PCIe-IPC all-reduce on an 8x SM120 host of two NUMA nodes, four sizes (SGLang's pcie_ipc_ar.py):
+    pieces straight to their owners. NCCL's rows of that host are left out: it takes ten times what others do.
+    """
+    table = "pcie_ipc_allreduce"
+    found = [
+        (n, float(row["message_bytes"]), _us(row)) for n, row in select(table, implementation="FlashInfer PCIe-IPC")
+    ]
+    yield _series("8xrtx-pro-6000-pcie", "pcie-ipc", "all_reduce", 8, table, found, "two_step")
+
+
+def host_staged() -> Iterator[Series]:
+    """2x RTX 5070 Ti without peer-to-peer: NCCL as it comes, two sizes (sgl-project/sglang#39605)."""
+    table = "host_staged_allreduce"
+    found = [(n, float(row["message_bytes"]), _us(row)) for n, row in select(table, implementation="NCCL")]
+    yield _series("2xrtx5070ti-pcie", "nccl", "all_reduce", 2, table, found)
+
+
 def calibration() -> list[Series]:
     """Every series the fabric profiles are fitted to."""
-    return [*nccl(), *engines(), *tokenweave(), *quickreduce(), *nccl_tests()]
+    return [
+        *nccl(),
+        *engines(),
+        *tokenweave(),
+        *quickreduce(),
+        *nccl_tests(),
+        *two_switches(),
+        *host_staged(),
+        *pcie_ipc(),
+    ]

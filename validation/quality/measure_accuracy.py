@@ -107,8 +107,9 @@ MORE = (
 
 
 def all_schemes() -> tuple[str, ...]:
-    """The catalog without `none`, which sums nothing, and MORE."""
-    return (*(name for name, scheme in catalog_schemes().items() if scheme.collective != "none"), *MORE)
+    """The catalog and MORE, without `none`, which sums nothing, and carriers, which are bf16 by other algorithms."""
+    found = (s.name for s in catalog_schemes().values() if s.collective != "none" and s.carrier is None)
+    return (*found, *MORE)
 
 
 def row(scheme: Scheme, document: dict[str, Any], machine: dict[str, str]) -> dict[str, Any]:

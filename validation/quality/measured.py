@@ -191,7 +191,7 @@ def sent(name: str, tp: int = TP) -> float:
 
 
 def _sent(scheme: Scheme, tp: int) -> float:
-    flat = replace(scheme, collective="ring") if scheme.collective == "auto" else scheme
+    flat = replace(scheme, collective="ring", carrier=None) if scheme.collective == "auto" else scheme
     half = tp // 2
     islands = (tuple(range(half)), tuple(range(half, tp))) if scheme.collective == "hierarchical" else None
     counted = build(flat, tp, MESSAGE, islands).sent_bytes()

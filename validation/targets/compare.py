@@ -23,7 +23,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 from rich.console import Console
 from rich.table import Table
 
-from thinwire.validation.targets import decode, fabric, hosts, kernels, report_parts
+from thinwire.validation.targets import baselines, decode, fabric, hosts, kernels, report_parts
 from thinwire.validation.targets.targets import (
     Coverage,
     Entry,
@@ -49,6 +49,7 @@ SECTIONS: Mapping[str, Callable[[bool], Section]] = {
     "trtllm": lambda _full: kernels.trtllm(),
     "tpot": lambda _full: decode.tpot(),
     "all_reduce": lambda _full: fabric.all_reduce(),
+    "baselines": lambda _full: baselines.baselines(),
     "links": lambda _full: hosts.link_rates(),
     "sglang": lambda _full: hosts.sglang(),
     "quickreduce": lambda _full: hosts.quickreduce(),

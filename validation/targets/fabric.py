@@ -40,7 +40,6 @@ NCCL_TESTS_LEFT_OUT = {  # and why the others are not held against a prediction
     "CoreWeave GB200 NVL72 single rack": "no catalog machine",
     "4x AWS P6-B200": "no catalog machine: B200 nodes over EFA",
     "4-node sample output (ml-engineering)": "the source does not name the hardware",
-    "8x RTX 4090 (tinygrad P2P driver 550.90.07)": "the catalog's 8x RTX 4090 runs the stock driver",
     "2 nodes x 1 L40S (Dell R760xa, OpenShift)": "no catalog machine: L40S nodes over a NIC, transport unverified",
     "2 nodes x 2 L40S (Dell R760xa, OpenShift)": "no catalog machine: L40S nodes over RoCE",
     "2 nodes x 8 RTX 6000D + CX8": "no catalog machine, peer-to-peer and shared memory disabled",
@@ -52,6 +51,8 @@ NCCL_TESTS_LEFT_OUT = {  # and why the others are not held against a prediction
 MISC_KEPT = (  # pcie_and_misc_collectives.csv: part of `topology`, `implementation`, catalog machine
     ("ASUS ESC8000A-E13P", "NCCL", "8xrtx-pro-6000-pcie"),
     ("NVLink/NVSwitch", "NCCL ring", "8xh100-nvlink"),
+    ("group A: 2 switches on 2 root", "NCCL ring", "8xrtx-pro-6000-2switch"),
+    ("4 GPUs on one switch", "NCCL", "8xrtx-pro-6000-2switch"),
 )
 MISC_LEFT_OUT = (  # column, part of its value, why; the first that fits
     (
@@ -64,7 +65,7 @@ MISC_LEFT_OUT = (  # column, part of its value, why; the first that fits
     ("implementation", "one-shot", "a one-shot kernel of its own, which no profile describes"),
     ("implementation", "b12x", "a kernel of its own, which no profile describes"),
     ("implementation", "symmetric memory", "NCCL's symmetric kernels, which no profile describes"),
-    ("topology", "WRX90", "other topology: switches on one CPU"),
+    ("topology", "group B: 2 switches on 1 root", "calibrated rtx-pro-6000-switch"),
     ("topology", "single CPU", "other topology: three switches on one CPU"),
     ("topology", "16-GPU", "other topology: eight of sixteen GPUs"),
     ("topology", "four 4-GPU", "other topology: sixteen GPUs in four islands"),
@@ -249,7 +250,9 @@ def all_reduce() -> Section:
         "all-reduce on healthy machines, above 64 KiB <= 8 % median, <= 20 % 90th percentile; else <= 15 % median",
         f"""
         Rows: nccl_collectives.csv (half), engine_allreduce.csv (graph and eager), tokenweave_kernels_8xh100.csv,
-        quickreduce_mi300x.csv (RCCL) and nccl_tests_tables.csv (8x RTX 4090, two p5 nodes). 8x L40S by NCCL is left
+        quickreduce_mi300x.csv (RCCL), nccl_tests_tables.csv (8x RTX 4090 with both drivers, two p5 nodes),
+        pcie_and_misc_collectives.csv (8x RTX PRO 6000 on two switches), host_staged_allreduce.csv (2x RTX 5070 Ti).
+        8x L40S by NCCL is left
         out: that host is sick (published/README.md).
 
         In-sample: the simulator runs the schedule. The fits keep {knots} of {count} sizes as knots, so in-sample
@@ -343,7 +346,8 @@ def misc() -> Section:
         "",
         """
         Rows: pcie_and_misc_collectives.csv. NCCL on an ASUS ESC8000A-E13P with RTX PRO 6000 Server (Broadcom
-        switches, two sockets) against 8xrtx-pro-6000-pcie, another host of the kind; NCCL's all-gather and
+        switches, two sockets) against 8xrtx-pro-6000-pcie, another host of the kind; on WRX90 boards with switches of
+        four against 8xrtx-pro-6000-2switch, which was fitted to eight of them on one root; NCCL's all-gather and
         reduce-scatter kernels on 8x H100 against 8xh100-nvlink, whose costs for them are borrowed from H200.
         """,
         tuple(entries),

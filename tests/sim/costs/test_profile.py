@@ -314,3 +314,15 @@ def test_a_slower_profile_gives_a_slower_prediction() -> None:
 def test_a_call_has_a_hop_to_each_other_rank_and_a_sum_two(op: str, rounds: int) -> None:
     for ranks in (1, 2, 3, 8):
         assert protocol("ring", ranks, op=op).hops == rounds * max(1, ranks - 1)
+
+
+def test_kernels_asked_for_by_name_stand_in_for_others_last() -> None:
+    """PCIe-IPC's own all-gather is nobody's but its own: an encoded exchange by NCCL keeps NCCL's figures."""
+    fabric = load_profile(load_cluster("8xrtx-pro-6000-pcie")).fabric
+    own, note = fabric.protocol("pcie-ipc", "all_reduce", "all_gather", 8)
+    assert own.library == "pcie-ipc" and note == ""
+    for ranks in (2, 4, 8):
+        other, note = fabric.protocol("nccl", "all_reduce", "all_gather", ranks)
+        assert other.library == "nccl" and other.primitive != "all_gather" and note
+    lone = replace(fabric, protocols=(own,))
+    assert lone.protocol("nccl", "all_reduce", "all_gather", 8)[0] is own

@@ -19,7 +19,7 @@ from thinwire.reference.core.scheme import Raw, Scheme
 from thinwire.sim.costs.profile import Baseline, FabricProfile, Profile
 from thinwire.sim.events.analytic import closed_form
 from thinwire.sim.events.collective import run_alone
-from thinwire.sim.events.exchange import UNCOMPRESSED, Exchanger, slowdown, uncompressed
+from thinwire.sim.events.exchange import UNCOMPRESSED, Exchanger, left_uncompressed, slowdown, uncompressed
 from thinwire.sim.workload import Exchange, Passing
 
 from ..helpers import CATALOG, US, all_close, attach, close, exchanger, fabric, gpu_profile, machine, protocol, switched
@@ -61,7 +61,7 @@ def test_links_carry_the_schedules_bytes_along_its_routes(cluster: str, tp: int,
     of = on(cluster, min(tp, 4 if cluster.startswith("4x") else 8))
     chosen = scheme(name)
     if chosen.collective == "auto":
-        chosen = replace(chosen, collective="ring")
+        chosen = replace(chosen, collective="ring", carrier=None)
     timed = of.attach("all_reduce", numel, chosen, "nccl")
     schedule = build(chosen, of.ranks, numel, of.cluster.islands)
     expected: Counter[tuple[str, str]] = Counter()
@@ -326,3 +326,49 @@ def test_a_scaled_port_changes_a_ring_as_its_closed_form_says(factor: float) -> 
         assert close(scaled, whole - wire + wire / min(factor, 1.0))
     everywhere = seconds(exchanger(switched(6).with_link_scaled("*", factor), profile), "bf16-ring", numel)
     assert close(everywhere, whole - wire + wire / factor)
+
+
+# --- carriers ---
+
+
+@pytest.mark.parametrize("name", ["nccl", "vllm", "sglang", "trtllm"])
+@pytest.mark.parametrize("cluster", CATALOG)
+def test_no_carrier_beats_the_best_there_is(name: str, cluster: str) -> None:
+    """But where its kernel is a stand-in that `bf16` does not choose from."""
+    of = on(cluster)
+    for numel in (2**10, 2**17, 2**19, 2**21, 2**25):
+        timed = of.time("all_reduce", numel, scheme(name))
+        assert of.sentences() and any("uncompressed, and goes as" in note for note in timed.notes)
+        if of.cost.fabric.name != "mi300x-xgmi":  # QuickReduce's kernel is no choice of bf16's
+            assert of.alone(timed).seconds >= seconds(of, "bf16", numel) * (1 - 1e-9)
+        assert timed.wire_bytes_R.sum() > 0
+
+
+def test_what_nccl_alone_takes_on_eight_h100() -> None:
+    """8 MiB takes 76 to 90 us with NCCL (ByteDance-Seed/Triton-distributed#57, vllm-project/vllm#42324), and 44 with
+    multimem, which vLLM and `bf16` take.
+    """
+    of = on("8xh100-nvlink")
+    nccl, vllm, best = (seconds(of, name, 2**22) / US for name in ("nccl", "vllm", "bf16"))
+    assert 76 < nccl < 100 and 40 < vllm < 46 and vllm == best
+
+
+def test_pcie_ipc_is_asked_for_by_name() -> None:
+    """12 KiB on eight RTX PRO 6000: 5.3 us by FlashInfer's kernels (SGLang's pcie_ipc_ar.py); NCCL by default."""
+    of = on("8xrtx-pro-6000-pcie")
+    ipc, default = (seconds(of, name, 6144) / US for name in ("sglang-ipc", "sglang"))
+    assert 5.2 < ipc < 5.4 and default > 20
+
+
+def test_a_carrier_carries_what_has_no_scheme_too() -> None:
+    """The logits of a prompt under `nccl` are gathered by NCCL, and not by the engine's multimem."""
+    of = on("8xh100-nvlink")
+    gather = Exchange("all_gather", 2**17, None)
+    bare, carried = (replace(of, uncompressed=left_uncompressed(scheme(name))) for name in ("bf16", "nccl"))
+    assert "by engine-graph" in bare.describe(bare.timed(gather))
+    assert "by nccl" in carried.describe(carried.timed(gather))
+
+
+def test_what_is_left_uncompressed() -> None:
+    assert left_uncompressed(scheme("bf16")) == left_uncompressed(scheme("flash-int4")) == UNCOMPRESSED
+    assert left_uncompressed(scheme("vllm+iso")) == replace(UNCOMPRESSED, carrier="vllm")

@@ -162,6 +162,21 @@ def test_where_parts_are_uneven_more_tokens_are_faster_by_no_more_than_is_carrie
     assert pace.floor_s(3, 1) < (1 - 0.9 * DIP) * pace.mixed_s([(3, 3)], 0, 1, 1) and whole.dip == 0
 
 
+@pytest.mark.parametrize(("cluster", "name"), [("8xh100-nvlink", "trtllm"), ("8xb200-nvlink", "vllm+iso")])
+def test_where_a_carrier_steps_down_tables_follow_and_floors_hold(cluster: str, name: str) -> None:
+    """TensorRT-LLM takes NCCL between 1 and 2 MiB, which is slower than its two-shot kernel from 2 MiB on."""
+    model = paced("llama-3-70b", cluster, 8, name, "bf16", None)
+    on = model.exchanger
+    times = [model._whole_s(on, model._eager.schemes, n) for n in range(1, 600)]
+    errors = [model._eager.whole(n) / exact - 1 for n, exact in enumerate(times, 1)]
+    assert max(map(abs, errors)) <= BOUND and "within 1.0%" in model.sentences()[0]
+    falls = [n for n, (before, after) in enumerate(pairwise(times), 2) if after < before * (1 - 1e-9)]
+    assert bool(falls) == (name == "trtllm") and set(falls) <= set(model._edges)
+    lowest = list(accumulate(reversed(times), min))[::-1]
+    assert all(low >= exact * (1 - model.dip) for low, exact in zip(lowest, times, strict=True))
+    assert (model.dip > 0.1) == (name == "trtllm")
+
+
 @pytest.mark.parametrize("case", [CASES[0], CASES[2], CASES[4]], ids=["plain", "windows", "one GPU"])
 @pytest.mark.parametrize(("sequences", "each"), [(1, 4090), (7, 4000), (7, 4096), (3, 9000), (40, 100), (200, 2)])
 def test_a_line_holds_as_long_as_it_says(

@@ -50,15 +50,22 @@ def every_series() -> list[Series]:
 def test_calibration_uses_so_many_series_and_rows() -> None:
     """Change these only with the tables: a series that drops out silently would leave a machine uncalibrated."""
     found = series.calibration()
-    assert (len(found), sum(len(s.nbytes) for s in found)) == (86, 1795)
+    assert (len(found), sum(len(s.nbytes) for s in found)) == (90, 1830)
     assert Counter(s.table for s in found) == {
         "nccl_collectives": 46,
         "engine_allreduce": 30,
         "tokenweave_kernels_8xh100": 4,
         "quickreduce_mi300x": 4,
-        "nccl_tests_tables": 2,
+        "nccl_tests_tables": 3,
+        "pcie_and_misc_collectives": 1,
+        "host_staged_allreduce": 1,
+        "pcie_ipc_allreduce": 1,
     }
-    assert {s.machine for s in found} == set(cluster_names()) - {"4xl4-pcie"}  # nobody timed an L4's collectives
+    borrowed = {
+        "4xl4-pcie", "4xa100-pcie", "4xrtx3090-pcie", "4xrtx3090-p2p", "2xrtx5070ti-p2p",
+        "6xrtx4090-p2p",  # one row, held out
+    }  # fmt: skip
+    assert {s.machine for s in found} == set(cluster_names()) - borrowed
 
 
 def test_int8_repeats_the_calibrated_series_on_other_rows() -> None:
@@ -79,7 +86,7 @@ def test_the_sick_host_calibrates_nothing() -> None:
 
 @pytest.mark.parametrize("s", every_series(), ids=lambda s: f"{s.machine}-{s.library}-{s.op}-{s.ranks}-{s.table}")
 def test_a_series_is_in_order_and_runs_on_its_machine(s: Series) -> None:
-    assert len(s.nbytes) == len(s.seconds) == len(s.row_numbers) >= 3
+    assert len(s.nbytes) == len(s.seconds) == len(s.row_numbers) >= (2 if s.table == "host_staged_allreduce" else 3)
     assert (np.diff(s.nbytes) > 0).all(), "two rows of one size: fit_fabric takes each size once"
     assert (s.seconds > 1e-6).all() and (s.seconds < 1).all()
     cluster = load_cluster(s.machine)
@@ -108,7 +115,7 @@ def test_every_nccl_tests_table_has_one_fate() -> None:
 
 def test_every_misc_row_has_a_fate() -> None:
     fates = Counter(targets_fabric.fate(row)[0] for row in rows("pcie_and_misc_collectives"))
-    assert fates == {None: 275, "8xrtx-pro-6000-pcie": 20, "8xh100-nvlink": 7}
+    assert fates == {None: 258, "8xrtx-pro-6000-pcie": 20, "8xrtx-pro-6000-2switch": 17, "8xh100-nvlink": 7}
 
 
 def test_a_misc_row_without_a_fate_is_refused() -> None:
