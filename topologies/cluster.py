@@ -136,8 +136,9 @@ class Cluster:
     source, then target); `graph` is the same as a networkx graph. `gpus[r]` is rank r's node. `islands` groups ranks
     that are close to each other (a NUMA domain, a node). `pools` are capacities in bytes/s shared by several links.
     `reducing_switch` is the switch that can sum (NVLink SHARP), if any. `fabric` names the profile with the fabric's
-    protocol costs. `host` is what the machine has besides, for people: no flow takes it. ValueError where these disagree, for a kind or an end of a link that is unknown, or a link given
-    twice; `DisconnectedError` when a GPU cannot reach another.
+    protocol costs. `host` is what the machine has besides, for people: no flow takes it. ValueError where these
+    disagree, for a kind or an end of a link that is unknown, or a link given twice; `DisconnectedError` when a GPU
+    cannot reach another.
     """
 
     name: str

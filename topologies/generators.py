@@ -14,7 +14,6 @@ from thinwire.edge.limits import GPUS, LINKS
 from thinwire.edge.words import shown
 from thinwire.topologies.cluster import Cluster, Gpu, Link
 
-
 Branch = int | Sequence["Branch"]
 """A rank, or a PCIe switch as what hangs below it."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from textwrap import wrap
 from xml.sax.saxutils import escape
 
 from thinwire.topologies.cluster import Cluster, Domain, Link
@@ -20,11 +21,14 @@ _STYLE = """
 svg { font: 11px system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
 .paper { fill: #ffffff; } .ink { fill: #1c2733; } .soft { fill: #5b6875; } .title { font-size: 15px; font-weight: 600; }
 .wire { stroke: #8593a1; stroke-width: 1.4; fill: none; } .bond { stroke: #2e7d32; stroke-width: 1.8; fill: none; }
-.gpu { fill: #e3f2e6; stroke: #2e7d32; } .switch { fill: #e4ecf7; stroke: #3b6ea5; } .host { fill: #fdf0dc; stroke: #b7791f; }
+.gpu { fill: #e3f2e6; stroke: #2e7d32; } .switch { fill: #e4ecf7; stroke: #3b6ea5; }
+.host { fill: #fdf0dc; stroke: #b7791f; }
 .nic { fill: #f1e8f7; stroke: #7b4ea3; } .domain { fill: none; stroke: #aab4be; stroke-dasharray: 4 4; }
 @media (prefers-color-scheme: dark) {
-.paper { fill: #11161c; } .ink { fill: #e6edf3; } .soft { fill: #9aa7b4; } .wire { stroke: #6b7885; } .bond { stroke: #6bc47a; }
-.gpu { fill: #16301b; stroke: #6bc47a; } .switch { fill: #16273b; stroke: #79a9dd; } .host { fill: #362a14; stroke: #d9a648; }
+.paper { fill: #11161c; } .ink { fill: #e6edf3; } .soft { fill: #9aa7b4; } .wire { stroke: #6b7885; }
+.bond { stroke: #6bc47a; }
+.gpu { fill: #16301b; stroke: #6bc47a; } .switch { fill: #16273b; stroke: #79a9dd; }
+.host { fill: #362a14; stroke: #d9a648; }
 .nic { fill: #2a1f35; stroke: #b48bd6; } .domain { stroke: #55616d; }
 }
 """
@@ -77,6 +81,8 @@ class _Drawing:
         self.network = [node for node, kind in self.kinds.items() if kind == "switch" and self._is_network(node)]
         self.parts: list[str] = []
         self.place: dict[str, tuple[float, float]] = {}
+        self.wide: dict[str, float] = {}
+        self.remarks: list[str] = []
         self.width = 0.0
 
     def _is_network(self, node: str) -> bool:
@@ -137,13 +143,14 @@ class _Drawing:
 
     def svg(self) -> str:
         x, bottom = MARGIN, 0.0
-        top = MARGIN + 44
         blocks = self.blocks()
+        widths = [max(len(self._columns(block)) * SLOT, 3 * SLOT) for block in blocks]
+        self.width = max(MARGIN + sum(widths) + GAP * (len(widths) - 1), 2 * MARGIN + 420)
+        top = MARGIN + 28 + LINE * len(self._subtitle())
         for block in blocks:
             width, end = self._draw(block, x, top, several=len(blocks) > 1)
             x += width + GAP
             bottom = max(bottom, end)
-        self.width = max(x - GAP, 2 * MARGIN + 420)
         if self.network:
             bottom = self._network(bottom + GAP)
         notes = self._notes(blocks)
@@ -163,15 +170,22 @@ class _Drawing:
         rest = [part for part in self.parts if not part.startswith(("<path", "<line"))]
         self.parts = []
         self._text(MARGIN, MARGIN + 8, self.cluster.name, "ink title", limit=self.width)
-        line = f"{self.cluster.title}; each box: its link upwards, each way"
-        self._text(MARGIN, MARGIN + 26, line, "soft", limit=self.width)
+        for i, line in enumerate(self._subtitle()):
+            self._text(MARGIN, MARGIN + 26 + i * LINE, line, "soft", limit=self.width)
         return "\n".join([*head, *self.parts, *wires, *rest, "</svg>", ""])
+
+    def _columns(self, block: _Block) -> list[str]:
+        """What stands side by side: the GPUs, in the order of the tree."""
+        found = [leaf for root in block.roots for leaf in self._leaves(block, root)] + block.below[""]
+        return found or block.nodes[:1]
+
+    def _subtitle(self) -> list[str]:
+        return wrap(self.cluster.title, max(20, int((self.width - MARGIN) / CHAR)), max_lines=3, placeholder=" ...")
 
     def _draw(self, block: _Block, left: float, top: float, several: bool) -> tuple[float, float]:
         """One machine; its width, and where it ends below."""
         y = top
-        columns = [leaf for root in block.roots for leaf in self._leaves(block, root)] + block.below[""]
-        columns = columns or block.nodes[:1]
+        columns = self._columns(block)
         width = max(len(columns) * SLOT, 3 * SLOT)
         for i, leaf in enumerate(columns):
             self.place[leaf] = (left + (i + 0.5) * width / len(columns), 0.0)
@@ -190,8 +204,6 @@ class _Drawing:
                 self._node(node, middle, y, min(max(SLOT - 10, span * 0.6), 220))
                 if level == 0 and bridges:
                     self._line(middle, y, middle, y - GAP)
-                for child in block.below.get(node, []):
-                    pass
             y += BOX_H + GAP
         bars_above = not levels
         if bars_above:
@@ -204,11 +216,11 @@ class _Drawing:
         for parent, children in block.below.items():
             for child in children if parent else ():
                 (px, py), (cx, cy) = self.place[parent], self.place[child]
-                half = (min(max(SLOT - 10, 0.0), 220)) / 2
+                half = self.wide[parent] / 2
                 self._line(min(max(cx, px - half + 6), px + half - 6), py + BOX_H, cx, cy)
         y = gpu_y + BOX_H
         y = self._bonds(block, columns, left, y, width)
-        if not bars_above:
+        if block.bars and not bars_above:
             y = self._bars(block, columns, left, y + GAP, width, above=False)
         y = self._nics(block, y)
         y = self._domains(block, columns, left, gpu_y, y, several)
@@ -265,18 +277,11 @@ class _Drawing:
             (ax, _), (bx, _) = self.place[a], self.place[b]
             depth = 12.0 + 9.0 * (at[b] - at[a])
             deepest = max(deepest, depth)
-            self.parts.append(
-                f'<path class="bond" d="M {ax:.1f} {y:.1f} C {ax:.1f} {y + depth:.1f} {bx:.1f} {y + depth:.1f} {bx:.1f} {y:.1f}"/>'
-            )
-        self._text(
-            left + width / 2,
-            y + deepest + 8,
-            f"direct links (green): {' or '.join(rates[:3])} each way",
-            "soft",
-            "middle",
-            width,
-        )
-        return y + deepest + 12
+            low = y + depth
+            curve = f"M {ax:.1f} {y:.1f} C {ax:.1f} {low:.1f} {bx:.1f} {low:.1f} {bx:.1f} {y:.1f}"
+            self.parts.append(f'<path class="bond" d="{curve}"/>')
+        self.remarks.append(f"green: direct links, {' or '.join(rates[:3])} each way")
+        return y + 0.75 * deepest + 4
 
     def _nics(self, block: _Block, y: float) -> float:
         """NICs of the graph, below the first of their GPUs."""
@@ -385,10 +390,19 @@ class _Drawing:
                 continue
             if a < b or (b, a) not in self.links:
                 left.setdefault(_rate(link), []).append(f"{a} - {b}")
-        notes = [
+        notes = ["a box's rate is that of its link upwards, each way", *self.remarks]
+        notes += [
             f"also {', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}: {rate}"
             for rate, names in left.items()
         ]
+        caps = {
+            self.links[gpu, up].flow_cap_bytes_per_s
+            for gpu in self.gpus
+            for up in self.near[gpu]
+            if (gpu, up) in self.links
+        }
+        if len(caps) == 1 and (cap := caps.pop()) is not None:
+            notes.append(f"one flow of a GPU: at most {cap / 1e9:.4g} GB/s")
         shared: dict[float, list[str]] = {}
         for pool, capacity in self.cluster.pools.items():
             shared.setdefault(capacity, []).append(pool)
@@ -402,6 +416,7 @@ class _Drawing:
 
     def _node(self, node: str, x: float, y: float, width: float) -> None:
         kind = self.kinds[node]
+        self.wide[node] = width
         up = [
             self.links[node, other]
             for other in self.near[node]
@@ -423,8 +438,9 @@ class _Drawing:
         )
 
     def _box(self, x: float, y: float, width: float, kind: str, lines: Iterable[str]) -> None:
+        left = x - width / 2
         self.parts.append(
-            f'<rect class="{kind}" x="{x - width / 2:.1f}" y="{y:.1f}" width="{width:.1f}" height="{BOX_H:.1f}" rx="5"/>'
+            f'<rect class="{kind}" x="{left:.1f}" y="{y:.1f}" width="{width:.1f}" height="{BOX_H:.1f}" rx="5"/>'
         )
         lines = list(lines)
         for i, line in enumerate(lines):

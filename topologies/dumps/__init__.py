@@ -1,1 +1,1 @@
-"""What machines print of themselves, read into a machine: NCCL's topology, nvidia-smi, rocm-smi, bandwidth matrices."""
+"""Dumps of machines, read: NCCL topologies, nvidia-smi, rocm-smi, matrices of bandwidths."""

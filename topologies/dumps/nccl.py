@@ -14,7 +14,7 @@ from defusedxml.ElementTree import DefusedXMLParser
 from thinwire.edge.limits import DUMP_DEVICES, DUMP_ELEMENTS, NESTING
 from thinwire.edge.reading import UnreadableError
 from thinwire.edge.words import cut, shown
-from thinwire.topologies.dumps.plain import WHAT
+from thinwire.topologies.dumps.plain import GRAPHS, WHAT
 from thinwire.topologies.dumps.seen import Pair, Pcie, Seen, SeenGpu, SeenNic, pair
 
 _SPEED = re.compile(r"\s*(\d{1,3}(?:\.\d{1,3})?)\s*GT/s")
@@ -70,11 +70,9 @@ class _Builder:
 def nccl(text: str, path: str) -> Seen:
     """What a topology file says. UnreadableError for what is no such file, or is cut."""
     root = _parsed(text, path)
-    tags = {
-        "graphs": "NCCL's graphs (what NCCL chose on a topology), not a topology: NCCL_TOPO_DUMP_FILE=topo.xml dumps one"
-    }
     if root.tag != "system":
-        what = tags.get(root.tag, f"XML with the root <{cut(root.tag)}>, where NCCL's topologies have <system>")
+        other = f"XML with the root <{cut(root.tag)}>, where NCCL's topologies have <system>"
+        what = GRAPHS if root.tag == "graphs" else other
         raise UnreadableError(path, WHAT, f"it is {what}")
     return _Reader(path).read(root)
 
@@ -148,7 +146,7 @@ class _Reader:
         static = all(gpu is None for _, gpu in found)
         if static:
             self.note(
-                "no <gpu> element: a vendor's file; its GPUs are taken in the order of their bus ids, as nvidia-smi does"
+                "no <gpu> element: a vendor's file; its GPUs are taken in the order of their bus ids, nvidia-smi's"
             )
         return Seen(
             "nccl", self.path, gpus, tuple(self._near(gpus)), self.uplinks, bonds, wire, to_switch,
@@ -213,7 +211,7 @@ class _Reader:
     def _without_gpus(self) -> str:
         if self.unknown:
             return (
-                f"its {self.unknown} devices have no class and no <gpu> element, so GPUs cannot be told from NICs: give "
+                f"its {self.unknown} devices have neither a class nor a <gpu>, so GPUs cannot be told from NICs: give "
                 "`nvidia-smi topo -m`, or what NCCL_TOPO_DUMP_FILE=topo.xml dumps on the running machine"
             )
         return "a topology without a GPU"
@@ -246,7 +244,7 @@ class _Reader:
                     said[i, other] = said.get((i, other), 0) + count
         if selves:
             self.note(
-                f"the NVLinks of {selves} GPUs lead to themselves: left out; nvidia-smi topo -m shows which pairs are linked"
+                f"the NVLinks of {selves} GPUs lead to themselves: left out; nvidia-smi topo -m tells the linked pairs"
             )
         if gone:
             self.note(f"{gone} NVLink or xGMI wires lead to devices that are not in the file: left out")

@@ -9,6 +9,7 @@ from thinwire.edge.limits import DUMP_BYTES
 from thinwire.edge.reading import UnreadableError, content
 
 WHAT = "the dump"
+GRAPHS = "NCCL's graphs (what NCCL chose on a topology): NCCL_TOPO_DUMP_FILE=topo.xml dumps the topology itself"
 LONGEST = 8192  # characters of a line that any of these tools prints: 128 devices in a matrix have a tenth of it
 # What a terminal makes colours of, and what is left of it where the escape character went or was written out.
 _ANSI = re.compile(

@@ -54,7 +54,7 @@ def rocm(text: str, path: str) -> Seen:
         SeenGpu(f"GPU{i}", arch=archs.get(i), domain=_domain(i, numas, tables.get("hops", {}), count))
         for i in range(count)
     )
-    peers = {}
+    peers: dict[Pair, bool] = {}
     for (a, b), word in tables.get("access", {}).items():
         if a != b:
             peers[pair(a, b)] = peers.get(pair(a, b), True) and word.lower() == "true"

@@ -1,4 +1,4 @@
-"""`nvidia-smi topo -m` and `nvidia-smi topo -p2p r|w|n|a|p`: matrices of words, as terminals, mails and issues show them."""
+"""`nvidia-smi topo -m` and `-p2p r|w|n|a|p`: matrices of words, as terminals, mails and issues show them."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ def smi(text: str, path: str) -> tuple[Seen, ...]:
                     f"another machine's matrix begins here, after that of line {first.line}: give one",
                     other.line,
                 )
-        legend = dict(match.groups() for _, line in readable(text) if (match := _LEGEND.match(line)))
+        legend = {match[1]: match[2] for _, line in readable(text) if (match := _LEGEND.match(line))}
         found.append(_placed(first, legend, path))
-    if asked:
+    if asked or len(placing) < len(matrices):  # of NVLink or atomics alone nothing follows for copies over PCIe
         found.append(_peers(asked, path))
     return tuple(found)
 
@@ -176,7 +176,8 @@ def _placed(matrix: _Matrix, legend: Mapping[str, str], path: str) -> Seen:
     if against:
         i, j = against[0]
         notes.append(
-            f"the matrix contradicts itself: {labels[i]} and {labels[j]} are {WORDS[known[i, j]]}, others between them are nearer"
+            f"the matrix contradicts itself: {labels[i]} and {labels[j]} are {WORDS[known[i, j]]}, yet a way over "
+            "others is nearer"
         )
     doubtful = {(i, j) for i, j in loose if j < len(gpus) and (i, j) not in bonds}
     if doubtful:

@@ -10,7 +10,7 @@ from thinwire.edge.reading import UnreadableError
 from thinwire.edge.words import place
 from thinwire.topologies.dumps.names import Named, named
 from thinwire.topologies.dumps.nccl import nccl
-from thinwire.topologies.dumps.plain import WHAT, plain
+from thinwire.topologies.dumps.plain import GRAPHS, WHAT, plain
 from thinwire.topologies.dumps.rates import rates
 from thinwire.topologies.dumps.rocm import is_rocm, rocm
 from thinwire.topologies.dumps.seen import Seen
@@ -22,14 +22,16 @@ KINDS = (
 )
 _OTHERS = (
     (r"<!doctype html|<html[\s>]", "a web page: save the raw text instead"),
-    (r"#\s+size\s+count\s+type|nccl-tests|out-of-place\s+in-place|# nThread \d+ nGpus", "an nccl-tests log: `thinwire calibrate --logs` reads it"),
+    (r"#\s+size\s+count\s+type|nccl-tests|out-of-place\s+in-place|# nThread \d+ nGpus",
+     "an nccl-tests log: `thinwire calibrate --logs` reads it"),
     (r"^\s*(?:\[topology\]|kind\s*=\s*\"(?:pcie_tree|switched_node|full_mesh|explicit|rail_optimised|fat_tree)\")",
      "a machine file already: `thinwire cluster show` reads it"),
     (r"^\s*\[project\]|^\s*\[tool\.", "a TOML file that describes no machine"),
     (r"NCCL INFO", "a log of NCCL's: NCCL_TOPO_DUMP_FILE=topo.xml makes NCCL dump the topology itself"),
-    (r"^\s*<graphs\b", "NCCL's graphs (what NCCL chose on a topology), not a topology: NCCL_TOPO_DUMP_FILE=topo.xml dumps one"),
+    (r"^\s*<graphs\b", GRAPHS),
     (r"\A\s*[{\[]\s*[\"{\[\]}]", "JSON, which none of these tools prints of a topology"),
-    (r"No devices were found|NVIDIA-SMI has failed|command not found", "an error message: the command found no GPU, or was not found"),
+    (r"No devices were found|NVIDIA-SMI has failed|command not found",
+     "an error message: the command found no GPU, or was not found itself"),
 )  # fmt: skip
 
 
@@ -95,4 +97,5 @@ def importable(path: str | Path) -> bool:
 
 def hint(path: str | Path) -> str:
     """The sentence that sends a dump to the importer."""
-    return f"{place(path)} is a dump of a machine, no machine file: thinwire cluster import {place(path)} --out machine.toml"
+    where = place(path)
+    return f"{where} is a dump of a machine, no machine file: thinwire cluster import {where} --out machine.toml"

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from thinwire.topologies.importing.hardware import Family
+from thinwire.topologies.generators import Branch, Wire, host_tree
 from thinwire.topologies.importing.merge import Host
 from thinwire.topologies.importing.pcie import Pci
 from thinwire.topologies.importing.tree import Item, Switch, Tree
 from thinwire.topologies.importing.written import Quantity, gb, us
-from thinwire.topologies.generators import Branch, Wire, host_tree
 
 _BONDED = us(0.5, "assumed: one hop without a switch; the measured floor of a step is the fabric profile's")
 

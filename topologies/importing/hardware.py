@@ -1,7 +1,7 @@
-"""What datasheets and our own measured machines say of links, where a dump is silent: each table once, with its source.
+"""What datasheets and our measured machines say of links, where a dump is silent: each table once, with its source.
 
-A fabric's profile was fitted to a machine of the catalog, so its link rates are what imported machines borrow: NVLink and
-xGMI at their nominal rate, PCIe at the share of the wire that one hop was measured at.
+A fabric's profile was fitted to a machine of the catalog, so its link rates are what imported machines borrow: NVLink
+and xGMI at their nominal rate, PCIe at the share of the wire that one hop was measured at.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ENCODING = {1: 0.8, 2: 0.8, 3: 128 / 130, 4: 128 / 130, 5: 128 / 130, 6: 242 / 2
 # One hop's measured rate over the wire's, by generation: the median of the hosts in validation/published/
 # pcie_link_rates.csv (tests/topologies/dumps/test_hardware.py recomputes it). Others borrow from the nearest.
 SHARES = {4: 0.834, 5: 0.857}
-SHARE_SOURCES = {4: f"as measured on the {L40S_HOST}", 5: "the median of seven Gen5 hosts (pcie_link_rates.csv)"}
+SHARE_SOURCES = {4: f"as measured on the {L40S_HOST}", 5: "the median of six Gen5 hosts (pcie_link_rates.csv)"}
 # What a GPU sends plus what it receives, over one direction's rate: 50.9 / 26.26 and 104.7 / 54.1.
 DUPLEX = {4: 1.938, 5: 1.935}
 # Without peer-to-peer one flow's rate over the link's, 18.77 / 25.6.
@@ -105,8 +105,8 @@ FAMILIES = (
     Family(r"h100|h200|h20|gh200", 5, 4, 18, 25.0, source=_V4, sxm=True),
     Family(r"g?b[23]00", 5, 5, 18, 50.0, source=_V5, sxm=True),
     Family(r"rtx-pro|rtx-6000d", 5),
-    Family(r"rtx-50\d0", 5, peers=False),
-    Family(r"rtx-[2-4]0\d0", 4, peers=False),
+    Family(r"rtx-50\d0d?", 5, peers=False),
+    Family(r"rtx-[2-4]0\d0d?", 4, peers=False),
     Family(r"rtx-6000-ada|a10|a10g|a16|a2|l4|l2|l20|l40s?", 4),
     Family(r"mi(50|60|100|210|250x?)", 4),
     Family(r"mi3\d\d[ax]", 5),

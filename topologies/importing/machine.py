@@ -11,16 +11,17 @@ from typing import Any
 from thinwire.edge.words import place
 from thinwire.edge.writing import write_text
 from thinwire.topologies.cluster import Cluster, Gpu
+from thinwire.topologies.dumps.seen import SeenNic
+from thinwire.topologies.dumps.tell import tell
+from thinwire.topologies.files import read_cluster
 from thinwire.topologies.importing.explicit import explicit
 from thinwire.topologies.importing.hardware import Carrier, Family, fabric, family, nearest, xgmi
 from thinwire.topologies.importing.identity import identify
 from thinwire.topologies.importing.merge import Host, merge
-from thinwire.topologies.importing.pcie import Pci, peers, pci
-from thinwire.topologies.dumps.tell import tell
+from thinwire.topologies.importing.pcie import Pci, pci, peers
 from thinwire.topologies.importing.tree import Switch, Tree, leaves, tree
 from thinwire.topologies.importing.unknown import NCCL_TESTS, Unknown, listed
 from thinwire.topologies.importing.written import Quantity, gb, toml, us
-from thinwire.topologies.files import read_cluster
 
 SHARP_SINCE = 4  # NVLink generation whose switches can sum (NVLink SHARP)
 BOARDS = (8, 16)  # GPUs of boards on which every GPU's NVLinks lead to switches
@@ -174,10 +175,10 @@ def _one_link(host: Host, gpu: Gpu, kind: Family | None) -> Quantity:
         alike = first.arch is None or first.arch.startswith("gfx94")
         known = xgmi(first.pci_id, *((gpu.name, first.arch) if alike else (first.arch, gpu.name)))
         if known is not None:
-            return gb(known.gb_per_s, f"datasheet: {known.source}")
+            return Quantity(known.gb_per_s, "GB/s", f"datasheet: {known.source}")
         return gb(46.0, "assumed: an xGMI link of MI100's, the slowest known")
     if kind is not None and kind.nvlinks:
-        return gb(kind.nvlink_gb_per_s, f"datasheet: {kind.source}")
+        return Quantity(kind.nvlink_gb_per_s, "GB/s", f"datasheet: {kind.source}")
     return gb(25.0, "assumed: 25 GB/s an NVLink each way, as NVLink 2 to 4 have")
 
 
@@ -196,12 +197,13 @@ def _measured(host: Host, nominal: Quantity, notes: list[str]) -> Quantity:
     share = found.value / nominal.value
     if TOLD <= share <= 1.05:
         notes.append(
-            f"copies were measured at {found.value:g} GB/s, {share:.0%} of the links' {nominal.value:g}: the nominal rate stays "
-            "in the file, for the profile's losses are counted from it"
+            f"copies were measured at {found.value:g} GB/s, {share:.0%} of the links' {nominal.value:g}: the nominal "
+            "rate stays in the file, for the profile's losses are counted from it"
         )
         return nominal
     notes.append(
-        f"copies were measured at {found.value:g} GB/s, {share:.0%} of what the links would carry: the measured rate is taken"
+        f"copies were measured at {found.value:g} GB/s, {share:.0%} of what the links would carry: the measured rate "
+        "is taken"
     )
     return found
 
@@ -321,15 +323,19 @@ def _host(host: Host, shape: Tree) -> list[dict[str, Any]]:
         if switches:
             table["switches"] = switches
         if nics:
-            table["nics"] = [
-                {"name": nic.name}
-                | ({"gpus": list(nic.near)} if nic.near else {})
-                | ({"rate": Quantity(float(f"{nic.rate_bits_per_s / 1e9:.4g}"), "Gb/s", f"datasheet: as {Path(host.path).name} reports")}
-                   if nic.rate_bits_per_s else {})
-                for nic in nics
-            ]  # fmt: skip
+            table["nics"] = [_nic(host, nic) for nic in nics]
         found.append(table)
     return found if host.nics or len(domains) > 1 else []
+
+
+def _nic(host: Host, nic: SeenNic) -> dict[str, Any]:
+    table: dict[str, Any] = {"name": nic.name}
+    if nic.near:
+        table["gpus"] = list(nic.near)
+    if nic.rate_bits_per_s:
+        rate = float(f"{nic.rate_bits_per_s / 1e9:.4g}")
+        table["rate"] = Quantity(rate, "Gb/s", f"datasheet: as {Path(host.path).name} reports")
+    return table
 
 
 def _understood(host: Host, gpu: Gpu, bonded: _Bonded, shape: Tree, carrier: Carrier) -> list[str]:

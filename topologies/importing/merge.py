@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from thinwire.edge.words import place
-from thinwire.topologies.importing.identity import labelled
 from thinwire.topologies.dumps.names import Named
 from thinwire.topologies.dumps.seen import Pair, Pcie, Rates, Seen, SeenGpu, SeenNic, pair
 from thinwire.topologies.dumps.tell import Told
+from thinwire.topologies.importing.identity import labelled
 
 _RANK = {"nccl": 0, "smi": 1, "rocm": 2}  # who is asked for the structure: NCCL's files know links, too
 
@@ -46,8 +46,8 @@ def merge(files: Sequence[Told]) -> Host:
     )
     if not structures:
         raise ValueError(
-            f"{place(files[0].path)}{' and the others tell' if len(files) > 1 else ' tells'} no GPU's place: add the output "
-            "of `nvidia-smi topo -m` or `rocm-smi --showtopo`, or the XML that NCCL_TOPO_DUMP_FILE dumps"
+            f"{place(files[0].path)}{' and the others tell' if len(files) > 1 else ' tells'} no GPU's place: add the "
+            "output of `nvidia-smi topo -m` or `rocm-smi --showtopo`, or the XML that NCCL_TOPO_DUMP_FILE dumps"
         )
     base, notes = structures[0], list[str]()
     for seen in structures:
@@ -57,7 +57,8 @@ def merge(files: Sequence[Told]) -> Host:
     for other in structures[1:]:
         if len(other.gpus) != count:
             raise ValueError(
-                f"{place(base.path)} has {count} GPUs and {place(other.path)} {len(other.gpus)}: give files of one machine"
+                f"{place(base.path)} has {count} GPUs and {place(other.path)} {len(other.gpus)}: give one "
+                "machine's files"
             )
         notes += _disagreements(base, other)
         if not bonds and not to_switch and (other.bonds or other.to_switch):
@@ -68,14 +69,15 @@ def merge(files: Sequence[Told]) -> Host:
     for seen in sorted((s for told in files for s in told.seen if not s.complete), key=lambda s: s.format == "rates"):
         if len(seen.gpus) > count:
             raise ValueError(
-                f"{place(seen.path)} is about {len(seen.gpus)} GPUs, {place(base.path)} has {count}: give files of one machine"
+                f"{place(seen.path)} is about {len(seen.gpus)} GPUs, {place(base.path)} has {count}: "
+                "give one machine's files"
             )
         if len(seen.gpus) < count and (seen.peers or seen.rates):
             notes.append(f"{place(seen.path)} is about {len(seen.gpus)} of the {count} GPUs: taken to be the first")
         if clash := next((two for two, works in seen.peers.items() if peers.get(two, works) != works), None):
             notes.append(
-                f"{place(seen.path)} and {place(peers_path)} disagree whether GPU {clash[0]} and GPU {clash[1]} reach each "
-                f"other: {place(seen.path)} counts"
+                f"{place(seen.path)} and {place(peers_path)} disagree whether GPU {clash[0]} and GPU {clash[1]} reach "
+                f"each other: {place(seen.path)} counts"
             )
         if seen.peers:
             peers.update(seen.peers)

@@ -1,4 +1,4 @@
-"""The rates of a host's PCIe tree: measured where a matrix says, else what machines of the same generation were measured at."""
+"""The rates of a host's PCIe tree: measured where a matrix says, else as measured on machines of its generation."""
 
 from __future__ import annotations
 
@@ -8,13 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from thinwire.topologies.cluster import Gpu
-from thinwire.topologies.importing.hardware import (
-    DUPLEX, HOST_MEMORY_GB_PER_S, RTX_4090_HOST, SHARE_SOURCES, SHARES, SOCKETS, STAGED_FLOW_GB_PER_S, STAGED_SHARE,
-    Family, nearest, reported, wire_bytes_per_s,
-)  # fmt: skip
-from thinwire.topologies.importing.merge import Host
 from thinwire.topologies.dumps.rates import typical
 from thinwire.topologies.dumps.seen import Pair, Pcie, pair
+from thinwire.topologies.importing.hardware import (
+    DUPLEX,
+    HOST_MEMORY_GB_PER_S,
+    RTX_4090_HOST,
+    SHARE_SOURCES,
+    SHARES,
+    SOCKETS,
+    STAGED_FLOW_GB_PER_S,
+    STAGED_SHARE,
+    Family,
+    nearest,
+    reported,
+    wire_bytes_per_s,
+)  # fmt: skip
+from thinwire.topologies.importing.merge import Host
 from thinwire.topologies.importing.tree import Tree
 from thinwire.topologies.importing.unknown import LINKS, PEERS, ROCM_PEERS, Unknown
 from thinwire.topologies.importing.written import Quantity, gb, us
@@ -80,7 +90,8 @@ def pci(host: Host, gpu: Gpu, kind: Family | None, shape: Tree, works: bool, unk
         unknown.append(Unknown("the GPUs' PCIe generation and width", f"{why}, what the product has", LINKS, "pcie"))
     if slow := [i for i, each in found.items() if each is not None and each[0] <= product[0] - 2]:
         unknown.append(Unknown(
-            "whether PCIe links run as reported", f"yes; {len(slow)} GPUs report two generations less than the product has",
+            "whether PCIe links run as reported",
+            f"yes; {len(slow)} GPUs report two generations less than the product has",
             f"{LINKS}, under load", "slow",
         ))  # fmt: skip
     generation = max(told, key=told.count)[0] if told else product[0]
@@ -97,10 +108,7 @@ def pci(host: Host, gpu: Gpu, kind: Family | None, shape: Tree, works: bool, unk
     share = DUPLEX[nearest(generation)]
     both = _measured(host, "both ways", works, unbonded(host)) if works else None
     if both is None or both.value < first.value:
-        both = gb(
-            share * first.value,
-            f"assumed: {share:.3f} times one way, {SHARE_SOURCES[4] if nearest(generation) == 4 else 'as ' + SOCKETS[5].source.removeprefix('as ')}",
-        )
+        both = gb(share * first.value, f"assumed: {share:.3f} times one way, {SOCKETS[nearest(generation)].source}")
     return Pci(
         generation, links, None if works else _staged(host, first), both, None if works else _host_memory(),
         _socket(host, generation, works), SHARE_SOURCES[nearest(generation)],

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from thinwire.topologies.dumps.seen import Pcie
 from thinwire.topologies.importing.hardware import reported, wire_bytes_per_s
 from thinwire.topologies.importing.merge import Host
-from thinwire.topologies.dumps.seen import Pcie
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,7 +65,7 @@ def _is_tables(value: Any) -> bool:
         isinstance(value, list)
         and bool(value)
         and all(
-            isinstance(each, Mapping) and "bandwidth" in each or isinstance(each, Mapping) and "numa" in each
+            (isinstance(each, Mapping) and "bandwidth" in each) or (isinstance(each, Mapping) and "numa" in each)
             for each in value
         )
     )
