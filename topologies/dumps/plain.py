@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from thinwire.edge.limits import DUMP_BYTES
+from thinwire.edge.limits import DUMP_BYTES, DUMP_LINES
 from thinwire.edge.reading import UnreadableError, content
 
 WHAT = "the dump"
@@ -39,7 +39,10 @@ def plain(path: str | Path) -> str:
         raise UnreadableError(path, WHAT, "it is empty")
     if len(_CONTROL.findall(text[: 1 << 16])) > 8:
         raise UnreadableError(path, WHAT, "it is no text")
-    return tidy(text)
+    text = tidy(text)
+    if not DUMP_LINES.holds(text.count("\n")):
+        raise UnreadableError(path, WHAT, f"it has more than {DUMP_LINES.most} lines")
+    return text
 
 
 def _decoded(raw: bytes, path: str | Path) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Literal
 
-from thinwire.edge.limits import BANDWIDTH, DUMP_DEVICES
+from thinwire.edge.limits import BANDWIDTH, DUMP_DEVICES, DUMP_MATRICES
 from thinwire.topologies.dumps.plain import readable
 from thinwire.topologies.dumps.seen import Pair, Rates, Seen, SeenGpu, pair
 
@@ -38,6 +38,7 @@ class _Table:
 def rates(text: str, path: str) -> Seen | None:
     """What a text measures: rates, and where peer-to-peer works. None where it measures nothing."""
     tables, access = list(_tables(text)), dict[Pair, bool]()
+    DUMP_MATRICES.check("matrices", len(tables))
     for a, can, b in _ACCESS.findall(text):
         if a != b:
             two = pair(int(a), int(b))

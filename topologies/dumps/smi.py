@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from thinwire.edge.limits import DUMP_DEVICES
+from thinwire.edge.limits import DUMP_DEVICES, DUMP_MATRICES
 from thinwire.edge.reading import UnreadableError
 from thinwire.edge.words import cut
 from thinwire.topologies.dumps.groups import FAR, LEVELS, PHB, PXB, SYS, WORDS, filled, ways
@@ -71,6 +71,7 @@ def _matrices(text: str) -> list[_Matrix]:
             match = _ASKED.search(line)
             asked = match[1] if match else ""
         words = line.replace("|", " ").split()
+        DUMP_MATRICES.check("matrices", len(found))
         if columns := _header(words):
             found.append(_Matrix(number, columns, asked))
             continue
