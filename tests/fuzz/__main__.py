@@ -179,7 +179,9 @@ def hunt(
     keep: bool = False,
     kind: str | None = None,
 ) -> list[Failure]:
-    """Run cases, of a kind or of all, until the time is over; prints how many there were, how they ended, and each failure as it comes."""
+    """Run cases, of a kind or of all, until the time is over; prints how many there were, how they ended, and each
+    failure as it comes.
+    """
     preload()
     base, until = measured_bytes(), time.monotonic() + seconds
     scratch = Path(tempfile.mkdtemp(prefix="thinwire-fuzz-"))

@@ -180,6 +180,8 @@ class _Reader:
             self._below(pci, domain, way)
         elif kind.startswith(NETWORK):
             self.nics.append(SeenNic(f"nic {_bus(pci) or len(self.nics)}", None, way, domain))
+        elif not kind and _id(pci) is not None and pci.given.get("vendor", "").lower() in ("0x10de", "0x1002"):
+            self.gpus.append((_Placed(pci, domain, way), None))
         elif not kind:
             self.unknown += 1
 
@@ -268,8 +270,6 @@ class _Reader:
 
 def _gpu(number: int, placed: _Placed, gpu: _Element | None) -> SeenGpu:
     pci = placed.element
-    vendor, device = (pci.given.get(key, "").lower().removeprefix("0x") for key in ("vendor", "device"))
-    known = re.fullmatch("[0-9a-f]{4}", vendor) and re.fullmatch("[0-9a-f]{4}", device)
     arch = None
     if gpu is not None:
         gcn = gpu.given.get("gcn", "").lower().removeprefix("gfx")
@@ -277,7 +277,7 @@ def _gpu(number: int, placed: _Placed, gpu: _Element | None) -> SeenGpu:
     bus = _bus(pci)
     return SeenGpu(
         bus or f"gpu{number}",
-        f"{vendor}:{device}" if known else None,
+        _id(pci),
         None,
         arch,
         _link(pci),
@@ -285,6 +285,12 @@ def _gpu(number: int, placed: _Placed, gpu: _Element | None) -> SeenGpu:
         placed.domain,
         bus,
     )
+
+
+def _id(pci: _Element) -> str | None:
+    """Vendor and device as `10de:2330`; None where either is not told."""
+    parts = [pci.given.get(key, "").lower().removeprefix("0x") for key in ("vendor", "device")]
+    return ":".join(parts) if all(re.fullmatch("[0-9a-f]{4}", part) for part in parts) else None
 
 
 def _link(pci: _Element) -> Pcie:

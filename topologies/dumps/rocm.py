@@ -1,4 +1,4 @@
-"""`rocm-smi --showtopo`: matrices of weights, hops and link types between AMD GPUs, and their NUMA nodes."""
+"""`rocm-smi --showtopo` and `amd-smi topology`: weights, hops and link types between AMD GPUs, and NUMA nodes."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from thinwire.topologies.dumps.plain import WHAT, readable
 from thinwire.topologies.dumps.seen import Pair, Seen, SeenGpu, pair
 
 _TITLES = (
-    ("weight", re.compile(r"Weight between two GPUs", re.IGNORECASE)),
-    ("hops", re.compile(r"Hops between two GPUs", re.IGNORECASE)),
-    ("type", re.compile(r"Link Type between two GPUs", re.IGNORECASE)),
-    ("access", re.compile(r"Link accessibility between two GPUs", re.IGNORECASE)),
+    ("weight", re.compile(r"Weight between two GPUs|^\s{0,8}WEIGHT TABLE:", re.IGNORECASE | re.MULTILINE)),
+    ("hops", re.compile(r"Hops between two GPUs|^\s{0,8}HOPS TABLE:", re.IGNORECASE | re.MULTILINE)),
+    ("type", re.compile(r"Link Type between two GPUs|^\s{0,8}LINK TYPE TABLE:", re.IGNORECASE | re.MULTILINE)),
+    ("access", re.compile(r"Link accessibility between two GPUs|^\s{0,8}ACCESS TABLE:", re.IGNORECASE | re.MULTILINE)),
 )
-_OTHER = re.compile(r"^[=\s]{8,}")
-_ROW = re.compile(r"(?:^|\s)GPU(\d{1,4})\s+(\S.*)$")
+_OTHER = re.compile(r"^\s{0,8}={8,}|^\s{0,8}[A-Z][A-Za-z /-]{2,40}(?:TABLE)?:\s*$")
+_LABEL = re.compile(r"GPU\d{1,4}|[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-9a-f]")
 _NUMA = re.compile(r"GPU\[(\d{1,4})\]\s*:\s*\(Topology\) Numa Node\s*:\s*(-?\d{1,4})")
 _GFX = re.compile(r"GPU\[(\d{1,4})\]\s*:\s*GFX Version\s*:\s*(gfx[0-9a-f]{3,5})", re.IGNORECASE)
 DIRECT = 15  # weight of a link that leads from one GPU straight to the other (rocm-smi: 15 a hop of xGMI)
@@ -32,15 +32,16 @@ def rocm(text: str, path: str) -> Seen:
     """What a text says. UnreadableError where no matrix of link types or weights is whole enough."""
     tables: dict[str, dict[tuple[int, int], str]] = {}
     columns: dict[str, list[int]] = {}
+    at: dict[str, int] = {}
     now = ""
     for _, line in readable(text):
         title = next((name for name, pattern in _TITLES if pattern.search(line)), "")
-        if title or (_OTHER.match(line) and "=" in line):
+        if title or _OTHER.match(line):
             now = title
         elif now:
-            _row(now, line, tables, columns)
+            _row(now, line, at, tables, columns)
     kinds = tables.get("type", {})
-    if not kinds and "hops" not in tables and "weight" not in tables:
+    if not kinds:
         raise UnreadableError(
             path, WHAT, "rocm-smi's titles without a matrix: give all that `rocm-smi --showtopo` prints"
         )
@@ -57,7 +58,7 @@ def rocm(text: str, path: str) -> Seen:
     peers: dict[Pair, bool] = {}
     for (a, b), word in tables.get("access", {}).items():
         if a != b:
-            peers[pair(a, b)] = peers.get(pair(a, b), True) and word.lower() == "true"
+            peers[pair(a, b)] = peers.get(pair(a, b), True) and word.lower() in ("true", "enabled")
     if not numas:
         notes.append("no NUMA nodes are printed: GPUs of two hops or less are taken to share a socket")
     return Seen(
@@ -65,17 +66,31 @@ def rocm(text: str, path: str) -> Seen:
     )
 
 
-def _row(now: str, line: str, tables: dict[str, dict[tuple[int, int], str]], columns: dict[str, list[int]]) -> None:
+def _row(
+    now: str,
+    line: str,
+    at: dict[str, int],
+    tables: dict[str, dict[tuple[int, int], str]],
+    columns: dict[str, list[int]],
+) -> None:
+    """A header or a row. at: GPUs by their labels, which are numbers, or bus ids in the order of the first header."""
     words = line.split()
-    heads = [re.fullmatch(r"GPU(\d{1,4})", word) for word in words]
-    if words and all(heads):
-        columns[now] = [int(head[1]) for head in heads if head]
-    elif match := _ROW.search(line):
-        cells = match[2].split()
-        for column, cell in zip(columns.get(now, range(len(cells))), cells, strict=False):
-            if cell == "...":
-                break
-            tables.setdefault(now, {})[int(match[1]), column] = cell
+    begin = next((i for i, word in enumerate(words) if _LABEL.fullmatch(word)), None)
+    if begin is None:
+        return
+    labels = words[begin:]
+    if all(map(_LABEL.fullmatch, labels)):
+        columns[now] = [_number(label, at) for label in labels]
+        return
+    row = _number(labels[0], at)
+    for column, cell in zip(columns.get(now, range(len(labels) - 1)), labels[1:], strict=False):
+        if cell == "...":
+            break
+        tables.setdefault(now, {})[row, column] = cell
+
+
+def _number(label: str, at: dict[str, int]) -> int:
+    return int(label[3:]) if label.startswith("GPU") else at.setdefault(label, len(at))
 
 
 def _bonds(

@@ -189,11 +189,10 @@ def _placed(matrix: _Matrix, legend: Mapping[str, str], path: str) -> Seen:
             f"the matrix is cut, and no line tells how {gpus[i]} and {gpus[j]} are linked: give all of it",
             matrix.line,
         )
-    for two in loose:  # bonded pairs, and NICs: no switch is made of what nobody said
-        i, j = two
-        same = numa[labels[i]] is None or numa[labels[j]] is None or numa[labels[i]] == numa[labels[j]]
-        if distances[two] in (FAR, *range(PXB + 1)):
-            distances[two] = PHB if same else SYS
+    for i, j in sorted(loose):  # bonded pairs, and NICs: near where nothing speaks against it, but below no switch
+        same = None in (numa[labels[i]], numa[labels[j]]) or numa[labels[i]] == numa[labels[j]]
+        known[i, j] = PHB if same and _fits(i, j, known, len(labels)) else SYS
+    distances, _, _ = filled(len(labels), known)
     domains, found = ways(len(labels), distances)
     # A domain is called as the NUMA column calls it; one that it does not know, by a number that cannot be mistaken.
     called = {domains[i]: name for i, each in reversed(list(enumerate(gpus))) if (name := numa[each]) is not None}
@@ -220,10 +219,20 @@ def _cut(missing: list[str], gpus: list[str], bonds: dict[Pair, int]) -> list[st
     return [note]
 
 
+def _fits(i: int, j: int, known: Mapping[Pair, int], count: int) -> bool:
+    """Whether two may share a host bridge: every third is equally far from both, or as far as that from the nearer."""
+    for k in range(count):
+        if k not in (i, j):
+            a, b = known.get(pair(i, k)), known.get(pair(j, k))
+            if a is not None and b is not None and a != b and max(a, b) != PHB:
+                return False
+    return True
+
+
 def _numa(matrix: _Matrix, label: str) -> str | None:
-    """The NUMA column of a row: the second word behind the matrix. None: not printed."""
-    rest = matrix.rests.get(label, [])
-    return rest[1] if len(rest) > 1 and _NUMA.fullmatch(rest[0]) and _NUMA.fullmatch(rest[1]) else None
+    """The NUMA column of a row, the second word behind the matrix; old drivers print CPUs alone. None: neither."""
+    rest = [word for word in matrix.rests.get(label, []) if _NUMA.fullmatch(word)]
+    return rest[1] if len(rest) > 1 else f"cpus {rest[0]}" if rest else None
 
 
 def _nics(

@@ -91,16 +91,17 @@ _V2, _V3, _V4, _V5 = (
 )
 _BRIDGE = "NVLink bridge, 112.5 GB/s both ways over four links, NVIDIA's product briefs"
 FAMILIES = (
-    Family(r"v100.*sxm", 3, 2, 6, 25.0, source=_V2, sxm=True),
+    Family(r"v100.*sxm\d?", 3, 2, 6, 25.0, source=_V2, sxm=True),
     Family(r"v100", 3, 2, 6, 25.0, source=_V2),
     Family(r"t4", 3),
-    Family(r"a100.*sxm", 4, 3, 12, 25.0, source=_V3, sxm=True),
-    Family(r"a800.*sxm|a800$", 4, 3, 8, 25.0, source=_V3, sxm=True),
-    Family(r"a100|a800", 4, 3, 12, 25.0, source=_V3),
+    Family(r"a100.*sxm\d?", 4, 3, 12, 25.0, source=_V3, sxm=True),
+    Family(r"a800(?!-pcie)(-.*)?", 4, 3, 8, 25.0, source=_V3, sxm=True),
+    Family(r"a800", 4, 3, 8, 25.0, source=_V3),
+    Family(r"a100", 4, 3, 12, 25.0, source=_V3),
     Family(r"a30", 4, 3, 4, 25.0, source=_V3),
     Family(r"a40|(rtx-)?a[56]000", 4, 3, 4, 14.0625, source=_BRIDGE),
     Family(r"rtx-3090", 4, 3, 4, 14.0625, peers=False, source=_BRIDGE),
-    Family(r"h800.*sxm|h800$", 5, 4, 8, 25.0, source=_V4, sxm=True),
+    Family(r"h800(?!-pcie)(-.*)?", 5, 4, 8, 25.0, source=_V4, sxm=True),
     Family(r"(h100|h200)-(pcie|nvl)|h800-pcie", 5, 4, 12, 25.0, source=_V4),
     Family(r"h100|h200|h20|gh200", 5, 4, 18, 25.0, source=_V4, sxm=True),
     Family(r"g?b[23]00", 5, 5, 18, 50.0, source=_V5, sxm=True),

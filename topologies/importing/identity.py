@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 from thinwire.edge.words import cut, shown
 from thinwire.topologies.cluster import Gpu
@@ -71,8 +72,6 @@ def _bare(product: str) -> str:
 
 def labelled(gpus: Sequence[SeenGpu], names: Sequence[Named], notes: list[str]) -> tuple[SeenGpu, ...]:
     """GPUs with the products and ids that another text tells of them: by number, or where all are alike."""
-    from dataclasses import replace
-
     if not names:
         return tuple(gpus)
     alike = {(each.product, each.pci_id) for each in names}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from thinwire.topologies.importing.explicit import explicit
 from thinwire.topologies.importing.hardware import Carrier, Family, fabric, family, nearest, xgmi
 from thinwire.topologies.importing.identity import identify
 from thinwire.topologies.importing.merge import Host, merge
-from thinwire.topologies.importing.pcie import Pci, pci, peers
+from thinwire.topologies.importing.pcie import Pci, one_way, pci, peers
 from thinwire.topologies.importing.tree import Switch, Tree, leaves, tree
 from thinwire.topologies.importing.unknown import NCCL_TESTS, Unknown, listed
 from thinwire.topologies.importing.written import Quantity, gb, toml, us
@@ -75,7 +77,7 @@ def imported(paths: Sequence[str], gpu: str | None = None, name: str | None = No
     chosen = fabric(carrier, known.name)
     unknown.append(Unknown(
         "the software's costs of an exchange", f"fabric {chosen}, the shipped profile nearest in kind",
-        NCCL_TESTS, carrier,
+        NCCL_TESTS, "fabric",
     ))  # fmt: skip
     title = name or (Path(out).stem if out else None) or f"{len(host.gpus)}x{known.name}-imported"
     document: dict[str, Any] = {
@@ -93,21 +95,23 @@ def imported(paths: Sequence[str], gpu: str | None = None, name: str | None = No
     unknown += listed(numbers)
     text = toml(document, (f"Imported by thinwire from {', '.join(Path(path).name for path in host.files)}.",))
     cluster = _checked(text, gpu)
-    return Imported(
-        text, cluster, tuple(_understood(host, known, bonded, shape, carrier)), tuple(unknown), tuple(notes)
-    )
+    told = {"gpus": str(len(host.gpus)), "machine": out or "machine.toml"}
+    listing = tuple(replace(each, command=_filled(each.command, told)) for each in unknown)
+    return Imported(text, cluster, tuple(_understood(host, known, bonded, shape, carrier)), listing, tuple(notes))
+
+
+def _filled(command: str, told: dict[str, str]) -> str:
+    for key, value in told.items():
+        command = command.replace("{" + key + "}", value)
+    return command
 
 
 def _relative(gpu: str, out: str | None) -> str:
-    import os
-
     return os.path.relpath(gpu, Path(out).parent) if out else str(Path(gpu).resolve())
 
 
 def _checked(text: str, gpu: str | None) -> Cluster:
     """The file as its reader takes it: a fault of ours is found before anything is written."""
-    import re
-
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "machine.toml"
         if gpu is not None and gpu.endswith(".toml"):
@@ -123,8 +127,6 @@ def _checked(text: str, gpu: str | None) -> Cluster:
 
 def _bonds(host: Host, gpu: Gpu, kind: Family | None, notes: list[str]) -> tuple[Host, _Bonded]:
     """How the GPUs are wired besides PCIe."""
-    from dataclasses import replace
-
     count = len(host.gpus)
     each = _one_link(host, gpu, kind)
     of = f"as {Path(host.bonds_path).name} counts"
@@ -189,8 +191,6 @@ def _times(each: Quantity, count: int, why: str) -> Quantity:
 
 def _measured(host: Host, nominal: Quantity, notes: list[str]) -> Quantity:
     """The nominal rate, which profiles are fitted to; a measured one where it contradicts the count of links."""
-    from thinwire.topologies.importing.pcie import one_way
-
     found = one_way(host, lambda two: True, peer=True)
     if found is None:
         return nominal
@@ -250,6 +250,11 @@ def _topology(
             ))  # fmt: skip
         if len(host.bonds) == count * (count - 1) // 2:
             carrier = "nvlink" if host.wire == "nvlink" else "xgmi"
+        else:
+            notes.append(
+                "exchanges run in the order of ranks, over PCIe between GPUs without a link of their own: NCCL looks "
+                "for rings along the links"
+            )
         return explicit(host, shape, costs, works, bonded.each), simple, carrier, why
     if regular(shape, costs):
         return simple, simple, carrier, why

@@ -8,7 +8,10 @@ from typing import Any
 
 from thinwire.topologies.importing.written import Quantity
 
-NCCL_TESTS = "all_reduce_perf -b 8 -e 1G -f 2 -g N > log.txt; thinwire calibrate --logs log.txt --cluster MACHINE"
+# {gpus} and {machine} are filled in where the machine is known.
+NCCL_TESTS = (
+    "all_reduce_perf -b 8 -e 1G -f 2 -g {gpus} > log.txt; thinwire calibrate --logs log.txt --cluster {machine}"
+)
 ONE_WAY = "nvbandwidth -t device_to_device_memcpy_read_ce, or p2pBandwidthLatencyTest"
 BOTH_WAYS = "nvbandwidth -t device_to_device_bidirectional_memcpy_read_ce"
 PEERS = "nvidia-smi topo -p2p r"

@@ -22,8 +22,33 @@ from thinwire.topologies.picture import picture
 from . import twins
 
 MOST_S = 5.0
-ODD = ("GPU0", "X", "NV99", "NV0", "PIX", "SYS", "OK", "...", "\x1b[4m", "GPU4095", "99999999999999", "-1", "<pci>", "</cpu>",
-       "N/A", "\t", "\x00", "é", '"', "GPU0 X PIX", "Device: 9, x, pciBusID: 1", "0x030200", "1e400", "<!--", "&a;")  # fmt: skip
+ODD = (
+    "GPU0",
+    "X",
+    "NV99",
+    "NV0",
+    "PIX",
+    "SYS",
+    "OK",
+    "...",
+    "\x1b[4m",
+    "GPU4095",
+    "99999999999999",
+    "-1",
+    "<pci>",
+    "</cpu>",
+    "N/A",
+    "\t",
+    "\x00",
+    "é",
+    '"',
+    "GPU0 X PIX",
+    "Device: 9, x, pciBusID: 1",
+    "0x030200",
+    "1e400",
+    "<!--",
+    "&a;",
+)
 
 
 @st.composite
@@ -106,12 +131,31 @@ def test_any_bytes(content: bytes) -> None:
     answered(content)
 
 
-@pytest.mark.parametrize("line", ["GPU0 " + "X " * 2_000_000, "[" * 4_000_000, "Device: " * 500_000, " " * 4_000_000,
-                                  "> " * 2_000_000, "\x1b[" * 2_000_000, "GPU0 X\n" * 500_000, "0 1 2\n" * 600_000,
-                                  "Running x.\n" * 300_000, "|" * 4_000_000, "<" * 4_000_000, "<!--" * 1_000_000,
-                                  "<a " * 1_000_000, "=" * 4_000_000, "GPU[0] : " * 400_000, "\n" * 4_000_000,
-                                  "<system version='1'>" + "<cpu>" * 500_000, "\\x1b[4m" * 500_000,
-                                  "Unidirectional P2P=Enabled Bandwidth Matrix\n" * 80_000, "a1 X " * 800_000])  # fmt: skip
+@pytest.mark.parametrize(
+    "line",
+    [
+        "GPU0 " + "X " * 2_000_000,
+        "[" * 4_000_000,
+        "Device: " * 500_000,
+        " " * 4_000_000,
+        "> " * 2_000_000,
+        "\x1b[" * 2_000_000,
+        "GPU0 X\n" * 500_000,
+        "0 1 2\n" * 600_000,
+        "Running x.\n" * 300_000,
+        "|" * 4_000_000,
+        "<" * 4_000_000,
+        "<!--" * 1_000_000,
+        "<a " * 1_000_000,
+        "=" * 4_000_000,
+        "GPU[0] : " * 400_000,
+        "\n" * 4_000_000,
+        "<system version='1'>" + "<cpu>" * 500_000,
+        "\\x1b[4m" * 500_000,
+        "Unidirectional P2P=Enabled Bandwidth Matrix\n" * 80_000,
+        "a1 X " * 800_000,
+    ],
+)
 def test_long_garbage_ends_soon(line: str, tmp_path: Path) -> None:
     """Four megabytes, the most that is read, of what a careless pattern would look at for hours."""
     path = tmp_path / "garbage"

@@ -41,14 +41,15 @@ def test_figures_of_shipped_machines_are_theirs() -> None:
         socket = machine.link("bridge0", "bridge1")
         known = hardware.SOCKETS[generation]
         assert (socket.bandwidth_bytes_per_s, socket.flow_cap_bytes_per_s) == (
-            known.gb_per_s * 1e9, known.flow_gb_per_s * 1e9,
-        )  # fmt: skip
+            known.gb_per_s * 1e9,
+            known.flow_gb_per_s * 1e9,
+        )
         (link,) = {link.bandwidth_bytes_per_s for link in machine.links if link.source == "gpu0"}
         assert hardware.DUPLEX[generation] == pytest.approx(machine.pools["gpu0.duplex"] / link, abs=0.001)
     staged = load_cluster("8xrtx4090-pcie")
     link = staged.link("gpu0", "bridge0")
     assert link.flow_cap_bytes_per_s is not None
-    assert hardware.STAGED_SHARE == pytest.approx(link.flow_cap_bytes_per_s / link.bandwidth_bytes_per_s, abs=0.001)
+    assert pytest.approx(link.flow_cap_bytes_per_s / link.bandwidth_bytes_per_s, abs=0.001) == hardware.STAGED_SHARE
     assert staged.pools["bridge0.memory"] == hardware.HOST_MEMORY_GB_PER_S * 1e9
     assert staged.link("bridge0", "bridge1").flow_cap_bytes_per_s == hardware.STAGED_FLOW_GB_PER_S * 1e9
 
@@ -77,15 +78,37 @@ def test_nvlinks_of_catalog_machines() -> None:
         assert hardware.fabric("nvlink", found.gpu.name) == found.fabric
 
 
-@pytest.mark.parametrize(("name", "facts"), [
-    ("a800", (4, 8, True)), ("a800-sxm", (4, 8, True)), ("a100-sxm-40gb", (4, 12, True)), ("rtx-3090", (4, 4, False)),
-    ("rtx-4090d", (4, 0, False)), ("rtx-5070-ti", (5, 0, False)), ("rtx-5090", (5, 0, False)), ("rtx-a6000", (4, 4, True)),
-    ("a6000", (4, 4, True)), ("rtx-6000-ada", (4, 0, True)), ("rtx-pro-6000-max-q", (5, 0, True)), ("h20", (5, 18, True)),
-    ("h100-nvl", (5, 12, True)), ("h200-nvl", (5, 12, True)), ("h800", (5, 8, True)), ("gh200", (5, 18, True)),
-    ("gb200", (5, 18, True)), ("b300-sxm", (5, 18, True)), ("l20", (4, 0, True)), ("v100-sxm", (3, 6, True)),
-    ("t4", (3, 0, True)), ("a10g", (4, 0, True)), ("mi250x", (4, 0, True)), ("mi355x", (5, 0, True)),
-    ("rtx-6000d", (5, 0, True)), ("a30", (4, 4, True)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "facts"),
+    [
+        ("a800", (4, 8, True)),
+        ("a800-sxm", (4, 8, True)),
+        ("a100-sxm-40gb", (4, 12, True)),
+        ("rtx-3090", (4, 4, False)),
+        ("rtx-4090d", (4, 0, False)),
+        ("rtx-5070-ti", (5, 0, False)),
+        ("rtx-5090", (5, 0, False)),
+        ("rtx-a6000", (4, 4, True)),
+        ("a6000", (4, 4, True)),
+        ("rtx-6000-ada", (4, 0, True)),
+        ("rtx-pro-6000-max-q", (5, 0, True)),
+        ("h20", (5, 18, True)),
+        ("h100-nvl", (5, 12, True)),
+        ("h200-nvl", (5, 12, True)),
+        ("h800", (5, 8, True)),
+        ("gh200", (5, 18, True)),
+        ("gb200", (5, 18, True)),
+        ("b300-sxm", (5, 18, True)),
+        ("l20", (4, 0, True)),
+        ("v100-sxm", (3, 6, True)),
+        ("t4", (3, 0, True)),
+        ("a10g", (4, 0, True)),
+        ("mi250x", (4, 0, True)),
+        ("mi355x", (5, 0, True)),
+        ("rtx-6000d", (5, 0, True)),
+        ("a30", (4, 4, True)),
+    ],
+)
 def test_facts_of_gpus_that_may_come(name: str, facts: tuple[int, int, bool]) -> None:
     found = hardware.family(name)
     assert found is not None and (found.pcie, found.nvlinks, found.peers) == facts

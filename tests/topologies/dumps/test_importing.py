@@ -18,9 +18,24 @@ from thinwire.topologies.picture import picture
 from ...command import Capture, run
 from . import twins
 
-GPUS = {"nccl-mesh": None, "nccl-part-mesh": None, "rocm-mesh": None, "rocm-pcie": "mi300x", "rocm-part": "mi300x",
-        "nccl-switch": None, "nccl-vendor": None, "nccl-no-numa": None, "nccl-self": None, "smi-nvswitch": "h100-sxm",
-        "smi-cut": "a100-sxm", "smi-pairs": "a100-pcie", "sample": None, "nvbandwidth": None}  # fmt: skip
+GPUS = {
+    "nccl-mesh": None,
+    "nccl-part-mesh": None,
+    "rocm-mesh": None,
+    "rocm-pcie": "mi300x",
+    "rocm-part": "mi300x",
+    "nccl-switch": None,
+    "nccl-vendor": None,
+    "nccl-no-numa": None,
+    "nccl-self": None,
+    "smi-nvswitch": "h100-sxm",
+    "smi-cut": "a100-sxm",
+    "rocm-amd-smi": "mi300x",
+    "smi-cube": "a100-sxm",
+    "smi-pairs": "a100-pcie",
+    "sample": None,
+    "nvbandwidth": None,
+}
 
 
 def files(folder: Path, *texts: str | bytes) -> list[str]:
@@ -88,8 +103,12 @@ def test_a_vendors_file_without_gpu_elements(tmp_path: Path) -> None:
     assert [domain.name for domain in found.cluster.host] == ["1", "0"]
     assert [link.name for link in found.cluster.route(0, 1)] == ["gpu0->pcie0", "pcie0->gpu1"]
     assert [link.name for link in found.cluster.route(0, 2)] == [
-        "gpu0->pcie0", "pcie0->bridge0", "bridge0->bridge1", "bridge1->pcie1", "pcie1->gpu2",
-    ]  # fmt: skip
+        "gpu0->pcie0",
+        "pcie0->bridge0",
+        "bridge0->bridge1",
+        "bridge1->pcie1",
+        "pcie1->gpu2",
+    ]
     assert 'kind = "pcie_tree"' in found.text and "gpus_per_switch = 2" in found.text
     assert "Gen4 x16" in found.cluster.sources["topology.gpu_link.bandwidth"]
 
@@ -152,11 +171,17 @@ def test_nv_pairs_beside_sys(tmp_path: Path) -> None:
     assert rate(bridges, "gpu0", "gpu1") == 56.25  # links of 14 GB/s
 
 
-@pytest.mark.parametrize(("words", "gpu", "kind", "fabric"), [
-    ("NV18", "h100-sxm", "switched_node", "h100-nvlink"), ("NV18", "h200-sxm", "switched_node", "h200-nvlink"),
-    ("NV12", "a100-sxm", "switched_node", "a100-nvlink"), ("NV4", "a100-sxm", "full_mesh", "a100-nvlink"),
-    ("NV18", "b200-sxm", "switched_node", "b200-nvlink"), ("NV6", "h100-sxm", "full_mesh", "h100-nvlink"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "gpu", "kind", "fabric"),
+    [
+        ("NV18", "h100-sxm", "switched_node", "h100-nvlink"),
+        ("NV18", "h200-sxm", "switched_node", "h200-nvlink"),
+        ("NV12", "a100-sxm", "switched_node", "a100-nvlink"),
+        ("NV4", "a100-sxm", "full_mesh", "a100-nvlink"),
+        ("NV18", "b200-sxm", "switched_node", "b200-nvlink"),
+        ("NV6", "h100-sxm", "full_mesh", "h100-nvlink"),
+    ],
+)
 def test_a_switch_is_told_from_a_mesh_by_counting(words: str, gpu: str, kind: str, fabric: str, tmp_path: Path) -> None:
     """Three peers at NV18 are more links than a GPU has; at NV4 they are an A100's twelve."""
     found = given(tmp_path, twins.NVSWITCH.replace("NV18", words), gpu=gpu)
@@ -190,6 +215,18 @@ def test_rocm_smi(tmp_path: Path) -> None:
     assert not part.cluster.has_link("gpu0", "gpu2") and not part.cluster.has_link("gpu1", "gpu3")
     assert part.cluster.has_link("gpu0", "gpu1") and any("other GPUs' xGMI" in note for note in part.notes)
 
+    assert 'kind = "full_mesh"' in given(tmp_path, twins.AMD_SMI, gpu="mi300x").text
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_links_to_some_of_each_socket(told: bool, tmp_path: Path) -> None:
+    """A cube of NVLinks hides every GPU's place: CPUs tell it, and without them what contradicts nothing is taken."""
+    text = twins.CUBE if told else "\n".join(line.rpartition("\t")[0] for line in twins.CUBE.splitlines()[1:])
+    found = given(tmp_path, text, gpu="a100-sxm")
+    assert found.cluster.islands == ((0, 1, 2, 3), (4, 5, 6, 7))
+    assert len(found.cluster.route(0, 4)) == 1 and len(found.cluster.route(0, 5)) == 3
+    assert any("in the order of ranks" in note for note in found.notes)
+
 
 # ---- how text arrives
 
@@ -198,21 +235,31 @@ def _variants() -> dict[str, str | bytes]:
     text = twins.TWO_SOCKETS
     esc = twins.ESC
     lines = text.splitlines()
+    coloured = text.replace("\tGPU0", f"\t{esc}[4mGPU0", 1).replace("GPU NUMA ID\n", f"GPU NUMA ID{esc}[0m\n", 1)
     return {
-        "ansi": f"\t{esc}[4mGPU0\t" + text.split("\tGPU0\t", 1)[1].replace("GPU NUMA ID\n", f"GPU NUMA ID{esc}[0m\n", 1),
-        "ansi without escape": "\t[4mGPU0\t" + text.split("\tGPU0\t", 1)[1].replace("GPU NUMA ID\n", "GPU NUMA ID[0m\n", 1),
-        "crlf": text.replace("\n", "\r\n"), "bom": text.encode("utf-8-sig"), "utf-16": text.encode("utf-16"),
-        "utf-16-le": text.encode("utf-16-le"), "utf-16-be": text.encode("utf-16-be"),
+        "ansi": coloured,
+        "ansi without escape": coloured.replace(esc, ""),
+        "crlf": text.replace("\n", "\r\n"),
+        "bom": text.encode("utf-8-sig"),
+        "utf-16": text.encode("utf-16"),
+        "utf-16-le": text.encode("utf-16-le"),
+        "utf-16-be": text.encode("utf-16-be"),
         "latin-1": ("# machine in Zürich\n" + text).encode("latin-1"),
-        "prompt": f"user@host:~$ nvidia-smi topo -m\n{text}user@host:~$ \n", "fence": f"Here it is:\n```text\n{text}```\n",
-        "quoted": "".join(f"> {line}\n" for line in lines), "quoted twice": "".join(f">> {line}\n" for line in lines),
-        "spaces": text.replace("\t", "     "), "no header": "\n".join(lines[1:]), "ends with dots": text + "\n...\n",
+        "prompt": f"user@host:~$ nvidia-smi topo -m\n{text}user@host:~$ \n",
+        "fence": f"Here it is:\n```text\n{text}```\n",
+        "quoted": "".join(f"> {line}\n" for line in lines),
+        "quoted twice": "".join(f">> {line}\n" for line in lines),
+        "spaces": text.replace("\t", "     "),
+        "no header": "\n".join(lines[1:]),
+        "ends with dots": text + "\n...\n",
         "tagged": "".join(f"[1,0]<stdout>: {line}\n" for line in lines),
         "host tagged": "".join(f"node01: {line}\n" for line in lines),
         "shuffled rows": "\n".join([lines[0], lines[3], lines[1], lines[4], lines[2]]),
-        "legend first": twins.LEGEND + text, "bars": text.replace("\t", " | "),
-        "remark": text.replace("\nGPU2\t", "\n(the second socket)\nGPU2\t"), "nbsp": text.replace(" X ", "\xa0X\xa0"),
-    }  # fmt: skip
+        "legend first": twins.LEGEND + text,
+        "bars": text.replace("\t", " | "),
+        "remark": text.replace("\nGPU2\t", "\n(the second socket)\nGPU2\t"),
+        "nbsp": text.replace(" X ", "\xa0X\xa0"),
+    }
 
 
 @pytest.mark.parametrize("how", _variants())
@@ -234,8 +281,14 @@ def test_columns_in_another_order(tmp_path: Path) -> None:
 
 def test_switches_within_switches_and_gpus_beside(tmp_path: Path) -> None:
     """PXB holds PIX; GPUs without a switch stand beside. A stock driver splits such switches, too."""
-    words = {("GPU0", "GPU1"): "PIX", ("GPU0", "GPU2"): "PXB", ("GPU1", "GPU2"): "PXB", ("GPU0", "GPU3"): "PHB",
-             ("GPU1", "GPU3"): "PHB", ("GPU2", "GPU3"): "PHB"}  # fmt: skip
+    words = {
+        ("GPU0", "GPU1"): "PIX",
+        ("GPU0", "GPU2"): "PXB",
+        ("GPU1", "GPU2"): "PXB",
+        ("GPU0", "GPU3"): "PHB",
+        ("GPU1", "GPU3"): "PHB",
+        ("GPU2", "GPU3"): "PHB",
+    }
     for gpu, hops in (("l40s", [2, 3, 4]), ("rtx-4090", [6, 5, 4])):
         found = given(tmp_path, twins.matrix(twins.GPUS4, words), gpu=gpu).cluster
         assert [len(found.route(0, other)) for other in (1, 2, 3)] == hops
@@ -245,9 +298,12 @@ def test_switches_within_switches_and_gpus_beside(tmp_path: Path) -> None:
 def test_quoted_and_fenced_xml(tmp_path: Path) -> None:
     text = twins.switch_machine()
     for dress in (
-        "".join(f"> {line}\n" for line in text.splitlines()), f"$ cat topo.xml\n```xml\n{text}```\n",
-        '<?xml version="1.0" encoding="UTF-8"?>\n' + text, text.encode("utf-16"), "\ufeff" + text,
-    ):  # fmt: skip
+        "".join(f"> {line}\n" for line in text.splitlines()),
+        f"$ cat topo.xml\n```xml\n{text}```\n",
+        '<?xml version="1.0" encoding="UTF-8"?>\n' + text,
+        text.encode("utf-16"),
+        "\ufeff" + text,
+    ):
         assert given(tmp_path, dress).cluster.fabric == "h100-nvlink"
 
 
@@ -314,10 +370,15 @@ def test_contradictions_are_said(tmp_path: Path) -> None:
 # ---- which GPU
 
 
-@pytest.mark.parametrize(("text", "gpu"), [
-    (twins.LISTED, "l40s"), (twins.LSPCI, "l40s"), (twins.TABLE, "rtx-pro-6000"),
-    (twins.LISTED.replace("NVIDIA L40S", "NVIDIA A100-SXM4-80GB"), "a100-sxm"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "gpu"),
+    [
+        (twins.LISTED, "l40s"),
+        (twins.LSPCI, "l40s"),
+        (twins.TABLE, "rtx-pro-6000"),
+        (twins.LISTED.replace("NVIDIA L40S", "NVIDIA A100-SXM4-80GB"), "a100-sxm"),
+    ],
+)
 def test_a_gpu_told_by_a_header(text: str, gpu: str, tmp_path: Path) -> None:
     assert given(tmp_path, text + twins.TWO_SOCKETS).cluster.gpu.name == gpu
     assert given(tmp_path, twins.TWO_SOCKETS, text).cluster.gpu.name == gpu
@@ -348,21 +409,32 @@ def test_a_gpu_of_ones_own(tmp_path: Path, root: Path, capsys: Capture) -> None:
 # ---- refused, in one line that says what it is
 
 REFUSED = {
-    "graphs": (twins.GRAPHS, "NCCL's graphs"), "devices": (twins.DEVICES_ONLY, "neither a class nor a <gpu>"),
-    "log": (twins.NCCL_TESTS_LOG, "calibrate --logs"), "empty": ("", "it is empty"), "blank": (" \n\n\t", "it is empty"),
-    "html": ("<!DOCTYPE html><html><body>topo</body></html>", "web page"), "bomb": (twins.BOMB, "entities of its own"),
+    "graphs": (twins.GRAPHS, "NCCL's graphs"),
+    "devices": (twins.DEVICES_ONLY, "neither a class nor a <gpu>"),
+    "log": (twins.NCCL_TESTS_LOG, "calibrate --logs"),
+    "empty": ("", "it is empty"),
+    "blank": (" \n\n\t", "it is empty"),
+    "html": ("<!DOCTYPE html><html><body>topo</body></html>", "web page"),
+    "bomb": (twins.BOMB, "entities of its own"),
     "machine": ('name = "x"\n[topology]\nkind = "pcie_tree"\n', "a machine file already"),
-    "xml": ("<?xml version='1.0'?><a><b/></a>", "root <a>"), "cut": (twins.switch_machine()[:900], "ends inside"),
-    "json": ('{"gpus": 8}', "JSON"), "prose": ("I have eight GPUs and they are fast.\n", "none of"),
-    "binary": (bytes(range(1, 32)) * 100, "no text"), "gzip": (b"\x1f\x8b\x08\x00" + bytes(64), "gzip"),
-    "png": (b"\x89PNG\r\n\x1a\n" + bytes(64), "a picture"), "info": ("host:1:1 [0] NCCL INFO Channel 00/02 : 0 1\n", "a log of NCCL's"),
+    "xml": ("<?xml version='1.0'?><a><b/></a>", "root <a>"),
+    "cut": (twins.switch_machine()[:900], "ends inside"),
+    "json": ('{"gpus": 8}', "JSON"),
+    "prose": ("I have eight GPUs and they are fast.\n", "none of"),
+    "binary": (bytes(range(1, 32)) * 100, "no text"),
+    "gzip": (b"\x1f\x8b\x08\x00" + bytes(64), "gzip"),
+    "png": (b"\x89PNG\r\n\x1a\n" + bytes(64), "a picture"),
+    "info": ("host:1:1 [0] NCCL INFO Channel 00/02 : 0 1\n", "a log of NCCL's"),
     "no gpu": ('<system version="1"><cpu numaid="0"/></system>', "without a GPU"),
     "deep": ('<system version="1">' + "<pci>" * 100 + "</pci>" * 100 + "</system>", "64 deep"),
     "wide": ('<system version="1"><cpu>' + '<pci busid="0:0:0"/>' * 30_000 + "</cpu></system>", "elements must lie"),
-    "rates alone": (twins.sample(), "no GPU's place"), "names alone": (twins.LISTED, "no GPU's place"),
-    "many": ("".join(f"GPU{i} X\n" for i in range(400)), "must lie in"), "failed": ("NVIDIA-SMI has failed because it couldn't\n", "error message"),
-    "toml": ("[project]\nname = 'x'\n", "describes no machine"), "two": (twins.switch_machine() * 2, "no well-formed XML"),
-}  # fmt: skip
+    "rates alone": (twins.sample(), "no GPU's place"),
+    "names alone": (twins.LISTED, "no GPU's place"),
+    "many": ("".join(f"GPU{i} X\n" for i in range(400)), "must lie in"),
+    "failed": ("NVIDIA-SMI has failed because it couldn't\n", "error message"),
+    "toml": ("[project]\nname = 'x'\n", "describes no machine"),
+    "two": (twins.switch_machine() * 2, "no well-formed XML"),
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)

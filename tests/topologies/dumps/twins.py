@@ -154,7 +154,7 @@ TWO_SWITCHES = matrix(
 )
 NVSWITCH = matrix(
     [*GPUS4, "NIC0", "NIC1"],
-    {**{(a, b): "NV18" for a, b in permutations(GPUS4, 2)}, ("GPU0", "NIC0"): "PIX", ("GPU1", "NIC0"): "NODE",
+    {**dict.fromkeys(permutations(GPUS4, 2), "NV18"), ("GPU0", "NIC0"): "PIX", ("GPU1", "NIC0"): "NODE",
      ("GPU2", "NIC1"): "NODE", ("GPU3", "NIC1"): "PIX"}, REST,
 ) + LEGEND + NIC_LEGEND  # fmt: skip
 NV4_PAIRS = matrix(
@@ -162,7 +162,7 @@ NV4_PAIRS = matrix(
     {("GPU0", "GPU1"): "NV4", ("GPU2", "GPU3"): "NV4", ("GPU2", "NIC0"): "PXB", ("GPU3", "NIC0"): "PIX"}, REST, "     ",
 )  # fmt: skip
 CUT = "\n".join(
-    matrix([*GPUS4, "mlx5_0"], {**{(a, b): "NV8" for a, b in permutations(GPUS4, 2)}, ("GPU0", "mlx5_0"): "PXB"}, REST)
+    matrix([*GPUS4, "mlx5_0"], {**dict.fromkeys(permutations(GPUS4, 2), "NV8"), ("GPU0", "mlx5_0"): "PXB"}, REST)
     .splitlines()[:3]
 ) + "\n(rows GPU2.. cut here)\n"  # fmt: skip
 CUT_UNCLEAR = "\n".join(matrix(GPUS4, {}).splitlines()[:2]) + "\n...\n"
@@ -235,6 +235,25 @@ def rocm(
     ])  # fmt: skip
 
 
+BUSES = [f"0000:{i:02x}:00.0" for i in (12, 34, 56, 78)]
+
+
+def _amd_table(title: str, same: str, other: str) -> str:
+    rows = [" ".join(f"{cell:<13}" for cell in [a, *(same if a == b else other for b in BUSES)]) for a in BUSES]
+    return "\n".join([f"{title} TABLE:", " " * 13 + " ".join(f"{bus:<13}" for bus in BUSES), *rows, "", ""])
+
+
+AMD_SMI = "".join([
+    _amd_table("ACCESS", "ENABLED", "ENABLED"), _amd_table("WEIGHT", "0", "15"), _amd_table("HOPS", "0", "1"),
+    _amd_table("LINK TYPE", "SELF", "XGMI"), _amd_table("NUMA BW", "N/A", "50000-50000"),
+])  # fmt: skip
+# Eight GPUs of two sockets, four links each to four of them, in the old form: CPUs alone behind the matrix.
+CUBE = "\n".join(["\t" + "\t".join(f"GPU{i}" for i in range(8)) + "\tCPU Affinity"] + [
+    f"GPU{i}\t" + "\t".join(
+        " X " if i == j else "NV1" if i // 4 == j // 4 or j == (i + 4) % 8 else "SYS" for j in range(8)
+    ) + f"\t{'0-19,40-59' if i < 4 else '20-39,60-79'}"
+    for i in range(8)
+]) + "\n"  # fmt: skip
 ROCM_NAMES = "".join(f"GPU[{i}]\t\t: Card Series: \t\tAMD Instinct MI300X\n" for i in range(4))
 
 
@@ -307,7 +326,7 @@ ALL: dict[str, str] = {
     "nccl-mesh": mesh_machine(), "nccl-part-mesh": mesh_machine(missing=((0, 1), (2, 3))), "smi-sockets": TWO_SOCKETS,
     "smi-nodes": NODES, "smi-switches": TWO_SWITCHES, "smi-nvswitch": NVSWITCH, "smi-pairs": NV4_PAIRS, "smi-cut": CUT,
     "smi-peers": TWO_SOCKETS + PEERS_OK, "rocm-mesh": rocm() + ROCM_NAMES, "rocm-pcie": rocm(4, "PCIE", "40", "2"),
-    "rocm-part": rocm(pairs={(0, 2): "PCIE", (1, 3): "XGMI"}), "sample": TWO_SOCKETS + sample(),
+    "rocm-amd-smi": AMD_SMI, "smi-cube": CUBE, "rocm-part": rocm(pairs={(0, 2): "PCIE", (1, 3): "XGMI"}), "sample": TWO_SOCKETS + sample(),
     "nvbandwidth": TWO_SOCKETS + nvbandwidth(),
 }  # fmt: skip
 """Twins that can be imported, given a GPU."""
