@@ -42,7 +42,7 @@ def smi(text: str, path: str) -> tuple[Seen, ...]:
 
     UnreadableError for matrices that contradict each other or are too incomplete to place a GPU.
     """
-    matrices = [each for each in _matrices(text) if any(map(_GPU.fullmatch, each.rows))]
+    matrices = [each for each in _matrices(text) if any(map(_GPU.fullmatch, (*each.rows, *each.columns)))]
     placing = [each for each in matrices if not each.is_p2p]
     asked = [each for each in matrices if each.is_p2p and (not each.asked or set(each.asked) & set("rwp"))]
     found = []
@@ -95,10 +95,12 @@ def _matrices(text: str) -> list[_Matrix]:
 
 
 def _header(words: list[str]) -> tuple[str, ...]:
-    """The labels of a header line, () for any other."""
+    """The labels of a header line, () for any other, and for one that was cut: then the rows' diagonal counts."""
     labels = []
     for word in words:
-        if word in ("CPU", "NUMA", "..."):
+        if word == "...":
+            return ()
+        if word in ("CPU", "NUMA"):
             break
         if not _LABEL.fullmatch(word):
             return ()
@@ -138,6 +140,8 @@ def _entries(matrix: _Matrix, path: str) -> tuple[tuple[str, ...], dict[tuple[st
 def _placed(matrix: _Matrix, legend: Mapping[str, str], path: str) -> Seen:
     labels, words = _entries(matrix, path)
     gpus = [each for each in labels if _GPU.fullmatch(each)]
+    if not any(each in matrix.rows for each in gpus):
+        raise UnreadableError(path, WHAT, "the matrix is cut: it has no row of a GPU; give all of it", matrix.line)
     at = {label: i for i, label in enumerate(labels)}
     notes: list[str] = []
     known: dict[Pair, int] = {}

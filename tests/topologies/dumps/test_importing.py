@@ -10,6 +10,7 @@ import pytest
 from thinwire.edge.limits import DUMP_BYTES
 from thinwire.sim import api
 from thinwire.topologies.cluster import Cluster
+from thinwire.topologies.draw import draw
 from thinwire.topologies.dumps.tell import importable, tell
 from thinwire.topologies.importing.machine import Imported, imported
 from thinwire.topologies.load import load_cluster
@@ -204,6 +205,13 @@ def test_a_matrix_cut_in_the_middle(tmp_path: Path) -> None:
     # One row short, the rest is told by symmetry.
     short = "\n".join(twins.TWO_SOCKETS.splitlines()[:4])
     assert given(tmp_path, short, gpu="l40s").cluster.islands == ((0, 1), (2, 3))
+
+
+def test_only_rows_of_nics_and_a_header_that_was_cut(tmp_path: Path) -> None:
+    nics = "\n".join(line for line in twins.NVSWITCH.splitlines() if line.startswith(("\t", "NIC")))
+    assert "is cut" in refused(tmp_path, nics)
+    header = twins.TWO_SOCKETS.replace("GPU2\tGPU3\tCPU Affinity\tNUMA Affinity\tGPU NUMA ID", "...", 1)
+    assert given(tmp_path, header, gpu="l40s").cluster.islands == ((0, 1), (2, 3))
 
 
 def test_rocm_smi(tmp_path: Path) -> None:
@@ -500,6 +508,19 @@ def test_show_sends_dumps_to_the_importer(tmp_path: Path, capsys: Capture, monke
     Path("graphs.xml").write_text(twins.GRAPHS)
     assert "NCCL's graphs" in run(capsys, "cluster", "show", "graphs.xml")[2]
     assert "unknown cluster" in run(capsys, "cluster", "show", "8xl41")[2]
+
+
+def test_what_the_host_has_besides(tmp_path: Path) -> None:
+    """It is drawn, goes along with its ranks, and is held to them."""
+    found = given(tmp_path, twins.NVSWITCH, gpu="h100-sxm")
+    assert "NUMA 1: ranks 2, 3; NICs mlx5_bond_0 (near 3)" in draw(found.cluster)
+    three = found.cluster.take(3)
+    assert [domain.ranks for domain in three.host] == [(0, 1), (2,)]
+    assert three.host[1].nics[0].ranks == ()
+    path = tmp_path / "m.toml"
+    path.write_text(found.text.replace("gpus = [2, 3]", "gpus = [2, 4]"))
+    with pytest.raises(ValueError, match=r"host.1: no GPU has rank 4: ranks are 0..3"):
+        load_cluster(path)
 
 
 def test_names_in_files_are_quoted(tmp_path: Path) -> None:
