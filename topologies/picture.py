@@ -145,7 +145,7 @@ class _Drawing:
         x, bottom = MARGIN, 0.0
         blocks = self.blocks()
         widths = [max(len(self._columns(block)) * SLOT, 3 * SLOT) for block in blocks]
-        self.width = max(MARGIN + sum(widths) + GAP * (len(widths) - 1), 2 * MARGIN + 420)
+        self.width = max(MARGIN + sum(widths) + GAP * (len(widths) - 1), 2 * MARGIN + 480)
         top = MARGIN + 28 + LINE * len(self._subtitle())
         for block in blocks:
             width, end = self._draw(block, x, top, several=len(blocks) > 1)

@@ -37,6 +37,8 @@ def identify(gpus: Sequence[SeenGpu], given: str | None, notes: list[str]) -> Gp
 
 
 def _unknown(gpus: Sequence[SeenGpu]) -> str:
+    if several := sorted({name for gpu in gpus for name in _candidates(gpu)}):
+        return f"a GPU that may be {' or '.join(several[:6])}, for its name is cut"
     ids = sorted({gpu.pci_id for gpu in gpus if gpu.pci_id})
     products = sorted({gpu.product for gpu in gpus if gpu.product})
     archs = sorted({gpu.arch for gpu in gpus if gpu.arch})
@@ -50,8 +52,12 @@ def _unknown(gpus: Sequence[SeenGpu]) -> str:
 
 def of(gpu: SeenGpu) -> str | None:
     """The catalog's name of what a file says; None where it is unknown or several would do."""
-    found = {name for name in gpu_names() if _is(load_gpu(name), gpu)}
-    return found.pop() if len(found) == 1 else None
+    found = _candidates(gpu)
+    return found[0] if len(found) == 1 else None
+
+
+def _candidates(gpu: SeenGpu) -> list[str]:
+    return [name for name in gpu_names() if _is(load_gpu(name), gpu)]
 
 
 def _is(known: Gpu, gpu: SeenGpu) -> bool:
@@ -61,7 +67,7 @@ def _is(known: Gpu, gpu: SeenGpu) -> bool:
         return False
     said = _bare(gpu.product)
     if said.endswith("..."):  # nvidia-smi's table cuts long names
-        return len(said) > 8 and any(_bare(each).startswith(said[:-3].rstrip()) for each in known.product_names)
+        return len(said) > 6 and any(_bare(each).startswith(said[:-3].rstrip()) for each in known.product_names)
     return any(said == _bare(each) for each in known.product_names)
 
 

@@ -383,7 +383,7 @@ def test_contradictions_are_said(tmp_path: Path) -> None:
     [
         (twins.LISTED, "l40s"),
         (twins.LSPCI, "l40s"),
-        (twins.TABLE, "rtx-pro-6000"),
+        (twins.TABLE, "a100-sxm"),
         (twins.LISTED.replace("NVIDIA L40S", "NVIDIA A100-SXM4-80GB"), "a100-sxm"),
     ],
 )
@@ -396,6 +396,8 @@ def test_a_gpu_that_nothing_tells(tmp_path: Path) -> None:
     assert "--gpu NAME" in refused(tmp_path, twins.TWO_SOCKETS, gpu=None)
     strange = refused(tmp_path, twins.VENDOR.replace("0x26b9", "0x1eb8"), gpu=None)
     assert "10de:1eb8" in strange and "--gpu NAME" in strange
+    cut = refused(tmp_path, twins.TABLE.replace("A100-SXM4-80...", "A100...") + twins.TWO_SOCKETS, gpu=None)
+    assert "may be a100-pcie or a100-" in cut and "--gpu NAME" in cut
     assert "unknown gpu" in refused(tmp_path, twins.VENDOR, gpu="l41")
     mixed = twins.LISTED.replace("GPU 3: NVIDIA L40S", "GPU 3: NVIDIA A40")
     assert "1 x a40, 3 x l40s" in refused(tmp_path, twins.TWO_SOCKETS + mixed, gpu=None)
