@@ -120,6 +120,7 @@ class _Reader:
         self.nics: list[SeenNic] = []
         self.uplinks: dict[str, Pcie] = {}
         self.unknown = 0
+        self.lost = False
 
     def note(self, text: str) -> None:
         if text not in self.notes:
@@ -150,7 +151,7 @@ class _Reader:
             )
         return Seen(
             "nccl", self.path, gpus, tuple(self._near(gpus)), self.uplinks, bonds, wire, to_switch,
-            notes=tuple(self.notes), complete=True, static=static,
+            notes=tuple(self.notes), complete=True, static=static, links_lost=self.lost,
         )  # fmt: skip
 
     def _below(self, parent: _Element, domain: str, way: tuple[str, ...]) -> None:
@@ -245,6 +246,7 @@ class _Reader:
                 else:
                     said[i, other] = said.get((i, other), 0) + count
         if selves:
+            self.lost = True
             self.note(
                 f"the NVLinks of {selves} GPUs lead to themselves: left out; nvidia-smi topo -m tells the linked pairs"
             )

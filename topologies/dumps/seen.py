@@ -68,6 +68,7 @@ class Seen:
     bonds: direct NVLink or xGMI wires between two GPUs. to_switch: NVLinks of each GPU that lead to NVSwitches.
     loose: pairs whose place in the PCIe tree no line tells. peers: whether peer-to-peer works, by pair. uplinks: the
     link of a switch towards its host bridge. static: a vendor's file, which knows no NVLinks and no GPUs by name.
+    links_lost: it has NVLinks whose other ends it does not tell.
     """
 
     format: Format
@@ -84,6 +85,7 @@ class Seen:
     notes: tuple[str, ...] = ()
     complete: bool = False
     static: bool = False
+    links_lost: bool = False
 
 
 def pair(a: int, b: int) -> Pair:

@@ -73,6 +73,8 @@ def imported(paths: Sequence[str], gpu: str | None = None, name: str | None = No
     host, bonded = _bonds(host, known, kind, notes)
     shape = tree(host)
     unknown: list[Unknown] = []
+    if bonded.kind == "none" and (host.links_lost or (host.static and kind is not None and kind.nvlink)):
+        unknown.append(Unknown("NVLinks, which GPUs of this kind may have", "none", "nvidia-smi topo -m", "nvlink"))
     topology, numbers, carrier, peer_to_peer = _topology(host, known, kind, bonded, shape, unknown, notes)
     chosen = fabric(carrier, known.name)
     unknown.append(Unknown(
@@ -165,7 +167,6 @@ def _bonds(host: Host, gpu: Gpu, kind: Family | None, notes: list[str]) -> tuple
             )
             notes.append(f"a vendor's file tells no NVLinks: {count} GPUs of this kind are taken to be on NVSwitches")
             return host, _Bonded("switched", port, each, f"NVSwitch (assumed), {kind.nvlinks} NVLinks a GPU")
-        notes.append("a vendor's file tells no NVLinks, and GPUs of this kind have them: add `nvidia-smi topo -m`")
     return host, _Bonded("none")
 
 

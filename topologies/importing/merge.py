@@ -32,6 +32,7 @@ class Host:
     rates: tuple[tuple[str, Rates], ...]
     notes: tuple[str, ...]
     static: bool
+    links_lost: bool
     files: tuple[str, ...]
 
     def together(self, two: Pair) -> bool:
@@ -86,7 +87,7 @@ def merge(files: Sequence[Told]) -> Host:
     return Host(
         base.path, _named(base.gpus, files, notes), base.nics or next((s.nics for s in structures if s.nics), ()),
         base.uplinks, bonds, bonds_path, wire, to_switch, base.loose, peers, peers_path, tuple(rates),
-        tuple(dict.fromkeys(notes)), base.static, tuple(told.path for told in files),
+        tuple(dict.fromkeys(notes)), base.static, base.links_lost and not bonds, tuple(told.path for told in files),
     )  # fmt: skip
 
 

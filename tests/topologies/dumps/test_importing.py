@@ -124,7 +124,7 @@ def test_a_vendors_file_of_a_board_with_switches(tmp_path: Path) -> None:
     assert found.cluster.fabric == "a100-nvlink" and found.cluster.reducing_switch is None
     assert found.cluster.sources["topology.port.bandwidth"].startswith("assumed:")
     four = given(tmp_path, text)  # four of them may be wired otherwise
-    assert 'kind = "pcie_tree"' in four.text and any("topo -m" in note for note in four.notes)
+    assert 'kind = "pcie_tree"' in four.text and "nvlink" in {each.key for each in four.unknown}
 
 
 def test_one_numa_domain_where_the_host_reports_none(tmp_path: Path) -> None:
@@ -138,6 +138,9 @@ def test_links_of_a_gpu_to_itself_are_said_and_left_out(tmp_path: Path) -> None:
     """An empty link_speed and a width of 0 are no rate: the product's stands in, and is listed."""
     found = given(tmp_path, twins.SELF_LINKS)
     assert any("lead to themselves" in note for note in found.notes)
+    assert "nvlink" in {each.key for each in found.unknown}
+    whole = given(tmp_path, twins.SELF_LINKS, twins.matrix(["GPU0", "GPU1"], {("GPU0", "GPU1"): "NV12"}))
+    assert whole.cluster.fabric == "a100-nvlink" and "nvlink" not in {each.key for each in whole.unknown}
     assert any(each.key == "pcie" and "Gen4 x16" in each.taken for each in found.unknown)
     assert [nic.name for domain in found.cluster.host for nic in domain.nics] == ["eth0"]
 
