@@ -159,14 +159,12 @@ def _bonds(host: Host, gpu: Gpu, kind: Family | None, notes: list[str]) -> tuple
         return host, _Bonded(
             "pairs", None, each, f"{wire} between {len(host.bonds)} of {count * (count - 1) // 2} pairs"
         )
-    if host.static and kind is not None and kind.sxm and kind.nvlink:
-        if count in BOARDS and kind.nvlink > 2:
-            port = _times(each, kind.nvlinks, f"{kind.nvlinks} NVLinks of a GPU on a board of {count}")
-            port = Quantity(
-                port.value, port.unit, f"assumed: {port.source.partition(': ')[2]}, which a vendor's file does not tell"
-            )
-            notes.append(f"a vendor's file tells no NVLinks: {count} GPUs of this kind are taken to be on NVSwitches")
-            return host, _Bonded("switched", port, each, f"NVSwitch (assumed), {kind.nvlinks} NVLinks a GPU")
+    if host.static and kind is not None and kind.sxm and kind.nvlink > 2 and count in BOARDS:
+        port = _times(each, kind.nvlinks, f"{kind.nvlinks} NVLinks of a GPU on a board of {count}")
+        where = port.source.partition(": ")[2]
+        port = Quantity(port.value, port.unit, f"assumed: {where}, which a vendor's file does not tell")
+        notes.append(f"a vendor's file tells no NVLinks: {count} GPUs of this kind are taken to be on NVSwitches")
+        return host, _Bonded("switched", port, each, f"NVSwitch (assumed), {kind.nvlinks} NVLinks a GPU")
     return host, _Bonded("none")
 
 

@@ -154,6 +154,9 @@ def test_any_bytes(content: bytes) -> None:
         "\\x1b[4m" * 500_000,
         "Unidirectional P2P=Enabled Bandwidth Matrix\n" * 80_000,
         "a1 X " * 800_000,
+        "\n" * 99_000 + "x",
+        (" " * 41 + "\n") * 99_000 + "x",
+        "# \n" * 99_000,
     ],
 )
 def test_long_garbage_ends_soon(line: str, tmp_path: Path) -> None:
