@@ -22,7 +22,8 @@ KINDS = (
 )
 _OTHERS = (
     (r"<!doctype html|<html[\s>]", "a web page: save the raw text instead"),
-    (r"#\s+size\s+count\s+type|nccl-tests|out-of-place\s+in-place|# nThread \d+ nGpus",
+    (r"#\s+size\s+count\s+type|nccl-tests|out-of-place\s+in-place|# nThread \d+ nGpus|Avg bus bandwidth|"
+     r"^[^\n]{0,80}\s\d{1,12}[ \t]{1,20}\d{1,12}[ \t]{1,20}(?:float|half|bfloat16|double|u?int(?:8|32|64))[ \t]",
      "an nccl-tests log: `thinwire calibrate --logs` reads it"),
     (r"^[ \t]{0,80}(?:\[topology\]|fabric\s{0,9}=|peer_to_peer\s{0,9}=)",
      "a machine file already: `thinwire cluster show` reads it"),
