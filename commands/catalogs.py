@@ -1,12 +1,17 @@
-"""`thinwire schemes`, `models` and `clusters`: what there is, with sources; `thinwire cluster show`: one machine."""
+"""`thinwire schemes`, `models` and `clusters`: what there is, with sources; `thinwire cluster`: one machine."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from thinwire.commands.importing import import_
 from thinwire.commands.options import Json, Published, print_answer, tables
+from thinwire.edge.words import place
 
-cluster = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Check and draw a machine file.")
+if TYPE_CHECKING:
+    from thinwire.topologies.cluster import Cluster
+
+cluster = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Check, draw and import a machine.")
 cluster.callback()(lambda: None)
 
 
@@ -35,11 +40,45 @@ def clusters(as_json: Json = False) -> None:
     _catalog("clusters", as_json)
 
 
+cluster.command("import")(import_)
+
+
 @cluster.command()
-def show(file: Annotated[str, typer.Argument(help="TOML file, or a catalog name.")], as_json: Json = False) -> None:
+def show(
+    file: Annotated[str, typer.Argument(help="TOML file, or a catalog name.")],
+    svg: Annotated[str | None, typer.Option(help="Draw it into this SVG file, too.")] = None,
+    as_json: Json = False,
+) -> None:
     """Check a machine and draw it."""
-    from thinwire.sim import api
     from thinwire.topologies.draw import describe
 
-    found = api.group(file)
-    print_answer(describe(found), as_json, lambda: tables().cluster(found))
+    found = _machine(file)
+    if svg is not None:
+        from thinwire.edge.writing import write_text
+        from thinwire.topologies.picture import picture
+
+        drawn = picture(found)
+        try:
+            write_text(svg, drawn)
+        except OSError as error:
+            raise ValueError(f"cannot write the drawing to {place(svg)}: {error.strerror}") from None
+    drawn_to = {} if svg is None else {"svg": svg}
+    print_answer(describe(found) | drawn_to, as_json, lambda: tables().cluster(found))
+
+
+def _machine(file: str) -> "Cluster":
+    """A machine; what only `cluster import` can read is sent there."""
+    from thinwire.edge.reading import is_regular
+    from thinwire.sim import api
+
+    try:
+        return api.group(file)
+    except ValueError:
+        if is_regular(file):
+            from thinwire.topologies.dumps.tell import hint, importable, tell
+
+            if importable(file):
+                raise ValueError(hint(file)) from None
+            if not file.endswith(".toml"):
+                tell(file)  # says what else it is
+        raise

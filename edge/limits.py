@@ -59,6 +59,11 @@ PIPED_TRACE_BYTES = Count(
     "a trace from a pipe", 0, 1 << 26, "bytes", "it is kept in memory, for a pipe can be read but once"
 )
 LINE_BYTES = Count("a line of a trace", 0, 1 << 12, "bytes", "a row has three values")
+DUMP_BYTES = Count("a dump of a machine", 0, 1 << 22, "bytes", "the largest seen has 14 kB; pasted logs a few hundred")
+DUMP_LINES = Count("lines of a dump", 0, 100_000, "lines", "a second of reading; a rack's topology has two thousand")
+DUMP_MATRICES = Count("matrices of a dump", 0, 64, "matrices", "nvbandwidth prints thirty")
+DUMP_ELEMENTS = Count("elements of a topology in XML", 0, 20_000, "elements", "a rack of 72 GPUs has two thousand")
+DUMP_DEVICES = Count("GPUs and NICs of a dump", 0, 256, "devices", "time grows with the cube; a rack has 144")
 NESTING = Count("tables and lists in each other", 0, 64, "levels", "no file of ours is nested ten deep")
 WHOLE = Count(
     "a whole number in a file", -(1 << 63), (1 << 63) - 1, "", "64 bits, as TOML has it: beyond, numpy overflows"

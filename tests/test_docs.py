@@ -203,6 +203,28 @@ def test_quick_commands_shown_run(
     assert ran >= 12
 
 
+def test_your_machine_from_dumps_to_an_answer(
+    root: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every block of docs/your-machine.md: files are written, commands run in the order of the page."""
+    page = (root / "docs" / "your-machine.md").read_text("utf-8")
+    assert max(map(len, page.splitlines())) <= 120
+    files = re.findall(r"<!-- file: (\S+) -->\n```text\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert len(files) == sum(kind == "text" for kind, _ in fenced) >= 3
+    for name, text in files:
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    shown = [shlex.split(line)[1:] for kind, block in fenced for line in block.splitlines() if not kind and line]
+    for words in shown:
+        status, _, err = run(capsys, *words)
+        assert status == 0, (words, err)
+    assert len(shown) >= 4 and (tmp_path / "machine.svg").read_text().startswith("<svg")
+    assert (tmp_path / "machine.toml").read_text().count("peers.txt") == 2  # the last import had it
+    for link in re.findall(r"\]\(([^)#:]+)\)", page):
+        assert (root / "docs" / link).exists(), link
+
+
 def test_python_snippets_run(pages: dict[str, str], root: Path, tmp_path: Path) -> None:
     ran = 0
     for name, text in pages.items():

@@ -38,7 +38,10 @@ HOUSE: Mapping[str, tuple[str, ...]] = {
         "quality/", "decoder/", "bench.py", "bench_groups.py", "parallel.py", "allreduce.py", "groups/", "check.py",
         "quantize.py", "codecs/", "mixed.py", "catalog.py", "core/",
     ),
-    "topologies": (ANY,),
+    "topologies": (
+        "importing/", "dumps/", "picture.py", "draw.py", "load.py", "files.py", "schema.py", "generators.py",
+        "cluster.py", "names.py", "units.py", "lines.py", "reach.py",
+    ),
     "edge": (ANY,),
 }  # fmt: skip
 # Folders of data: no module lies here.
@@ -100,7 +103,7 @@ DOWN += " argument"
 PACKAGES: Mapping[str, set[str]] = {
     "edge": set(),
     "core": {"numpy", "pydantic"},
-    "topologies": {"networkx", "numpy", "pydantic"},
+    "topologies": {"defusedxml", "networkx", "numpy", "pydantic"},
     "kernels": {"numpy", "torch", "triton"},
 }
 TORCH = {"torch", "triton"}

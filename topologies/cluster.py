@@ -100,6 +100,34 @@ class Link:
         return self.bandwidth_bytes_per_s if cap is None else min(cap, self.bandwidth_bytes_per_s)
 
 
+@dataclass(frozen=True, slots=True)
+class Nic:
+    """A network interface of a host: its name, the ranks it is nearest to, and its rate each way where it is known."""
+
+    name: str
+    ranks: tuple[int, ...] = ()
+    bytes_per_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """A NUMA domain of a host: its ranks, those that share a PCIe switch, and its NICs."""
+
+    name: str
+    ranks: tuple[int, ...]
+    switches: tuple[tuple[int, ...], ...] = ()
+    nics: tuple[Nic, ...] = ()
+
+    def renumbered(self, new_rank: Mapping[int, int]) -> Domain:
+        """The same with other ranks; those without a new one go."""
+
+        def new(ranks: tuple[int, ...]) -> tuple[int, ...]:
+            return tuple(sorted(new_rank[rank] for rank in ranks if rank in new_rank))
+
+        nics = tuple(replace(nic, ranks=new(nic.ranks)) for nic in self.nics)
+        return Domain(self.name, new(self.ranks), tuple(filter(None, map(new, self.switches))), nics)
+
+
 @dataclass(frozen=True, eq=False)
 class Cluster:
     """GPUs in rank order on a graph. Compared and hashed by identity; every what-if returns a new one.
@@ -109,9 +137,9 @@ class Cluster:
     that are close to each other (a NUMA domain, a node). `indices[r]` is rank r's number on the machine that it was
     taken from: its rank, where nobody took a part. `pools` are capacities in bytes/s shared by several links.
     `reducing_switch` is the switch that can sum (NVLink SHARP), if any. `fabric` names the profile with the fabric's
-    protocol costs. `peer_to_peer`: a GPU may write another's memory; without it all is staged in the host's.
-    ValueError where these disagree, for a kind or an end of a link that is unknown, or a link given twice;
-    `DisconnectedError` when a GPU cannot reach another.
+    protocol costs. `peer_to_peer`: a GPU may write another's memory; without it all is staged in the host's. `domains`
+    are what the machine has besides, for people: no flow takes it. ValueError where these disagree, for a kind or an
+    end of a link that is unknown, or a link given twice; `DisconnectedError` when a GPU cannot reach another.
     """
 
     name: str
@@ -128,6 +156,7 @@ class Cluster:
     assumptions: tuple[str, ...] = ()
     indices: tuple[int, ...] = ()
     peer_to_peer: bool = True
+    domains: tuple[Domain, ...] = ()
     _links: dict[tuple[str, str], Link] = field(default_factory=dict, init=False, repr=False)
     _targets: dict[str, list[str]] = field(default_factory=dict, init=False, repr=False)
     _paths: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict, init=False, repr=False)
@@ -321,6 +350,7 @@ class Cluster:
             gpus=tuple(self.gpus[rank] for rank in ranks),
             islands=tuple(sorted(island for island in islands if island)),
             indices=tuple(self.indices[rank] for rank in ranks),
+            domains=tuple(domain.renumbered(new_rank) for domain in self.domains),
         )
 
     def take(self, n: int) -> Cluster:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import asdict
 
-from thinwire.topologies.cluster import Cluster, Link
+from thinwire.topologies.cluster import Cluster, Domain, Link, Nic
 
 
 def describe(cluster: Cluster) -> dict[str, object]:
@@ -34,6 +34,22 @@ def describe(cluster: Cluster) -> dict[str, object]:
         "islands": [list(island) for island in cluster.islands],
         "hosts": [list(host) for host in cluster.hosts],
         "reducing_switch": cluster.reducing_switch,
+        "domains": [
+            {
+                "numa": domain.name,
+                "ranks": list(domain.ranks),
+                "switches": [list(each) for each in domain.switches],
+                "nics": [
+                    {
+                        "name": nic.name,
+                        "ranks": list(nic.ranks),
+                        "rate_gb_per_s": None if nic.bytes_per_s is None else nic.bytes_per_s / 1e9,
+                    }
+                    for nic in domain.nics
+                ],
+            }
+            for domain in cluster.domains
+        ],
         "sources": dict(cluster.sources),
         "assumptions": list(cluster.assumptions),
     }
@@ -101,7 +117,25 @@ def draw(cluster: Cluster) -> str:
     lines += [f"island {index}: ranks {_list(map(str, ranks))}" for index, ranks in enumerate(cluster.islands)]
     if len(cluster.hosts) > 1:
         lines += [f"node {index}: ranks {_list(map(str, ranks))}" for index, ranks in enumerate(cluster.hosts)]
+    lines += [_domain(domain) for domain in cluster.domains]
     return "\n".join(lines)
+
+
+def _domain(domain: Domain) -> str:
+    """A NUMA domain on one line."""
+    parts = [f"ranks {_list(map(str, domain.ranks))}"] if domain.ranks else []
+    if domain.switches:
+        parts.append(f"PCIe switches of {' | '.join(','.join(map(str, each)) for each in domain.switches)}")
+    if domain.nics:
+        parts.append(f"NICs {', '.join(_nic(nic) for nic in domain.nics)}")
+    return f"NUMA {domain.name}: {'; '.join(parts)}"
+
+
+def _nic(nic: Nic) -> str:
+    rate = "" if nic.bytes_per_s is None else f"{nic.bytes_per_s * 8 / 1e9:g} Gb/s"
+    near = f"near {','.join(map(str, nic.ranks))}" if nic.ranks else ""
+    said = ", ".join(filter(None, (rate, near)))
+    return f"{nic.name} ({said})" if said else nic.name
 
 
 def _gb(bytes_per_s: float) -> str:

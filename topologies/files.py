@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -137,8 +138,16 @@ def read_cluster(path: Path) -> Cluster:
     file = document.check(MachineFile, document.data)
     gpu = _gpu_of(document, file.gpu)
     fabric, topology = _topology(document, file.topology, ("topology",))
+    domains = tuple(table.domain() for table in file.domain)
+    for index, domain in enumerate(domains):
+        for rank in (
+            *domain.ranks,
+            *(rank for each in (*domain.switches, *(n.ranks for n in domain.nics)) for rank in each),
+        ):
+            if rank >= len(fabric.gpus):
+                raise document.refuse(("domain", index), f"no GPU has rank {rank}: ranks are 0..{len(fabric.gpus) - 1}")
     try:
-        return fabric.cluster(
+        found = fabric.cluster(
             name=file.name,
             title=file.title,
             gpu=gpu,
@@ -146,6 +155,7 @@ def read_cluster(path: Path) -> Cluster:
             sources=dict(_quantities(document.data)),
             assumptions=(f"peer-to-peer: {file.peer_to_peer}", *file.assumptions),
         )
+        return replace(found, domains=domains) if domains else found
     except DisconnectedError as error:
         at: KeyPath = ("topology",)
         if isinstance(topology, Explicit):

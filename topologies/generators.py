@@ -5,13 +5,17 @@ Rates come in as `Wire` values (SI units) and are per direction; every physical 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations, permutations
 from typing import Literal
 
 from thinwire.edge.limits import GPUS, LINKS
+from thinwire.edge.words import shown
 from thinwire.topologies.cluster import Cluster, Gpu, Link
+
+Branch = int | Sequence["Branch"]
+"""A rank, or a PCIe switch as what hangs below it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,26 +146,95 @@ def pcie_tree(
     """
     for size in islands:
         _at_least("every island's GPUs", size)
-    _at_least("number of islands", len(islands))
-    GPUS.check("GPUs", sum(islands))
-    LINKS.check("links", len(islands) * (len(islands) - 1))
-    if len(islands) > 1 and socket_link is None:
-        raise ValueError(f"several islands need a socket_link: islands={list(islands)}")
-    if (gpus_per_switch is None) != (switch_link is None):
-        raise ValueError("gpus_per_switch and switch_link come together: one of them is missing")
-    if peer_to_peer and host_memory_bytes_per_s is not None:
-        raise ValueError("host_memory is for GPUs without peer-to-peer: peer_to_peer=true")
+    GPUS.check("GPUs", sum(islands) if islands else 1)
     if gpus_per_switch is not None:
         _at_least("gpus_per_switch", gpus_per_switch)
+    if (gpus_per_switch is None) != (switch_link is None):
+        raise ValueError("gpus_per_switch and switch_link come together: one of them is missing")
+    domains: list[list[Branch]] = []
+    ranks = iter(range(sum(islands)))
+    for size in islands:
+        inside = [next(ranks) for _ in range(size)]
+        step = gpus_per_switch or 1
+        groups = [inside[at : at + step] for at in range(0, size, step)]
+        domains.append([*groups] if gpus_per_switch is not None else [*inside])
+    return host_tree(
+        domains,
+        gpu_link,
+        socket_link=socket_link,
+        switch_link=switch_link,
+        gpu_duplex_bytes_per_s=gpu_duplex_bytes_per_s,
+        bridge_bytes_per_s=bridge_bytes_per_s,
+        socket_both_ways_bytes_per_s=socket_both_ways_bytes_per_s,
+        peer_to_peer=peer_to_peer,
+        host_memory_bytes_per_s=host_memory_bytes_per_s,
+    )
+
+
+def host_tree(
+    domains: Sequence[Sequence[Branch]],
+    gpu_link: Wire,
+    *,
+    socket_link: Wire | None = None,
+    switch_link: Wire | None = None,
+    gpu_duplex_bytes_per_s: float | None = None,
+    bridge_bytes_per_s: float | None = None,
+    socket_both_ways_bytes_per_s: float | None = None,
+    peer_to_peer: bool = True,
+    host_memory_bytes_per_s: float | None = None,
+) -> Fabric:
+    """`pcie_tree` for trees of any shape: `domains[i]` is what hangs on host bridge i, a rank or a switch of such.
+
+    Ranks are 0, 1, ... in any order. Nodes, links and pools as `pcie_tree` says; a switch below a switch hangs on it
+    by a `switch_link` as well.
+    """
+    ranked = sorted(rank for items in domains for rank in _ranks(items))
+    if ranked != list(range(len(ranked))):
+        raise ValueError(f"the ranks of a tree are 0, 1, ..., each once: {shown(ranked)}")
+    _at_least("number of islands", len(domains))
+    GPUS.check("GPUs", len(ranked))
+    LINKS.check("links", len(domains) * (len(domains) - 1))
+    if len(domains) > 1 and socket_link is None:
+        sizes = [len(list(_ranks(items))) for items in domains]
+        raise ValueError(f"several islands need a socket_link: islands={sizes}")
+    if peer_to_peer and host_memory_bytes_per_s is not None:
+        raise ValueError("host_memory is for GPUs without peer-to-peer: peer_to_peer=true")
 
     kinds: dict[str, str] = {}
     links: list[Link] = []
     pools: dict[str, float] = {}
-    gpus: list[str] = []
-    members: list[tuple[int, ...]] = []
     switches = 0
-    for island, size in enumerate(islands):
-        bridge = f"bridge{island}"
+
+    def hang(items: Sequence[Branch], up: str, down: str, inward: Sequence[str], written: Sequence[str]) -> None:
+        """GPUs and switches below `up` and `down`, one node or the two halves of a switch that turns nothing round.
+
+        inward: pools of what enters the bridge, for links that lead into it. written: of what is bounced.
+        """
+        nonlocal switches
+        for item in items:
+            if isinstance(item, int):
+                gpu = f"gpu{item}"
+                kinds[gpu] = "gpu"
+                duplex = []
+                if gpu_duplex_bytes_per_s is not None:
+                    pools[f"{gpu}.duplex"] = gpu_duplex_bytes_per_s
+                    duplex.append(f"{gpu}.duplex")
+                links.append(_one_way(gpu, up, gpu_link, [*duplex, *written, *inward]))
+                links.append(_one_way(down, gpu, gpu_link, duplex))
+                continue
+            if switch_link is None:
+                raise ValueError("a switch needs a switch_link: it is missing")
+            upper = lower = f"pcie{switches}"
+            if not peer_to_peer:
+                upper, lower = f"pcie{switches}.up", f"pcie{switches}.down"
+            switches += 1
+            kinds[upper] = kinds[lower] = "switch"
+            links.append(_one_way(upper, up, switch_link, inward))
+            links.append(_one_way(down, lower, switch_link))
+            hang(item, upper, lower, (), written)
+
+    for number, items in enumerate(domains):
+        bridge = f"bridge{number}"
         kinds[bridge] = "host_bridge"
         # A flow enters each bridge of its route exactly once: links into the bridge carry its pools.
         inward: list[str] = []
@@ -172,27 +245,8 @@ def pcie_tree(
         if host_memory_bytes_per_s is not None:
             pools[f"{bridge}.memory"] = host_memory_bytes_per_s
             written.append(f"{bridge}.memory")
-        members.append(tuple(range(len(gpus), len(gpus) + size)))
-        up = down = bridge
-        for position in range(size):
-            gpu = f"gpu{len(gpus)}"
-            if gpus_per_switch is not None and switch_link is not None and position % gpus_per_switch == 0:
-                up = down = f"pcie{switches}"
-                if not peer_to_peer:
-                    up, down = f"pcie{switches}.up", f"pcie{switches}.down"
-                switches += 1
-                kinds[up] = kinds[down] = "switch"
-                links.append(_one_way(up, bridge, switch_link, inward))
-                links.append(_one_way(bridge, down, switch_link))
-            gpus.append(gpu)
-            kinds[gpu] = "gpu"
-            duplex = []
-            if gpu_duplex_bytes_per_s is not None:
-                pools[f"{gpu}.duplex"] = gpu_duplex_bytes_per_s
-                duplex.append(f"{gpu}.duplex")
-            links.append(_one_way(gpu, up, gpu_link, [*duplex, *written, *(inward if up == bridge else [])]))
-            links.append(_one_way(down, gpu, gpu_link, duplex))
-    for a, b in combinations(range(len(islands)), 2):
+        hang(items, bridge, bridge, inward, written)
+    for a, b in combinations(range(len(domains)), 2):
         assert socket_link is not None
         shared = []
         if socket_both_ways_bytes_per_s is not None:
@@ -201,7 +255,14 @@ def pcie_tree(
         for source, target in ((a, b), (b, a)):
             inward = [f"bridge{target}"] if bridge_bytes_per_s is not None else []
             links.append(_one_way(f"bridge{source}", f"bridge{target}", socket_link, [*shared, *inward]))
-    return Fabric(kinds, tuple(links), tuple(gpus), tuple(members), pools, shares_port=True, peer_to_peer=peer_to_peer)
+    gpus = tuple(f"gpu{rank}" for rank in ranked)
+    members = tuple(tuple(sorted(_ranks(items))) for items in domains)
+    return Fabric(kinds, tuple(links), gpus, members, pools, shares_port=True, peer_to_peer=peer_to_peer)
+
+
+def _ranks(items: Sequence[Branch]) -> Iterator[int]:
+    for item in items:
+        yield from (item,) if isinstance(item, int) else _ranks(item)
 
 
 def _with_ports(node: Fabric) -> Fabric:

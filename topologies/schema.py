@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictBool, StrictStr, field_validator
 
-from thinwire.topologies.cluster import NODE_KINDS, Link, NodeKind
+from thinwire.edge.limits import GPUS
+from thinwire.topologies.cluster import NODE_KINDS, Domain, Link, Nic, NodeKind
 from thinwire.topologies.generators import Fabric, Wire, fat_tree, full_mesh, pcie_tree, rail_optimised, switched_node
 from thinwire.topologies.lines import KeyPath
 from thinwire.topologies.units import Bandwidth, Bytes, Compute, Processors, Table, Time, si_or_none
@@ -25,6 +26,7 @@ Text = Annotated[str, Field(strict=True, min_length=1)]
 # What-if patterns give * ? [ and -> a meaning.
 Name = Annotated[str, Field(strict=True, pattern=r"^[A-Za-z0-9_.-]+$")]
 Count = Annotated[int, Field(strict=True, ge=1)]
+Rank = Annotated[int, Field(strict=True, ge=0, le=GPUS.most)]
 # Vendor and device, as lspci prints them: 10de:26b9.
 PciId = Annotated[str, Field(strict=True, pattern=r"^[0-9a-f]{4}:[0-9a-f]{4}$")]
 
@@ -50,6 +52,28 @@ class GpuFile(Table):
         return peak
 
 
+class NicTable(Table):
+    """A network interface of a host, and the ranks of the GPUs it is nearest to."""
+
+    name: Text
+    gpus: list[Rank] = Field(default_factory=list)
+    rate: Bandwidth | None = None
+
+
+class DomainTable(Table):
+    """A NUMA domain of a host, for people: which GPUs share its PCIe switches, and its NICs. It carries no flow."""
+
+    numa: Text
+    gpus: list[Rank]
+    switches: list[list[Rank]] = Field(default_factory=list)
+    nics: list[NicTable] = Field(default_factory=list)
+
+    def domain(self) -> Domain:
+        """The cluster's value."""
+        nics = tuple(Nic(nic.name, tuple(nic.gpus), si_or_none(nic.rate)) for nic in self.nics)
+        return Domain(self.numa, tuple(self.gpus), tuple(map(tuple, self.switches)), nics)
+
+
 class MachineFile(Table):
     """A file of machines/, or a user's own; `topology` is read by the model of its `kind`."""
 
@@ -59,6 +83,7 @@ class MachineFile(Table):
     fabric: Text
     peer_to_peer: Text
     assumptions: list[Text] = Field(default_factory=list)
+    domain: list[DomainTable] = Field(default_factory=list)
     topology: dict[str, Any]
 
 

@@ -6,6 +6,7 @@ has everything imported. It fails on a traceback or a signal, on more than one l
 that is no JSON, on a quotation of more than 80 characters, on a temporary file left, after 10 s, or beyond 1 GB.
 
     python tests/fuzz --seconds 300 --seed 7          # `make fuzz ARGS="--seconds 300 --seed 7"`
+    python tests/fuzz --seconds 60 --kind smi         # one kind of file alone
     python tests/fuzz --seed 7 --only 1234            # one case again: its command, its files, what it says
 """
 
@@ -23,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kinds import ROOT, Case, case
+from kinds import KINDS, ROOT, Case, case, kind_of
 from mutations import MARK, QUOTED, SPACED
 
 MOST_S, MOST_BYTES = 10.0, 1 << 30
@@ -136,9 +137,22 @@ def preload() -> None:
     from thinwire.sim.planning import file
     from thinwire.sim.quality import auto
     from thinwire.sim.sweeps import spec
+    from thinwire.topologies import picture
+    from thinwire.topologies.importing import machine
     from thinwire.validation.fits import calibrate_raw
 
-    assert COMMANDS and PROGRAM and scipy.optimize and tables and file and auto and spec and calibrate_raw
+    assert (
+        COMMANDS
+        and PROGRAM
+        and machine
+        and picture
+        and scipy.optimize
+        and tables
+        and file
+        and auto
+        and spec
+        and calibrate_raw
+    )
     api.predict("llama-3-8b", "8xl40s-pcie", "flash-int4", 4)
 
 
@@ -157,9 +171,17 @@ class Failure:
 
 
 def hunt(
-    seed: int, seconds: float, lanes: int, first: int = 0, most: int | None = None, keep: bool = False
+    seed: int,
+    seconds: float,
+    lanes: int,
+    first: int = 0,
+    most: int | None = None,
+    keep: bool = False,
+    kind: str | None = None,
 ) -> list[Failure]:
-    """Run cases until the time is over; prints how many there were, how they ended, and each failure as it comes."""
+    """Run cases, of a kind or of all, until the time is over; prints how many there were, how they ended, and each
+    failure as it comes.
+    """
     preload()
     base, until = measured_bytes(), time.monotonic() + seconds
     scratch = Path(tempfile.mkdtemp(prefix="thinwire-fuzz-"))
@@ -169,6 +191,8 @@ def hunt(
     try:
         while running or (time.monotonic() < until and (most is None or number < first + most)):
             while len(running) < lanes and time.monotonic() < until and (most is None or number < first + most):
+                while kind is not None and kind_of(number) != kind:
+                    number += 1
                 begun = start(case(seed, number), scratch, base)
                 running[begun.pid] = begun
                 number += 1
@@ -214,10 +238,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--cases", type=int, help="at most so many")
     parser.add_argument("--only", type=int, help="this case alone; its files stay")
     parser.add_argument("--lanes", type=int, default=2, help="cases at a time")
+    parser.add_argument("--kind", choices=[*(kind.name for kind in KINDS), "command"], help="cases of this kind alone")
     given = parser.parse_args(arguments)
     if given.only is not None:
         return bool(hunt(given.seed, 1e9, 1, given.only, 1, keep=True))
-    return bool(hunt(given.seed, given.seconds, given.lanes, most=given.cases))
+    return bool(hunt(given.seed, given.seconds, given.lanes, most=given.cases, kind=given.kind))
 
 
 if __name__ == "__main__":

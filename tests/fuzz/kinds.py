@@ -2,6 +2,7 @@
 
 import json
 import random
+import runpy
 import shlex
 import tomllib
 from collections.abc import Callable, Mapping
@@ -154,6 +155,24 @@ def _raw(r: random.Random) -> Tree:
     return tree_of({"form": 1, "rehearsal": False, "machine": machine, "steps": few})
 
 
+TWINS: Mapping[str, str] = runpy.run_path(str(ROOT / "tests/topologies/dumps/twins.py"))["ALL"]
+"""What machines print of themselves, small, by a name that begins with its format."""
+IMPORTS = (
+    "cluster import FILE --gpu l40s --json", "cluster import FILE --gpu mi300x --out m.toml",
+    "cluster import FILE --gpu a100-sxm",
+)  # fmt: skip
+
+
+def _dump(*formats: str) -> Callable[[random.Random], Tree]:
+    texts = [text for name, text in TWINS.items() if name.startswith(formats)]
+    return lambda r: [[line] for line in r.choice(texts).split("\n")]
+
+
+def _printed(tree: Tree) -> str:
+    rows = tree if isinstance(tree, list) else [tree]
+    return "\n".join("".join(map(_cell, row)) if isinstance(row, list) else _cell(row) for row in rows)
+
+
 KINDS = (
     Kind("machine", _toml_file("examples/my-machine.toml", *_globbed("topologies/machines/*.toml"),
                                *_globbed("examples/*machine*.toml")), as_toml,
@@ -177,6 +196,10 @@ KINDS = (
     Kind("plan", lambda _: tree_of(PLAN), as_toml,
          ("plan FILE --no-changes --json", "plan FILE --what-if load\\ x2 --json")),
     Kind("raw", _raw, as_json, ("calibrate --from FILE --json",), suffix=".json"),
+    Kind("nccl", _dump("nccl"), _printed, IMPORTS, suffix=".xml"),
+    Kind("smi", _dump("smi"), _printed, IMPORTS, suffix=".txt"),
+    Kind("rocm", _dump("rocm"), _printed, IMPORTS, suffix=".txt"),
+    Kind("rates", _dump("sample", "nvbandwidth"), _printed, IMPORTS, suffix=".txt"),
 )  # fmt: skip
 
 # ---- command lines
@@ -197,6 +220,7 @@ VALID = (
     "sweep sweep.toml --workers 1 --out o.parquet --engine local --json",
     "plan plan.toml --no-changes --what-if link\\ x0.5 --json",
     "cluster show machine.toml --json",
+    "cluster show machine.toml --json --svg machine.svg",
     "schemes --json",
     "models --json",
     "clusters --json",
@@ -263,6 +287,12 @@ class Case:
         """For people."""
         shown = shlex.join(word if len(word) < 200 else f"{word[:60]}...({len(word)})" for word in self.words)
         return ascii(f"thinwire {shown}").strip("'")
+
+
+def kind_of(number: int) -> str:
+    """The kind of the case of a number, whatever the seed."""
+    turn = number % (len(KINDS) + 4)
+    return "command" if turn >= len(KINDS) else KINDS[turn].name
 
 
 def case(seed: int, number: int) -> Case:
