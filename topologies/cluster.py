@@ -47,7 +47,8 @@ class Gpu:
 
     `sources` has one entry per number, `"kind: where"`, kind being datasheet, measured or assumed. `pci_ids` (as
     `10de:26b9`) and `product_names` (as drivers print them) are what the model is told by in what machines print of
-    themselves.
+    themselves. `architecture` and `chip` (`Ampere`, `GA102`) say who is like whom; `relative` names the catalog GPU
+    whose kernels stand in for this one's where nobody measured them.
     """
 
     name: str
@@ -59,6 +60,10 @@ class Gpu:
     sources: Mapping[str, str]
     pci_ids: tuple[str, ...] = ()
     product_names: tuple[str, ...] = ()
+    architecture: str | None = None
+    chip: str | None = None
+    relative: str | None = None
+    title: str = ""
 
 
 @dataclass(frozen=True, slots=True)

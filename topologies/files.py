@@ -128,6 +128,10 @@ def read_gpu(path: Path) -> Gpu:
         sources=dict(_quantities(document.data)),
         pci_ids=tuple(file.pci_ids),
         product_names=tuple(file.product_names),
+        architecture=file.architecture,
+        chip=file.chip,
+        relative=file.relative,
+        title=file.title,
     )
 
 

@@ -34,6 +34,9 @@ class GpuFile(Table):
 
     name: Text
     title: Text
+    architecture: Text | None = None
+    chip: Text | None = None
+    relative: Text | None = None
     peak: dict[Literal["bf16", "fp8", "int8", "fp4"], Compute]
     memory: Bytes
     memory_bandwidth: Bandwidth

@@ -5,6 +5,9 @@ from collections.abc import Mapping
 SYSTEMS: Mapping[str, str] = {  # aiconfigurator's name: ours (topologies/gpus/*.toml)
     "a100_sxm": "a100-sxm",
     "b200_sxm": "b200-sxm",
+    "b300_sxm": "b300-sxm",
+    "gb200": "gb200",
+    "gb300": "gb300",
     "h100_sxm": "h100-sxm",
     "h200_sxm": "h200-sxm",
     "l40s": "l40s",
