@@ -118,6 +118,8 @@ def read_gpu(path: Path) -> Gpu:
     """The GPU of a TOML file; `FileError` when it breaks a rule."""
     document = Document(path, "the GPU's file")
     file = document.check(GpuFile, document.data)
+    if file.relative is not None and (file.relative not in names("gpu") or file.relative == file.name):
+        raise document.refuse(("relative",), f"must name another GPU of the catalog: {unknown('gpu', file.relative)}")
     return Gpu(
         name=file.name,
         peak_flops_per_s={precision: peak.si for precision, peak in file.peak.items()},

@@ -8,7 +8,7 @@ rows of every table that were used, and the errors left on them (`fits`).
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,6 +30,7 @@ from thinwire.sim.costs.profile import (
     gpu_profile_dict,
 )
 from thinwire.sim.costs.spread import Spread
+from thinwire.sim.costs.transfer import RELATIONS, Relation
 from thinwire.topologies.load import load_gpu
 from thinwire.validation.fits import attention as fit_attention
 from thinwire.validation.fits import codec as fit_codec
@@ -44,14 +45,17 @@ from thinwire.validation.fits.gpus import NEAREST_KERNELS, NEAREST_MEMORY, SYSTE
 from thinwire.validation.fits.published_tables import select
 from thinwire.validation.fits.raw_file import Raw
 from thinwire.validation.fits.series import calibration
+from thinwire.validation.relatives import left_out
 
 Model = TypeVar("Model")
 RAW = Path(__file__).resolve().parent / "raw"
 
 GPUS = (
     "a100-sxm", "h100-sxm", "h200-sxm", "b200-sxm", "l40s", "rtx-pro-6000",
-    "l4", "l40", "a100-pcie", "h100-pcie", "rtx-4090", "mi300x",
+    "l4", "l40", "a100-pcie", "h100-pcie", "rtx-4090", "mi300x", "b300-sxm", "gb200", "gb300",
 )  # fmt: skip
+# How far off these parts are on a GPU nobody measured does not depend on whose kernels it takes: as on this one.
+UNMEASURED, ELSEWHERE = "rtx-4090", ("elementwise", "gap", "codec", "prefill")
 
 # A GPU of an architecture that no GEMM table has: another architecture's correction does not carry over
 # (docs/decisions/ 003), so the pooled roofline is scaled to the published matmul ceiling in bf16, and fp8 to the same
@@ -293,6 +297,15 @@ def unmeasured(gpu: str) -> str:
     )
 
 
+def transferred(found: Mapping[str, GpuProfile]) -> dict[Relation, list[Spread]]:
+    """The spreads of profiles that the simulator moves to GPUs without one, by how near the relative is."""
+    rest = [spread for spread in found[UNMEASURED].spreads if spread.part in ELSEWHERE]
+    return {
+        relation: [*(s for part in left_out.parts() for s in left_out.kernel_spreads(relation, part)), *rest]
+        for relation in RELATIONS
+    }
+
+
 def write(path: Path, document: Any) -> None:
     """Indented, lists of numbers on one line: a profile that changes shows it in a diff that people can read."""
     text = json.dumps(document, indent=1)
@@ -305,8 +318,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found = fabrics()
     for name, profile in found.items():
         write(PROFILES / f"fabric-{name}.json", fabric_profile_dict(profile))
-    for name, gpu in gpus(found).items():
+    found_gpus = gpus(found)
+    for name, gpu in found_gpus.items():
         write(PROFILES / f"gpu-{name}.json", gpu_profile_dict(gpu))
+    known = transferred(found_gpus)
+    write(PROFILES / "transferred.json", {relation: [asdict(s) for s in its] for relation, its in known.items()})
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from thinwire.validation.fits import decode as fit_decode
 from thinwire.validation.fits import elementwise as fit_elementwise
 from thinwire.validation.fits import engine as fit_engine
 from thinwire.validation.fits import gemm as fit_gemm
-from thinwire.validation.fits.gpus import NEAREST_KERNELS, SYSTEMS
+from thinwire.validation.fits.gpus import FIRST, NEAREST_KERNELS, SYSTEMS
 
 Floats = NDArray[np.float64]
 Regimes = tuple[float | None, ...]
@@ -108,7 +108,7 @@ def gemm_same_chip(models: Mapping[str, Mapping[str, GemmModel]], dtype: str) ->
 @cache
 def gemm_other_chip(dtype: str) -> list[Spread]:
     """Each measured GPU from one roofline of the others."""
-    tables = {gpu: rows[::THIN] for (gpu, its), rows in fit_gemm.read_rows().items() if its == dtype}
+    tables = {gpu: rows[::THIN] for (gpu, its), rows in fit_gemm.read_rows().items() if its == dtype and gpu in FIRST}
     sizes, logs = list[int](), list[float]()
     for gpu, rows in tables.items():
         others = [(its, fit_gemm.facts(other, dtype)) for other, its in tables.items() if other != gpu]
@@ -165,7 +165,8 @@ def attention_moved(kernel: _AttentionFit[Rows, Model], same_chip: bool) -> list
     """H100 and H200 from each other, or every GPU from every other but for these."""
     tables, models = kernel.read_rows(), kernel.fit_all()
     sizes, logs = list[float](), list[float]()
-    for system, lender in product(tables, models):
+    first = [system for system in tables if SYSTEMS[system] in FIRST]
+    for system, lender in product(first, first):
         if lender == system or ({lender, system} == {"h100_sxm", "h200_sxm"}) != same_chip:
             continue
         moved, rows = models[lender].moved_to(*kernel.FACTS[system]), tables[system]

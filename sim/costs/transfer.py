@@ -1,0 +1,44 @@
+"""How a GPU that nobody measured is like one that was, and what of its relative's kernels it takes.
+
+A GPU's file names its relative (`relative` in topologies/gpus/*.toml). The nearer the two, the more carries over
+(docs/decisions/027-gpus.md): between chips of one architecture whole kernels, at the other GPU's peaks; across
+architectures attention and element-wise kernels, but products take the roofline pooled over all measured GPUs, for a
+correction does not cross. How far off each is, measured GPUs show when they are left out.
+"""
+
+from typing import Literal, get_args
+
+from thinwire.sim.costs.gemm import GemmModel, GpuFacts
+from thinwire.topologies.cluster import Gpu
+
+Relation = Literal["same chip", "same architecture", "another architecture"]
+RELATIONS: tuple[Relation, ...] = get_args(Relation)
+
+
+def relation_of(gpu: Gpu, relative: Gpu) -> Relation:
+    """How near two GPUs are; what their files do not say counts as different."""
+    if gpu.chip is not None and gpu.chip == relative.chip:
+        return "same chip"
+    if gpu.architecture is not None and gpu.architecture == relative.architecture:
+        return "same architecture"
+    return "another architecture"
+
+
+def further(one: Relation, other: Relation) -> Relation:
+    """The worse of two steps: a relative whose own kernels are borrowed is no nearer than its lender."""
+    return max(one, other, key=RELATIONS.index)
+
+
+def facts_of(gpu: Gpu, dtype: str) -> GpuFacts:
+    """What a product's time depends on; KeyError for a precision that the GPU lacks."""
+    return GpuFacts(gpu.name, gpu.peak_flops_per_s[dtype], gpu.memory_bandwidth_bytes_per_s, gpu.sm_count)
+
+
+def products_of(model: GemmModel, gpu: Gpu, relation: Relation) -> GemmModel:
+    """A relative's products on `gpu`. One without a correction is a roofline already, scaled to what is known of it."""
+    facts = facts_of(gpu, model.dtype)
+    if relation != "another architecture" or model.correction is None:
+        return model.transferred(facts)
+    return GemmModel.roofline(
+        facts.peak_flops_per_s, facts.memory_bandwidth_bytes_per_s, facts.sm_count, model.dtype, name=gpu.name
+    )
