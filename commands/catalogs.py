@@ -1,4 +1,4 @@
-"""`thinwire schemes`, `models` and `clusters`: what there is, with sources; `thinwire cluster show`: one machine."""
+"""`thinwire schemes`, `models`, `clusters` and `gpus`: what there is, with sources; `thinwire cluster show`: one machine."""
 
 from typing import Annotated
 
@@ -33,6 +33,14 @@ def models(as_json: Json = False) -> None:
 def clusters(as_json: Json = False) -> None:
     """The catalog of machines, with sources."""
     _catalog("clusters", as_json)
+
+
+def gpus(as_json: Json = False) -> None:
+    """The catalog of GPUs, with what predictions on each rest on; sources with --json."""
+    from thinwire.sim import api
+
+    rows = api.catalog("gpus")
+    print_answer({"gpus": rows}, as_json, lambda: tables().gpus(rows))
 
 
 @cluster.command()

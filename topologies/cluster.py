@@ -48,7 +48,8 @@ class Gpu:
     `sources` has one entry per number, `"kind: where"`, kind being datasheet, measured or assumed. `pci_ids` (as
     `10de:26b9`) and `product_names` (as drivers print them) are what the model is told by in what machines print of
     themselves. `architecture` and `chip` (`Ampere`, `GA102`) say who is like whom; `relative` names the catalog GPU
-    whose kernels stand in for this one's where nobody measured them.
+    whose kernels stand in for this one's where nobody measured them; `matmul_flops_per_s` is the fastest large product
+    in bf16, where that is known and the relative's share of the peak would mislead.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Gpu:
     architecture: str | None = None
     chip: str | None = None
     relative: str | None = None
+    matmul_flops_per_s: float | None = None
     title: str = ""
 
 

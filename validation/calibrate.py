@@ -6,6 +6,7 @@ rows of every table that were used, and the errors left on them (`fits`).
 """
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -29,7 +30,7 @@ from thinwire.sim.costs.profile import (
     fabric_profile_dict,
     gpu_profile_dict,
 )
-from thinwire.sim.costs.spread import Spread
+from thinwire.sim.costs.spread import Spread, find
 from thinwire.sim.costs.transfer import RELATIONS, Relation
 from thinwire.topologies.load import load_gpu
 from thinwire.validation.fits import attention as fit_attention
@@ -55,7 +56,7 @@ GPUS = (
     "l4", "l40", "a100-pcie", "h100-pcie", "rtx-4090", "mi300x", "b300-sxm", "gb200", "gb300",
 )  # fmt: skip
 # How far off these parts are on a GPU nobody measured does not depend on whose kernels it takes: as on this one.
-UNMEASURED, ELSEWHERE = "rtx-4090", ("elementwise", "gap", "codec", "prefill")
+UNMEASURED, ELSEWHERE = "rtx-4090", ("elementwise", "gap", "codec")
 
 # A GPU of an architecture that no GEMM table has: another architecture's correction does not carry over
 # (docs/decisions/ 003), so the pooled roofline is scaled to the published matmul ceiling in bf16, and fp8 to the same
@@ -298,12 +299,21 @@ def unmeasured(gpu: str) -> str:
 
 
 def transferred(found: Mapping[str, GpuProfile]) -> dict[Relation, list[Spread]]:
-    """The spreads of profiles that the simulator moves to GPUs without one, by how near the relative is."""
+    """The spreads of profiles that the simulator moves to GPUs without one, by how near the relative is.
+
+    Whole prefills are off by what they are off elsewhere, and by the longest products, which the ceiling is a share of.
+    """
     rest = [spread for spread in found[UNMEASURED].spreads if spread.part in ELSEWHERE]
-    return {
-        relation: [*(s for part in left_out.parts() for s in left_out.kernel_spreads(relation, part)), *rest]
-        for relation in RELATIONS
-    }
+    whole = next(spread for spread in found[UNMEASURED].spreads if spread.part == "prefill")
+    known: dict[Relation, list[Spread]] = {}
+    for relation in RELATIONS:
+        kernels = [s for part in left_out.parts() for s in left_out.kernel_spreads(relation, part)]
+        products = find(kernels, math.inf, "gemm bf16")
+        low, high = -math.hypot(whole.low, products.low), math.hypot(whole.high, products.high)
+        source = f"{whole.source}, and the longest products {products.source.removeprefix('assumed: ')}"
+        prefill = replace(whole, low=round(low, 4), high=round(high, 4), source=source)
+        known[relation] = [*kernels, *rest, prefill]
+    return known
 
 
 def write(path: Path, document: Any) -> None:

@@ -27,7 +27,7 @@ from thinwire.sim.costs.decode_attention import DecodeAttentionModel
 from thinwire.sim.costs.elementwise import ElementwiseModel
 from thinwire.sim.costs.gemm import GemmModel
 from thinwire.sim.costs.spread import Real, Spread, Whole, check_source
-from thinwire.sim.costs.transfer import RELATIONS, Relation, further, products_of, relation_of
+from thinwire.sim.costs.transfer import Relation, further, longest_rate, products_of, relation_of
 from thinwire.topologies.cluster import Cluster, Gpu
 from thinwire.topologies.load import load_gpu
 
@@ -124,41 +124,35 @@ class GpuProfile:
             COMPUTE.check(f"sustained_flops_per_s.{cut(precision)}", ceiling.value)
         SECONDS.check("kernel_gap_s", self.kernel_gap_s.value)
 
-    def moved_to(self, gpu: Gpu, relative: Gpu, relation: Relation, spreads: Sequence[Spread]) -> "GpuProfile":
+    def moved_to(self, gpu: Gpu, relation: Relation, spreads: Sequence[Spread]) -> "GpuProfile":
         """The same kernels' efficiencies at the peaks of a GPU that nobody measured. Ceilings keep their share of the
-        peak, codec kernels their share of the memory bandwidth; precisions that `gpu` lacks go.
+        longest-running product, codec kernels theirs of the memory bandwidth; precisions that `gpu` lacks go.
 
-        Args:
-            relative: the GPU this profile is of. spreads: how far off such profiles are (`transferred.json`).
+        spreads: how far off such profiles are (`transferred.json`).
         """
 
         def assumed(known: Quantity, scale: float = 1.0) -> Quantity:
             return Quantity(known.value * scale, f"assumed: as on {self.gpu} ({known.source})")
 
         peaks = gpu.peak_flops_per_s
-        kept = [precision for precision in self.gemm if precision in peaks]
         memory = gpu.memory_bandwidth_bytes_per_s
-        products = "the roofline of all measured GPUs" if relation == RELATIONS[-1] else f"{self.gpu}'s efficiencies"
-        if all(model.correction is None for model in self.gemm.values()):
-            products = f"{self.gpu}'s roofline"
+        gemm = {p: products_of(model, gpu, relation) for p, model in self.gemm.items() if p in peaks}
         said = [
-            f"no kernel is measured on {gpu.name}: products take {products}, attention and element-wise kernels "
-            f"{self.gpu}'s efficiencies, at this GPU's peaks ({relation})"
+            f"no kernel is measured on {gpu.name}: at this GPU's peaks, products are {gemm['bf16'].source.removeprefix('assumed: ')}, attention "
+            f"and element-wise kernels as {self.gpu}'s ({relation})"
         ]
         if (peak := gpu.sources.get("peak.bf16", "")).startswith("assumed"):
             said.append(f"{gpu.name}: dense bf16 peak {peak}")
         return GpuProfile(
             name=gpu.name,
             gpu=gpu.name,
-            gemm={precision: products_of(self.gemm[precision], gpu, relation) for precision in kept},
+            gemm=gemm,
             attention=self.attention.moved_to(gpu.name, peaks["bf16"], memory, gpu.sm_count),
             decode_attention=self.decode_attention.moved_to(gpu.name, memory, gpu.sm_count),
             elementwise=self.elementwise.moved_to(gpu.name, memory),
             sustained_flops_per_s={
-                precision: assumed(
-                    self.sustained_flops_per_s[precision], peaks[precision] / relative.peak_flops_per_s[precision]
-                )
-                for precision in kept
+                p: assumed(self.sustained_flops_per_s[p], longest_rate(model) / longest_rate(self.gemm[p]))
+                for p, model in gemm.items()
             },
             kernel_gap_s=assumed(self.kernel_gap_s),
             codec=replace(
@@ -170,7 +164,7 @@ class GpuProfile:
                 timed=(),
             ),
             assumptions=tuple(said),
-            spreads=tuple(s for s in spreads if s.part.removeprefix("gemm ") in kept or not s.part.startswith("gemm ")),
+            spreads=tuple(s for s in spreads if s.part.removeprefix("gemm ") in gemm or not s.part.startswith("gemm ")),
         )
 
 
@@ -436,16 +430,17 @@ def _validated(adapter: TypeAdapter[Any], data: Mapping[str, Any]) -> Any:
         raise ValueError(f"profile {name}: {where}: {refusal(first)}") from None
 
 
-def load_profile(cluster: Cluster, path: str | None = None) -> Profile:
+def load_profile(cluster: Cluster, path: str | None = None, kernels: bool = True) -> Profile:
     """The shipped profile of the cluster's GPU and fabric; `path`, a JSON file with a `gpu` and/or a `fabric`
-    profile, replaces either.
+    profile, replaces either. Without `kernels` only codecs run on the GPU: one with neither profile nor relative is
+    taken for another's (`STAND_IN`), and says so.
     """
     given: Mapping[str, Any] = {}
     if path is not None:
         given = from_json(path, "profile")
         if not isinstance(given, dict) or not given or set(given) - {"gpu", "fabric"}:
             raise ValueError(f"a profile file is an object with the keys gpu and/or fabric: {place(path)}")
-    gpu = gpu_profile(given["gpu"]) if "gpu" in given else profile_of(cluster.gpu)
+    gpu = gpu_profile(given["gpu"]) if "gpu" in given else profile_of(_known_by(cluster.gpu, kernels))
     fabric = fabric_profile(given["fabric"]) if "fabric" in given else _shipped_fabric(cluster.fabric)
     if fabric.within is not None and len(cluster.islands) == 1 and "fabric" not in given:
         fabric = _shipped_fabric(fabric.within)
@@ -454,10 +449,17 @@ def load_profile(cluster: Cluster, path: str | None = None) -> Profile:
     return Profile(gpu, fabric)
 
 
+STAND_IN = "l40s"  # memory-bound codec kernels, as nearly all GPUs' are assumed to be
+
+
+def _known_by(gpu: Gpu, kernels: bool) -> Gpu:
+    if kernels or gpu.relative is not None or _file("gpu", gpu.name).exists():
+        return gpu
+    return replace(gpu, relative=STAND_IN)
+
+
 def profile_of(gpu: Gpu) -> GpuProfile:
-    """The shipped profile of a GPU; of one without, its relative's moved to it. ValueError where it names none, or
-    one without a profile file.
-    """
+    """The shipped profile of a GPU; of one without, its relative's moved to it. ValueError where it names none."""
     if gpu.relative is None or _file("gpu", gpu.name).exists():
         return _shipped_gpu(gpu.name)
     return _derived(_Key(gpu))
@@ -473,11 +475,13 @@ def relation_to(gpu: Gpu, relative: str) -> Relation:
 class _Key:
     """A GPU by what its profile depends on, for the cache."""
 
+    __slots__ = ("facts", "gpu")
+
     def __init__(self, gpu: Gpu) -> None:
         self.gpu = gpu
         self.facts = (
             gpu.name, tuple(sorted(gpu.peak_flops_per_s.items())), gpu.memory_bandwidth_bytes_per_s, gpu.sm_count,
-            gpu.chip, gpu.architecture, gpu.relative, gpu.sources.get("peak.bf16"),
+            gpu.chip, gpu.architecture, gpu.relative, gpu.matmul_flops_per_s, gpu.sources.get("peak.bf16"),
         )  # fmt: skip
 
     def __eq__(self, other: object) -> bool:
@@ -491,9 +495,7 @@ class _Key:
 def _derived(key: _Key) -> GpuProfile:
     gpu, name = key.gpu, str(key.gpu.relative)
     relation = relation_to(gpu, name)
-    if not _file("gpu", name).exists():
-        raise ValueError(f"{gpu.name}: its relative {name} has no profile of its own; these have: {_known('gpu')}")
-    return _shipped_gpu(name).moved_to(gpu, load_gpu(name), relation, transfer_spreads()[relation])
+    return profile_of(load_gpu(name)).moved_to(gpu, relation, transfer_spreads()[relation])
 
 
 @lru_cache

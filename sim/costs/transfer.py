@@ -3,7 +3,8 @@
 A GPU's file names its relative (`relative` in topologies/gpus/*.toml). The nearer the two, the more carries over
 (docs/decisions/027-gpus.md): between chips of one architecture whole kernels, at the other GPU's peaks; across
 architectures attention and element-wise kernels, but products take the roofline pooled over all measured GPUs, for a
-correction does not cross. How far off each is, measured GPUs show when they are left out.
+correction does not cross. So do those of a GPU whose file says how fast its large products are (`matmul`), scaled to
+that. How far off each is, measured GPUs show when they are left out.
 """
 
 from typing import Literal, get_args
@@ -34,11 +35,26 @@ def facts_of(gpu: Gpu, dtype: str) -> GpuFacts:
     return GpuFacts(gpu.name, gpu.peak_flops_per_s[dtype], gpu.memory_bandwidth_bytes_per_s, gpu.sm_count)
 
 
+LONGEST = (32768, 8192, 8192)  # m, n, k: the longest-running product that GPUs were measured at
+
+
+def longest_rate(model: GemmModel) -> float:
+    """FLOP/s of the longest-running product: what power allows for a tenth of a second at least."""
+    m, n, k = LONGEST
+    return 2.0 * m * n * k / model.time_s(m, n, k)
+
+
 def products_of(model: GemmModel, gpu: Gpu, relation: Relation) -> GemmModel:
     """A relative's products on `gpu`. One without a correction is a roofline already, scaled to what is known of it."""
-    facts = facts_of(gpu, model.dtype)
-    if relation != "another architecture" or model.correction is None:
+    facts, known = facts_of(gpu, model.dtype), gpu.matmul_flops_per_s
+    if known is None and (relation != "another architecture" or model.correction is None):
         return model.transferred(facts)
     return GemmModel.roofline(
-        facts.peak_flops_per_s, facts.memory_bandwidth_bytes_per_s, facts.sm_count, model.dtype, name=gpu.name
+        facts.peak_flops_per_s,
+        facts.memory_bandwidth_bytes_per_s,
+        facts.sm_count,
+        model.dtype,
+        name=gpu.name,
+        # Clocks above the nominal ones carry some products above the peak; fp8 reaches the same share of its own.
+        matmul_efficiency=None if known is None else min(1.0, round(known / gpu.peak_flops_per_s["bf16"], 3)),
     )

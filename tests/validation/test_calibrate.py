@@ -191,9 +191,9 @@ def test_spreads_of_fabrics_are_of_rows_left_out() -> None:
 
 def test_prefills_are_the_same_rows_as_the_fits() -> None:
     """The shipped spread of whole prefills is that of 18 rows, and of 17 without one of them."""
-    from thinwire.validation.targets.kernels import _prefill_spreads
+    from thinwire.validation.targets.kernels import prefill_spreads
 
-    whole = _prefill_spreads()
+    whole = prefill_spreads()
     assert len(whole.keys) == len(set(whole.keys)) == len(whole.left_out) == 18
     ours = gpu_profile(shipped("gpu", "h100-sxm")).spreads
     told, again = find(ours, 0, "prefill"), whole.spread()

@@ -22,7 +22,10 @@ FIRST = ("a100-sxm", "b200-sxm", "h100-sxm", "h200-sxm", "l40s", "rtx-pro-6000")
 
 # What the driver calls it: ours, as the GPUs' own files say.
 DEVICES: Mapping[str, str] = {
-    device: gpu.name for gpu in map(load_gpu, gpu_names()) for device in gpu.product_names if device.startswith("NVIDIA")
+    device: gpu.name
+    for gpu in map(load_gpu, gpu_names())
+    for device in gpu.product_names
+    if device.startswith("NVIDIA")
 }
 
 # GEMM and attention of the GPUs that have a profile file and no measured kernels: their relative's, as their own file
