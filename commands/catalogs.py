@@ -1,4 +1,4 @@
-"""`thinwire schemes`, `models`, `clusters` and `gpus`: what there is, with sources; `thinwire cluster show`: one machine."""
+"""`thinwire schemes`, `models`, `clusters`, `gpus`: what there is, with sources; `cluster show`: one machine."""
 
 from typing import Annotated
 

@@ -30,7 +30,7 @@ from thinwire.sim.costs.profile import (
     fabric_profile_dict,
     gpu_profile_dict,
 )
-from thinwire.sim.costs.spread import Spread, find
+from thinwire.sim.costs.spread import Spread
 from thinwire.sim.costs.transfer import RELATIONS, Relation
 from thinwire.topologies.load import load_gpu
 from thinwire.validation.fits import attention as fit_attention
@@ -308,9 +308,9 @@ def transferred(found: Mapping[str, GpuProfile]) -> dict[Relation, list[Spread]]
     known: dict[Relation, list[Spread]] = {}
     for relation in RELATIONS:
         kernels = [s for part in left_out.parts() for s in left_out.kernel_spreads(relation, part)]
-        products = find(kernels, math.inf, "gemm bf16")
+        products = left_out.longest_products(relation)
         low, high = -math.hypot(whole.low, products.low), math.hypot(whole.high, products.high)
-        source = f"{whole.source}, and the longest products {products.source.removeprefix('assumed: ')}"
+        source = f"{whole.source}, and the longest product {products.source.removeprefix('assumed: ')}"
         prefill = replace(whole, low=round(low, 4), high=round(high, 4), source=source)
         known[relation] = [*kernels, *rest, prefill]
     return known
@@ -331,7 +331,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found_gpus = gpus(found)
     for name, gpu in found_gpus.items():
         write(PROFILES / f"gpu-{name}.json", gpu_profile_dict(gpu))
-    known = transferred(found_gpus)
+    write_transferred(found_gpus)
+
+
+def write_transferred(found: Mapping[str, GpuProfile]) -> None:
+    """The file of `transferred`."""
+    known = transferred(found)
     write(PROFILES / "transferred.json", {relation: [asdict(s) for s in its] for relation, its in known.items()})
 
 

@@ -137,9 +137,10 @@ class GpuProfile:
         peaks = gpu.peak_flops_per_s
         memory = gpu.memory_bandwidth_bytes_per_s
         gemm = {p: products_of(model, gpu, relation) for p, model in self.gemm.items() if p in peaks}
+        products = gemm["bf16"].source.removeprefix("assumed: ")
         said = [
-            f"no kernel is measured on {gpu.name}: at this GPU's peaks, products are {gemm['bf16'].source.removeprefix('assumed: ')}, attention "
-            f"and element-wise kernels as {self.gpu}'s ({relation})"
+            f"no kernel is measured on {gpu.name}: at this GPU's peaks, products are {products}, attention and "
+            f"element-wise kernels as {self.gpu}'s ({relation})"
         ]
         if (peak := gpu.sources.get("peak.bf16", "")).startswith("assumed"):
             said.append(f"{gpu.name}: dense bf16 peak {peak}")

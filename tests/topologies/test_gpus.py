@@ -9,11 +9,13 @@ from thinwire.topologies.load import gpu_names, load_gpu
 from thinwire.topologies.names import FileError
 from thinwire.topologies.units import SOURCE_KINDS
 
-WANTED = (
-    "rtx-3090 rtx-4090 rtx-4090d rtx-5070-ti rtx-5090 rtx-a6000 rtx-6000-ada rtx-pro-6000 rtx-pro-6000-max-q rtx-6000d "
-    "a10 a10g a30 a40 a100-sxm-40gb a100-pcie-40gb a100-sxm a100-pcie a800-sxm h800-sxm h20 h100-sxm h100-pcie h100-nvl "
-    "h200-sxm h200-nvl gh200 b200-sxm b300-sxm gb200 gb300 l4 l20 l40 l40s t4 v100-sxm mi210 mi250x mi300x mi325x mi355x"
-).split()
+WANTED = [
+    "rtx-3090", "rtx-4090", "rtx-4090d", "rtx-5070-ti", "rtx-5090", "rtx-a6000", "rtx-6000-ada", "rtx-pro-6000",
+    "rtx-pro-6000-max-q", "rtx-6000d", "a10", "a10g", "a30", "a40", "a100-sxm-40gb", "a100-pcie-40gb",
+    "a100-sxm", "a100-pcie", "a800-sxm", "h800-sxm", "h20", "h100-sxm", "h100-pcie", "h100-nvl", "h200-sxm",
+    "h200-nvl", "gh200", "b200-sxm", "b300-sxm", "gb200", "gb300", "l4", "l20", "l40", "l40s", "t4", "v100-sxm",
+    "mi210", "mi250x", "mi300x", "mi325x", "mi355x",
+]  # fmt: skip
 GPU = Path(__file__).parents[2] / "topologies" / "gpus" / "rtx-3090.toml"
 
 

@@ -16,8 +16,8 @@ SYSTEMS: Mapping[str, str] = {  # aiconfigurator's name: ours (topologies/gpus/*
     "rtx_pro_6000_server": "rtx-pro-6000",
 }
 
-# Whose rows the spreads of GPUs of another chip were made of when their profiles were shipped; B300, GB200 and GB300 came
-# later, and say the same of theirs in validation/relatives/.
+# Whose rows the spreads of GPUs of another chip were made of when their profiles were shipped. B300, GB200 and GB300
+# came later; what they say of spreads is in validation/relatives/.
 FIRST = ("a100-sxm", "b200-sxm", "h100-sxm", "h200-sxm", "l40s", "rtx-pro-6000")
 
 # What the driver calls it: ours, as the GPUs' own files say.

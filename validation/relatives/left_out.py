@@ -13,9 +13,9 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from thinwire.sim.costs.gemm import GemmModel
+from thinwire.sim.costs.gemm import GemmModel, Roofline
 from thinwire.sim.costs.spread import Spread
-from thinwire.sim.costs.transfer import RELATIONS, Relation
+from thinwire.sim.costs.transfer import LONGEST, RELATIONS, Relation
 from thinwire.topologies.load import load_gpu
 from thinwire.validation.fits import attention as fit_attention
 from thinwire.validation.fits import decode as fit_decode
@@ -75,28 +75,50 @@ def _pairs() -> Iterator[tuple[str, Relation, str]]:
             yield gpu, relation, lender
 
 
-def _products() -> Iterator[LeftOut]:
+@cache
+def _moved() -> Mapping[tuple[str, Relation, str], GemmModel]:
+    """(GPU, relation, precision) -> what its products would be taken for."""
     tables = fit_gemm.read_rows()
     models = {key: fit_gemm.fit_gemm(found, fit_gemm.facts(*key), key[1]) for key, found in tables.items()}
+    found: dict[tuple[str, Relation, str], GemmModel] = {}
     for (gpu, relation, lender), dtype in product(_pairs(), fit_gemm.DTYPES.values()):
         if (gpu, dtype) not in tables or (relation != FAR and (lender, dtype) not in tables):
             continue
-        facts, kept = fit_gemm.facts(gpu, dtype), tables[gpu, dtype][::THIN]
+        facts = fit_gemm.facts(gpu, dtype)
         if relation == FAR:
-            model = GemmModel(facts, dtype, _pooled(load_gpu(gpu).architecture, dtype), None, "assumed: pooled")
+            pooled = _pooled(load_gpu(gpu).architecture, dtype)
+            found[gpu, relation, dtype] = GemmModel(facts, dtype, pooled, None, "assumed: pooled")
         else:
-            model = models[lender, dtype].transferred(facts)
+            found[gpu, relation, dtype] = models[lender, dtype].transferred(facts)
+    return found
+
+
+def _products() -> Iterator[LeftOut]:
+    tables = fit_gemm.read_rows()
+    for (gpu, relation, dtype), model in _moved().items():
+        kept = tables[gpu, dtype][::THIN]
         measured = np.array([row.time_s for row in kept])
         yield LeftOut(
-            gpu, "all others" if relation == FAR else lender, relation, f"gemm {dtype}",
+            gpu, "all others" if relation == FAR else NEAREST[gpu][relation], relation, f"gemm {dtype}",
             tuple(f"m={row.m} n={row.n} k={row.k}" for row in kept),
             np.array([row.m for row in kept], dtype=float), measured,
             measured / np.exp(fit_gemm.residuals(model, kept)),
         )  # fmt: skip
 
 
+def longest_products(relation: Relation) -> Spread:
+    """How far off the longest-running product is in bf16, which ceilings are a share of: one row a GPU."""
+    tables, logs = fit_gemm.read_rows(), list[float]()
+    for (gpu, its, dtype), model in _moved().items():
+        if its == relation and dtype == "bf16":
+            (row,) = (row for row in tables[gpu, dtype] if (row.m, row.n, row.k) == LONGEST)
+            logs.append(float(np.log(row.time_s / model.time_s(*LONGEST))))
+    source = f"assumed: as {len(logs)} measured GPUs are off, each moved from its nearest ({relation})"
+    return spreads.spread("longest product", logs, source, centred=True)
+
+
 @cache
-def _pooled(but: str | None, dtype: str) -> fit_gemm.Roofline:
+def _pooled(but: str | None, dtype: str) -> Roofline:
     """One roofline of the GPUs of all architectures but one."""
     tables = fit_gemm.read_rows().items()
     others = [

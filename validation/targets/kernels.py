@@ -223,6 +223,7 @@ def predicted(prefill: Prefill, known: Profile | None = None) -> Prediction:
 
 @cache
 def prefill_spreads() -> spreads.Prefills:
+    """What published prefills are off by, each left out, and by the other GPU's ceiling and gap."""
     found = {machine: profile(machine) for machine in ("8xh100-nvlink", "8xa100-nvlink")}
     bare = {p.gpu.name: _without_engine(p.gpu) for p in found.values()}
     return spreads.prefills(engine_fits(), bare, {p.fabric.name: p.fabric for p in found.values()})

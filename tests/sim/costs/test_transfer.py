@@ -224,7 +224,7 @@ def test_a_gpu_of_ones_own_names_its_relative(tmp_path: Path) -> None:
 
 def test_a_gpu_without_a_relative_is_refused_for_kernels_alone(tmp_path: Path) -> None:
     found = written(tmp_path, {'relative = "l40s"\n': ""})
-    with pytest.raises(ValueError, match="no gpu profile named mine; shipped are .*relative"):
+    with pytest.raises(ValueError, match=r"no gpu profile named mine; shipped are .*relative"):
         api.predict("llama-3-8b", found, "bf16", tp=2)
     plain = api.collective(found, "bf16", 2**20, tp=2)
     catalog = api.collective(replace(found, gpu=load_gpu("l40s")), "bf16", 2**20, tp=2)

@@ -108,7 +108,7 @@ def test_what_is_shipped_is_this() -> None:
 
 def test_borrowers_are_named_once() -> None:
     """What the fits take for a GPU's relative is what its file says; driver names are the files' too."""
-    assert NEAREST_KERNELS == {name: load_gpu(name).relative for name in LENT}
+    assert {name: load_gpu(name).relative for name in LENT} == NEAREST_KERNELS
     assert set(NEAREST_MEMORY) >= set(LENT)
     assert all(printed in load_gpu(gpu).product_names for printed, gpu in DEVICES.items())
     assert len(DEVICES) > 30 and set(DEVICES.values()) <= set(gpu_names())
