@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from thinwire.sim.costs.profile import PROFILES, transfer_spreads
+from thinwire.sim.costs.profile import PROFILES, profile_of, transfer_spreads
 from thinwire.sim.costs.spread import find
 from thinwire.sim.costs.transfer import RELATIONS, relation_of
 from thinwire.topologies.load import gpu_names, load_gpu
@@ -15,6 +15,7 @@ from thinwire.validation.fits.gpus import DEVICES, LENT, NEAREST_KERNELS, NEARES
 from thinwire.validation.relatives import left_out
 from thinwire.validation.relatives.left_out import ARCHITECTURE, CHIP, FAR, NEAREST, LeftOut
 
+pytestmark = pytest.mark.xdist_group("relatives")  # one worker fits all GPUs, once
 SYSTEM = {ours: theirs for theirs, ours in SYSTEMS.items()}
 
 
@@ -63,8 +64,10 @@ def test_attention_is_the_lenders_own(gpu: str, relation: str) -> None:
 
 
 def test_the_nearer_the_better() -> None:
-    """In the median: products within 7 % on the same chip, 10 % on the same architecture, 40 % across."""
-    for part, limits in (("gemm bf16", (0.07, 0.10, 0.20)), ("attention", (0.07, 0.22, 0.22))):
+    """In the median: products within 7 % on the same chip, 13 % on the same architecture, 20 % across; attention's
+    figures too are those of docs/decisions/027-gpus.md.
+    """
+    for part, limits in (("gemm bf16", (0.07, 0.13, 0.20)), ("attention", (0.07, 0.22, 0.22))):
         for relation, limit in zip(RELATIONS, limits, strict=True):
             for left in left_out.rows():
                 if (left.part, left.relation) == (part, relation):
@@ -104,6 +107,16 @@ def test_what_is_shipped_is_this() -> None:
             assert [(s.up_to, s.rows, s.source) for s in kept] == [(s.up_to, s.rows, s.source) for s in again]
             for one_, other in zip(kept, again, strict=True):
                 assert (one_.low, one_.high) == pytest.approx((other.low, other.high), abs=2e-3)
+
+
+def test_ceilings_are_off_by_the_longest_product() -> None:
+    """One row a GPU, by Student's t; the shipped spread of whole prefills is that and the carried one, in squares."""
+    carried = find(profile_of(load_gpu("l40s")).spreads, 0, "prefill")
+    for relation, count in ((CHIP, 6), (ARCHITECTURE, 4), (FAR, 9)):
+        longest, whole = left_out.longest_products(relation), find(transfer_spreads()[relation], 0, "prefill")
+        assert longest.rows == count
+        assert whole.high**2 == pytest.approx(longest.high**2 + carried.high**2, rel=5e-3)
+        assert whole.low**2 == pytest.approx(longest.low**2 + carried.low**2, rel=5e-3)
 
 
 def test_borrowers_are_named_once() -> None:
