@@ -85,6 +85,7 @@ def _cross(
     crossed = api.compare_cross_attention(
         question.cluster, model=question.model or "llama-3-8b", methods=wanted, tp=question.tp, batch=question.batch,
         weights=question.weights, profile=question.profile, scaled_links=dict(question.scaled_links),
+        gpus=question.gpus, nodes=question.nodes,
         **asked | {"partial": asked["partial"] or "bf16"},
     )  # fmt: skip
     print_answer(crossed.to_dict(), as_json, lambda: tables().cross_comparison(crossed))

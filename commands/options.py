@@ -84,8 +84,8 @@ def option_of(question: type[Placement], name: str) -> Any:
 
 
 _TYPES: Mapping[Form, Any] = {
-    "name": str, "degree": int, "profile": str, "links": list[str], "ranks": list[str], "count": int, "whole": int,
-    "tokens": float, "positive": float, "amount": float, "flag": bool, "lengths": str, "trace": str,
+    "name": str, "degree": int, "gpus": str, "profile": str, "links": list[str], "ranks": list[str], "count": int,
+    "whole": int, "tokens": float, "positive": float, "amount": float, "flag": bool, "lengths": str, "trace": str,
     "faults": list[str],
 }  # fmt: skip
 _SEVERAL: frozenset[Form] = frozenset({"links", "ranks", "faults"})

@@ -80,7 +80,7 @@ def flips(plan: Plan, changed: Plan) -> list[str]:
     before, after = plan.cheapest, changed.cheapest
     if before is None or after is None:
         return [] if before is after else ["feasibility"]
-    names = ("cluster", "tp", "scheme", "token_budget", "max_sequences")
+    names = ("cluster", "tp", "gpus", "scheme", "token_budget", "max_sequences")
     found = [name for name in names if getattr(before.candidate, name) != getattr(after.candidate, name)]
     return found if before.replicas == after.replicas else [*found, "replicas"]
 
@@ -166,7 +166,7 @@ def _cell(outcome: Outcome | None) -> str:
     if outcome is None:
         return "nothing keeps the targets"
     c = outcome.candidate
-    return f"{outcome.replicas} x TP {c.tp} of {c.cluster}, {c.scheme}, {c.token_budget} / {c.max_sequences}"
+    return f"{outcome.replicas} x TP {c.tp}{c.where} of {c.cluster}, {c.scheme}, {c.token_budget} / {c.max_sequences}"
 
 
 def show(asked: Asked, plan: Plan, said: list[str], changes: list[Plan], answers: list[Plan]) -> None:
@@ -213,7 +213,7 @@ def _outcomes(title: str, outcomes: tuple[Outcome, ...], asked: Asked, why: bool
     for o in outcomes:
         c = o.candidate
         least = "" if o.least_replicas is None else f">= {o.least_replicas}"
-        row = [c.cluster, str(c.tp), c.scheme, f"{c.token_budget}/{c.max_sequences}"]
+        row = [c.cluster, f"{c.tp}{c.where}", c.scheme, f"{c.token_budget}/{c.max_sequences}"]
         row += [least if o.replicas is None else str(o.replicas), "" if o.cost is None else f"{o.cost:.2f}"]
         row += ["" if o.ratio is None else f"{o.ratio:.4f}", _judged(o), "" if o.ttft is None else ms(o.ttft)]
         row += [] if asked.file.targets.tpot is None else ["" if o.tpot is None else ms(o.tpot)]

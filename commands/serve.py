@@ -46,7 +46,7 @@ def _show(found: "ServingResult") -> None:
         kept = "none to keep the SLO"
     console.print(
         f"{found.model} ({found.deployment.weights}) under {found.scheme} on {found.gpus} GPUs of {found.cluster}, "
-        f"TP {found.tp}: {_batching(limits)}"
+        f"TP {found.tp}{_on(found)}: {_batching(limits)}"
     )
     table = Table("milliseconds", "mean", *(f"p{q * 100:g}" for q in run.ttft.percentiles), box=None)
     for name, summary in (("TTFT", run.ttft), ("TPOT", run.tpot), ("whole answer", run.latency)):
@@ -67,6 +67,14 @@ def _show(found: "ServingResult") -> None:
         )
     if run.saturated:
         console.print("saturated: more arrives than is served, so these numbers grow with the duration")
+
+
+def _on(found: "ServingResult") -> str:
+    """Which GPUs a replica has, where they are not the first ones."""
+    from thinwire.topologies.choose import named
+
+    said = named(found.replica_gpus)
+    return f" on {said} each" if said else ""
 
 
 def _batching(limits: "Batching") -> str:

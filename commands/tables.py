@@ -19,6 +19,7 @@ from thinwire.sim.cross.predict import CrossComparison
 from thinwire.sim.quality.figures import Figure
 from thinwire.sim.quality.published import Found, few, rows_of
 from thinwire.sim.report import Prediction
+from thinwire.topologies.choose import named
 from thinwire.topologies.cluster import Cluster
 from thinwire.topologies.draw import draw
 
@@ -32,10 +33,15 @@ console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 WAITING = "waiting for other ranks"
 
 
+def _machine(name: str, gpus: Sequence[int]) -> str:
+    """Its name, and which of its GPUs are meant where they are not the first ones."""
+    return " ".join([name, *([f"({said})"] if (said := named(gpus)) else [])])
+
+
 def _heading(p: Prediction) -> str:
-    prompt = p.prompt
+    prompt, c = p.prompt, p.cluster
     return (
-        f"[bold]{p.model.name}[/bold] ({prompt.weights}) on {p.tp} x {p.cluster.gpu.name} of {p.cluster.name}, "
+        f"[bold]{p.model.name}[/bold] ({prompt.weights}) on {p.tp} x {c.gpu.name} of {_machine(c.name, c.indices)}, "
         f"batch {prompt.batch} x {prompt.input_tokens} tokens"
     )
 
@@ -257,8 +263,8 @@ def cross_comparison(c: CrossComparison) -> None:
     console.print(
         f"{base.model.layers} cross-attention layers of [bold]{config.name}[/bold] ({prompt.weights}, "
         f"{config.num_heads} heads, {config.num_kv_heads} key-value heads of {config.head_dim}) on {base.tp} x "
-        f"{base.cluster.gpu.name} of {base.cluster.name}, batch {prompt.batch}, {prompt.text_tokens} text and "
-        f"{prompt.visual_tokens} visual tokens"
+        f"{base.cluster.gpu.name} of {_machine(base.cluster.name, base.cluster.indices)}, batch {prompt.batch}, "
+        f"{prompt.text_tokens} text and {prompt.visual_tokens} visual tokens"
     )
     table = Table(box=None, pad_edge=False)
     for column in ("scheme", "ms", "speed-up", "compute", "codec", "communication", "exposed", "MB a GPU", "memory"):
@@ -280,7 +286,7 @@ def cross_comparison(c: CrossComparison) -> None:
 def collective(row: Mapping[str, Any]) -> None:
     """One collective."""
     console.print(
-        f"{row['op']} of {row['bytes']} bytes on {row['tp']} GPUs of {row['cluster']}: "
+        f"{row['op']} of {row['bytes']} bytes on {row['tp']} GPUs of {_machine(row['cluster'], row['gpus'])}: "
         f"[bold]{row['time_us']:.2f} us[/bold]"
     )
     if row["algbw_gb_per_s"] is not None:

@@ -1,6 +1,6 @@
 """The Python face: names in, predictions out. Everything here is a look-up around `sim.predict.predict`."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import wraps
 from inspect import signature
@@ -27,6 +27,7 @@ from thinwire.sim.predict import WhatIf
 from thinwire.sim.question import Placement, Question, question_of
 from thinwire.sim.report import Prediction
 from thinwire.sim.workload import Prompt
+from thinwire.topologies.choose import choose
 from thinwire.topologies.cluster import Cluster, Gpu
 from thinwire.topologies.load import cluster_names, gpu_names, load_cluster, load_gpu
 
@@ -42,16 +43,21 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def group(cluster: str | Cluster, tp: int | None = None, scaled_links: Mapping[str, float] | None = None) -> Cluster:
-    """The first `tp` GPUs (None: all) of a cluster given by name, path or value, with links scaled as asked."""
+def group(
+    cluster: str | Cluster,
+    tp: int | None = None,
+    scaled_links: Mapping[str, float] | None = None,
+    *,
+    gpus: Sequence[int] | str | None = None,
+    nodes: int | None = None,
+) -> Cluster:
+    """The GPUs that `topologies.choose.choose` takes of a cluster given by name, path or value, with links scaled as
+    asked: the first `tp` (None: all), those listed in `gpus`, or tp / nodes of each of the first `nodes` nodes.
+    """
     found = load_cluster(cluster) if isinstance(cluster, str) else cluster
     for pattern, factor in (scaled_links or {}).items():
         found = found.with_link_scaled(pattern, factor)
-    if tp is not None and type(tp) is not int:
-        raise ValueError(f"tp must be a whole number: tp={tp!r}")
-    if tp is not None and not 1 <= tp <= len(found.gpus):
-        raise ValueError(f"tp must lie in 1..{len(found.gpus)}, the GPUs of {found.name}: tp={tp}")
-    return found if tp is None else found.take(tp)
+    return choose(found, tp, gpus, nodes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +71,8 @@ class Placed:
 
 def place(question: Placement) -> Placed:
     """Read what a question names. ValueError for what is not there, or does not fit together."""
-    gpus = group(question.cluster, question.tp, dict(question.scaled_links))
+    scaled, numbered = dict(question.scaled_links), question.gpus
+    gpus = group(question.cluster, question.tp, scaled, gpus=numbered, nodes=question.nodes)
     costs = _profile_of(gpus, question.profile)
     return Placed(load_model(question.model) if isinstance(question.model, str) else question.model, gpus, costs)
 
@@ -272,6 +279,8 @@ def compare_cross_attention(
     head_dim: int | None = None,
     partial: str | Codec = "bf16",
     scaled_links: Mapping[str, float] | None = None,
+    gpus: Sequence[int] | str | None = None,
+    nodes: int | None = None,
 ) -> "CrossComparison":
     """Cross-attention layers with a long visual context, tokens cut over the GPUs: LV-XAttn, ring attention, ...
 
@@ -289,7 +298,7 @@ def compare_cross_attention(
     from thinwire.sim.cross.predict import compare_cross
     from thinwire.sim.cross.workload import LAYERS_SHARE, METHODS, CrossModel, CrossPrompt
 
-    gpus = group(cluster, tp, scaled_links)
+    taken = group(cluster, tp, scaled_links, gpus=gpus, nodes=nodes)
     found = load_model(model) if isinstance(model, str) else model
     config = replace(
         found,
@@ -303,9 +312,9 @@ def compare_cross_attention(
     )  # unknown: refused in build
     return compare_cross(
         CrossModel(config, layers),
-        gpus,
+        taken,
         CrossPrompt(batch, text_tokens, visual_tokens, weights),
-        _profile_of(gpus, profile),
+        _profile_of(taken, profile),
         Wire(partial=parse_codec(partial) if isinstance(partial, str) else partial),
         wanted,
     )
@@ -329,6 +338,8 @@ def collective(
     profile: str | Profile | None = None,
     *,
     scaled_links: Mapping[str, float] | None = None,
+    gpus: Sequence[int] | str | None = None,
+    nodes: int | None = None,
 ) -> dict[str, Any]:
     """One collective on `nbytes` of bf16; the document of `collective --json`.
 
@@ -337,25 +348,26 @@ def collective(
     if nbytes < 2 or nbytes % 2:
         raise ValueError(f"bytes must be a positive even number, bf16 values being 2 bytes: bytes={cut(str(nbytes))}")
     MESSAGE.check("bytes", nbytes)
-    gpus = group(cluster, tp, scaled_links)
-    costs = _profile_of(gpus, profile, kernels=False)
+    taken = group(cluster, tp, scaled_links, gpus=gpus, nodes=nodes)
+    costs = _profile_of(taken, profile, kernels=False)
     found = find(scheme) if isinstance(scheme, str) else scheme
     if isinstance(found, MixedScheme):
         raise ValueError(f"one collective runs one scheme; {found.name} has one for each sync point")
-    ranks = len(gpus.gpus)
-    exchanger = Exchanger(gpus, CostModel(costs, gpus.gpu), slowdown(ranks, {}))
+    ranks = len(taken.gpus)
+    exchanger = Exchanger(taken, CostModel(costs, taken.gpu), slowdown(ranks, {}))
     timed = exchanger.time(op, nbytes // 2, found)
     alone = exchanger.alone(timed)
     algbw = nbytes / alone.seconds / 1e9 if alone.seconds else None
     said = exchanger.sentences()
-    if not found.is_raw and gpus.gpu.relative is None and costs.gpu.assumptions:
+    if not found.is_raw and taken.gpu.relative is None and costs.gpu.assumptions:
         said.append(
-            f"{gpus.gpu.name} has no profile and names no relative: its codec kernels are taken for {STAND_IN}'s"
+            f"{taken.gpu.name} has no profile and names no relative: its codec kernels are taken for {STAND_IN}'s"
         )
     return {
-        "cluster": gpus.name,
+        "cluster": taken.name,
         "scheme": found.name,
         "tp": ranks,
+        "gpus": list(taken.indices),
         "op": op,
         "bytes": nbytes,
         "time_us": alone.seconds * 1e6,
@@ -365,22 +377,28 @@ def collective(
         "wire_bytes_per_gpu": int(alone.wire_bytes_R.max()),
         "algorithm": exchanger.describe(timed),
         "profile": costs.name,
-        "assumptions": said,
+        "assumptions": list(dict.fromkeys([*said, *taken.assumptions])),
     }
 
 
 def size_gate(
-    cluster: str | Cluster, scheme: str | Scheme, tp: int | None = None, profile: str | Profile | None = None
+    cluster: str | Cluster,
+    scheme: str | Scheme,
+    tp: int | None = None,
+    profile: str | Profile | None = None,
+    *,
+    gpus: Sequence[int] | str | None = None,
+    nodes: int | None = None,
 ) -> int:
     """The message size in bytes of bf16 from which on a scheme is no slower than the baseline, to a power of two.
 
     Smaller messages are better sent uncompressed: `reference.allreduce.all_reduce(..., gate_bytes=...)` does that.
     Returns 2**31 where the scheme is slower at every size up to 2**30.
     """
-    gpus = group(cluster, tp)
-    costs = _profile_of(gpus, profile)
+    machine = group(cluster, tp, gpus=gpus, nodes=nodes)
+    costs = _profile_of(machine, profile)
     found = find_scheme(scheme) if isinstance(scheme, str) else scheme
-    exchanger = Exchanger(gpus, CostModel(costs, gpus.gpu), slowdown(len(gpus.gpus), {}))
+    exchanger = Exchanger(machine, CostModel(costs, machine.gpu), slowdown(len(machine.gpus), {}))
     gate = 2**31
     for power in range(30, 9, -1):
         numel = 2**power // 2

@@ -12,8 +12,9 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
-from thinwire.edge.limits import BATCH, TOKENS, Limit
+from thinwire.edge.limits import BATCH, GPUS, TOKENS, Limit
 from thinwire.sim.choices import Launch, Weights
+from thinwire.topologies.choose import numbers, text_of
 
 if TYPE_CHECKING:
     from thinwire.reference.core.config import ModelConfig
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 Form = Literal[
     "name",  # of a catalog, or the path of a file
     "degree",  # a count of GPUs; "all" in files
+    "gpus",  # which GPUs, as text: 0,1,6,7 or 0-3
     "choice",  # one of `choices`
     "profile",  # the path of a file; "shipped" in files
     "links",  # factors by pattern of links
@@ -99,7 +101,10 @@ class Placement:
         cluster: catalog name, path of a TOML file, or a Cluster.
         scheme: catalog name, combination such as "flash-int4+spd-50", spec string, path of a TOML file with a scheme
             for each sync point, "auto:+1%" (chosen for this model, machine and prompt), or a Scheme or MixedScheme.
-        tp: the first tp GPUs of the cluster; None takes all.
+        tp: the first tp GPUs of the cluster; None takes all, or as many as `gpus` names.
+        gpus: which GPUs, by their numbers on the machine, in the order of the ranks: a sequence, or text as "0-3,6".
+        nodes: tp / nodes GPUs of each of the first so many nodes, which NICs join (`topologies.cluster.Cluster.hosts`);
+            all of their GPUs without tp. Beside `gpus`, tp and nodes say only what holds anyway.
         weights: precision of weights and GEMMs.
         profile: path of a JSON profile, or a Profile; None takes the shipped ones.
         scaled_links: "source->target" pattern -> factor on its bandwidth, as a what-if; kept as pairs.
@@ -124,6 +129,16 @@ class Placement:
     tp: int | None = field(
         default=None, metadata=option("degree", "TP degree: the first N GPUs. All of them when left out.")
     )
+    gpus: tuple[int, ...] | Sequence[int] | str | None = field(
+        default=None,
+        kw_only=True,
+        metadata=option("gpus", "Which GPUs, in the order of the ranks, in place of the first N: 0,1,6,7 or 0-3."),
+    )
+    nodes: int | None = field(
+        default=None,
+        kw_only=True,
+        metadata=option("count", "Take as many GPUs of each of the first N nodes of a cluster.", limit=GPUS),
+    )
     weights: Weights = field(
         default="bf16",
         kw_only=True,
@@ -139,7 +154,8 @@ class Placement:
         kw_only=True,
         metadata=option(
             "links",
-            "What-if: PATTERN=FACTOR on the rate of links source->target (or pool:NAME) that match; repeatable.",
+            "What-if: PATTERN=FACTOR on the rate of links source->target that match; repeatable. Pools that links "
+            "share keep theirs unless pool:NAME or * matches them.",
             flag="--scale-link",
         ),
     )
@@ -156,6 +172,8 @@ class Placement:
     def __post_init__(self) -> None:
         for name in ("scaled_links", "slow_ranks"):
             object.__setattr__(self, name, pairs(getattr(self, name) or ()))
+        if self.gpus is not None:
+            object.__setattr__(self, "gpus", numbers(self.gpus))
 
 
 def placement_of(question: Placement) -> dict[str, Any]:
@@ -193,6 +211,8 @@ class Inquiry(Placement):
             elif options[name].form == "faults":
                 for text in value:
                     written += [option, text]
+            elif options[name].form == "gpus":
+                written += [option, text_of(value)]
             else:
                 written += [option] if value is True else [option, str(value)]
         return written

@@ -80,6 +80,7 @@ class Prediction:
             "cluster": self.cluster.name,
             "scheme": self.scheme.name,
             "tp": self.tp,
+            "gpus": list(self.cluster.indices),
             "batch": self.prompt.batch,
             "input_tokens": self.prompt.input_tokens,
             "weights": self.prompt.weights,

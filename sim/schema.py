@@ -12,6 +12,7 @@ from thinwire.edge.words import shown
 from thinwire.sim.question import Form, Option
 from thinwire.sim.serving.arrivals import lengths_from
 from thinwire.sim.serving.serve import parse_fault
+from thinwire.topologies.choose import numbers
 
 SHIPPED = "shipped"  # the profile where none of one's own is named
 ALL = "all"  # the TP degree that takes every GPU
@@ -20,6 +21,13 @@ ALL = "all"  # the TP degree that takes every GPU
 def _degree(value: object) -> object:
     if value != ALL and (type(value) is not int or not 1 <= value < 2**31):
         raise ValueError(f'must be a positive whole number or "{ALL}"; given {shown(value)}')
+    return value
+
+
+def _listed(value: object) -> object:
+    if not isinstance(value, str):
+        raise ValueError(f'must be text, such as "0,1,6,7", for a list is several values; given {shown(value)}')
+    numbers(value)
     return value
 
 
@@ -45,6 +53,7 @@ _Rank = Annotated[StrictStr, Field(pattern=r"^[0-9]+$")]
 _TYPES: Mapping[Form, Any] = {
     "name": StrictStr,
     "degree": Annotated[Any, AfterValidator(_degree)],
+    "gpus": Annotated[Any, AfterValidator(_listed)],
     "profile": StrictStr,
     "links": dict[str, Factor],
     "ranks": dict[_Rank, Factor],
@@ -84,6 +93,7 @@ def sorted_pairs(table: Mapping[Any, float]) -> tuple[tuple[Any, float], ...]:
 # How a file's value is written where the question has it otherwise: from the file, and from the question.
 _FROM_FILE: Mapping[Form, Callable[[Any], Any]] = {
     "degree": lambda tp: None if tp == ALL else tp,
+    "gpus": lambda text: None if text is None else numbers(text),
     "profile": lambda profile: None if profile == SHIPPED else profile,
     "links": sorted_pairs,
     "ranks": lambda table: sorted_pairs({int(rank): factor for rank, factor in table.items()}),

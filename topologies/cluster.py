@@ -113,7 +113,8 @@ class Cluster:
 
     `kinds` names every node and what it is (gpu, switch, host_bridge, nic), `links` joins them (kept sorted by
     source, then target); `graph` is the same as a networkx graph. `gpus[r]` is rank r's node. `islands` groups ranks
-    that are close to each other (a NUMA domain, a node). `pools` are capacities in bytes/s shared by several links.
+    that are close to each other (a NUMA domain, a node). `indices[r]` is rank r's number on the machine that it was
+    taken from: its rank, where nobody took a part. `pools` are capacities in bytes/s shared by several links.
     `reducing_switch` is the switch that can sum (NVLink SHARP), if any. `fabric` names the profile with the fabric's
     protocol costs. ValueError where these disagree, for a kind or an end of a link that is unknown, or a link given
     twice; `DisconnectedError` when a GPU cannot reach another.
@@ -131,6 +132,7 @@ class Cluster:
     islands: tuple[tuple[int, ...], ...]
     sources: Mapping[str, str] = field(default_factory=dict)
     assumptions: tuple[str, ...] = ()
+    indices: tuple[int, ...] = ()
     _links: dict[tuple[str, str], Link] = field(default_factory=dict, init=False, repr=False)
     _targets: dict[str, list[str]] = field(default_factory=dict, init=False, repr=False)
     _paths: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict, init=False, repr=False)
@@ -142,6 +144,10 @@ class Cluster:
         GPUS.check("GPUs", len(self.gpus))
         if len(set(self.gpus)) != len(self.gpus):
             raise ValueError(f"each GPU is one rank: gpus={shown(self.gpus)}")
+        if not self.indices:
+            object.__setattr__(self, "indices", tuple(range(len(self.gpus))))
+        if len(self.indices) != len(self.gpus):
+            raise ValueError(f"indices must number each GPU: indices={shown(self.indices)}, GPUs={len(self.gpus)}")
         for node in self.gpus:
             if self.kinds.get(node) != "gpu":
                 raise ValueError(f"rank {self.gpus.index(node)} must be a node of kind gpu: {node}")
@@ -200,6 +206,28 @@ class Cluster:
         for link in self.links:
             graph.add_edge(link.source, link.target, link=link)
         return nx.freeze(graph)  # type: ignore[no-any-return]
+
+    @cached_property
+    def hosts(self) -> tuple[tuple[int, ...], ...]:
+        """Ranks by host, what `--nodes` counts: those that are joined without a NIC, whatever the direction of links.
+
+        Islands need not be hosts: they may be NUMA domains of one. Racks on one NVLink switch are one host. In the
+        order of each host's first rank; ranks in order.
+        """
+        parent = {node: node for node, kind in self.kinds.items() if kind != "nic"}
+
+        def root(node: str) -> str:
+            while parent[node] != node:
+                parent[node] = node = parent[parent[node]]
+            return node
+
+        for link in self.links:
+            if link.source in parent and link.target in parent:
+                parent[root(link.source)] = root(link.target)
+        found: dict[str, list[int]] = {}
+        for rank, node in enumerate(self.gpus):
+            found.setdefault(root(node), []).append(rank)
+        return tuple(map(tuple, found.values()))
 
     def has_link(self, source: str, target: str) -> bool:
         """Whether a link leads from one node to the other."""
@@ -275,6 +303,7 @@ class Cluster:
             self,
             gpus=tuple(self.gpus[rank] for rank in ranks),
             islands=tuple(sorted(island for island in islands if island)),
+            indices=tuple(self.indices[rank] for rank in ranks),
         )
 
     def take(self, n: int) -> Cluster:
@@ -288,16 +317,18 @@ class Cluster:
 
         `pattern` is a shell pattern (fnmatch) on `source->target` and on `pool:NAME`: `gpu0->*` slows what
         GPU 0 sends, `pool:*` every pool, `*` everything. A link's flow cap scales with it. A pool on the link
-        does not scale unless matched, so a faster link may leave its pool in charge. ValueError if nothing
-        matches.
+        does not scale unless matched, so a faster link may leave its pool in charge: then the assumptions say so.
+        ValueError if nothing matches.
         """
         _positive("factor", factor)
         FACTOR.check("factor", factor)
         links: list[Link] = []
         matched = False
+        shared: dict[str, None] = {}
         for link in self.links:
             if fnmatchcase(link.name, pattern):
                 matched = True
+                shared.update(dict.fromkeys(link.pools))
                 cap = link.flow_cap_bytes_per_s
                 link = replace(
                     link,
@@ -310,12 +341,11 @@ class Cluster:
             if fnmatchcase(f"pool:{pool}", pattern):
                 matched = True
                 pools[pool] *= factor
+                shared.pop(pool, None)
         if not matched:
             examples = ", ".join(link.name for link in self.links[:3])
             raise ValueError(f"no link or pool of {self.name} matches {shown(pattern)}; links are like {examples}")
-        return replace(
-            self,
-            links=tuple(links),
-            pools=pools,
-            assumptions=(*self.assumptions, f"what-if: {pattern} at {factor:g} times its bandwidth"),
-        )
+        said = f"what-if: {pattern} at {factor:g} times its bandwidth"
+        if factor > 1 and shared:
+            said += f"; not the {len(shared)} pools that such links share, as pool:{next(iter(shared))}"
+        return replace(self, links=tuple(links), pools=pools, assumptions=(*self.assumptions, said))

@@ -32,6 +32,7 @@ def describe(cluster: Cluster) -> dict[str, object]:
         ],
         "pools_gb_per_s": {pool: capacity / 1e9 for pool, capacity in cluster.pools.items()},
         "islands": [list(island) for island in cluster.islands],
+        "hosts": [list(host) for host in cluster.hosts],
         "reducing_switch": cluster.reducing_switch,
         "sources": dict(cluster.sources),
         "assumptions": list(cluster.assumptions),
@@ -98,6 +99,8 @@ def draw(cluster: Cluster) -> str:
         shared.setdefault(_gb(cluster.pools[pool]), []).append(pool)
     lines += [f"shared by links, {rate}: {_list(pools)}" for rate, pools in shared.items()]
     lines += [f"island {index}: ranks {_list(map(str, ranks))}" for index, ranks in enumerate(cluster.islands)]
+    if len(cluster.hosts) > 1:
+        lines += [f"node {index}: ranks {_list(map(str, ranks))}" for index, ranks in enumerate(cluster.hosts)]
     return "\n".join(lines)
 
 

@@ -66,6 +66,7 @@ class CrossPrediction:
             "model": config.name,
             "cluster": self.cluster.name,
             "tp": self.tp,
+            "gpus": list(self.cluster.indices),
             "batch": self.prompt.batch,
             "text_tokens": self.prompt.text_tokens,
             "visual_tokens": self.prompt.visual_tokens,

@@ -15,7 +15,7 @@ from thinwire.edge.words import shown
 from thinwire.reference.core.config import ModelConfig, load_model
 from thinwire.reference.core.scheme import Scheme
 from thinwire.reference.mixed import AnyScheme, find
-from thinwire.sim.api import decodes_exactly, group
+from thinwire.sim.api import decodes_exactly
 from thinwire.sim.choices import AccuracyFrom, Compress
 from thinwire.sim.costs.profile import load_profile
 from thinwire.sim.planning.bounds import Targets
@@ -29,6 +29,7 @@ from thinwire.sim.serving.iteration import IterationModel
 from thinwire.sim.serving.question import Deployment
 from thinwire.sim.serving.run import Window
 from thinwire.sim.serving.serve import Paces
+from thinwire.topologies.choose import choose, numbers
 from thinwire.topologies.cluster import Cluster
 from thinwire.topologies.files import Document
 from thinwire.topologies.load import load_cluster
@@ -40,6 +41,8 @@ LEAST_FACTOR, MOST_FACTOR = 1e-3, 1e3  # of a what-if
 BOUND = 0.03  # of the tables of durations: a third of the predictor's calls that serve makes
 Listed = Annotated[list[Text], Field(min_length=1)]
 Counts = Annotated[list[Count], Field(min_length=1)]
+_OPTIONS = options_of(Placement)
+_Listed: Any = list.__class_getitem__(type_of(_OPTIONS["gpus"]))
 
 
 class LengthsTable(Table):
@@ -106,10 +109,14 @@ class PriceTable(Table):
 
 
 class SearchTable(Table):
-    """What may be chosen, and how it is looked for. clusters: all with a price where left out."""
+    """What may be chosen, and how it is looked for. clusters: all with a price where left out. tp: degrees, of the
+    first GPUs or, with nodes, of as many of each of so many nodes; gpus: listed ones, besides.
+    """
 
     clusters: Listed | None = None
-    tp: Counts
+    tp: Counts | None = None
+    nodes: Counts | None = None
+    gpus: Annotated[_Listed, Field(min_length=1)] | None = None
     schemes: Listed
     token_budgets: Counts = Field(default=[2048])
     max_sequences: Counts = Field(default=[256])
@@ -121,10 +128,32 @@ class SearchTable(Table):
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**31)] = 0
     change: Annotated[float, Field(strict=True, ge=0.001, le=0.999)] = 0.1
 
+    @model_validator(mode="after")
+    def _takes_some(self) -> "SearchTable":
+        if self.tp is None and (self.gpus is None or self.nodes is not None):
+            raise ValueError("tp is missing: degrees to try, such as [2, 4]" + (" with nodes" if self.nodes else ""))
+        return self
+
+    def placements(self, machine: Cluster) -> list[tuple[int, tuple[int, ...], int]]:
+        """(tp, GPUs, nodes) of each way to place a replica on a machine, as a `Candidate` has them."""
+        wanted = [(tp, nodes) for tp in self.tp or () for nodes in self.nodes or (0,)]
+        found = [(tp, _spread(machine, tp, nodes), nodes) for tp, nodes in wanted]
+        found += [(len(gpus), gpus, 0) for gpus in map(numbers, self.gpus or ())]
+        first = [(tp, () if gpus == tuple(range(tp)) else gpus, nodes) for tp, gpus, nodes in found]
+        return list(dict.fromkeys(first))
+
+
+def _spread(machine: Cluster, tp: int, nodes: int) -> tuple[int, ...]:
+    """The GPUs that so many nodes give; () for the first ones, and where the machine has no such nodes."""
+    try:
+        return choose(machine, tp, None, nodes).indices if nodes else ()
+    except ValueError:
+        return ()
+
 
 # What a question says of a model on a machine, and a plan neither searches, nor asks what if, nor has none of its own.
-_ELSEWHERE = frozenset({"model", "cluster", "scheme", "tp", "profile", "scaled_links", "slow_ranks"})
-_PLACED = {name: one for name, one in options_of(Placement).items() if name not in _ELSEWHERE}
+_ELSEWHERE = frozenset({"model", "cluster", "scheme", "tp", "gpus", "nodes", "profile", "scaled_links", "slow_ranks"})
+_PLACED = {name: one for name, one in _OPTIONS.items() if name not in _ELSEWHERE}
 
 
 class PlanFile(Table):
@@ -165,8 +194,8 @@ class Inputs:
 
     def compress(self, c: Candidate) -> Compress:
         """Positions that the deployment compresses: the prompt's alone where decode's messages go uncompressed."""
-        machine, scheme, gated = self.clusters[c.cluster], self.schemes[c.scheme], self.file.search.gated
-        taken = machine.take(min(c.tp, len(machine.gpus)))
+        scheme, gated = self.schemes[c.scheme], self.file.search.gated
+        taken = self._taken(c)
         width = self.model.hidden_size
         exact = decodes_exactly(taken, scheme, load_profile(taken), c.max_sequences, width, gated)
         return "prompt" if exact else "all"
@@ -176,8 +205,19 @@ class Inputs:
         return kept(self.schemes[c.scheme], c.tp, self._islands(c), self.model.name)
 
     def _islands(self, c: Candidate) -> int:
-        machine = self.clusters[c.cluster]
-        return len(machine.take(min(c.tp, len(machine.gpus))).islands)
+        return len(self._taken(c).islands)
+
+    def _taken(self, c: Candidate) -> Cluster:
+        """A replica's GPUs; where the machine has them not, and the candidate is refused, what it has."""
+        try:
+            return self.gpus(c)
+        except ValueError:
+            machine = self.clusters[c.cluster]
+            return machine.take(min(c.tp, len(machine.gpus)))
+
+    def gpus(self, c: Candidate) -> Cluster:
+        """A replica's GPUs. ValueError where the machine has them not."""
+        return choose(self.clusters[c.cluster], c.tp, c.gpus or None, c.nodes or None)
 
 
 @dataclass(frozen=True)
@@ -313,16 +353,17 @@ def problem_of(inputs: Inputs) -> Problem:
     search, load = file.search, file.load
     limits = list(product(dict.fromkeys(search.token_budgets), dict.fromkeys(search.max_sequences)))
     candidates = [
-        Candidate(cluster, tp, scheme, budget, sequences)
-        for cluster, tp in product(clusters, dict.fromkeys(search.tp))
+        Candidate(cluster, tp, scheme, budget, sequences, gpus, nodes)
+        for cluster, machine in clusters.items()
+        for tp, gpus, nodes in search.placements(machine)
         for scheme in (dict.fromkeys(search.schemes) if tp > 1 else search.schemes[:1])
         for budget, sequences in limits
     ]
 
-    engines: dict[tuple[str, int, tuple[tuple[str, float], ...]], IterationModel] = {}
+    engines: dict[tuple[Any, ...], IterationModel] = {}
 
     def engine(c: Candidate, links: tuple[tuple[str, float], ...]) -> Engine:
-        cluster = group(clusters[c.cluster], c.tp)  # ValueError: more GPUs than there are
+        cluster = inputs.gpus(c)  # ValueError: more GPUs than there are, or others
         for pattern, factor in links:
             try:
                 cluster = cluster.with_link_scaled(pattern, factor)
@@ -341,7 +382,8 @@ def problem_of(inputs: Inputs) -> Problem:
             BOUND,
         )
         limits, scheme = paces.limits, inputs.schemes[c.scheme]
-        same = engines.setdefault((c.cluster, c.tp, links), paces.pace())  # what one exchange takes is asked once
+        alike = (c.cluster, c.tp, c.gpus, links)
+        same = engines.setdefault(alike, paces.pace())  # what one exchange takes is asked once
         pace = replace(same, scheme=scheme, tokens=limits.token_budget, sequences=limits.max_sequences)
         pace.line(1, 1)  # ValueError: a collective that this machine cannot do
         return Engine(pace, limits)

@@ -25,6 +25,7 @@ from thinwire.sim.serving.arrivals import Drawn
 from thinwire.sim.serving.replica import Batching
 from thinwire.sim.serving.run import Run, Setup, Simulation, Window
 from thinwire.sim.serving.statistics import Estimate, ms
+from thinwire.topologies.choose import named
 
 Why = Literal[
     "fits", "does not fit", "accuracy", "ttft bound", "tpot bound", "capacity bound", "cost bound", "simulated"
@@ -33,16 +34,27 @@ Why = Literal[
 
 @dataclass(frozen=True, slots=True, order=True)
 class Candidate:
-    """What replicas are made of."""
+    """What replicas are made of. gpus: which ones of its machine, none being the first tp. nodes: over how many nodes
+    of it they are spread, 0 where nobody asked.
+    """
 
     cluster: str
     tp: int
     scheme: str
     token_budget: int
     max_sequences: int
+    gpus: tuple[int, ...] = ()
+    nodes: int = 0
 
     def __str__(self) -> str:
-        return f"{self.cluster} TP {self.tp} {self.scheme} ({self.token_budget} tokens, {self.max_sequences} sequences)"
+        limits = f"{self.token_budget} tokens, {self.max_sequences} sequences"
+        return f"{self.cluster} TP {self.tp}{self.where} {self.scheme} ({limits})"
+
+    @property
+    def where(self) -> str:
+        """` on GPUs 0,1,6,7`; nothing where they are the first ones, or are not there."""
+        said = named(self.gpus) or (f"{self.nodes} nodes" if self.nodes > 1 and not self.gpus else "")
+        return f" on {said}" if said else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +138,8 @@ class Outcome:
         """Plain values, times in milliseconds."""
         c = self.candidate
         return {
-            "cluster": c.cluster, "tp": c.tp, "scheme": c.scheme, "token_budget": c.token_budget,
-            "max_sequences": c.max_sequences, "why": self.why, "reason": self.reason,
+            "cluster": c.cluster, "tp": c.tp, "replica_gpus": list(c.gpus or range(c.tp)), "scheme": c.scheme,
+            "token_budget": c.token_budget, "max_sequences": c.max_sequences, "why": self.why, "reason": self.reason,
             "least_replicas": self.least_replicas, "replicas": self.replicas,
             "gpus": None if self.replicas is None else self.replicas * c.tp, "cost_per_hour": self.cost,
             "perplexity_ratio": self.ratio,

@@ -44,8 +44,8 @@ class Deployment(Placement):
     """What serves.
 
     Args:
-        model, cluster, scheme, tp, weights, profile: as `thinwire.predict` takes them; a replica is the first `tp` GPUs
-            of a cluster of its own, and auto:+1% is chosen for a prompt of token_budget tokens.
+        model, cluster, scheme, tp, gpus, nodes, weights, profile: as `thinwire.predict` takes them; each replica takes
+            these GPUs of a cluster of its own, and auto:+1% is chosen for a prompt of token_budget tokens.
         replicas: that do both prompts and decoding; those for prompts alone where decode_replicas are given.
         token_budget, max_sequences, chunked_prefill: limits of an iteration (`sim.serving.replica.Batching`).
         memory_share: of the GPU's memory that weights, activations and KV cache may take.

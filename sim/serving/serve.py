@@ -23,6 +23,7 @@ from thinwire.sim.serving.run import Change, Run, Setup, Simulation, Window
 from thinwire.sim.serving.statistics import NO_SLO, Slo
 from thinwire.sim.serving.workload import kv_bytes_per_token
 from thinwire.sim.workload import Prompt, memory_bytes
+from thinwire.topologies.choose import named
 from thinwire.topologies.cluster import Cluster
 
 
@@ -177,6 +178,7 @@ class ServingResult:
     cluster: str
     scheme: str
     tp: int
+    replica_gpus: tuple[int, ...]  # of its machine, by number
     profile: str
     assumptions: tuple[str, ...]
 
@@ -193,6 +195,7 @@ class ServingResult:
             "cluster": self.cluster,
             "scheme": self.scheme,
             "tp": self.tp,
+            "replica_gpus": list(self.replica_gpus),
             "replicas": d.replicas,
             "decode_replicas": d.decode_replicas,
             "gpus": self.gpus,
@@ -244,7 +247,6 @@ def serve(
     window = Window(duration_s, duration_s / 10 if warm_up_s is None else warm_up_s, batches)
     pace = known.pace()
     limits = known.limits
-    separate = deployment.decode_replicas > 0
     setup = Setup(
         pace=pace,
         limits=limits,
@@ -267,8 +269,11 @@ def serve(
         cluster=known.cluster.name,
         scheme=pace.scheme.name,
         tp=len(known.cluster.gpus),
+        replica_gpus=known.cluster.indices,
         profile=known.profile.name,
-        assumptions=tuple(dict.fromkeys([*_sentences(deployment, load, separate, known.scheme), *pace.sentences()])),
+        assumptions=tuple(
+            dict.fromkeys([*_sentences(deployment, load, known.cluster, known.scheme), *pace.sentences()])
+        ),
     )
 
 
@@ -277,10 +282,11 @@ def _engine(deployment: Deployment) -> Deployment:
     return replace(deployment, replicas=1, decode_replicas=0, policy="least-tokens", transfer_bytes_per_s=1.0)
 
 
-def _sentences(deployment: Deployment, load: Load, separate: bool, scheme: AnyScheme) -> list[str]:
+def _sentences(deployment: Deployment, load: Load, cluster: Cluster, scheme: AnyScheme) -> list[str]:
+    whose = named(cluster.indices) or "the first GPUs"
     said = [
-        "replicas share nothing: each has the first GPUs of a machine of its own; the router and the network before it "
-        "take no time",
+        f"replicas share nothing: each has {whose} of a machine of its own; the router and the network before it take "
+        "no time",
         "a request is admitted when KV-cache memory for its prompt and all its output is free: nothing is evicted, and "
         "engines that hand memory out as it is needed admit more",
         "no prefix of a prompt is found in the cache",
@@ -291,7 +297,7 @@ def _sentences(deployment: Deployment, load: Load, separate: bool, scheme: AnySc
             "the router counts the prompt tokens still to be processed and, for each request under way, the load's "
             "mean output: it does not know how long an answer will be"
         )
-    if separate:
+    if deployment.decode_replicas:
         said.append(
             f"keys and values go from the prompts' pool to the other at {deployment.transfer_bytes_per_s / 1e9:g} GB/s "
             "a GPU (assumed), after the prompt and beside everything else; where they wait for room they take none"

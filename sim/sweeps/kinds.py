@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, create_model
@@ -24,6 +25,7 @@ from thinwire.reference.mixed import auto_budget, find
 from thinwire.sim.costs.profile import Profile, load_profile
 from thinwire.sim.question import Inquiry, Option, Placement, options_of
 from thinwire.sim.schema import SHIPPED, from_file, left_out, type_of
+from thinwire.topologies.choose import text_of
 from thinwire.topologies.load import cluster_names, load_cluster
 from thinwire.topologies.units import Table
 
@@ -59,6 +61,15 @@ Column = Literal["string", "int64", "float64", "bool_"]
 Asks = TypeVar("Asks", bound=Placement)
 
 
+# Options that ids have held at their defaults, too, since there are sweeps. What is added later is not added here.
+FIRST_AXES = frozenset({
+    "model", "cluster", "scheme", "tp", "weights", "profile", "scaled_links", "slow_ranks", "batch", "input_tokens",
+    "launch", "token_budget", "max_sequences", "whole_prompts", "kv_tokens", "host_ms", "gate", "replicas",
+    "decode_replicas", "transfer_gb_per_s", "policy", "fault", "output_tokens", "lengths", "burstiness", "rate",
+    "users", "trace", "speed", "duration", "warm_up", "slo_ttft_ms", "slo_tpot_ms", "seed",
+})  # fmt: skip
+
+
 def _anything(_: Grid) -> None:
     """No rule for a table as a whole."""
 
@@ -92,9 +103,14 @@ class Kind:
     most: int
     least: int
 
-    def values_of(self, point: Any) -> dict[str, Any]:
-        """What is asked, by axis."""
-        return point.values() if isinstance(point, Inquiry) else asdict(point)
+    def identity_of(self, point: Any) -> dict[str, Any]:
+        """What tells a point from others, by axis. An option that is younger than the first sweeps is left out at its
+        default, so that it changes no id that people hold.
+        """
+        if not isinstance(point, Inquiry):
+            return asdict(point)
+        told = point.given()
+        return {name: value for name, value in point.values().items() if name in FIRST_AXES or name in told}
 
     def task_size(self, points: int) -> int:
         """Points of a task of a sweep of so many: more in very large ones, for a file is kept of every task."""
@@ -138,17 +154,19 @@ _COLUMNS: Mapping[str, Column] = {
 }  # fmt: skip
 
 
-def as_row(question: Inquiry) -> Row:
-    """What is asked as columns."""
+def as_row(question: Inquiry, renamed: Mapping[str, str] = MappingProxyType({})) -> Row:
+    """What is asked as columns. renamed: fields whose column has another name."""
     row = question.values()
     for name, option in options_of(question).items():
         if option.form in ("links", "ranks"):
             row[name] = json.dumps(dict(row[name]))
         elif option.form == "faults":
             row[name] = json.dumps(row[name])
+        elif option.form == "gpus":
+            row[name] = None if row[name] is None else text_of(row[name])
         elif option.form == "profile":
             row[name] = row[name] or SHIPPED
-    return row
+    return {renamed.get(name, name): value for name, value in row.items()}
 
 
 # ---- what the names of an axis stand for. A catalog's name needs nothing: a worker has the same catalog.
@@ -259,6 +277,7 @@ def kind_of(
     results: Mapping[str, Column],
     required: Sequence[str] = (),
     loaders: Mapping[str, Loader] = LOADERS,
+    renamed: Mapping[str, str] = MappingProxyType({}),
     **more: Any,
 ) -> Kind:
     """The kind whose points are questions: each of its options is an axis and a column.
@@ -267,6 +286,7 @@ def kind_of(
         inner: axes that change faster than all others, the last one fastest.
         results: columns of what is found. Those of the point stand before them, why it failed behind.
         required: axes that a file must have though the option has a default.
+        renamed: axes whose column has another name, theirs being that of a result.
         more: the rest of `Kind`.
     """
     options = options_of(question)
@@ -281,10 +301,10 @@ def kind_of(
         loaders=loaders,
         columns={
             "id": "string",
-            **{name: _COLUMNS.get(options[name].form, "string") for name in axes.model_fields},
+            **{renamed.get(name, name): _COLUMNS.get(options[name].form, "string") for name in axes.model_fields},
             **results,
             **dict.fromkeys(("profile_name", "error_type", "error"), "string"),
         },
-        asked=as_row,
+        asked=partial(as_row, renamed=renamed),
         **more,
     )

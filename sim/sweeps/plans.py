@@ -26,6 +26,7 @@ from thinwire.sim.sweeps.kinds import (
     load_models,
     load_schemes,
 )
+from thinwire.topologies.choose import text_of
 from thinwire.topologies.units import Table
 
 _Factor = Annotated[float, Field(strict=True, ge=LEAST_FACTOR, le=MOST_FACTOR)]
@@ -69,7 +70,7 @@ COLUMNS: Mapping[str, Column] = {
     **dict.fromkeys(("id", "plan", "links", "prices"), "string"),
     "ttft_percentile": "int64", "ttft_target_ms": "float64", "tpot_percentile": "int64", "tpot_target_ms": "float64",
     "perplexity_target": "float64", "seed": "int64", "load": "float64", "rate_per_s": "float64",
-    "cluster": "string", "tp": "int64", "scheme": "string",
+    "cluster": "string", "tp": "int64", "replica_gpus": "string", "scheme": "string",
     **dict.fromkeys(("token_budget", "max_sequences", "replicas", "gpus"), "int64"),
     "cost_per_hour": "float64", "currency": "string",
     **dict.fromkeys(("perplexity_ratio", "ttft_ms", "ttft_ms_half_width", "tpot_ms", "tpot_ms_half_width",
@@ -144,6 +145,7 @@ def _found(point: Point, values: Values, once: Once) -> Row:
         "seed": seed,
         "rate_per_s": file.load.rate_per_s * point.load,
         **{name: best.get(name) for name in _TAKEN},
+        "replica_gpus": text_of(best["replica_gpus"]) if best else None,
         **{f"{name}{part}": (best.get(name) or {}).get(key) for name in ("ttft_ms", "tpot_ms") for part, key in _PARTS},
         "currency": file.currency,
         "candidates": len(plan.outcomes),

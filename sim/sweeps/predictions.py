@@ -8,6 +8,7 @@ from thinwire.sim import api
 from thinwire.sim.costs.profile import load_profile
 from thinwire.sim.question import Question
 from thinwire.sim.sweeps.kinds import Column, Once, Row, Values, kind_of, names, with_values
+from thinwire.topologies.choose import text_of
 
 # What was predicted; null where that failed.
 RESULTS: Mapping[str, Column] = {
@@ -25,13 +26,18 @@ def _found(point: Question, values: Values, once: Once) -> Row:
     model = own.model
     if isinstance(model, str):
         model = once(("model", model), lambda: load_model(str(point.model)))
-    place = (point.cluster, values.get(("cluster", str(point.cluster))), point.tp, point.scaled_links)
-    gpus = once(place, lambda: api.group(own.cluster, point.tp, dict(point.scaled_links)))
+    chosen = (point.tp, point.gpus, point.nodes)
+    place = (point.cluster, values.get(("cluster", str(point.cluster))), chosen, point.scaled_links)
+    gpus = once(
+        place,
+        lambda: api.group(own.cluster, point.tp, dict(point.scaled_links), gpus=point.gpus, nodes=point.nodes),
+    )
     profile = own.profile or once(("profile", place), lambda: load_profile(gpus))
-    placed = replace(own, model=model, cluster=gpus, tp=None, scaled_links=(), profile=profile)
+    placed = replace(own, model=model, cluster=gpus, profile=profile, tp=None, gpus=None, nodes=None, scaled_links=())
     found = api.answer(placed).to_dict()
     return {
         "tp": found["tp"],
+        "gpus": text_of(found["gpus"]),
         "ttft_ms": found["ttft_ms"],
         "ttft_ms_low": found["ttft_ms_interval"][0],
         "ttft_ms_high": found["ttft_ms_interval"][1],

@@ -27,6 +27,7 @@ from thinwire.sim.sweeps.kinds import (
     names,
     with_values,
 )
+from thinwire.topologies.choose import text_of
 
 MOST_TRACE_BYTES = 1 << 24  # it travels inside every task that plays it
 
@@ -113,6 +114,7 @@ def _found(point: Service, values: Values, once: Once) -> Row:
     del run["slo_ms"]  # asked, not found
     return {
         "tp": served.tp,
+        "replica_gpus": text_of(served.replica_gpus),
         "kv_tokens": served.limits.kv_tokens,
         "duration": served.window.duration_s,
         "warm_up": served.window.warm_up_s,
@@ -132,6 +134,7 @@ SERVE = kind_of(
     loaders={**LOADERS, "trace": _load_traces},
     names=_names,
     mark={"what": "serve"},
+    renamed={"gpus": "replica_gpus"},  # gpus are how many all replicas have
     found=_found,
     most=4,  # a second or so each, with the setting up
     least=10,

@@ -87,7 +87,7 @@ def _kind(document: Document) -> Kind:
 def identity(kind: Kind, point: Any, values: Values) -> str:
     """A hash of the point and of what the files it names hold; its place in the sweep does not matter."""
     files = {key[0]: values[key].digest for key in kind.names(point) if key in values}
-    asked = {**kind.mark, **kind.values_of(point), "files": files}
+    asked = {**kind.mark, **kind.identity_of(point), "files": files}
     return sha256(json.dumps(asked, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:24]
 
 

@@ -32,6 +32,7 @@ PREDICTION_KEYS = {
     "model",
     "cluster",
     "tp",
+    "gpus",
     "batch",
     "input_tokens",
     "weights",
@@ -39,7 +40,7 @@ PREDICTION_KEYS = {
     "profile",
 }
 BREAKDOWN_KEYS = {"compute", "codec", "communication", "exposed_communication"}
-COLLECTIVE_KEYS = {"time_us", "algbw_gb_per_s", "busbw_gb_per_s", "wire_bytes_per_gpu", "algorithm"}
+COLLECTIVE_KEYS = {"gpus", "time_us", "algbw_gb_per_s", "busbw_gb_per_s", "wire_bytes_per_gpu", "algorithm"}
 
 
 def document(capsys: Capture, *arguments: str) -> Any:

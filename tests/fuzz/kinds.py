@@ -87,7 +87,8 @@ SWEEP: Mapping[str, Any] = {
 }  # fmt: skip
 SERVING: Mapping[str, Any] = {
     "what": "serve", "model": "llama-3-8b", "cluster": "8xl40s-pcie", "tp": 4, "duration": 5.0, "warm_up": 0.0,
-    "grid": [{"rate": [0.5, 1.0]}, {"trace": "trace.csv", "speed": 2.0}, {"users": 2, "fault": [[], "1-2:0:down"]}],
+    "grid": [{"rate": [0.5, 1.0], "gpus": ["0-3", "0,1,4,5"]}, {"trace": "trace.csv", "speed": 2.0},
+             {"users": 2, "fault": [[], "1-2:0:down"]}],
 }  # fmt: skip
 PLANS: Mapping[str, Any] = {"what": "plan", "plan": "plan.toml", "load": [1.0, 2.0], "links": [{}, {"*": 0.5}]}
 PLAN: Mapping[str, Any] = {
@@ -182,6 +183,8 @@ KINDS = (
 
 VALID = (
     PREDICT,
+    "predict --model llama-3-8b --cluster 8xl40s-pcie --scheme bf16 --gpus 0,1,6-7 --json",
+    "predict --model llama-3-8b --cluster 2x8xh100-ib --scheme bf16 --tp 4 --nodes 2 --json",
     f"{PREDICT} --explain --slow-rank 0=1.5 --scale-link *=0.5 --launch graph --weights fp8 --trace t.json",
     f"compare --model llama-3-8b {PLACE} --schemes bf16,flash-int8 --json --batch 2 --input-tokens 128",
     "compare --workload cross-attention --cluster 2x8xh100-ib --text-tokens 64 --visual-tokens 4096 --heads 32 --json",
@@ -207,7 +210,7 @@ WORDS = (
     "two_step:int4-g32-min", "spd-50", "two_step:int4-g999999999999-min", "two_step:int4@chunk=1", "bf16+spd-100",
     "two_step:int4@chunk=99999999x9999", "exempt-9", "flash-int4+exempt-99999999", "ring:mx-e2m1-b8-h1048576", "none",
     "%", "999999999", "16777216", "65536", "o.parquet", "machine.toml", "plan.toml", "trace.csv", "1-2:0:down", "all",
-    "5:0:slow:0=1e9", f"{'9' * 400}:0:down", "lognormal:1e3",
+    "5:0:slow:0=1e9", "0-3", "0-999999", "7,0", "0,0", f"{'9' * 400}:0:down", "lognormal:1e3",
 )  # fmt: skip
 
 

@@ -421,8 +421,8 @@ COMMAND = (
     "--visual-tokens", "20000",
 )  # fmt: skip
 ROW_KEYS = {
-    "scheme", "model", "cluster", "tp", "batch", "text_tokens", "visual_tokens", "weights", "cross_layers", "heads",
-    "kv_heads", "head_dim", "partial", "time_ms", "breakdown_ms", "wire_bytes_per_gpu", "memory_gb_per_gpu",
+    "scheme", "model", "cluster", "tp", "gpus", "batch", "text_tokens", "visual_tokens", "weights", "cross_layers",
+    "heads", "kv_heads", "head_dim", "partial", "time_ms", "breakdown_ms", "wire_bytes_per_gpu", "memory_gb_per_gpu",
     "fits_memory", "profile", "assumptions", "speedup",
 }  # fmt: skip
 

@@ -154,3 +154,62 @@ def test_links_count_each_as_often_as_it_is_named(tmp_path: Path) -> None:
     assert plain < half < quarter
     with pytest.raises(ValueError, match="no machine of the search has a link"):
         found.what_if("link nowhere->* x2")
+
+
+def test_gpus_are_searched_as_they_are_asked_for(tmp_path: Path) -> None:
+    """Each way to place a replica once; the first GPUs are the first GPUs however they are written."""
+    found = asked(
+        tmp_path, ("tp = [1, 2]", 'tp = [2, 4]\ngpus = ["0,1,6,7", "0-3", "0,1,6-7", "0,8"]'), ('"bf16", ', "")
+    )
+    limits = (2048, 256)
+    assert found.problem.candidates == (
+        Candidate("8xl40s-pcie", 2, "flash-int4", *limits),
+        Candidate("8xl40s-pcie", 4, "flash-int4", *limits),
+        Candidate("8xl40s-pcie", 4, "flash-int4", *limits, gpus=(0, 1, 6, 7)),
+        Candidate("8xl40s-pcie", 2, "flash-int4", *limits, gpus=(0, 8)),
+    )
+    first, spread = (found.problem.engines(c, ()).pace for c in found.problem.candidates[1:3])
+    assert first.mixed_s([(512, 512)], 1, 0, 0) < spread.mixed_s([(512, 512)], 1, 0, 0)
+    assert str(found.problem.candidates[2]).startswith("8xl40s-pcie TP 4 on GPUs 0,1,6,7 flash-int4 (2048 tokens")
+    nowhere = found.problem.candidates[3]
+    with pytest.raises(ValueError, match="no GPU 8 on 8xl40s-pcie"):
+        found.problem.engines(nowhere, ())
+    assert found.inputs.measured(nowhere) is not None  # what is said of it is that it does not fit
+
+
+def test_nodes_are_searched_with_degrees(tmp_path: Path) -> None:
+    found = asked(
+        tmp_path,
+        ("8xl40s-pcie", "2x8xh100-ib"),
+        ("tp = [1, 2]", "tp = [2, 16]\nnodes = [1, 2]"),
+        ('"bf16", ', ""),
+    )
+    told = [(c.tp, c.gpus, c.nodes) for c in found.problem.candidates]
+    assert told == [(2, (), 1), (2, (0, 8), 2), (16, (), 1), (16, (), 2)]
+    beyond = found.problem.candidates[2]
+    with pytest.raises(ValueError, match="tp=16 takes 16 GPUs of each of 1 nodes"):
+        found.problem.engines(beyond, ())
+    assert "on 2 nodes" in str(found.problem.candidates[3]) and " on GPUs 0,8 " in str(found.problem.candidates[1])
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("", "search: tp is missing"),
+        ("nodes = [2]", "search: tp is missing: degrees to try, such as [2, 4] with nodes"),
+        ('gpus = ["0,1"]\nnodes = [2]', "search: tp is missing"),
+        ('gpus = ["0,0"]', "search.gpus.0: gpus lists each GPU once"),
+        ("gpus = [0, 1]", 'search.gpus.0: must be text, such as "0,1,6,7"'),
+        ("gpus = []", "search.gpus: "),
+        ("tp = [2]\nnodes = [0]", "search.nodes.0: "),
+    ],
+)
+def test_a_search_that_takes_nothing_is_refused(tmp_path: Path, line: str, said: str) -> None:
+    with pytest.raises(ValueError) as refused:
+        asked(tmp_path, ("tp = [1, 2]", line))
+    assert said in str(refused.value)
+
+
+def test_gpus_alone_are_enough(tmp_path: Path) -> None:
+    found = asked(tmp_path, ("tp = [1, 2]", 'gpus = ["2,3"]'), ('"bf16", ', ""))
+    assert [(c.tp, c.gpus) for c in found.problem.candidates] == [(2, (2, 3))]

@@ -1,6 +1,7 @@
 """`thinwire plan`: the search finds what trying everything finds, bounds are below every run, errors help."""
 
 import json
+import re
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
@@ -323,6 +324,22 @@ def test_the_document_has_what_scripts_read(capsys: Capture, file: Path) -> None
     assert found["what_if"][0]["change"] == "load x2, price 8xl40s-pcie x3"
     status, out, err = run(capsys, "plan", str(file), "--no-changes")
     assert status == 0 and "binding:" in out and "±" in out and "Small changes" not in out
+
+
+def test_a_plan_names_the_gpus_that_are_not_the_first_ones(capsys: Capture, file: Path) -> None:
+    file.write_text(FILE.replace("tp = [2]", 'tp = [2]\ngpus = ["0,4"]').replace(', "flash-int4"', "", 1))
+    status, out, _ = run(capsys, "plan", str(file), "--no-changes", "--json")
+    assert status == 0
+    rows = {(c["cluster"], *c["replica_gpus"]): c for c in json.loads(out)["candidates"]}
+    assert [*rows] == [("8xl40s-pcie", 0, 1), ("8xl40s-pcie", 0, 4), ("4xl4-pcie", 0, 1), ("4xl4-pcie", 0, 4)]
+    assert rows["4xl4-pcie", 0, 4]["why"] == "does not fit"
+    assert rows["4xl4-pcie", 0, 4]["reason"] == "no GPU 4 on 4xl4-pcie, it has 0-3: gpus=0,4"
+    spread = rows["8xl40s-pcie", 0, 4]
+    assert (spread["tp"] == 2 and spread["replicas"] is None) or spread["gpus"] == 2 * spread["replicas"]
+    file.write_text(file.read_text().replace("tp = [2]\n", ""))
+    status, out, _ = run(capsys, "plan", str(file), "--no-changes")
+    assert status == 0 and re.search(r"\d+ x TP 2 on GPUs 0,4 of 8xl40s-pcie, bf16, 256 / 16: ", out)
+    assert re.search(r"^8xl40s-pcie +2 on GPUs 0,4 +bf16 ", out, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

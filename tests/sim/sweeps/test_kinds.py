@@ -108,7 +108,8 @@ def test_kinds_agree_with_themselves() -> None:
         assert what == kind.what and {*kind.file.model_fields} == {*axes, "what", "grid"}
         asked = options_of(kind.point) if what != "plan" else [each.name for each in fields(kind.point)]
         assert {*asked} == {*axes} and {*kind.defaults, *kind.plain, *kind.loaders} <= {*axes}
-        assert [*kind.columns][1 : 1 + len(axes)] == axes or what == "plan"
+        renamed = [name if what == "predict" or name != "gpus" else "replica_gpus" for name in axes]
+        assert [*kind.columns][1 : 1 + len(axes)] == renamed or what == "plan"
         assert next(iter(kind.columns)) == "id" and [*kind.columns][-2:] == ["error_type", "error"]
     assert len({tuple(kind.columns) for kind in KINDS.values()}) == len(KINDS)
     # What changes slowest is what neighbours share: the machine, then what an iteration's duration depends on.
@@ -309,7 +310,8 @@ def test_every_axis_reaches_the_run(tmp_path: Path, root: Path, monkeypatch: pyt
     (tmp_path / "p.json").write_text(json.dumps({"gpu": {**own, "name": "mine"}}))
     (tmp_path / "t.csv").write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n0,10,2\n4,20,3\n")
     given = {
-        "tp": "4", "weights": '"fp8"', "profile": '"p.json"', "scaled_links": '{ "*" = 0.5 }',
+        "tp": "4", "gpus": '"0,1,6-7"', "nodes": "1", "weights": '"fp8"', "profile": '"p.json"',
+        "scaled_links": '{ "*" = 0.5 }',
         "slow_ranks": "{ 1 = 2 }", "token_budget": "512", "max_sequences": "32", "whole_prompts": "true",
         "kv_tokens": "9000", "host_ms": "2", "gate": "true", "scheme": '"flash-int4"',
         "replicas": "3", "decode_replicas": "2", "transfer_gb_per_s": "7",
@@ -336,6 +338,7 @@ def test_every_axis_reaches_the_run(tmp_path: Path, root: Path, monkeypatch: pyt
         assert isinstance(deployment.profile, Profile) and deployment.profile.gpu.name == "mine"
         assert deployment == Deployment(
             model="llama-3-8b", cluster="8xl40s-pcie", scheme="flash-int4", tp=4, replicas=3, weights="fp8",
+            gpus=(0, 1, 6, 7), nodes=1,
             profile=deployment.profile, token_budget=512, max_sequences=32, chunked_prefill=False, kv_tokens=9000,
             policy="round-robin", decode_replicas=2, transfer_bytes_per_s=7e9, host_s=0.002, gated=True,
             scaled_links={"*": 0.5}, slow_ranks={1: 2.0},
@@ -441,6 +444,7 @@ def test_rows_are_what_plan_says(plans: Path, tmp_path: Path, monkeypatch: pytes
         for name in ("cluster", "tp", "scheme", "token_budget", "max_sequences", "replicas", "gpus", "cost_per_hour",
                      "perplexity_ratio", "utilisation"):  # fmt: skip
             assert row[name] == best.get(name), name
+        assert row["replica_gpus"] == ("0,1" if best else None)
         for name in ("ttft_ms", "tpot_ms"):
             estimate = best.get(name) or {"value": None, "half_width": None}
             assert (row[name], row[f"{name}_half_width"]) == (estimate["value"], estimate["half_width"])

@@ -185,7 +185,7 @@ def test_rows_are_what_predict_says(spec: Path, expected: bytes, tmp_path: Path)
         assert all(
             row[name] == getattr(point, name)
             for name in PREDICT.axes.model_fields
-            if name not in ("profile", "scaled_links", "slow_ranks")
+            if name not in ("gpus", "profile", "scaled_links", "slow_ranks")
         )
         if point.model == "llama-3-70b":
             assert row["error_type"] == "ValueError" and "does not fit 2 x l40s" in row["error"]
@@ -194,6 +194,7 @@ def test_rows_are_what_predict_says(spec: Path, expected: bytes, tmp_path: Path)
         alone = api.answer(point).to_dict()
         assert (row["error_type"], row["error"]) == (None, None)
         assert (row["ttft_ms"], row["profile_name"], row["tp"]) == (alone["ttft_ms"], alone["profile"], 2)
+        assert row["gpus"] == "0,1"
         assert [row["ttft_ms_low"], row["ttft_ms_high"]] == alone["ttft_ms_interval"]
         assert {k: row[f"{k}_ms"] for k in alone["breakdown_ms"]} == alone["breakdown_ms"]
         assert {k: row[f"{k}_bits_per_value"] for k in alone["bits_per_value"]} == alone["bits_per_value"]
