@@ -20,8 +20,8 @@ from thinwire.reference.mixed import AnyScheme, MixedScheme, auto_budget, entrie
 from thinwire.sim import predict as main_path
 from thinwire.sim.choices import Compress, Weights
 from thinwire.sim.costs.cost import CostModel
-from thinwire.sim.costs.profile import STAND_IN, Profile, load_profile, relation_to
-from thinwire.sim.costs.transfer import RELATIONS
+from thinwire.sim.costs.profile import STAND_IN, Profile, load_profile
+from thinwire.sim.costs.transfer import RELATIONS, relation_to
 from thinwire.sim.events.exchange import UNCOMPRESSED, Exchanger, slowdown
 from thinwire.sim.predict import WhatIf
 from thinwire.sim.question import Placement, Question, question_of

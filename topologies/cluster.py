@@ -67,6 +67,9 @@ class Gpu:
     matmul_flops_per_s: float | None = None
     title: str = ""
 
+    def __hash__(self) -> int:  # what is derived from a GPU is kept by it; equality looks at every number
+        return hash((self.name, self.memory_bandwidth_bytes_per_s, self.sm_count, self.relative))
+
 
 @dataclass(frozen=True, slots=True)
 class Link:

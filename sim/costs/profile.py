@@ -27,7 +27,7 @@ from thinwire.sim.costs.decode_attention import DecodeAttentionModel
 from thinwire.sim.costs.elementwise import ElementwiseModel
 from thinwire.sim.costs.gemm import GemmModel
 from thinwire.sim.costs.spread import Real, Spread, Whole, check_source
-from thinwire.sim.costs.transfer import Relation, further, longest_rate, products_of, relation_of
+from thinwire.sim.costs.transfer import Relation, longest_rate, products_of, relation_to, sentences
 from thinwire.topologies.cluster import Cluster, Gpu
 from thinwire.topologies.load import load_gpu
 
@@ -137,13 +137,6 @@ class GpuProfile:
         peaks = gpu.peak_flops_per_s
         memory = gpu.memory_bandwidth_bytes_per_s
         gemm = {p: products_of(model, gpu, relation) for p, model in self.gemm.items() if p in peaks}
-        products = gemm["bf16"].source.removeprefix("assumed: ")
-        said = [
-            f"no kernel is measured on {gpu.name}: at this GPU's peaks, products are {products}, attention and "
-            f"element-wise kernels as {self.gpu}'s ({relation})"
-        ]
-        if (peak := gpu.sources.get("peak.bf16", "")).startswith("assumed"):
-            said.append(f"{gpu.name}: dense bf16 peak {peak}")
         return GpuProfile(
             name=gpu.name,
             gpu=gpu.name,
@@ -164,7 +157,7 @@ class GpuProfile:
                 wire_share=assumed(self.codec.wire_share),
                 timed=(),
             ),
-            assumptions=tuple(said),
+            assumptions=sentences(gpu, self.gpu, relation, gemm["bf16"]),
             spreads=tuple(s for s in spreads if s.part.removeprefix("gemm ") in gemm or not s.part.startswith("gemm ")),
         )
 
@@ -463,40 +456,13 @@ def profile_of(gpu: Gpu) -> GpuProfile:
     """The shipped profile of a GPU; of one without, its relative's moved to it. ValueError where it names none."""
     if gpu.relative is None or _file("gpu", gpu.name).exists():
         return _shipped_gpu(gpu.name)
-    return _derived(_Key(gpu))
-
-
-def relation_to(gpu: Gpu, relative: str) -> Relation:
-    """How near a GPU is to the one whose measured kernels stand in, at the end of the line of relatives."""
-    lender = load_gpu(relative)
-    found = relation_of(gpu, lender)
-    return found if lender.relative is None else further(found, relation_to(lender, lender.relative))
-
-
-class _Key:
-    """A GPU by what its profile depends on, for the cache."""
-
-    __slots__ = ("facts", "gpu")
-
-    def __init__(self, gpu: Gpu) -> None:
-        self.gpu = gpu
-        self.facts = (
-            gpu.name, tuple(sorted(gpu.peak_flops_per_s.items())), gpu.memory_bandwidth_bytes_per_s, gpu.sm_count,
-            gpu.chip, gpu.architecture, gpu.relative, gpu.matmul_flops_per_s, gpu.sources.get("peak.bf16"),
-        )  # fmt: skip
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Key) and self.facts == other.facts
-
-    def __hash__(self) -> int:
-        return hash(self.facts)
+    return _derived(gpu, gpu.relative)
 
 
 @lru_cache
-def _derived(key: _Key) -> GpuProfile:
-    gpu, name = key.gpu, str(key.gpu.relative)
-    relation = relation_to(gpu, name)
-    return profile_of(load_gpu(name)).moved_to(gpu, relation, transfer_spreads()[relation])
+def _derived(gpu: Gpu, relative: str) -> GpuProfile:
+    relation = relation_to(gpu, relative)
+    return profile_of(load_gpu(relative)).moved_to(gpu, relation, transfer_spreads()[relation])
 
 
 @lru_cache

@@ -11,6 +11,7 @@ from typing import Literal, get_args
 
 from thinwire.sim.costs.gemm import GemmModel, GpuFacts
 from thinwire.topologies.cluster import Gpu
+from thinwire.topologies.load import load_gpu
 
 Relation = Literal["same chip", "same architecture", "another architecture"]
 RELATIONS: tuple[Relation, ...] = get_args(Relation)
@@ -28,6 +29,13 @@ def relation_of(gpu: Gpu, relative: Gpu) -> Relation:
 def further(one: Relation, other: Relation) -> Relation:
     """The worse of two steps: a relative whose own kernels are borrowed is no nearer than its lender."""
     return max(one, other, key=RELATIONS.index)
+
+
+def relation_to(gpu: Gpu, relative: str) -> Relation:
+    """How near a GPU is to the one whose measured kernels stand in, at the end of the line of relatives."""
+    lender = load_gpu(relative)
+    found = relation_of(gpu, lender)
+    return found if lender.relative is None else further(found, relation_to(lender, lender.relative))
 
 
 def facts_of(gpu: Gpu, dtype: str) -> GpuFacts:
@@ -58,3 +66,13 @@ def products_of(model: GemmModel, gpu: Gpu, relation: Relation) -> GemmModel:
         # Clocks above the nominal ones carry some products above the peak; fp8 reaches the same share of its own.
         matmul_efficiency=None if known is None else min(1.0, round(known / gpu.peak_flops_per_s["bf16"], 3)),
     )
+
+
+def sentences(gpu: Gpu, relative: str, relation: Relation, products: GemmModel) -> tuple[str, ...]:
+    """What predictions on a GPU that nobody measured must say."""
+    said = (
+        f"no kernel is measured on {gpu.name}: at this GPU's peaks, products are "
+        f"{products.source.removeprefix('assumed: ')}, attention and element-wise kernels as {relative}'s ({relation})",
+    )
+    peak = gpu.sources.get("peak.bf16", "")
+    return (*said, f"{gpu.name}: dense bf16 peak {peak}") if peak.startswith("assumed") else said

@@ -9,9 +9,9 @@ import pytest
 
 from thinwire.reference.core.config import load_model
 from thinwire.sim import api
-from thinwire.sim.costs.profile import PROFILES, GpuProfile, load_profile, profile_of, relation_to, transfer_spreads
+from thinwire.sim.costs.profile import PROFILES, GpuProfile, load_profile, profile_of, transfer_spreads
 from thinwire.sim.costs.spread import UNKNOWN, find
-from thinwire.sim.costs.transfer import LONGEST, RELATIONS, further, longest_rate, products_of, relation_of
+from thinwire.sim.costs.transfer import LONGEST, RELATIONS, further, longest_rate, products_of, relation_of, relation_to
 from thinwire.sim.predict import predict
 from thinwire.sim.workload import Prompt
 from thinwire.topologies.cluster import Cluster, Gpu
