@@ -1,4 +1,4 @@
-"""`thinwire schemes`, `models` and `clusters`: what there is, with sources; `thinwire cluster`: one machine."""
+"""`thinwire schemes`, `models`, `clusters`, `gpus`: what there is, with sources; `thinwire cluster`: one machine."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,6 +38,14 @@ def models(as_json: Json = False) -> None:
 def clusters(as_json: Json = False) -> None:
     """The catalog of machines, with sources."""
     _catalog("clusters", as_json)
+
+
+def gpus(as_json: Json = False) -> None:
+    """The catalog of GPUs, with what predictions on each rest on; sources with --json."""
+    from thinwire.sim import api
+
+    rows = api.catalog("gpus")
+    print_answer({"gpus": rows}, as_json, lambda: tables().gpus(rows))
 
 
 cluster.command("import")(import_)

@@ -37,12 +37,13 @@ COMMANDS: Mapping[str, str] = {
     "schemes": "catalogs",
     "models": "catalogs",
     "clusters": "catalogs",
+    "gpus": "catalogs",
     "cluster": "catalogs",
 }
 
 
 # Over before collecting garbage would pay: most of what they do is importing, which makes none.
-QUICK = frozenset({"predict", "compare", "collective", "auto", "schemes", "models", "clusters", "cluster"})
+QUICK = frozenset({"predict", "compare", "collective", "auto", "schemes", "models", "clusters", "gpus", "cluster"})
 # Else pydantic searches every package that is installed for plugins of its own; we have none.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 

@@ -308,6 +308,20 @@ def catalog(kind: str, rows: Sequence[Mapping[str, Any]]) -> None:
     console.print(table)
 
 
+def gpus(rows: Sequence[Mapping[str, Any]]) -> None:
+    """The catalog of GPUs."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("name", "chip", "GB", "GB/s", "bf16 TFLOP/s", "fp8", "predictions rest on"):
+        table.add_column(column, justify="left" if column in ("name", "chip", "predictions rest on") else "right")
+    for row in rows:
+        peak = row["peak_tflops"]
+        table.add_row(
+            row["name"], row["chip"] or "-", f"{row['memory_gb']:.0f}", f"{row['memory_bandwidth_gb_per_s']:,.0f}",
+            f"{peak['bf16']:,.0f}", f"{peak['fp8']:,.0f}" if "fp8" in peak else "-", row["rests_on"],
+        )  # fmt: skip
+    console.print(table)
+
+
 def schemes(rows: Sequence[Mapping[str, Any]], published: Shown) -> None:
     """The catalog of schemes, and what others published of their accuracy."""
     catalog("schemes", rows)

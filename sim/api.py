@@ -20,15 +20,16 @@ from thinwire.reference.mixed import AnyScheme, MixedScheme, auto_budget, entrie
 from thinwire.sim import predict as main_path
 from thinwire.sim.choices import Compress, Weights
 from thinwire.sim.costs.cost import CostModel
-from thinwire.sim.costs.profile import Profile, load_profile
+from thinwire.sim.costs.profile import STAND_IN, Profile, load_profile
+from thinwire.sim.costs.transfer import RELATIONS, relation_to
 from thinwire.sim.events.exchange import UNCOMPRESSED, Exchanger, slowdown
 from thinwire.sim.predict import WhatIf
 from thinwire.sim.question import Placement, Question, question_of
 from thinwire.sim.report import Prediction
 from thinwire.sim.workload import Prompt
 from thinwire.topologies.choose import choose
-from thinwire.topologies.cluster import Cluster
-from thinwire.topologies.load import cluster_names, load_cluster
+from thinwire.topologies.cluster import Cluster, Gpu
+from thinwire.topologies.load import cluster_names, gpu_names, load_cluster, load_gpu
 
 if TYPE_CHECKING:
     from thinwire.sim.cross.predict import CrossComparison
@@ -76,8 +77,8 @@ def place(question: Placement) -> Placed:
     return Placed(load_model(question.model) if isinstance(question.model, str) else question.model, gpus, costs)
 
 
-def _profile_of(gpus: Cluster, profile: str | Profile | None) -> Profile:
-    return profile if isinstance(profile, Profile) else load_profile(gpus, profile)
+def _profile_of(gpus: Cluster, profile: str | Profile | None, kernels: bool = True) -> Profile:
+    return profile if isinstance(profile, Profile) else load_profile(gpus, profile, kernels)
 
 
 def scheme_of(question: Placement, placed: Placed, prompt: Prompt, compress: Compress = "prompt") -> AnyScheme:
@@ -348,7 +349,7 @@ def collective(
         raise ValueError(f"bytes must be a positive even number, bf16 values being 2 bytes: bytes={cut(str(nbytes))}")
     MESSAGE.check("bytes", nbytes)
     taken = group(cluster, tp, scaled_links, gpus=gpus, nodes=nodes)
-    costs = _profile_of(taken, profile)
+    costs = _profile_of(taken, profile, kernels=False)
     found = find(scheme) if isinstance(scheme, str) else scheme
     if isinstance(found, MixedScheme):
         raise ValueError(f"one collective runs one scheme; {found.name} has one for each sync point")
@@ -357,6 +358,11 @@ def collective(
     timed = exchanger.time(op, nbytes // 2, found)
     alone = exchanger.alone(timed)
     algbw = nbytes / alone.seconds / 1e9 if alone.seconds else None
+    said = exchanger.sentences()
+    if not found.is_raw and taken.gpu.relative is None and costs.gpu.assumptions:
+        said.append(
+            f"{taken.gpu.name} has no profile and names no relative: its codec kernels are taken for {STAND_IN}'s"
+        )
     return {
         "cluster": taken.name,
         "scheme": found.name,
@@ -371,7 +377,7 @@ def collective(
         "wire_bytes_per_gpu": int(alone.wire_bytes_R.max()),
         "algorithm": exchanger.describe(timed),
         "profile": costs.name,
-        "assumptions": list(dict.fromkeys([*exchanger.sentences(), *taken.assumptions])),
+        "assumptions": list(dict.fromkeys([*said, *taken.assumptions])),
     }
 
 
@@ -427,8 +433,10 @@ def decodes_exactly(
 
 
 def names(kind: str) -> tuple[str, ...]:
-    """Catalog names of `models`, `clusters` or `schemes`."""
-    found = {"models": model_names(), "clusters": cluster_names(), "schemes": tuple(catalog_schemes())}
+    """Catalog names of `models`, `clusters`, `gpus` or `schemes`."""
+    found = {
+        "models": model_names(), "clusters": cluster_names(), "gpus": gpu_names(), "schemes": tuple(catalog_schemes()),
+    }  # fmt: skip
     return found[kind]
 
 
@@ -439,6 +447,8 @@ def catalog(kind: str) -> list[dict[str, Any]]:
             return [_model_row(load_model(name)) for name in model_names()]
         case "clusters":
             return [_cluster_row(load_cluster(name)) for name in cluster_names()]
+        case "gpus":
+            return [_gpu_row(load_gpu(name)) for name in gpu_names()]
         case _:
             return [_scheme_row(s) for s in catalog_schemes().values()]
 
@@ -456,6 +466,25 @@ def _cluster_row(c: Cluster) -> dict[str, Any]:
         "name": c.name, "title": c.title, "gpus": len(c.gpus), "gpu": c.gpu.name, "memory_gb": c.gpu.memory_bytes / 1e9,
         "islands": [len(island) for island in c.islands], "fabric": c.fabric,
         "sources": sorted(set(c.sources.values())),
+    }  # fmt: skip
+
+
+def _gpu_row(g: Gpu) -> dict[str, Any]:
+    """What the GPU can do, and what predictions on it rest on."""
+    known = "measured kernels"
+    if g.relative is not None:
+        relation = relation_to(g, g.relative)
+        pooled = relation == RELATIONS[-1] or g.matmul_flops_per_s is not None
+        products = "roofline of measured GPUs, attention of" if pooled else "kernels of"
+        known = f"{products} {g.relative} ({relation})"
+    return {
+        "name": g.name, "title": g.title, "architecture": g.architecture, "chip": g.chip,
+        "memory_gb": g.memory_bytes / 1e9, "memory_bandwidth_gb_per_s": g.memory_bandwidth_bytes_per_s / 1e9,
+        "peak_tflops": {precision: peak / 1e12 for precision, peak in g.peak_flops_per_s.items()},
+        "sm_count": g.sm_count, "l2_mb": None if g.l2_bytes is None else g.l2_bytes / 1e6,
+        "matmul_tflops": None if g.matmul_flops_per_s is None else g.matmul_flops_per_s / 1e12,
+        "relative": g.relative, "rests_on": known, "pci_ids": list(g.pci_ids), "product_names": list(g.product_names),
+        "sources": dict(g.sources),
     }  # fmt: skip
 
 

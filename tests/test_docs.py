@@ -186,7 +186,7 @@ def test_every_command_shown_is_understood(pages: dict[str, str]) -> None:
             command.make_context(name, list(rest), parent=context)
 
 
-QUICK = ("predict", "compare", "collective", "schemes", "models", "clusters", "cluster")
+QUICK = ("predict", "compare", "collective", "schemes", "models", "clusters", "gpus", "cluster")
 
 
 def test_quick_commands_shown_run(

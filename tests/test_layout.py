@@ -27,7 +27,8 @@ ANY = "*.py"
 HOUSE: Mapping[str, tuple[str, ...]] = {
     "commands": (ANY,),
     "validation": (
-        "calibrate.py", "peers/", "papers/", "targets/", "emulation/", "quality/", "fits/", "campaign/",
+        "calibrate.py", "peers/", "papers/", "targets/", "emulation/", "quality/", "relatives/", "fits/",
+        "campaign/",
     ),
     "sim": (
         "cli.py", "bench/", "sweeps/", "planning/", "schema.py", "serving/", "api.py", "cross/", "predict.py",
@@ -40,7 +41,7 @@ HOUSE: Mapping[str, tuple[str, ...]] = {
     ),
     "topologies": (
         "importing/", "dumps/", "picture.py", "draw.py", "load.py", "files.py", "schema.py", "generators.py",
-        "cluster.py", "names.py", "units.py", "lines.py", "reach.py",
+        "choose.py", "cluster.py", "names.py", "units.py", "lines.py", "reach.py",
     ),
     "edge": (ANY,),
 }  # fmt: skip

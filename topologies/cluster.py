@@ -47,7 +47,9 @@ class Gpu:
 
     `sources` has one entry per number, `"kind: where"`, kind being datasheet, measured or assumed. `pci_ids` (as
     `10de:26b9`) and `product_names` (as drivers print them) are what the model is told by in what machines print of
-    themselves.
+    themselves. `architecture` and `chip` (`Ampere`, `GA102`) say who is like whom; `relative` names the catalog GPU
+    whose kernels stand in for this one's where nobody measured them; `matmul_flops_per_s` is the fastest large product
+    in bf16, where that is known and the relative's share of the peak would mislead.
     """
 
     name: str
@@ -59,6 +61,14 @@ class Gpu:
     sources: Mapping[str, str]
     pci_ids: tuple[str, ...] = ()
     product_names: tuple[str, ...] = ()
+    architecture: str | None = None
+    chip: str | None = None
+    relative: str | None = None
+    matmul_flops_per_s: float | None = None
+    title: str = ""
+
+    def __hash__(self) -> int:  # what is derived from a GPU is kept by it; equality looks at every number
+        return hash((self.name, self.memory_bandwidth_bytes_per_s, self.sm_count, self.relative))
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from thinwire.topologies.generators import Fabric
 from thinwire.topologies.lines import KeyPath, line_of, locate
 from thinwire.topologies.names import FileError, names, shipped, unknown
 from thinwire.topologies.schema import TOPOLOGIES, Explicit, GpuFile, MachineFile, MisplacedError, MultiNode, OneNode
-from thinwire.topologies.units import Table
+from thinwire.topologies.units import Table, si_or_none
 
 _Model = TypeVar("_Model", bound=Table)
 
@@ -119,6 +119,10 @@ def read_gpu(path: Path) -> Gpu:
     """The GPU of a TOML file; `FileError` when it breaks a rule."""
     document = Document(path, "the GPU's file")
     file = document.check(GpuFile, document.data)
+    if file.relative is not None and (file.relative not in names("gpu") or file.relative == file.name):
+        near = get_close_matches(cut(file.relative), names("gpu"), n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}?" if near else "thinwire gpus lists them"
+        raise document.refuse(("relative",), f"must be another GPU of the catalog: {shown(file.relative)}; {hint}")
     return Gpu(
         name=file.name,
         peak_flops_per_s={precision: peak.si for precision, peak in file.peak.items()},
@@ -129,6 +133,11 @@ def read_gpu(path: Path) -> Gpu:
         sources=dict(_quantities(document.data)),
         pci_ids=tuple(file.pci_ids),
         product_names=tuple(file.product_names),
+        architecture=file.architecture,
+        chip=file.chip,
+        relative=file.relative,
+        matmul_flops_per_s=si_or_none(file.matmul),
+        title=file.title,
     )
 
 

@@ -36,6 +36,10 @@ class GpuFile(Table):
 
     name: Text
     title: Text
+    architecture: Text | None = None
+    chip: Text | None = None
+    relative: Text | None = None
+    matmul: Compute | None = None
     peak: dict[Literal["bf16", "fp8", "int8", "fp4"], Compute]
     memory: Bytes
     memory_bandwidth: Bandwidth

@@ -6,9 +6,10 @@ rows of every table that were used, and the errors left on them (`fits`).
 """
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,6 +31,7 @@ from thinwire.sim.costs.profile import (
     gpu_profile_dict,
 )
 from thinwire.sim.costs.spread import Spread
+from thinwire.sim.costs.transfer import RELATIONS, Relation
 from thinwire.topologies.load import load_gpu
 from thinwire.validation.fits import attention as fit_attention
 from thinwire.validation.fits import codec as fit_codec
@@ -44,14 +46,17 @@ from thinwire.validation.fits.gpus import NEAREST_KERNELS, NEAREST_MEMORY, SYSTE
 from thinwire.validation.fits.published_tables import select
 from thinwire.validation.fits.raw_file import Raw
 from thinwire.validation.fits.series import calibration
+from thinwire.validation.relatives import left_out
 
 Model = TypeVar("Model")
 RAW = Path(__file__).resolve().parent / "raw"
 
 GPUS = (
     "a100-sxm", "h100-sxm", "h200-sxm", "b200-sxm", "l40s", "rtx-pro-6000",
-    "l4", "l40", "a100-pcie", "h100-pcie", "rtx-4090", "mi300x",
+    "l4", "l40", "a100-pcie", "h100-pcie", "rtx-4090", "mi300x", "b300-sxm", "gb200", "gb300",
 )  # fmt: skip
+# How far off these parts are on a GPU nobody measured does not depend on whose kernels it takes: as on this one.
+UNMEASURED, ELSEWHERE = "rtx-4090", ("elementwise", "gap", "codec")
 
 # A GPU of an architecture that no GEMM table has: another architecture's correction does not carry over
 # (docs/decisions/ 003), so the pooled roofline is scaled to the published matmul ceiling in bf16, and fp8 to the same
@@ -293,6 +298,24 @@ def unmeasured(gpu: str) -> str:
     )
 
 
+def transferred(found: Mapping[str, GpuProfile]) -> dict[Relation, list[Spread]]:
+    """The spreads of profiles that the simulator moves to GPUs without one, by how near the relative is.
+
+    Whole prefills are off by what they are off elsewhere, and by the longest products, which the ceiling is a share of.
+    """
+    rest = [spread for spread in found[UNMEASURED].spreads if spread.part in ELSEWHERE]
+    whole = next(spread for spread in found[UNMEASURED].spreads if spread.part == "prefill")
+    known: dict[Relation, list[Spread]] = {}
+    for relation in RELATIONS:
+        kernels = [s for part in left_out.parts() for s in left_out.kernel_spreads(relation, part)]
+        products = left_out.longest_products(relation)
+        low, high = -math.hypot(whole.low, products.low), math.hypot(whole.high, products.high)
+        source = f"{whole.source}, and the longest product {products.source.removeprefix('assumed: ')}"
+        prefill = replace(whole, low=round(low, 4), high=round(high, 4), source=source)
+        known[relation] = [*kernels, *rest, prefill]
+    return known
+
+
 def write(path: Path, document: Any) -> None:
     """Indented, lists of numbers on one line: a profile that changes shows it in a diff that people can read."""
     text = json.dumps(document, indent=1)
@@ -305,8 +328,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found = fabrics()
     for name, profile in found.items():
         write(PROFILES / f"fabric-{name}.json", fabric_profile_dict(profile))
-    for name, gpu in gpus(found).items():
+    found_gpus = gpus(found)
+    for name, gpu in found_gpus.items():
         write(PROFILES / f"gpu-{name}.json", gpu_profile_dict(gpu))
+    write_transferred(found_gpus)
+
+
+def write_transferred(found: Mapping[str, GpuProfile]) -> None:
+    """The file of `transferred`."""
+    known = transferred(found)
+    write(PROFILES / "transferred.json", {relation: [asdict(s) for s in its] for relation, its in known.items()})
 
 
 if __name__ == "__main__":

@@ -3,11 +3,12 @@
 A GPU profile holds what one GPU's kernels cost; a fabric profile what a collective library makes of a fabric's links.
 Both are JSON files in `sim/profiles/` (`gpu-<name>.json`, `fabric-<name>.json`), written by `make calibrate` from the
 tables in `validation/published/`; the user's own (`--profile FILE`) may replace either. Every number names its source.
+A GPU without a file of its own gets its relative's efficiencies at its own peaks (`GpuProfile.moved_to`).
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from itertools import chain, pairwise
 from math import exp, isfinite, log
@@ -26,7 +27,9 @@ from thinwire.sim.costs.decode_attention import DecodeAttentionModel
 from thinwire.sim.costs.elementwise import ElementwiseModel
 from thinwire.sim.costs.gemm import GemmModel
 from thinwire.sim.costs.spread import Real, Spread, Whole, check_source
-from thinwire.topologies.cluster import Cluster
+from thinwire.sim.costs.transfer import Relation, longest_rate, products_of, relation_to, sentences
+from thinwire.topologies.cluster import Cluster, Gpu
+from thinwire.topologies.load import load_gpu
 
 PROFILES = Path(__file__).parents[1] / "profiles"
 
@@ -120,6 +123,43 @@ class GpuProfile:
         for precision, ceiling in self.sustained_flops_per_s.items():
             COMPUTE.check(f"sustained_flops_per_s.{cut(precision)}", ceiling.value)
         SECONDS.check("kernel_gap_s", self.kernel_gap_s.value)
+
+    def moved_to(self, gpu: Gpu, relation: Relation, spreads: Sequence[Spread]) -> "GpuProfile":
+        """The same kernels' efficiencies at the peaks of a GPU that nobody measured. Ceilings keep their share of the
+        longest-running product, codec kernels theirs of the memory bandwidth; precisions that `gpu` lacks go.
+
+        spreads: how far off such profiles are (`transferred.json`).
+        """
+
+        def assumed(known: Quantity, scale: float = 1.0) -> Quantity:
+            return Quantity(known.value * scale, f"assumed: as on {self.gpu} ({known.source})")
+
+        peaks = gpu.peak_flops_per_s
+        memory = gpu.memory_bandwidth_bytes_per_s
+        gemm = {p: products_of(model, gpu, relation) for p, model in self.gemm.items() if p in peaks}
+        return GpuProfile(
+            name=gpu.name,
+            gpu=gpu.name,
+            gemm=gemm,
+            attention=self.attention.moved_to(gpu.name, peaks["bf16"], memory, gpu.sm_count),
+            decode_attention=self.decode_attention.moved_to(gpu.name, memory, gpu.sm_count),
+            elementwise=self.elementwise.moved_to(gpu.name, memory),
+            sustained_flops_per_s={
+                p: assumed(self.sustained_flops_per_s[p], longest_rate(model) / longest_rate(self.gemm[p]))
+                for p, model in gemm.items()
+            },
+            kernel_gap_s=assumed(self.kernel_gap_s),
+            codec=replace(
+                self.codec,
+                fused_pass_s=assumed(self.codec.fused_pass_s),
+                separate_pass_s=assumed(self.codec.separate_pass_s),
+                local_share=assumed(self.codec.local_share),
+                wire_share=assumed(self.codec.wire_share),
+                timed=(),
+            ),
+            assumptions=sentences(gpu, self.gpu, relation, gemm["bf16"]),
+            spreads=tuple(s for s in spreads if s.part.removeprefix("gemm ") in gemm or not s.part.startswith("gemm ")),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,22 +426,52 @@ def _validated(adapter: TypeAdapter[Any], data: Mapping[str, Any]) -> Any:
         raise ValueError(f"profile {name}: {where}: {refusal(first)}") from None
 
 
-def load_profile(cluster: Cluster, path: str | None = None) -> Profile:
+def load_profile(cluster: Cluster, path: str | None = None, kernels: bool = True) -> Profile:
     """The shipped profile of the cluster's GPU and fabric; `path`, a JSON file with a `gpu` and/or a `fabric`
-    profile, replaces either.
+    profile, replaces either. Without `kernels` only codecs run on the GPU: one with neither profile nor relative is
+    taken for another's (`STAND_IN`), and says so.
     """
     given: Mapping[str, Any] = {}
     if path is not None:
         given = from_json(path, "profile")
         if not isinstance(given, dict) or not given or set(given) - {"gpu", "fabric"}:
             raise ValueError(f"a profile file is an object with the keys gpu and/or fabric: {place(path)}")
-    gpu = gpu_profile(given["gpu"]) if "gpu" in given else _shipped_gpu(cluster.gpu.name)
+    gpu = gpu_profile(given["gpu"]) if "gpu" in given else profile_of(_known_by(cluster.gpu, kernels))
     fabric = fabric_profile(given["fabric"]) if "fabric" in given else _shipped_fabric(cluster.fabric)
     if fabric.within is not None and len(cluster.islands) == 1 and "fabric" not in given:
         fabric = _shipped_fabric(fabric.within)
     if gpu.gpu != cluster.gpu.name:
         raise ValueError(f"profile {gpu.name} is of {gpu.gpu}, but cluster {cluster.name} has {cluster.gpu.name}")
     return Profile(gpu, fabric)
+
+
+STAND_IN = "l40s"  # memory-bound codec kernels, as nearly all GPUs' are assumed to be
+
+
+def _known_by(gpu: Gpu, kernels: bool) -> Gpu:
+    if kernels or gpu.relative is not None or _file("gpu", gpu.name).exists():
+        return gpu
+    return replace(gpu, relative=STAND_IN)
+
+
+def profile_of(gpu: Gpu) -> GpuProfile:
+    """The shipped profile of a GPU; of one without, its relative's moved to it. ValueError where it names none."""
+    if gpu.relative is None or _file("gpu", gpu.name).exists():
+        return _shipped_gpu(gpu.name)
+    return _derived(gpu, gpu.relative)
+
+
+@lru_cache
+def _derived(gpu: Gpu, relative: str) -> GpuProfile:
+    relation = relation_to(gpu, relative)
+    return profile_of(load_gpu(relative)).moved_to(gpu, relation, transfer_spreads()[relation])
+
+
+@lru_cache
+def transfer_spreads() -> Mapping[Relation, tuple[Spread, ...]]:
+    """How far off the parts of a profile are that was moved from a relative, by how near that is."""
+    table = TypeAdapter(dict[Relation, tuple[Spread, ...]])
+    return table.validate_python(json.loads((PROFILES / "transferred.json").read_text("utf-8")))
 
 
 @lru_cache
@@ -414,9 +484,19 @@ def _shipped_fabric(name: str) -> FabricProfile:
     return fabric_profile(_read("fabric", name))
 
 
+def _file(kind: str, name: str) -> Path:
+    return PROFILES / f"{kind}-{name}.json"
+
+
+def _known(kind: str) -> str:
+    return ", ".join(sorted(p.stem.removeprefix(f"{kind}-") for p in PROFILES.glob(f"{kind}-*.json")))
+
+
 def _read(kind: str, name: str) -> Any:
-    path = PROFILES / f"{kind}-{name}.json"
+    path = _file(kind, name)
     if not path.exists():
-        known = ", ".join(sorted(p.stem.removeprefix(f"{kind}-") for p in PROFILES.glob(f"{kind}-*.json")))
-        raise ValueError(f"no {kind} profile named {name}; shipped are {known}; `--profile FILE` gives your own")
+        more = ", or `relative` in the GPU's file names one of these" if kind == "gpu" else ""
+        raise ValueError(
+            f"no {kind} profile named {name}; shipped are {_known(kind)}; `--profile FILE` gives your own{more}"
+        )
     return json.loads(path.read_text())

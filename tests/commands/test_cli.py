@@ -14,7 +14,7 @@ import pytest
 from thinwire.commands.cli import COMMANDS
 from thinwire.reference.catalog import schemes
 from thinwire.reference.core.config import model_names
-from thinwire.topologies.load import cluster_names
+from thinwire.topologies.load import cluster_names, gpu_names
 
 from ..command import Capture, run
 
@@ -133,6 +133,7 @@ def test_a_collective_that_does_nothing_has_no_bandwidth(capsys: Capture) -> Non
         ("schemes", tuple(schemes()), "source"),
         ("models", model_names(), "source"),
         ("clusters", cluster_names(), "sources"),
+        ("gpus", gpu_names(), "sources"),
     ],
 )
 def test_catalogs_give_their_sources(capsys: Capture, kind: str, names: tuple[str, ...], source: str) -> None:
@@ -142,6 +143,17 @@ def test_catalogs_give_their_sources(capsys: Capture, kind: str, names: tuple[st
     status, out, _ = run(capsys, kind)
     assert status == 0
     assert all(name in out for name in names)
+
+
+def test_gpus_say_what_predictions_rest_on(capsys: Capture) -> None:
+    rows = {row["name"]: row for row in document(capsys, "gpus")["gpus"]}
+    assert rows["h200-sxm"]["rests_on"] == "measured kernels" and rows["h200-sxm"]["relative"] is None
+    assert rows["a800-sxm"]["rests_on"] == "kernels of a100-sxm (same chip)"
+    assert rows["rtx-5090"]["rests_on"].startswith("roofline of measured GPUs, attention of rtx-pro-6000")
+    assert rows["rtx-5090"]["matmul_tflops"] > rows["rtx-5090"]["peak_tflops"]["bf16"], "it boosts"
+    assert rows["a40"]["rests_on"].endswith("attention of l40s (another architecture)")
+    assert rows["t4"]["sources"]["peak.bf16"].startswith("assumed: fp16's")
+    assert (rows["l40s"]["memory_bandwidth_gb_per_s"], rows["l40s"]["pci_ids"]) == (864, ["10de:26b9"])
 
 
 def test_cluster_show(capsys: Capture) -> None:

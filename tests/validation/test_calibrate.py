@@ -15,6 +15,7 @@ from thinwire.sim.costs.profile import (
     fabric_profile_dict,
     gpu_profile,
     gpu_profile_dict,
+    transfer_spreads,
 )
 from thinwire.sim.costs.spread import CONFIDENCE, find
 from thinwire.topologies.load import cluster_names, gpu_names, load_cluster, load_gpu
@@ -116,13 +117,18 @@ def test_fabrics_borrow_openly(name: str) -> None:
 
 
 def test_calibrate_writes_where_it_is_told(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One file a fabric and one a GPU, in the form the loader reads. The GPUs are stubbed: they take seconds."""
+    """One file a fabric and one a GPU, in the form the loader reads, and one of what is off on GPUs without. The GPUs
+    are stubbed, and what is off: they take seconds.
+    """
     monkeypatch.setattr(calibrate, "PROFILES", tmp_path / "profiles")
     l40s = gpu_profile(shipped("gpu", "l40s"))
     monkeypatch.setattr(calibrate, "gpus", lambda _fabrics: {"l40s": l40s})
+    monkeypatch.setattr(calibrate, "transferred", lambda _gpus: transfer_spreads())
     calibrate.main()
     written = sorted(path.name for path in (tmp_path / "profiles").iterdir())
-    assert written == sorted(["gpu-l40s.json", *(f"fabric-{name}.json" for name in FABRICS)])
+    assert written == sorted(["gpu-l40s.json", "transferred.json", *(f"fabric-{name}.json" for name in FABRICS)])
+    off, told = ((folder / "transferred.json").read_text("utf-8") for folder in (tmp_path / "profiles", PROFILES))
+    assert json.loads(off) == json.loads(told)
     again = gpu_profile(json.loads((tmp_path / "profiles" / "gpu-l40s.json").read_text("utf-8")))
     assert gpu_profile_dict(again) == gpu_profile_dict(l40s)
 
@@ -192,9 +198,9 @@ def test_spreads_of_fabrics_are_of_rows_left_out() -> None:
 
 def test_prefills_are_the_same_rows_as_the_fits() -> None:
     """The shipped spread of whole prefills is that of 18 rows, and of 17 without one of them."""
-    from thinwire.validation.targets.kernels import _prefill_spreads
+    from thinwire.validation.targets.kernels import prefill_spreads
 
-    whole = _prefill_spreads()
+    whole = prefill_spreads()
     assert len(whole.keys) == len(set(whole.keys)) == len(whole.left_out) == 18
     ours = gpu_profile(shipped("gpu", "h100-sxm")).spreads
     told, again = find(ours, 0, "prefill"), whole.spread()

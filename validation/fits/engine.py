@@ -17,6 +17,7 @@ from thinwire.reference.catalog import scheme
 from thinwire.reference.core.config import load_model
 from thinwire.sim.costs.gemm import GemmModel
 from thinwire.sim.costs.profile import FabricProfile, GpuProfile, Profile, Quantity
+from thinwire.sim.costs.transfer import longest_rate
 from thinwire.sim.predict import predict
 from thinwire.sim.workload import Prompt
 from thinwire.topologies.load import load_cluster
@@ -26,16 +27,13 @@ from thinwire.validation.fits.records import record
 Floats = NDArray[np.float64]
 
 NO_GAP = Quantity(0.0, "assumed: none")
-LONGEST = (32768, 8192, 8192)  # m, n, k: the longest-running product of gemm.csv
 CEILING_GRID = np.arange(0.55, 1.201, 0.01)  # of the rate of that product
 GAP_GRID_S = np.arange(0.0, 10.01e-6, 0.25e-6)
 
 
 def longest_products(model: GemmModel) -> Quantity:
-    """The rate of the longest-running products: what power allows for a tenth of a second at least."""
-    m, n, k = LONGEST
-    rate = 2.0 * m * n * k / model.time_s(m, n, k)
-    return Quantity(round(rate, -9), model.source)
+    """The rate of the longest-running products of gemm.csv."""
+    return Quantity(round(longest_rate(model), -9), model.source)
 
 
 @dataclass(frozen=True, slots=True)

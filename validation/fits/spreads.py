@@ -28,7 +28,7 @@ from thinwire.validation.fits import decode as fit_decode
 from thinwire.validation.fits import elementwise as fit_elementwise
 from thinwire.validation.fits import engine as fit_engine
 from thinwire.validation.fits import gemm as fit_gemm
-from thinwire.validation.fits.gpus import NEAREST_KERNELS, SYSTEMS
+from thinwire.validation.fits.gpus import FIRST, NEAREST_KERNELS, SYSTEMS
 
 Floats = NDArray[np.float64]
 Regimes = tuple[float | None, ...]
@@ -108,7 +108,7 @@ def gemm_same_chip(models: Mapping[str, Mapping[str, GemmModel]], dtype: str) ->
 @cache
 def gemm_other_chip(dtype: str) -> list[Spread]:
     """Each measured GPU from one roofline of the others."""
-    tables = {gpu: rows[::THIN] for (gpu, its), rows in fit_gemm.read_rows().items() if its == dtype}
+    tables = {gpu: rows[::THIN] for (gpu, its), rows in fit_gemm.read_rows().items() if its == dtype and gpu in FIRST}
     sizes, logs = list[int](), list[float]()
     for gpu, rows in tables.items():
         others = [(its, fit_gemm.facts(other, dtype)) for other, its in tables.items() if other != gpu]
@@ -165,7 +165,8 @@ def attention_moved(kernel: _AttentionFit[Rows, Model], same_chip: bool) -> list
     """H100 and H200 from each other, or every GPU from every other but for these."""
     tables, models = kernel.read_rows(), kernel.fit_all()
     sizes, logs = list[float](), list[float]()
-    for system, lender in product(tables, models):
+    first = [system for system in tables if SYSTEMS[system] in FIRST]
+    for system, lender in product(first, first):
         if lender == system or ({lender, system} == {"h100_sxm", "h200_sxm"}) != same_chip:
             continue
         moved, rows = models[lender].moved_to(*kernel.FACTS[system]), tables[system]
@@ -181,7 +182,8 @@ def attention_moved(kernel: _AttentionFit[Rows, Model], same_chip: bool) -> list
 
 
 @cache
-def _elementwise_rows() -> dict[tuple[str, str], fit_elementwise.Sample]:
+def elementwise_rows() -> dict[tuple[str, str], fit_elementwise.Sample]:
+    """(GPU, operator) -> rows of what has been timed as engines run it."""
     vidur = fit_elementwise.read_vidur()
     found = {(gpu, op): rows for (gpu, op), rows in vidur.items() if op in ("rope", "embedding", "residual_add")}
     return {**found, ("h100-sxm", "add_rms_norm"): fit_elementwise.read_tokenweave()}
@@ -190,7 +192,7 @@ def _elementwise_rows() -> dict[tuple[str, str], fit_elementwise.Sample]:
 def elementwise_left_out(model: ElementwiseModel) -> list[Spread]:
     """The operators whose lines are fitted, one (model, TP degree) out; a share bounded by the stream's stays so."""
     sizes, logs = list[float](), list[float]()
-    for (gpu, op), rows in _elementwise_rows().items():
+    for (gpu, op), rows in elementwise_rows().items():
         if gpu != model.gpu:
             continue
         bandwidth = model.memory_bandwidth_bytes_per_s
@@ -213,7 +215,7 @@ def elementwise_moved(models: Mapping[str, ElementwiseModel]) -> list[Spread]:
     """
     other = {"a100-sxm": "h100-sxm", "h100-sxm": "a100-sxm"}
     sizes, logs = list[float](), list[float]()
-    for (gpu, op), rows in _elementwise_rows().items():
+    for (gpu, op), rows in elementwise_rows().items():
         if gpu in other:
             moved = models[other[gpu]].moved_to(gpu, models[gpu].memory_bandwidth_bytes_per_s)
             sizes += rows.moved_bytes.tolist()
@@ -335,7 +337,7 @@ def with_gpu_spreads(
     for name, gpu in gpus.items():
         spreads = [s for dtype in gpu.gemm for s in _gemm(name, dtype, {n: g.gemm for n, g in gpus.items()})]
         spreads += [*_attention(fit_attention, name), *_attention(fit_decode, name)]
-        measured = any(gpu_ == name for gpu_, _ in _elementwise_rows())
+        measured = any(gpu_ == name for gpu_, _ in elementwise_rows())
         spreads += elementwise_left_out(gpu.elementwise) if measured else elementwise_moved(elementwise)
         spreads += [gap(fits[name]), whole.spread()] if name in fits else [carried_gap(fits), carried]
         own = codec_measured(logs) if name == "mi300x" else codecs.get(name)

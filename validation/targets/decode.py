@@ -30,7 +30,7 @@ from thinwire.validation.fits import decode as fit_decode
 from thinwire.validation.fits.attention import HEAD_DIM
 from thinwire.validation.fits.published_tables import Row, rows
 from thinwire.validation.targets import kernels
-from thinwire.validation.targets.kernels import MEASURED, profile, regime
+from thinwire.validation.targets.kernels import profile, regime, shipped_gpu
 from thinwire.validation.targets.targets import Entry, Limits, Point, Section
 
 ATTENTION_LIMITS = Limits(median=0.06)  # what the issue asks of prefill's: a yardstick here
@@ -55,7 +55,7 @@ def decode_attention(full: bool = False) -> Section:
     entries = []
     for system, found in sorted(fit_decode.read_rows().items()):
         gpu = fit_decode.FACTS[system][0]
-        shipped = profile(MEASURED[gpu]).gpu.decode_attention
+        shipped = shipped_gpu(gpu).decode_attention
         columns = [("in-sample", "in-sample", fit_decode.predict(shipped, found))]
         for kind in FULL_KINDS if full else QUICK_KINDS:
             columns.append((kind, KIND[kind], fit_decode.left_out(found, fit_decode.FACTS[system], kind)))

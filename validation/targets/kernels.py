@@ -14,12 +14,12 @@ from thinwire.reference.catalog import scheme
 from thinwire.reference.core.config import load_model
 from thinwire.sim.costs.attention import AttentionModel
 from thinwire.sim.costs.gemm import GemmModel
-from thinwire.sim.costs.profile import GpuProfile, Profile, load_profile
+from thinwire.sim.costs.profile import GpuProfile, Profile, load_profile, profile_of
 from thinwire.sim.costs.spread import Spread, find, sum_interval
 from thinwire.sim.predict import predict
 from thinwire.sim.report import Prediction
 from thinwire.sim.workload import Prompt
-from thinwire.topologies.load import load_cluster
+from thinwire.topologies.load import load_cluster, load_gpu
 from thinwire.validation.fits import attention as fit_attention
 from thinwire.validation.fits import decode as fit_decode
 from thinwire.validation.fits import engine as fit_engine
@@ -28,14 +28,6 @@ from thinwire.validation.fits import spreads
 from thinwire.validation.fits.engine import EngineFit, Prefill
 from thinwire.validation.targets.targets import Entry, Limits, Point, Section
 
-MEASURED = {  # GPUs with measured kernels: a machine whose profile holds their models
-    "a100-sxm": "8xa100-nvlink",
-    "h100-sxm": "8xh100-nvlink",
-    "h200-sxm": "8xh200-nvlink",
-    "b200-sxm": "8xb200-nvlink",
-    "l40s": "8xl40s-pcie",
-    "rtx-pro-6000": "8xrtx-pro-6000-pcie",
-}
 GEMM_LIMITS = Limits(median=0.04)
 ATTENTION_LIMITS = Limits(median=0.06)
 PREFILL_LIMITS = Limits(median=0.05, worst=0.10)
@@ -54,6 +46,11 @@ def profile(machine: str) -> Profile:
     return load_profile(load_cluster(machine))
 
 
+def shipped_gpu(gpu: str) -> GpuProfile:
+    """The shipped profile of a catalog GPU, on whatever machine."""
+    return profile_of(load_gpu(gpu))
+
+
 def _us(seconds: float) -> str:
     return f"{seconds * 1e6:.1f} us"
 
@@ -64,9 +61,8 @@ def _us(seconds: float) -> str:
 def gemm(full: bool = False) -> Section:
     """Every row of gemm.csv in-sample; rows and whole (n, k) left out, a sample of them unless `full`."""
     entries, sums = list[Entry](), list[Point]()
-    tables = {key: rows for key, rows in fit_gemm.read_rows().items() if key[0] in MEASURED}
-    for (gpu, dtype), rows in tables.items():
-        shipped = profile(MEASURED[gpu]).gpu.gemm[dtype]
+    for (gpu, dtype), rows in fit_gemm.read_rows().items():
+        shipped = shipped_gpu(gpu).gemm[dtype]
         in_sample = {row: float(np.log(row.time_s / shipped.time_s(row.m, row.n, row.k))) for row in rows}
         row_folds = fit_gemm.row_folds(rows, 1 if full else ROW_FOLDS)
         shape_folds = fit_gemm.shape_folds(rows, 1 if full else SHAPE_FOLDS)
@@ -76,7 +72,7 @@ def gemm(full: bool = False) -> Section:
             ("row", "one row of each (n, k) out", fit_gemm.leave_one_out(rows, facts, dtype, row_folds)),
             ("shape", "one (n, k) out", fit_gemm.leave_one_out(rows, facts, dtype, shape_folds)),
         ):
-            known = () if key == "in-sample" else profile(MEASURED[gpu]).gpu.spreads
+            known = () if key == "in-sample" else shipped_gpu(gpu).spreads
             points = [_gemm_point(shipped, gpu, dtype, row, log, known) for row, log in logs.items()]
             entries.append(Entry(f"gemm.{gpu}.{dtype}.{key}", f"{gpu} {dtype}", how, tuple(points), GEMM_LIMITS))
             if key == "shape":
@@ -146,7 +142,7 @@ def attention(full: bool = False) -> Section:
     entries = []
     for system, rows in sorted(fit_attention.read_rows().items()):
         gpu = fit_attention.FACTS[system][0]
-        shipped = profile(MEASURED[gpu]).gpu.attention
+        shipped = shipped_gpu(gpu).attention
         kinds = FULL_KINDS if full else QUICK_KINDS
         found = [("in-sample", "in-sample", fit_attention.predict(shipped, rows))]
         found += [(kind, KIND[kind], attention_left_out(system, rows, kind)) for kind in kinds]
@@ -183,7 +179,7 @@ def attention_spreads(
 ) -> list[Spread | None]:
     """The shipped spread for each row but those that it comes from, and in-sample for none."""
     behind = np.any(spreads.attention_folds(rows)[spreads.PAIRS], axis=0)
-    known = profile(MEASURED[gpu]).gpu.spreads
+    known = shipped_gpu(gpu).spreads
     return [
         None if kind == "in-sample" or out else find(known, tokens, part)
         for tokens, out in zip(rows.attended, behind, strict=True)
@@ -226,7 +222,8 @@ def predicted(prefill: Prefill, known: Profile | None = None) -> Prediction:
 
 
 @cache
-def _prefill_spreads() -> spreads.Prefills:
+def prefill_spreads() -> spreads.Prefills:
+    """What published prefills are off by, each left out, and by the other GPU's ceiling and gap."""
     found = {machine: profile(machine) for machine in ("8xh100-nvlink", "8xa100-nvlink")}
     bare = {p.gpu.name: _without_engine(p.gpu) for p in found.values()}
     return spreads.prefills(engine_fits(), bare, {p.fabric.name: p.fabric for p in found.values()})
@@ -234,7 +231,7 @@ def _prefill_spreads() -> spreads.Prefills:
 
 def _unseen(prefill: Prefill) -> Profile:
     """The shipped profile with the spread of the other prefills."""
-    shipped, own = profile(prefill.machine), _prefill_spreads().spread((prefill.table, prefill.row))
+    shipped, own = profile(prefill.machine), prefill_spreads().spread((prefill.table, prefill.row))
     rest = tuple(s for s in shipped.gpu.spreads if s.part != "prefill")
     return replace(shipped, gpu=replace(shipped.gpu, spreads=(*rest, own)))
 
