@@ -212,7 +212,8 @@ def quotient(x, scale, FORM: tl.constexpr):
         divisor = tl.where(scale == 0, INFINITY, scale)
         return tl.math.div_rn(x, tl.broadcast_to(divisor, x.shape))
     else:
-        lift = tl.where(scale < 8.673617379884035e-19, 1.2089258196146292e24, 1.0)  # below 2^-60: times 2^80
+        low = (scale > 0) & (scale < 8.673617379884035e-19)  # beside a scale of 0 an NVFP4 block may hold anything
+        lift = tl.where(low, 1.2089258196146292e24, 1.0)  # below 2^-60: times 2^80
         lift = tl.where(scale > 1.152921504606847e18, 8.673617379884035e-19, lift)  # above 2^60: times 2^-60
         x = x * lift
         scale = scale * lift
