@@ -105,7 +105,7 @@ def torchao() -> Any:
 
 @pytest.mark.parametrize("kind", ["normal", "wide", "powers", "outliers"])
 def test_rows_against_torchao(kind: str) -> None:
-    """Row by row, for there the fp32 scale is the tensor's. Scales agree but below 2^-6, where torchao clamps them; codes
+    """Row by row, for there the fp32 scale is the tensor's. Scales agree but below 2^-6, where torchao clamps; codes
     where they do, but for quotients that its product with a reciprocal takes over a tie.
     """
     codec, quantise = NVFP4(256), torchao()
