@@ -79,17 +79,17 @@ _BEST = "decision 021: least loss in two steps at"
 _COMPRESS = "Communication Compression for Tensor Parallel LLM Inference, arXiv 2411.09510"
 _LOW_BIT = "Towards Low-bit Communication for Tensor Parallel LLM Inference, arXiv 2411.07942"
 _QUICK = "QuickReduce: mk1-project/quickreduce and its port in vLLM"
-_QUICK3 = f"{_QUICK} and aiter; INT3 of 896 bytes a tile of 2,048: ROCm/rocm-blogs@50641b2, quick-reduce-3"
-_QUICK4 = f"{_QUICK}; FP4 with fp16 scales: ROCm/rocm-blogs@d060848, quick-reduce-2"
-_VLLM_SYMM = "two-shot on symmetric memory, an fp32 scale for 256 values: vllm#39783 (open), FlashInfer #3759"
-_TRTLLM = "TensorRT-LLM customLowPrecisionAllReduceKernels: packets of 512 B, 496 e4m3 and an fp32 scale in 16 B"
-_DMA = "b12x PCIeDmaAllReduce, copy engines, 132 B for 128 values: local-inference-lab/b12x@0531c59, README"
+_QUICK3 = f"{_QUICK} and aiter; INT3 in ROCm/rocm-blogs@50641b2, quick-reduce-3"
+_QUICK4 = f"{_QUICK}; FP4 in ROCm/rocm-blogs@d060848, quick-reduce-2"
+_VLLM_SYMM = "vllm#39783 (open), two-shot on symmetric memory, an fp32 scale for 256 values; FlashInfer #3759"
+_TRTLLM = "TensorRT-LLM customLowPrecisionAllReduceKernels, packets of 512 B with 496 e4m3 and an fp32 scale"
+_DMA = "b12x PCIeDmaAllReduce, local-inference-lab/b12x@0531c59, README; 132 B for 128 values"
 _DMA_WAYS: dict[str, tuple[Collective, str]] = {
     "ag": ("ring", "bf16 ring reduce-scatter, compressed all-gather"),
     "ring": ("ring", "requantised at every hop of the reduce-scatter, once for the all-gather"),
     "a2a": ("two_step", "each input quantised once, all-to-all, summed in fp32, quantised for the broadcast"),
 }
-_CAKE = "FlashInfer 0.7.4 cake_fp4_allreduce: rows of 6,144 in 3,456 B and an fp32 row scale"
+_CAKE = "FlashInfer 0.7.4 cake_fp4_allreduce, rows of 6,144 in 3,456 B and an fp32 row scale"
 _SPD = "SPD: Sync-Point Drop, arXiv 2502.20727"
 _EXEMPT = "first tokens uncompressed: docs/decisions/012-auto.md"
 _EXEMPT_LAST = "a prompt's last tokens uncompressed: docs/decisions/021-prompt-accuracy.md"
@@ -137,7 +137,7 @@ _ALL = (
     Scheme("vllm-symm-fp8", _VLLMF8, _VLLMF8, "two_step", codec_launch="fused", source=_VLLM_SYMM),
     Scheme("trtllm-fp8", _PACKET, _PACKET, "two_step", codec_launch="fused", source=_TRTLLM),
     *(
-        Scheme(f"b12x-{word}-{way}", _BF16 if way == "ag" else codec, codec, collective, source=f"{_DMA}: {said}")
+        Scheme(f"b12x-{word}-{way}", _BF16 if way == "ag" else codec, codec, collective, source=f"{_DMA}; {said}")
         for word, codec in _B12X.items()
         for way, (collective, said) in _DMA_WAYS.items()
     ),
