@@ -126,7 +126,7 @@ def packets() -> Section:
     return Section(
         "packets",
         "FP8 and NVFP4 packets",
-        "time <= 25 % median from 1 MiB up on RTX PRO 6000 and B200, sign of the gain over the same order in bf16 in 90 %",
+        "time <= 25 % median from 1 MiB up on RTX PRO 6000 and B200, sign of the gain over bf16 right in 90 %",
         """
         Rows: compressed_allreduce_2026.csv and nvfp4_allreduce_2026.csv, none of them fitted to. Each preset is
         simulated on the catalog machine nearest to the host, its kernels fused, by what carries other fused exchanges
