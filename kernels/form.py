@@ -18,6 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from thinwire.reference.core.formats import element, planes, scale_cap
+from thinwire.reference.core.nvfp4 import BLOCK, ELEMENT, NVFP4, ROW_SCALE, TOP
 from thinwire.reference.core.scheme import ALIGNMENT_BYTES, MX, Codec, GroupedInt, OutlierHybrid
 
 ALIGNMENT = tl.constexpr(ALIGNMENT_BYTES)  # of sections
@@ -35,6 +36,7 @@ _COLUMN = {
     "scales": SCALES,
     "zero_points": ORIGINS,
     "minima": ORIGINS,
+    "row_scales": ORIGINS,
     "spike_values": SPIKES,
     "spike_indices": INDICES,
     "kept_values": KEPT,
@@ -46,8 +48,10 @@ _COLUMN = {
 class Form:
     """A codec's facts at compile time. Floats are exact in fp32 unless they are limits that are compared with.
 
-    grid: `symmetric`, `minimum`, `zero_point` for integers, `mx` for elements. cap: largest scale. The element's
-    numbers are 0 for integers. bits and widths: of a code and of its planes.
+    grid: `symmetric`, `minimum`, `zero_point` for integers, `mx` for elements, `nvfp4` for elements with two scales.
+    cap: largest scale. The element's numbers are 0 for integers. bits and widths: of a code and of its planes. slot:
+    scales that a group's takes the room of, zeros after the first. blocks: of a group, each with a scale in units of
+    the group's (nvfp4); else 0.
     """
 
     grid: str
@@ -67,6 +71,8 @@ class Form:
     largest_exponent: int
     has_infinity: bool
     has_nan: bool
+    slot: int = 1
+    blocks: int = 0
 
     @property
     def padded(self) -> int:
@@ -85,8 +91,8 @@ class Form:
 
     @property
     def scale_bytes(self) -> int:
-        """Bytes of a scale, or of a minimum, on the wire."""
-        return element(self.scale).bits // 8
+        """Bytes of the wire from a group's scale, or its minimum, to the next one's."""
+        return element(self.scale).bits // 8 * self.slot
 
     @property
     def steps(self) -> int:
@@ -172,13 +178,15 @@ def fact(form: Any, name: str) -> Any:
 
 @lru_cache(maxsize=1024)
 def form(codec: Codec) -> Form:
-    """The form of a grouped integer or MX codec.
+    """The form of a grouped integer, MX or NVFP4 codec.
 
     Raises ValueError for another codec, for a rotation without groups of a power of two, and for groups or rotation
     blocks that no tile can hold.
     """
+    if isinstance(codec, NVFP4):
+        return _nvfp4_form(codec)
     if not isinstance(codec, GroupedInt | MX):
-        raise ValueError(f"grouped integers and MX codecs have a form: given {codec.spec}")
+        raise ValueError(f"grouped integers, MX and NVFP4 codecs have a form: given {codec.spec}")
     rotation = codec.rotation or 0
     if rotation and codec.group & (codec.group - 1):
         raise ValueError(f"triton kernels rotate groups of a power of two only: group={codec.group} in {codec.spec}")
@@ -198,6 +206,20 @@ def form(codec: Codec) -> Form:
         index_bytes=0, scale=codec.scale, cap=scale_cap(codec.scale, row.maximum), mode=codec.mode,
         exponent_bits=row.exponent_bits, mantissa_bits=row.mantissa_bits, bias=row.bias, maximum=row.maximum,
         largest_exponent=row.largest_exponent, has_infinity=row.has_infinity, has_nan=row.has_nan,
+        slot=codec.scale_bytes * 8 // element(codec.scale).bits,
+    )  # fmt: skip
+
+
+def _nvfp4_form(codec: NVFP4) -> Form:
+    """A row is the group. Raises ValueError for rows that no tile can hold."""
+    if codec.row > MOST_VALUES:
+        raise ValueError(f"triton kernels take rows up to {MOST_VALUES} values: given {codec.spec}")
+    row = element(ELEMENT)
+    return Form(
+        grid="nvfp4", bits=row.bits, widths=planes(row.bits), group=codec.row, rotation=0, spikes=False, index_bytes=0,
+        scale=ROW_SCALE, cap=scale_cap(ROW_SCALE, TOP), mode="", exponent_bits=row.exponent_bits,
+        mantissa_bits=row.mantissa_bits, bias=row.bias, maximum=row.maximum, largest_exponent=row.largest_exponent,
+        has_infinity=row.has_infinity, has_nan=row.has_nan, blocks=codec.row // BLOCK,
     )  # fmt: skip
 
 

@@ -35,6 +35,12 @@ class Tuning:
         """(Padded) groups of a tile."""
         return max(self.values, form.least) // form.padded_group
 
+    def holding(self, least: int) -> Tuning:
+        """Itself; where a tile must hold `least` values and that is more, so many, and as many a warp while 16 do."""
+        if least <= self.values:
+            return self
+        return Tuning(least, min(16, self.warps * (least // self.values)))
+
 
 # By kernel. 32 values a thread: four 128-bit loads of bf16 in flight; see tests/kernels/test_compile.py.
 ASSUMED: Mapping[str, Tuning] = MappingProxyType(
@@ -115,7 +121,7 @@ def launch_tiles(
 
     name: by which `default_tuning` knows it. others: its arguments besides those that all such kernels have.
     """
-    chosen = tuning or default_tuning(name, rows.device)
+    chosen = (tuning or default_tuning(name, rows.device)).holding(compiled.least)
     groups = chosen.groups(compiled)
     kernel[cdiv(parts.most_groups, groups), len(parts), rows.shape[0]](
         values_ptr=rows, wire_ptr=wire_RPB, table_ptr=parts.table, values_row=row_stride(rows),

@@ -14,6 +14,7 @@ import triton.language as tl
 
 from thinwire.kernels.form import fact
 from thinwire.reference.core.formats import element
+from thinwire.reference.core.nvfp4 import BLOCK_SCALE
 
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 FUSED = tl.constexpr(not INTERPRETED.value)  # whether tl.fma rounds once; the interpreter's rounds twice
@@ -29,6 +30,12 @@ ROUNDER = tl.constexpr(12582912.0)
 ROUNDER_BITS = tl.constexpr(0x4B400000)
 # The same at steps of 2^-13: 1.5 x 2^10.
 SNAPPER = tl.constexpr(1536.0)
+# NVFP4's block scales.
+BLOCK_SCALE_MAX = tl.constexpr(element(BLOCK_SCALE).maximum)
+BLOCK_SCALE_MANTISSA = tl.constexpr(element(BLOCK_SCALE).mantissa_bits)
+BLOCK_SCALE_BIAS = tl.constexpr(element(BLOCK_SCALE).bias)
+BLOCK_SCALE_NAN = tl.constexpr((1 << (element(BLOCK_SCALE).bits - 1)) - 1)
+BLOCK_SCALE_SIGN = tl.constexpr(element(BLOCK_SCALE).bits - 1)
 
 
 @triton.jit
@@ -205,7 +212,8 @@ def quotient(x, scale, FORM: tl.constexpr):
         divisor = tl.where(scale == 0, INFINITY, scale)
         return tl.math.div_rn(x, tl.broadcast_to(divisor, x.shape))
     else:
-        lift = tl.where(scale < 8.673617379884035e-19, 1.2089258196146292e24, 1.0)  # below 2^-60: times 2^80
+        low = (scale > 0) & (scale < 8.673617379884035e-19)  # beside a scale of 0 an NVFP4 block may hold anything
+        lift = tl.where(low, 1.2089258196146292e24, 1.0)  # below 2^-60: times 2^80
         lift = tl.where(scale > 1.152921504606847e18, 8.673617379884035e-19, lift)  # above 2^60: times 2^-60
         x = x * lift
         scale = scale * lift
@@ -251,16 +259,43 @@ def element_codes(v, signed, FORM: tl.constexpr):
         kept = tl.minimum(tl.maximum(v, -limit), limit)
         return (kept * (2.0**MANTISSA) + ROUNDER).to(tl.int32, bitcast=True) & 0xFF
     else:
-        size = tl.minimum(tl.abs(v), fact(FORM, "maximum"))
-        # A power of two whose last place in fp32 is the element's in this binade: adding it rounds to the grid.
-        least = (128 - fact(FORM, "bias")) << 23
-        binade = tl.maximum(size.to(tl.int32, bitcast=True) & NOT_FINITE, least) + ((23 - MANTISSA) << 23)
-        unit = binade.to(tl.float32, bitcast=True)
-        on_grid = (size + unit) - unit
-        # Shifted to the element's bias, fp32's subnormals begin where the element's do: its bits are the head.
-        moved = (on_grid * (2.0 ** (fact(FORM, "bias") - 127))).to(tl.int32, bitcast=True)
+        size = float_codes(tl.minimum(tl.abs(v), fact(FORM, "maximum")), MANTISSA, fact(FORM, "bias"))
         sign = (signed.to(tl.int32, bitcast=True) >> (32 - fact(FORM, "bits"))) & (1 << (fact(FORM, "bits") - 1))
-        return (moved >> (23 - MANTISSA)) | sign
+        return size | sign
+
+
+@triton.jit
+def float_codes(size, MANTISSA: tl.constexpr, BIAS: tl.constexpr):
+    """int32 codes of magnitudes that are no larger than a floating format's largest number, to nearest even."""
+    # A power of two whose last place in fp32 is the format's in this binade: adding it rounds to the grid.
+    least = (128 - BIAS) << 23
+    binade = tl.maximum(size.to(tl.int32, bitcast=True) & NOT_FINITE, least) + ((23 - MANTISSA) << 23)
+    unit = binade.to(tl.float32, bitcast=True)
+    on_grid = (size + unit) - unit
+    # Shifted to the format's bias, fp32's subnormals begin where the format's do: its bits are the head.
+    moved = (on_grid * (2.0 ** (BIAS - 127))).to(tl.int32, bitcast=True)
+    return moved >> (23 - MANTISSA)
+
+
+@triton.jit
+def float_sizes(codes, MANTISSA: tl.constexpr, BIAS: tl.constexpr):
+    """Bits, int32, of the fp32 magnitudes of codes without a sign, all of them read as numbers."""
+    moved = (codes << (23 - MANTISSA)).to(tl.float32, bitcast=True) * (2.0 ** (127 - BIAS))
+    return moved.to(tl.int32, bitcast=True)
+
+
+@triton.jit
+def block_scale_codes(wanted):
+    """int32 codes of NVFP4's block scales `wanted` >= 0, saturating; NaN gives any."""
+    return float_codes(tl.minimum(wanted, BLOCK_SCALE_MAX), BLOCK_SCALE_MANTISSA, BLOCK_SCALE_BIAS)
+
+
+@triton.jit
+def block_scale_values(codes):
+    """fp32 of int32 codes of NVFP4's block scales, NaN included."""
+    size = codes & BLOCK_SCALE_NAN
+    found = tl.where(size == BLOCK_SCALE_NAN, NAN_BITS, float_sizes(size, BLOCK_SCALE_MANTISSA, BLOCK_SCALE_BIAS))
+    return (found | ((codes >> BLOCK_SCALE_SIGN) << 31)).to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -273,8 +308,7 @@ def element_values(codes, FORM: tl.constexpr):
     else:
         BITS: tl.constexpr = fact(FORM, "bits")
         size = codes & ((1 << (BITS - 1)) - 1)
-        moved = (size << (23 - MANTISSA)).to(tl.float32, bitcast=True) * (2.0 ** (127 - fact(FORM, "bias")))
-        value = moved.to(tl.int32, bitcast=True) | ((codes >> (BITS - 1)) << 31)
+        value = float_sizes(size, MANTISSA, fact(FORM, "bias")) | ((codes >> (BITS - 1)) << 31)
         if fact(FORM, "has_infinity"):  # the whole top binade
             last = ((1 << EXPONENT) - 1) << MANTISSA
             value = tl.where(size == last, NOT_FINITE | (value & ~ABS), value)

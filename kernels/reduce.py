@@ -151,8 +151,8 @@ def requantise_into(
         raise ValueError(f"groups must be powers of two: {parts.codec.spec} and {sums.codec.spec}")
     if not parts.most_groups:
         return
-    chosen = tuning or default_tuning("requantise", wire_RPB.device)
-    values = max(chosen.values, source.least, target.least)
+    chosen = (tuning or default_tuning("requantise", wire_RPB.device)).holding(max(source.least, target.least))
+    values = chosen.values
     grid = (cdiv(max(parts.most_groups * source.group, sums.most_groups * target.group), values), len(parts))
     requantise_kernel[grid](
         wire_RPB, parts.table, sums_SPB, sums.table, wire_RPB.stride(0), wire_RPB.stride(1),

@@ -34,6 +34,8 @@ from thinwire.kernels.numbers import (
     INFINITY,
     NOT_FINITE,
     ROUNDER,
+    block_scale_codes,
+    block_scale_values,
     element_codes,
     element_values,
     from_bf16,
@@ -47,6 +49,11 @@ from thinwire.kernels.numbers import (
     wire_scale,
 )
 from thinwire.kernels.planes import load_planes, store_planes, width_at
+from thinwire.reference.core.nvfp4 import BLOCK as BLOCK_VALUES
+from thinwire.reference.core.nvfp4 import TOP
+
+BLOCK = tl.constexpr(BLOCK_VALUES)  # values of an NVFP4 block
+ROW_TOP = tl.constexpr(TOP)
 
 
 @triton.jit
@@ -81,12 +88,12 @@ def value_offsets(at, first, local_G, FORM: tl.constexpr):
 @triton.constexpr_function
 def slices(form):
     """How many slices a group's values are loaded and stored in: 4, but of 16 values at least, and not where they are
-    rotated.
+    rotated, nor in blocks.
 
     A warp's access then touches a slice of each of many groups, so a thread has 32 values of one group of 64 or more
     and works with one scale; 16 bf16 values are a sector of memory, so no byte is fetched twice.
     """
-    return 1 if form.rotation else max(1, min(4, form.padded // 16))
+    return 1 if form.rotation or form.blocks else max(1, min(4, form.padded // 16))
 
 
 @triton.jit
@@ -143,12 +150,33 @@ def fact_log2(size: int) -> int:
 def scale_pointer(wire_ptr, spot, offset, first, local_G, FORM: tl.constexpr):
     """Pointers [G, 1] to scales or minima, typed as raw bits."""
     base = wire_ptr + (spot + offset + first * fact(FORM, "scale_bytes"))
+    local_G = local_G[:, None] * fact(FORM, "slot")
     if fact(FORM, "scale") == "fp32":
-        return base.to(tl.pointer_type(tl.int32)) + local_G[:, None]
+        return base.to(tl.pointer_type(tl.int32)) + local_G
     elif fact(FORM, "scale") == "e8m0":
-        return base + local_G[:, None]
+        return base + local_G
     else:
-        return base.to(tl.pointer_type(tl.uint16)) + local_G[:, None]
+        return base.to(tl.pointer_type(tl.uint16)) + local_G
+
+
+@triton.jit
+def store_scales(sent_G, pointers_G, ok_G, FORM: tl.constexpr):
+    """Scales [G, 1], and zeros in what is left of their slots."""
+    SLOT: tl.constexpr = fact(FORM, "slot")
+    if SLOT == 1:
+        tl.store(pointers_G, sent_G, mask=ok_G[:, None])
+    else:
+        places = tl.arange(0, SLOT)[None, :]
+        sent = tl.where(places == 0, tl.broadcast_to(sent_G, (sent_G.shape[0], SLOT)), 0).to(sent_G.dtype)
+        tl.store(pointers_G + places, sent, mask=ok_G[:, None])
+
+
+@triton.jit
+def block_pointers(wire_ptr, spot, at, first, local_G, FORM: tl.constexpr):
+    """(pointers [G, B] to an NVFP4 row's block scales, which of them are inside the row [1, B])."""
+    blocks_B = tl.arange(0, fact(FORM, "padded") // BLOCK)[None, :]
+    base = wire_ptr + (spot + at[SCALES] + first * fact(FORM, "blocks"))
+    return base + (local_G[:, None] * fact(FORM, "blocks") + blocks_B), blocks_B < fact(FORM, "blocks")
 
 
 @triton.jit
@@ -242,7 +270,26 @@ def encode_tile(x, wire_ptr, spot, at, first, local_G, ok_G, SHORT: tl.constexpr
         x = tl.reshape(hadamard(tl.reshape(x, (x.shape[1], C)), fact(FORM, "rotation")), (1, x.shape[1], C))
     places = tl.arange(0, S)[:, None, None] * C + tl.arange(0, C)[None, None, :]
     least = tl.zeros((1, 1, 1), tl.float32)
-    if fact(FORM, "grid") == "mx":
+    scales_at = at[SCALES]
+    if fact(FORM, "grid") == "nvfp4":
+        blocks = tl.reshape(x, (x.shape[1], KP // BLOCK, BLOCK))
+        block_bits = tl.max(magnitude_bits(fold(blocks, True, True)), axis=2, keep_dims=True)
+        amax_bits = tl.max(block_bits, axis=1, keep_dims=True)
+        row_good = amax_bits < NOT_FINITE
+        amax = amax_bits.to(tl.float32, bitcast=True)
+        sent, row_scale = wire_scale(tl.math.div_rn(amax, tl.full(amax.shape, ROW_TOP, tl.float32)), row_good, FORM)
+        divisor = tl.where(row_scale == 0, INFINITY, row_scale * fact(FORM, "maximum"))
+        block_amax = block_bits.to(tl.float32, bitcast=True)
+        block_codes = block_scale_codes(tl.math.div_rn(block_amax, tl.broadcast_to(divisor, block_amax.shape)))
+        scale = block_scale_values(block_codes) * row_scale
+        codes = tl.reshape(element_codes(quotient(blocks, scale, FORM), blocks, FORM), (1, x.shape[1], KP))
+        blocks_ptr, inside = block_pointers(wire_ptr, spot, at, first, local_G, FORM)
+        block_codes = tl.reshape(tl.where(row_good, block_codes, 0).to(tl.uint8), (x.shape[1], KP // BLOCK))
+        tl.store(blocks_ptr, block_codes, mask=ok_G[:, None] & inside)
+        good = tl.reshape(row_good, (1, x.shape[1], 1))
+        sent = tl.reshape(sent, (1, x.shape[1], 1))
+        scales_at = at[ORIGINS]
+    elif fact(FORM, "grid") == "mx":
         amax_bits = largest_bits(x)
         good = amax_bits < NOT_FINITE
         amax = amax_bits.to(tl.float32, bitcast=True)
@@ -338,8 +385,7 @@ def encode_tile(x, wire_ptr, spot, at, first, local_G, ok_G, SHORT: tl.constexpr
                 least = ROUNDER + odd
             rounded = tl.minimum(tl.maximum(rounded, least), least + STEPS)
         codes = rounded.to(tl.int32, bitcast=True)
-    scales_ptr = scale_pointer(wire_ptr, spot, at[SCALES], first, local_G, FORM)
-    tl.store(scales_ptr, per_group(sent), mask=ok_G[:, None])
+    store_scales(per_group(sent), scale_pointer(wire_ptr, spot, scales_at, first, local_G, FORM), ok_G, FORM)
     extra = least.to(tl.int32, bitcast=True)
     store_planes(codes, extra, good, wire_ptr, spot, at, first, local_G, ok_G, FORM)
 
@@ -353,22 +399,31 @@ def exact_product(form):
 @triton.jit
 def read_tile(wire_ptr, spot, at, first, local_G, ok_G, FORM: tl.constexpr, WORD: tl.constexpr):
     """(level [G, KP], scale [G, 1], minimum [G, 1]): what a decoder multiplies and, on a `minimum` grid, adds."""
-    raw = tl.load(scale_pointer(wire_ptr, spot, at[SCALES], first, local_G, FORM), mask=ok_G[:, None], other=0)
-    scale = read_scale(raw, FORM)
-    if fact(FORM, "grid") == "mx":
-        codes = load_planes(wire_ptr, spot, at, first, local_G, ok_G, scale, False, FORM, WORD)
-        return element_values(codes, FORM), scale, scale
+    if fact(FORM, "grid") == "nvfp4":
+        row_ptr = scale_pointer(wire_ptr, spot, at[ORIGINS], first, local_G, FORM)
+        row_scale = read_scale(tl.load(row_ptr, mask=ok_G[:, None], other=0), FORM)
+        blocks_ptr, inside = block_pointers(wire_ptr, spot, at, first, local_G, FORM)
+        blocks = block_scale_values(tl.load(blocks_ptr, mask=ok_G[:, None] & inside, other=0).to(tl.int32))
+        codes = load_planes(wire_ptr, spot, at, first, local_G, ok_G, row_scale, False, FORM, WORD)
+        values = tl.reshape(element_values(codes, FORM), (codes.shape[0], codes.shape[1] // BLOCK, BLOCK))
+        return tl.reshape(values * blocks[:, :, None], codes.shape), row_scale, row_scale  # exact: 6 bits
     else:
-        minimum = scale
-        if fact(FORM, "grid") == "zero_point":
-            zero = tl.load(wire_ptr + (spot + at[ORIGINS] + first) + local_G[:, None], mask=ok_G[:, None], other=0)
-            origin = zero.to(tl.float32)
+        raw = tl.load(scale_pointer(wire_ptr, spot, at[SCALES], first, local_G, FORM), mask=ok_G[:, None], other=0)
+        scale = read_scale(raw, FORM)
+        if fact(FORM, "grid") == "mx":
+            codes = load_planes(wire_ptr, spot, at, first, local_G, ok_G, scale, False, FORM, WORD)
+            return element_values(codes, FORM), scale, scale
         else:
-            origin = tl.full((1, 1), fact(FORM, "offset"), tl.float32)
-        if fact(FORM, "grid") == "minimum":
-            raw = tl.load(scale_pointer(wire_ptr, spot, at[ORIGINS], first, local_G, FORM), mask=ok_G[:, None], other=0)
-            minimum = read_scale(raw, FORM)
-        return load_planes(wire_ptr, spot, at, first, local_G, ok_G, origin, True, FORM, WORD), scale, minimum
+            minimum = scale
+            if fact(FORM, "grid") == "zero_point":
+                zero = tl.load(wire_ptr + (spot + at[ORIGINS] + first) + local_G[:, None], mask=ok_G[:, None], other=0)
+                origin = zero.to(tl.float32)
+            else:
+                origin = tl.full((1, 1), fact(FORM, "offset"), tl.float32)
+            if fact(FORM, "grid") == "minimum":
+                minima_ptr = scale_pointer(wire_ptr, spot, at[ORIGINS], first, local_G, FORM)
+                minimum = read_scale(tl.load(minima_ptr, mask=ok_G[:, None], other=0), FORM)
+            return load_planes(wire_ptr, spot, at, first, local_G, ok_G, origin, True, FORM, WORD), scale, minimum
 
 
 @triton.jit
@@ -440,8 +495,11 @@ def store_paddings(wire_ptr, spot, at, groups, FORM: tl.constexpr):
     for index in tl.static_range(3):
         if width_at(FORM, index) > 0:
             store_padding(wire_ptr, spot, at[PLANES + index] + groups * (K * width_at(FORM, index) // 8))
-    store_padding(wire_ptr, spot, at[SCALES] + groups * fact(FORM, "scale_bytes"))
-    if fact(FORM, "grid") == "minimum":
+    if fact(FORM, "grid") == "nvfp4":
+        store_padding(wire_ptr, spot, at[SCALES] + groups * fact(FORM, "blocks"))
+    else:
+        store_padding(wire_ptr, spot, at[SCALES] + groups * fact(FORM, "scale_bytes"))
+    if fact(FORM, "grid") == "minimum" or fact(FORM, "grid") == "nvfp4":
         store_padding(wire_ptr, spot, at[ORIGINS] + groups * fact(FORM, "scale_bytes"))
     if fact(FORM, "grid") == "zero_point":
         store_padding(wire_ptr, spot, at[ORIGINS] + groups)

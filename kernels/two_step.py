@@ -7,7 +7,7 @@ of partials takes two: encode each rank's tensor, whose one copy all ranks read;
 numerics, kernel bandwidth and launch costs; it says nothing about links, barriers and overlap. Divide by R for a rank.
 
 Results are those of `reference.allreduce.all_reduce_local` bit for bit, bytes those of `reference.core.schedule.build`.
-Codecs: grouped integers and MX. One tile must be whole groups of both codecs to be reduced and encoded in one launch;
+Codecs: grouped integers, MX and NVFP4. A tile must be whole groups of both codecs to be reduced and encoded at once;
 groups that are no powers of two take a launch and an fp32 tensor more. Exact values travel behind the codes in the
 same buffers; torch copies and adds them, in small launches of its own. Legend: R ranks, P parts, N values, B bytes.
 """
@@ -26,6 +26,7 @@ from thinwire.kernels.form import Parts, form, parts
 from thinwire.kernels.launch import Tuning
 from thinwire.kernels.reduce import can_requantise, reduce_into, requantise_into
 from thinwire.reference.catalog import scheme as find_scheme
+from thinwire.reference.core.nvfp4 import NVFP4
 from thinwire.reference.core.schedule import Interval, partition
 from thinwire.reference.core.scheme import ALIGNMENT_BYTES, MX, GroupedInt, Scheme
 
@@ -40,8 +41,9 @@ def check_scheme(scheme: Scheme | str, collectives: tuple[str, ...] = ("two_step
     if found.chunk_values is not None:
         raise ValueError(f"the tensor is reduced whole, without chunks: {found.chunk_values} values in {found.name!r}")
     for codec in (found.reduce, found.gather):
-        if not isinstance(codec, GroupedInt | MX):
-            raise ValueError(f"codecs must be grouped integers or MX (int..., mx-...): {codec.spec} in {found.name!r}")
+        if not isinstance(codec, GroupedInt | MX | NVFP4):
+            known = "grouped integers, MX or NVFP4 (int..., mx-..., nvfp4...)"
+            raise ValueError(f"codecs must be {known}: {codec.spec} in {found.name!r}")
         form(codec)
     return found
 
@@ -50,7 +52,7 @@ class TwoStep:
     """The buffers of one all-reduce of `numel` values over `ranks` virtual ranks, and the launches that run it.
 
     Args:
-        scheme: collective two_step or all_gather, grouped integers or MX, no chunks; a value, a name or a spec.
+        scheme: collective two_step or all_gather, grouped integers, MX or NVFP4, no chunks; a value, name or spec.
         ranks: two or more.
         numel: values of a rank's tensor.
         dtype: of partial sums and results: bf16, fp16 or fp32.

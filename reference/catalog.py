@@ -16,9 +16,12 @@ Spec strings, for schemes that have no name:
         intB[-gGROUP][-sym|-min|-zp][-sr][-hSIZE][-fp16|-fp32|-e8m0]
                 B = 2..8 bits; g128, zp (integer zero point) and bf16 metadata where left out;
                 sr = spike reserving, hSIZE = Hadamard blocks
-        mx-ELEMENT[-bBLOCK][-hSIZE][-bf16|-fp16|-fp32][-rceil|-ceil|-even]
+        mx-ELEMENT[-bBLOCK][-hSIZE][-bf16|-fp16|-fp32][-rceil|-ceil|-even][-sBYTES]
                 ELEMENT = e2m1 e2m3 e3m2 e4m3 e5m2 int8; b32 and an e8m0 scale where left out;
-                rceil, ceil, even = other ways to choose an e8m0 scale than the specification's floor
+                rceil, ceil, even = other ways to choose an e8m0 scale than the specification's floor;
+                sBYTES = bytes that a scale takes on the wire, where that is more than its own
+        nvfp4[-rROW]
+                e2m1 in blocks of 16 with e4m3 scales, and an fp32 scale for ROW values; r6144 where left out
         hybridB[-kKEEP][-dyn[-gGROUP]]
                 one value in KEEP stays bf16; k64 and static scales where left out
         any other that is registered (docs/own-codec.md)
@@ -41,6 +44,7 @@ from typing import Literal, get_args
 from thinwire.edge.words import shown
 from thinwire.reference.core import registry
 from thinwire.reference.core.lookup import parse_codec as parse_codec
+from thinwire.reference.core.nvfp4 import NVFP4
 from thinwire.reference.core.registry import Cost as Cost
 from thinwire.reference.core.registry import Numerics as Numerics
 from thinwire.reference.core.registry import register as register
@@ -56,7 +60,16 @@ _INT4_H = GroupedInt(4, rotation=128)
 _MXFP4, _MXFP6, _MXFP8, _MXINT8 = (MX(element) for element in ("e2m1", "e2m3", "e4m3", "int8"))
 _HYBRID = OutlierHybrid()
 _Q8, _Q6, _Q4 = (GroupedInt(bits, 32, "symmetric", metadata="fp16") for bits in (8, 6, 4))
-_QF8 = MX("e4m3", scale="fp16")
+_Q3, _QF4, _QF8 = GroupedInt(3, 32, "symmetric", metadata="fp16"), MX("e2m1", scale="fp16"), MX("e4m3", scale="fp16")
+_VLLM8, _VLLMF8 = GroupedInt(8, 256, "symmetric", metadata="fp32"), MX("e4m3", 256, "fp32")
+_PACKET = MX("e4m3", 496, "fp32", slot=16)
+# What b12x calls e4m3, i8 and mx: each 132 bytes for 128 values.
+_B12X = {
+    "fp8": MX("e4m3", 128, "fp32"),
+    "int8": GroupedInt(8, 128, "symmetric", metadata="fp32"),
+    "mxfp8": MX("e4m3", mode="rceil"),
+}
+_NVFP4 = NVFP4()
 
 _FLASH = "Flash Communication, arXiv 2412.04964, Algorithm 1"
 _FLASH_WIDER = "Flash Communication's two steps (arXiv 2412.04964) at a width that only V2 (2508.03760) gives"
@@ -67,6 +80,17 @@ _BEST = "decision 021: least loss in two steps at"
 _COMPRESS = "Communication Compression for Tensor Parallel LLM Inference, arXiv 2411.09510"
 _LOW_BIT = "Towards Low-bit Communication for Tensor Parallel LLM Inference, arXiv 2411.07942"
 _QUICK = "QuickReduce: mk1-project/quickreduce and its port in vLLM"
+_QUICK3 = f"{_QUICK} and aiter; INT3 in ROCm/rocm-blogs@50641b2, quick-reduce-3"
+_QUICK4 = f"{_QUICK}; FP4 in ROCm/rocm-blogs@d060848, quick-reduce-2"
+_VLLM_SYMM = "vllm#39783 (open), two-shot on symmetric memory, an fp32 scale for 256 values; FlashInfer #3759"
+_TRTLLM = "TensorRT-LLM customLowPrecisionAllReduceKernels, packets of 512 B with 496 e4m3 and an fp32 scale"
+_DMA = "b12x PCIeDmaAllReduce, local-inference-lab/b12x@0531c59, README; 132 B for 128 values"
+_DMA_WAYS: dict[str, tuple[Collective, str]] = {
+    "ag": ("ring", "bf16 ring reduce-scatter, compressed all-gather"),
+    "ring": ("ring", "requantised at every hop of the reduce-scatter, once for the all-gather"),
+    "a2a": ("two_step", "each input quantised once, all-to-all, summed in fp32, quantised for the broadcast"),
+}
+_CAKE = "FlashInfer 0.7.4 cake_fp4_allreduce, rows of 6,144 in 3,456 B and an fp32 row scale"
 _SPD = "SPD: Sync-Point Drop, arXiv 2502.20727"
 _CARRIED = "uncompressed, as {} chooses by size: docs/decisions/025-carriers.md"
 _EXEMPT = "first tokens uncompressed: docs/decisions/012-auto.md"
@@ -114,6 +138,18 @@ _ALL = (
     Scheme("quickreduce-int6", _Q6, _Q6, "two_step", codec_launch="fused", source=_QUICK),
     Scheme("quickreduce-int4", _Q4, _Q4, "two_step", codec_launch="fused", source=_QUICK),
     Scheme("quickreduce-fp8", _QF8, _QF8, "two_step", codec_launch="fused", source=_QUICK),
+    Scheme("quickreduce-int3", _Q3, _Q3, "two_step", codec_launch="fused", source=f"{_QUICK3}; theirs at TP 2 only"),
+    Scheme("quickreduce-fp4", _QF4, _QF4, "two_step", codec_launch="fused", source=_QUICK4),
+    Scheme("vllm-symm-int8", _VLLM8, _VLLM8, "two_step", codec_launch="fused", source=_VLLM_SYMM),
+    Scheme("vllm-symm-fp8", _VLLMF8, _VLLMF8, "two_step", codec_launch="fused", source=_VLLM_SYMM),
+    Scheme("trtllm-fp8", _PACKET, _PACKET, "two_step", codec_launch="fused", source=_TRTLLM),
+    *(
+        Scheme(f"b12x-{word}-{way}", _BF16 if way == "ag" else codec, codec, collective, source=f"{_DMA}; {said}")
+        for word, codec in _B12X.items()
+        for way, (collective, said) in _DMA_WAYS.items()
+    ),
+    Scheme("nvfp4-one-shot", _NVFP4, _NVFP4, "all_gather", codec_launch="fused", source=f"{_CAKE}; theirs at TP 2"),
+    Scheme("nvfp4-two-shot", _NVFP4, _NVFP4, "two_step", codec_launch="fused", source=f"{_CAKE}; theirs at TP 4"),
     Scheme("spd-50", _BF16, _BF16, "auto", drop_attention_percent=50, source=_SPD),
     Scheme("iso", _BF16, _BF16, "auto", sequence_split=0.5, source=_ISO),
     Scheme("iso-int8", _INT8, _INT8, "two_step", sequence_split=0.5, source=f"{_ISO}; INT8 as in flash-int8"),

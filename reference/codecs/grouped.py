@@ -56,6 +56,10 @@ def encode(values_N: Tensor, codec: GroupedInt | MX) -> Tensor:
         pack_into(codes_GK, bits, plane_views(parts, bits, first, codes_GK.numel()))
         group = first // codec.group
         for name, part_G in sent.items():
+            if isinstance(codec, MX) and codec.slot:  # zeros behind each scale are there already
+                slots_GS = parts[name].view(-1, codec.slot // part_G.element_size())
+                slots_GS[group : group + len(codes_GK), :1].copy_(part_G)
+                continue
             each = part_G[0].numel()
             parts[name][group * each : (group + len(codes_GK)) * each].copy_(part_G.view(-1))
     return buffer
@@ -81,7 +85,7 @@ def decode(buffer: Tensor, numel: int, codec: GroupedInt | MX, dtype: torch.dtyp
         if isinstance(codec, GroupedInt):
             values_GK = _restore_int(codes_GK, sent, codec)
         else:
-            scale = sent["scales"]
+            scale = sent["scales"][:, :1]  # its slot may be wider
             scale_G = e8m0_value(scale) if codec.scale == "e8m0" else scale.float()
             values_GK = from_codes(codes_GK, element(codec.element)).mul_(scale_G)
         found_N = hadamard(values_GK, codec.rotation) if codec.rotation else values_GK.reshape(-1)

@@ -1,10 +1,11 @@
-"""The codecs that thinwire ships, registered as anybody's are: raw, grouped integers, MX, the outlier hybrid."""
+"""The codecs that thinwire ships, registered as anybody's are: raw, grouped integers, MX, NVFP4, the outlier hybrid."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Literal, get_args
 
+from thinwire.reference.core.nvfp4 import NVFP4
 from thinwire.reference.core.registry import register
 from thinwire.reference.core.scheme import (
     GRID_WORDS,
@@ -55,10 +56,28 @@ def register_all() -> None:
         "mx",
         build=_mx,
         required=("element",),
-        options={"block": r"b(\d+)", "rotation": r"h(\d+)", "scale": _SCALES, "mode": "|".join(_MODES)},
-        grammar="mx-ELEMENT[-bBLOCK][-hSIZE][-bf16|-fp16|-fp32][-rceil|-ceil|-even]",
+        options={
+            "block": r"b(\d+)",
+            "rotation": r"h(\d+)",
+            "scale": _SCALES,
+            "mode": "|".join(_MODES),
+            "slot": r"s(\d+)",
+        },
+        grammar="mx-ELEMENT[-bBLOCK][-hSIZE][-bf16|-fp16|-fp32][-rceil|-ceil|-even][-sBYTES]",
         numerics="thinwire.reference.codecs.grouped",
-        examples=("mx-e2m1", "mx-e3m2-b16-rceil", "mx-e4m3-fp16", "mx-int8-even", "mx-e2m3-h64"),
+        examples=(
+            "mx-e2m1", "mx-e3m2-b16-rceil", "mx-e4m3-fp16", "mx-int8-even", "mx-e2m3-h64", "mx-e4m3-b496-fp32-s16",
+        ),
+        kernels=True,
+    )  # fmt: skip
+    register(
+        NVFP4,
+        "nvfp4",
+        build=lambda words: NVFP4(int(words.get("row", 6144))),
+        options={"row": r"r(\d+)"},
+        grammar="nvfp4[-rROW]",
+        numerics="thinwire.reference.codecs.nvfp4",
+        examples=("nvfp4", "nvfp4-r16", "nvfp4-r48"),
         kernels=True,
     )
     register(
@@ -91,6 +110,7 @@ def _mx(words: Mapping[str, str]) -> MX:
         words.get("scale", "e8m0"),
         int(words["rotation"]) if "rotation" in words else None,
         _MODES[words.get("mode", "floor")],
+        int(words["slot"]) if "slot" in words else None,
     )
 
 

@@ -248,7 +248,8 @@ class MX(Codec):
 
     element: e2m1 e2m3 e3m2 e4m3 e5m2 int8, stored in bit planes like any other code (6 bits = 4 + 2).
     mode: how an e8m0 scale is chosen; `floor` is the specification's way, what the others do stands in
-    docs/decisions/006-numerics.md. No mode changes a byte count.
+    docs/decisions/006-numerics.md. No mode changes a byte count. slot: bytes that a block's scale takes on the
+    wire, zeros behind it; None = its own. TensorRT-LLM's packets carry theirs in a slot of 16 bytes.
     """
 
     element: str
@@ -256,6 +257,7 @@ class MX(Codec):
     scale: str = "e8m0"
     rotation: int | None = None
     mode: ScaleMode = "floor"
+    slot: int | None = None
 
     def __post_init__(self) -> None:
         _one_of("element", self.element, MX_ELEMENTS)
@@ -265,6 +267,10 @@ class MX(Codec):
             raise ValueError(f"only an e8m0 scale has a mode: mode={self.mode!r}, scale={self.scale!r}")
         _check_group("block", self.block)
         _check_rotation(self.rotation)
+        size = element(self.scale).bits // 8
+        wider = [size << power for power in range(1, 5) if size << power <= ALIGNMENT_BYTES]
+        if self.slot is not None and self.slot not in wider:
+            raise ValueError(f"slot must be None or one of {', '.join(map(str, wider))} bytes: slot={self.slot}")
 
     @property
     def group(self) -> int:
@@ -278,21 +284,27 @@ class MX(Codec):
 
     @property
     def spec(self) -> str:
-        """`mx-e2m1-b32`, then `-h64`, a scale format other than e8m0 and a mode other than floor."""
+        """`mx-e2m1-b32`, then `-h64`, a scale format other than e8m0, a mode other than floor and a slot."""
         parts = ["mx", self.element, f"b{self.block}"]
         parts += [f"h{self.rotation}"] if self.rotation else []
         parts += [self.scale] if self.scale != "e8m0" else []
         parts += [self.mode] if self.mode != "floor" else []
+        parts += [f"s{self.slot}"] if self.slot else []
         return "-".join(parts)
 
     @property
     def bits_per_value(self) -> float:
-        """Element bits and the block's scale spread over its values."""
-        return element(self.element).bits + element(self.scale).bits / self.block
+        """Element bits and the block's scale, or its slot, spread over its values."""
+        return element(self.element).bits + 8 * self.scale_bytes / self.block
+
+    @property
+    def scale_bytes(self) -> int:
+        """Bytes of the wire from one block's scale to the next one's."""
+        return self.slot or element(self.scale).bits // 8
 
     def _sections(self, numel: int) -> tuple[Section, ...]:
         padded = -(-numel // self.align) * self.align
-        scales = Section("scales", padded // self.block * element(self.scale).bits // 8, _held(self.scale))
+        scales = Section("scales", padded // self.block * self.scale_bytes, _held(self.scale))
         return (*_plane_sections(element(self.element).bits, padded), scales)
 
 

@@ -61,7 +61,8 @@ class Instruction:
 
 def sources(kernel: str, spec: str) -> tuple[Any, dict[str, Any], int, int]:
     """(function, compile-time arguments, warps, values of a tile) of a kernel at its default tuning."""
-    found, tuning = form(parse_codec(spec)), ASSUMED[kernel]
+    found = form(parse_codec(spec))
+    tuning = ASSUMED[kernel].holding(found.least)
     groups = tuning.groups(found)
     values = groups * found.padded
     if kernel == "encode":

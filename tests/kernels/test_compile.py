@@ -43,8 +43,11 @@ ELSEWHERE = (
 )  # fmt: skip
 CASES = [(kernel, spec, 90) for spec in SPECS for kernel in KERNELS]
 CASES += [(kernel, spec, capability) for capability in (80, 89, 100) for kernel, spec in ELSEWHERE]
-# Of the others, that they do not spill: norms of Llama-3-70B's rows, and both outlier hybrids.
+# Of the others, that they do not spill: what others' presets have of their own, norms of Llama-3-70B's rows, and both
+# outlier hybrids.
+PRESETS = [(kernel, spec) for spec in ("nvfp4-r6144", "mx-e4m3-b496-fp32-s16") for kernel in ("encode", "reduce")]
 OTHERS = [
+    *PRESETS,
     *((kernel, "int4-g128-zp") for kernel in ("norm", "reduce_norm")),
     *((f"hybrid_{kernel}", "hybrid4-k64-dyn-g128") for kernel in ("encode", "decode", "reduce")),
     *((f"static_{kernel}", "hybrid4-k64") for kernel in ("encode", "decode", "reduce")),
@@ -130,6 +133,18 @@ def test_arithmetic_is_exact(compiled: dict[str, dict[str, Any]], kernel: str, s
     fact = compiled[key(kernel, spec, capability)]
     assert fact["ptx_inexact"] == [] and fact["ptx_fused"] == 0
     assert fact["ptx_fma_per_value"] == fused_per_value(kernel, form(parse_codec(spec)))
+
+
+@pytest.mark.parametrize(("kernel", "spec"), PRESETS)
+@pytest.mark.parametrize("capability", [80, 90, 100])
+def test_presets_are_exact_and_cheap(
+    compiled: dict[str, dict[str, Any]], kernel: str, spec: str, capability: int
+) -> None:
+    """As the others; a scale for 16 values costs no more instructions than a scale for 128 and a ragged group."""
+    fact = compiled[key(kernel, spec, capability)]
+    assert fact["ptx_inexact"] == [] and fact["ptx_fused"] == 0 and fact["values_per_lane"] == 32
+    assert fact["ptx_fma_per_value"] == (2 if kernel == "encode" else 0)
+    assert fact["per_value"] < (36 if kernel == "encode" else 96)
 
 
 @pytest.mark.parametrize(("kernel", "spec", "capability"), [*CASES, *OTHER_CASES])

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from thinwire.reference.catalog import parse_codec, scheme, schemes
-from thinwire.reference.core.scheme import MX, Collective, GroupedInt, OutlierHybrid, Raw, Scheme
+from thinwire.reference.core.nvfp4 import NVFP4
+from thinwire.reference.core.scheme import MX, Codec, Collective, GroupedInt, OutlierHybrid, Raw, Scheme
 
 PROMISED = [
     "bf16",
@@ -42,6 +43,14 @@ PROMISED = [
     "quickreduce-int6",
     "quickreduce-int4",
     "quickreduce-fp8",
+    "quickreduce-int3",
+    "quickreduce-fp4",
+    "vllm-symm-int8",
+    "vllm-symm-fp8",
+    "trtllm-fp8",
+    *(f"b12x-{codec}-{way}" for codec in ("fp8", "int8", "mxfp8") for way in ("ag", "ring", "a2a")),
+    "nvfp4-one-shot",
+    "nvfp4-two-shot",
     "spd-50",
     "iso",
     "iso-int8",
@@ -74,11 +83,39 @@ def test_published_parameters() -> None:
     assert scheme("quickreduce-int4").reduce == GroupedInt(4, 32, "symmetric", metadata="fp16")
     assert scheme("quickreduce-fp8").reduce == MX("e4m3", 32, "fp16")
     assert {entry.name for entry in schemes().values() if entry.codec_launch == "fused"} == {
-        name for name in PROMISED if name.startswith("quickreduce")
+        name for name in PROMISED if name.startswith(("quickreduce", "vllm-symm", "trtllm", "nvfp4"))
     }
     assert scheme("iso").sequence_split == 0.5 and scheme("iso").reduce == Raw()
     assert scheme("iso-int8").reduce == GroupedInt(8) and scheme("iso-int8").sequence_split == 0.5
     assert scheme("none").collective == "none" and scheme("bf16").collective == "auto"
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "values", "nbytes"),
+    [
+        ("quickreduce-int3", GroupedInt(3, 32, "symmetric", metadata="fp16"), 2048, 896),  # a tile
+        ("quickreduce-fp4", MX("e2m1", 32, "fp16"), 2048, 1152),
+        ("vllm-symm-int8", GroupedInt(8, 256, "symmetric", metadata="fp32"), 1024, 1024 + 4 * 4),
+        ("vllm-symm-fp8", MX("e4m3", 256, "fp32"), 1024, 1024 + 4 * 4),
+        ("trtllm-fp8", MX("e4m3", 496, "fp32", slot=16), 496, 512),  # a packet
+        ("b12x-fp8-ring", MX("e4m3", 128, "fp32"), 128 * 4, 132 * 4),
+        ("b12x-int8-ring", GroupedInt(8, 128, "symmetric", metadata="fp32"), 128 * 4, 132 * 4),
+        ("b12x-mxfp8-ring", MX("e4m3", mode="rceil"), 128 * 4, 132 * 4),
+        ("nvfp4-one-shot", NVFP4(6144), 4 * 6144, 4 * (3456 + 4)),  # records, and a scale for each row
+    ],
+)
+def test_bytes_of_what_others_ship(name: str, codec: Codec, values: int, nbytes: int) -> None:
+    """As their sources count them, where our sections end on multiples of 16 bytes too."""
+    assert scheme(name).gather == codec and codec.wire_bytes(values) == nbytes
+
+
+def test_ways_of_what_others_ship() -> None:
+    for word in ("fp8", "int8", "mxfp8"):
+        gathered, ring, direct = (scheme(f"b12x-{word}-{way}") for way in ("ag", "ring", "a2a"))
+        assert (gathered.collective, ring.collective, direct.collective) == ("ring", "ring", "two_step")
+        assert gathered.reduce == Raw() and ring.reduce == direct.reduce == gathered.gather == ring.gather
+    assert scheme("nvfp4-one-shot").collective == "all_gather" and scheme("nvfp4-two-shot").collective == "two_step"
+    assert all(scheme(name).collective == "two_step" for name in ("trtllm-fp8", "vllm-symm-int8", "quickreduce-fp4"))
 
 
 @pytest.mark.parametrize("name", ["spd-0", "spd-7", "spd-50", "spd-91.3", "spd-100"])

@@ -23,7 +23,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 from rich.console import Console
 from rich.table import Table
 
-from thinwire.validation.targets import baselines, decode, fabric, hosts, kernels, relatives, report_parts
+from thinwire.validation.targets import baselines, decode, fabric, hosts, kernels, packets, relatives, report_parts
 from thinwire.validation.targets.targets import (
     Coverage,
     Entry,
@@ -53,6 +53,7 @@ SECTIONS: Mapping[str, Callable[[bool], Section]] = {
     "links": lambda _full: hosts.link_rates(),
     "sglang": lambda _full: hosts.sglang(),
     "quickreduce": lambda _full: hosts.quickreduce(),
+    "packets": lambda _full: packets.packets(),
     "misc": lambda _full: fabric.misc(),
     "relatives": lambda _full: relatives.left_one_gpu_out(),
 }

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from thinwire.reference.catalog import parse_codec, schemes
 from thinwire.reference.codecs.calibration import Calibration
+from thinwire.reference.core.nvfp4 import NVFP4
 from thinwire.reference.core.scheme import MX, Codec, GroupedInt, OutlierHybrid, Raw
 from thinwire.reference.quantize import decode, encode
 
@@ -22,6 +23,7 @@ _OTHERS = """
     fp16 fp32 int8-g32-min int4-g8-min-fp16 int7-g128-sym-e8m0 int5-g32-min-sr int3-g512-sym-sr int6-g64-zp-fp32
     int4-g32-zp-h64 int2-g128-min-sr-h16-fp32 int8-g16-zp-e8m0 mx-e3m2-b32 mx-e5m2-b32 mx-e2m1-b16-rceil
     mx-e4m3-b32-ceil mx-int8-b32-even mx-e2m3-b32-even mx-e2m1-b32-h64 mx-e5m2-b32-bf16 mx-int8-b8-fp32
+    mx-e4m3-b496-fp32-s16 mx-e2m1-b32-s4 mx-int8-b8-bf16-s8 nvfp4-r16 nvfp4-r48 nvfp4-r256
     hybrid4-k64-dyn hybrid8-k7-dyn-g21 hybrid3-k2-dyn-g8 hybrid6-k256-dyn hybrid2-k5 hybrid8-k256
 """
 OTHERS = [parse_codec(spec) for spec in _OTHERS.split()]
@@ -57,6 +59,7 @@ mxs = st.builds(
     st.sampled_from([8, 32]),
     st.sampled_from(["e8m0", "fp16", "bf16", "fp32"]),
     st.sampled_from([None, None, 16]),
+    slot=st.sampled_from([None, None, 16]),
 ) | st.builds(
     MX,
     st.sampled_from(["e2m1", "e2m3", "e3m2", "e4m3", "e5m2", "int8"]),
@@ -69,8 +72,11 @@ dynamic_hybrids = st.builds(
     st.integers(2, 256),
     st.integers(1, 4),
 )
+nvfp4s = st.builds(NVFP4, st.sampled_from([16, 48, 256]))
 raws = st.builds(Raw, st.sampled_from(["bf16", "fp16", "fp32"]))
-codecs = st.one_of(st.sampled_from(ALL), raws, grouped_ints, exponent_scaled, mxs, static_hybrids, dynamic_hybrids)
+codecs = st.one_of(
+    st.sampled_from(ALL), raws, grouped_ints, exponent_scaled, mxs, nvfp4s, static_hybrids, dynamic_hybrids
+)
 
 _floats = st.floats(width=32, allow_nan=False, allow_infinity=False)
 _ordinary = st.floats(-50, 50, width=32)

@@ -14,6 +14,7 @@ import pytest
 
 from thinwire.reference.catalog import Codec, Cost, Numerics, Section, parse_codec, register, scheme, unregister
 from thinwire.reference.core import lookup
+from thinwire.reference.core.nvfp4 import NVFP4
 from thinwire.reference.core.registry import check_layout, entries, entry_of, numerics_of
 from thinwire.reference.core.scheme import MX, GroupedInt, OutlierHybrid, Raw
 
@@ -60,8 +61,8 @@ def tidy() -> Iterator[None]:
 
 def test_the_built_in_codecs_are_registered_like_any() -> None:
     mine = [entry for entry in lookup.codecs() if not entry.own]
-    assert [entry.kind for entry in mine] == [Raw, GroupedInt, MX, OutlierHybrid]
-    assert [entry.names for entry in mine] == [("bf16", "fp16", "fp32"), ("int#",), ("mx",), ("hybrid#",)]
+    assert [entry.kind for entry in mine] == [Raw, GroupedInt, MX, NVFP4, OutlierHybrid]
+    assert [entry.names for entry in mine] == [("bf16", "fp16", "fp32"), ("int#",), ("mx",), ("nvfp4",), ("hybrid#",)]
     for entry in mine:
         assert entry.kernels and entry.cost == Cost() and entry.module
         assert {type(parse_codec(spec)) for spec in entry.examples} == {entry.kind}

@@ -6,7 +6,7 @@ equal tags mean that two ranks hold the same bits even where codecs round.
 """
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from itertools import pairwise
 
 import numpy as np
@@ -305,21 +305,49 @@ def test_tree_has_no_other_op() -> None:
 ROUND = 128 * 16  # whole groups whose every section is a multiple of 16 bytes
 
 
+def whole(entry: Scheme) -> int:
+    """The same for groups of any size."""
+    return math.lcm(ROUND, entry.align * 16)
+
+
 @pytest.mark.parametrize("ranks", [2, 3, 4, 8])
 @pytest.mark.parametrize("name", [name for name, entry in schemes().items() if entry.collective == "two_step"])
 def test_two_step_volume(name: str, ranks: int) -> None:
-    entry, numel = scheme(name), ROUND * ranks * 5
+    entry = scheme(name)
+    numel = whole(entry) * ranks * 5
     bits = entry.reduce.bits_per_value + entry.gather.bits_per_value
     per_rank = bits / 16 * (2 * numel) * (ranks - 1) / ranks
-    assert build(entry, ranks, numel).sent_bytes() == dict.fromkeys(range(ranks), per_rank)
+    assert build(entry, ranks, numel).sent_bytes() == pytest.approx(dict.fromkeys(range(ranks), per_rank), rel=1e-12)
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 4, 8])
 @pytest.mark.parametrize("name", [name for name, entry in schemes().items() if entry.collective == "all_gather"])
 def test_all_gather_volume(name: str, ranks: int) -> None:
-    entry, numel = scheme(name), ROUND * 5
+    entry = scheme(name)
+    numel = whole(entry) * 5
     per_rank = entry.reduce.bits_per_value / 16 * (2 * numel) * (ranks - 1)
-    assert build(entry, ranks, numel).sent_bytes() == dict.fromkeys(range(ranks), per_rank)
+    assert build(entry, ranks, numel).sent_bytes() == pytest.approx(dict.fromkeys(range(ranks), per_rank), rel=1e-12)
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 4, 8])
+@pytest.mark.parametrize("name", [n for n, s in schemes().items() if s.collective == "ring" and not s.is_raw])
+def test_a_coded_ring_encodes_at_every_hop(name: str, ranks: int) -> None:
+    """As many bytes as in two steps; a sum is encoded again before each hop of the reduce-scatter, and once more for
+    the all-gather, in which it travels as it is.
+    """
+    entry = scheme(name)
+    numel = whole(entry) * ranks
+    found = build(entry, ranks, numel)
+    bits = entry.reduce.bits_per_value + entry.gather.bits_per_value
+    assert found.sent_bytes() == dict.fromkeys(range(ranks), bits / 8 * numel * (ranks - 1) / ranks)
+    work = Counter((w.rank, w.kind, w.codec) for step in found.lanes[0].steps for w in step.work)
+    for rank in range(ranks):
+        assert work[rank, "reduce", entry.reduce] == ranks - 1
+        if entry.reduce == entry.gather:
+            assert work[rank, "encode", entry.reduce] == ranks
+        else:
+            assert work[rank, "encode", entry.reduce] == ranks - 1 and work[rank, "encode", entry.gather] == 1
+        assert work[rank, "decode", entry.gather] == ranks
 
 
 @pytest.mark.parametrize("ranks", range(2, 10))

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from thinwire.reference.catalog import parse_codec
 from thinwire.reference.core.formats import planes
+from thinwire.reference.core.nvfp4 import NVFP4
 from thinwire.reference.core.scheme import (
     MX,
     Codec,
@@ -37,6 +38,7 @@ mxs = st.builds(
     st.sampled_from([16, 32, 64]),
     st.sampled_from(["e8m0", "fp16", "bf16", "fp32"]),
     rotations,
+    slot=st.sampled_from([None, 8, 16]),
 )
 static_hybrids = st.builds(
     lambda bits, keep: OutlierHybrid(bits, keep, group=keep), st.integers(2, 8), st.integers(2, 256)
@@ -51,6 +53,7 @@ codecs = st.one_of(
     st.builds(Raw, st.sampled_from(["bf16", "fp16", "fp32"])),
     grouped_ints,
     mxs,
+    st.builds(NVFP4, st.sampled_from([16, 48, 256, 6144])),
     static_hybrids,
     dynamic_hybrids,
 )
@@ -89,6 +92,10 @@ def names(codec: Codec, numel: int = 1) -> list[str]:
         (MX("e2m1"), 33, {"plane4": 32, "scales": 2}),
         (MX("e2m3"), 32, {"plane4": 16, "plane2": 8, "scales": 1}),
         (MX("e4m3", scale="fp16"), 32, {"plane8": 32, "scales": 2}),
+        (MX("e4m3", 496, "fp32", slot=16), 497, {"plane8": 992, "scales": 32}),
+        (MX("e2m1", slot=4), 64, {"plane4": 32, "scales": 8}),
+        (NVFP4(), 1, {"plane4": 3072, "scales": 384, "row_scales": 4}),
+        (NVFP4(48), 100, {"plane4": 72, "scales": 9, "row_scales": 12}),
         (OutlierHybrid(), 6400, {"plane4": 3150, "kept_values": 200}),
         (OutlierHybrid(), 63, {"plane4": 32, "kept_values": 0}),
         (
@@ -117,6 +124,9 @@ def test_sections_by_hand(codec: Codec, numel: int, sections: dict[str, int]) ->
         ("int6-g32-sym-fp16", 6.5),
         ("int4-g32-sym-fp16", 4.5),
         ("mx-e4m3-b32-fp16", 8.5),
+        ("mx-e4m3-b128-fp32", 8.25),
+        ("mx-e4m3-b496-fp32-s16", 8 * 512 / 496),
+        ("nvfp4-r6144", 8 * 3460 / 6144),
         ("mx-e2m1-b32", 4.25),
         ("mx-e2m3-b32", 6.25),
         ("hybrid4-k64", 4.1875),
@@ -138,7 +148,7 @@ def test_a_position_takes_the_fewest_bytes_that_tell_all_of_a_group_apart(group:
     assert (per_group["spike_values"], per_group["spike_indices"]) == (4, 2 * codec.index_bytes)
 
 
-@pytest.mark.parametrize(("bits", "tile_bytes"), [(4, 1152), (6, 1664), (8, 2176)])
+@pytest.mark.parametrize(("bits", "tile_bytes"), [(3, 896), (4, 1152), (6, 1664), (8, 2176)])
 def test_quickreduce_tile(bits: int, tile_bytes: int) -> None:
     """notes/kernels.md section A: bytes of QuickReduce's tile of 2048 values."""
     assert GroupedInt(bits, 32, "symmetric", metadata="fp16").wire_bytes(2048) == tile_bytes
@@ -241,6 +251,11 @@ def test_grids_and_spikes_add_their_sections() -> None:
         (lambda: MX("e8m0"), "element='e8m0'"),
         (lambda: MX("e2m1", 12), "block=12"),
         (lambda: MX("e2m1", scale="fp8"), "scale='fp8'"),
+        (lambda: MX("e4m3", scale="fp32", slot=4), "one of 8, 16 bytes: slot=4"),
+        (lambda: MX("e4m3", slot=32), "one of 2, 4, 8, 16 bytes: slot=32"),
+        (lambda: NVFP4(0), "row must be a positive multiple of 16: row=0"),
+        (lambda: NVFP4(24), "multiple of 16: row=24"),
+        (lambda: NVFP4(1 << 17), "row=131072"),
         (lambda: OutlierHybrid(1), "bits=1"),
         (lambda: OutlierHybrid(4, 1, group=1), "keep_one_in=1"),
         (lambda: OutlierHybrid(4, 512, group=512), "keep_one_in=512"),

@@ -163,16 +163,24 @@ def test_the_table_says_whose_it_is(tables: Path, capsys: pytest.CaptureFixture[
 # ---- the shipped table
 
 
+# What others ship, in the catalog since and not measured yet: `make accuracy`, and take them off here.
+UNMEASURED = frozenset(
+    name for name in schemes()
+    if name in ("quickreduce-int3", "quickreduce-fp4") or name.startswith(("vllm-symm-", "trtllm-", "b12x-", "nvfp4-"))
+)  # fmt: skip
+
+
 def test_the_shipped_table_is_whole() -> None:
-    """Every scheme of the catalog but `none` at TP 4, prompts alone and all positions, figures within their intervals,
-    sources and checksums there."""
+    """Every scheme of the catalog but `none` and what is known to be missing at TP 4, prompts alone and all positions,
+    figures within their intervals, sources and checksums there."""
     found = json.loads(SHIPPED.read_text())
     assert {"weights", "weights_sha256", "text", "text_sha256", "how"} <= found["source"].keys()
     rows = {(entry["scheme"], entry["tp"], entry["compress"]): entry for entry in found["rows"]}
     assert len(rows) == len(found["rows"])
     for compress in ("prompt", "all"):
         asked = [s.name for s in schemes().values() if s.collective != "none" and s.carrier is None]
-        assert not [name for name in asked if (name, 4, compress) not in rows]
+        assert not [name for name in asked if name not in UNMEASURED and (name, 4, compress) not in rows]
+        assert not [name for name in UNMEASURED if (name, 4, compress) in rows], "measured: take it off the list"
     for entry in found["rows"]:
         spelt = scheme(entry["scheme"])
         assert (spelt.reduce.spec, spelt.gather.spec) == (entry["reduce"], entry["gather"])

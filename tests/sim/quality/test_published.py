@@ -131,7 +131,7 @@ def test_a_few_are_the_best_of_each_scheme() -> None:
     found = [(name, rows_of(spelt, 8, 2, "qwen2.5-72b")) for name, spelt in schemes().items()]
     shown = few(found)
     assert [name for name, _ in shown] == [
-        "bf16-ring", "hybrid-4.2", "quickreduce-int8", "quickreduce-int6", "quickreduce-int4",
+        "bf16-ring", "quickreduce-int8", "quickreduce-int6", "quickreduce-int4", "quickreduce-int3",
     ]  # fmt: skip
     assert all(one.row.decides for _, one in shown) and len(shown) == FEW
     assert few([]) == [] and few([("a", ()), ("b", found[0][1][:1])]) == [("b", found[0][1][0])]
