@@ -59,6 +59,9 @@ PIPED_TRACE_BYTES = Count(
     "a trace from a pipe", 0, 1 << 26, "bytes", "it is kept in memory, for a pipe can be read but once"
 )
 LINE_BYTES = Count("a line of a trace", 0, 1 << 12, "bytes", "a row has three values")
+LOG_BYTES = Count("a log of nccl-tests", 0, 1 << 25, "bytes", "NCCL_DEBUG=INFO of 64 ranks fills a tenth of it")
+LOG_ROWS = Count("rows of a log", 0, 1 << 14, "rows", "a sweep in steps of a megabyte up to 16 GiB")
+LOGS = Count("logs at once", 1, 256, "files", "every operation and number of ranks of one machine are a few dozen")
 NESTING = Count("tables and lists in each other", 0, 64, "levels", "no file of ours is nested ten deep")
 WHOLE = Count(
     "a whole number in a file", -(1 << 63), (1 << 63) - 1, "", "64 bits, as TOML has it: beyond, numpy overflows"

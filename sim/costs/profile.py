@@ -7,7 +7,7 @@ tables in `validation/published/`; the user's own (`--profile FILE`) may replace
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from itertools import chain, pairwise
 from math import exp, isfinite, log
@@ -386,20 +386,57 @@ def _validated(adapter: TypeAdapter[Any], data: Mapping[str, Any]) -> Any:
 
 def load_profile(cluster: Cluster, path: str | None = None) -> Profile:
     """The shipped profile of the cluster's GPU and fabric; `path`, a JSON file with a `gpu` and/or a `fabric`
-    profile, replaces either.
+    profile, or one of these alone as it is shipped, replaces either. A `within` is the fabric of one node of several.
     """
-    given: Mapping[str, Any] = {}
-    if path is not None:
-        given = from_json(path, "profile")
-        if not isinstance(given, dict) or not given or set(given) - {"gpu", "fabric"}:
-            raise ValueError(f"a profile file is an object with the keys gpu and/or fabric: {place(path)}")
+    given = {} if path is None else _parts(from_json(path, "profile"), path)
     gpu = gpu_profile(given["gpu"]) if "gpu" in given else _shipped_gpu(cluster.gpu.name)
-    fabric = fabric_profile(given["fabric"]) if "fabric" in given else _shipped_fabric(cluster.fabric)
-    if fabric.within is not None and len(cluster.islands) == 1 and "fabric" not in given:
-        fabric = _shipped_fabric(fabric.within)
+    fabric = shipped_fabric(cluster)
+    own = [fabric_profile(given[key]) for key in ("fabric", "within") if key in given]
+    if own:
+        alone = len(cluster.islands) == 1
+        fabric = _fitting(own[0] if "fabric" in given else None, own[-1] if "within" in given else None, fabric, alone)
     if gpu.gpu != cluster.gpu.name:
         raise ValueError(f"profile {gpu.name} is of {gpu.gpu}, but cluster {cluster.name} has {cluster.gpu.name}")
     return Profile(gpu, fabric)
+
+
+def _parts(given: Any, path: str) -> Mapping[str, Any]:
+    """What a profile file holds: parts by their names, or one part as `sim/profiles/` has it."""
+    if isinstance(given, dict) and given:
+        if not set(given) - {"gpu", "fabric", "within"}:
+            return given
+        for key, telling in (("gpu", "gemm"), ("fabric", "protocols")):
+            if telling in given:
+                return {key: given}
+    raise ValueError(
+        f"a profile file is an object with the keys gpu and/or fabric, or one of these parts by itself: {place(path)}"
+    )
+
+
+def _fitting(
+    fabric: FabricProfile | None, within: FabricProfile | None, shipped: FabricProfile, alone: bool
+) -> FabricProfile:
+    """The one of the user's fabrics that a group takes. alone: it lies in one island. Another fabric's is used with a
+    word.
+    """
+    if alone and (within is not None or fabric is None or fabric.within == shipped.name):
+        found = within
+    else:
+        found = fabric
+    if found is None:
+        return shipped
+    of = found.name.partition("+")[0]
+    known = {p.stem.removeprefix("fabric-") for p in PROFILES.glob("fabric-*.json")}
+    if of == shipped.name or of not in known:
+        return found
+    word = f"the profile given is of {found.name}; this machine's fabric is {shipped.name}"
+    return replace(found, assumptions=(*found.assumptions, word))
+
+
+def shipped_fabric(cluster: Cluster) -> FabricProfile:
+    """The shipped profile of a group's fabric: inside one node of several, the node's."""
+    fabric = _shipped_fabric(cluster.fabric)
+    return _shipped_fabric(fabric.within) if fabric.within is not None and len(cluster.islands) == 1 else fabric
 
 
 @lru_cache

@@ -6,17 +6,9 @@ import numpy as np
 
 from thinwire.reference.core.schedule import Op
 from thinwire.reference.core.scheme import Collective
-from thinwire.validation.fits.fabric import Series
+from thinwire.validation.fits.algorithm import Way, way
+from thinwire.validation.fits.fabric import Series, first
 from thinwire.validation.fits.published_tables import Row, select
-
-# NCCL runs at least two channels side by side on PCIe rings (NCCL_MIN_NCHANNELS and its logs: "2 coll channels"), so a
-# cap on one flow does not hold for a whole hop: on the 8x L40S host NCCL's ring of 8 is as fast as one memcpy flow
-# allows although it loses a fifth of the link inside one island, where no cap acts.
-PCIE_CHANNELS = 2
-
-# Across nodes NCCL pipelines a message through its stages inside one call; eight pieces come within 1/8 of a perfect
-# pipeline.
-NODE_CHUNKS = 8
 
 NCCL_MACHINES = {
     "a100_sxm": "8xa100-nvlink",
@@ -25,8 +17,6 @@ NCCL_MACHINES = {
     "rtx_pro_6000_server": "8xrtx-pro-6000-pcie",
 }  # l40s is left out: the 8x L40S host of that table is sick (published/README.md)
 ENGINE_MACHINES = {**NCCL_MACHINES, "l40s": "8xl40s-pcie"}
-NVLS = ("8xh100-nvlink", "8xh200-nvlink", "8xb200-nvlink")  # switches that add up
-PCIE = ("8xl40s-pcie", "8xrtx-pro-6000-pcie", "8xrtx4090-pcie")
 FABRICS = {
     "8xa100-nvlink": "a100-nvlink",
     "8xh100-nvlink": "h100-nvlink",
@@ -40,22 +30,9 @@ FABRICS = {
 }
 
 
-def algorithm(machine: str, library: str, op: Op, ranks: int) -> Collective:
-    """The algorithm whose traffic the library's is modelled as.
-
-    In-switch reduction where the switch has it and more than two ranks take part; direct exchange between ranks where
-    each pair has its own path (the engines' own kernels and all of NVLink for all-gather and reduce-scatter, xGMI); by
-    island across nodes, where every NIC carries its GPU's share; rings elsewhere.
-    """
-    if op == "all_to_all" or machine == "8xmi300x-xgmi":
-        return "two_step"
-    if machine == "2x8xh100-ib":
-        return "hierarchical"
-    if op == "all_reduce":
-        if machine in NVLS and ranks > 2:
-            return "nvls"
-        return "two_step" if library.startswith("engine") and machine not in PCIE else "ring"
-    return "ring" if machine in PCIE else "two_step"
+def way_of(machine: str, library: str, op: Op, ranks: int) -> Way:
+    """How a library carries an op between the first ranks of a catalog machine."""
+    return way(first(machine, ranks), library, op)
 
 
 def _series(
@@ -68,19 +45,20 @@ def _series(
     collective: Collective | None = None,
 ) -> Series:
     found.sort(key=lambda row: row[1])
+    carried = way_of(machine, library, op, ranks)
     return Series(
         fabric=FABRICS[machine],
         machine=machine,
         library=library,
         op=op,
-        collective=collective or algorithm(machine, library, op, ranks),
+        collective=collective or carried.collective,
         ranks=ranks,
         table=table,
         row_numbers=tuple(number for number, _, _ in found),
         nbytes=np.array([nbytes for _, nbytes, _ in found]),
         seconds=np.array([seconds for _, _, seconds in found]),
-        channels=PCIE_CHANNELS if machine in PCIE else 1,
-        chunks=NODE_CHUNKS if machine == "2x8xh100-ib" else 1,
+        channels=carried.channels,
+        chunks=carried.chunks,
     )
 
 
