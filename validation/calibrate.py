@@ -44,6 +44,7 @@ from thinwire.validation.fits.gpus import NEAREST_KERNELS, NEAREST_MEMORY, SYSTE
 from thinwire.validation.fits.published_tables import select
 from thinwire.validation.fits.raw_file import Raw
 from thinwire.validation.fits.series import calibration
+from thinwire.validation.logs import spreads as log_spreads
 
 Model = TypeVar("Model")
 RAW = Path(__file__).resolve().parent / "raw"
@@ -300,13 +301,14 @@ def write(path: Path, document: Any) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write every profile."""
+    """Write every profile, and what fabrics of logs are off."""
     PROFILES.mkdir(exist_ok=True)
     found = fabrics()
     for name, profile in found.items():
         write(PROFILES / f"fabric-{name}.json", fabric_profile_dict(profile))
     for name, gpu in gpus(found).items():
         write(PROFILES / f"gpu-{name}.json", gpu_profile_dict(gpu))
+    write(log_spreads.FILE, log_spreads.measure())
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression, nnls
 
+from thinwire.edge.limits import EFFICIENCY
 from thinwire.reference.core.schedule import Op, build
 from thinwire.reference.core.scheme import Collective
 from thinwire.sim.costs.profile import Baseline, FabricProfile, Protocol
@@ -196,7 +197,7 @@ def _fit_one(series: Series, launch_s: float, floor_s: float) -> Fit:
     hop_s = max(0.0, floor_s - w.calls * launch_s) / w.steps
     software = w.calls * launch_s + w.steps * hop_s + w.latency_s
     smooth = _smooth(series)
-    on_wire = smooth - software
+    on_wire = np.maximum(smooth - software, w.seconds_per_byte * series.nbytes / EFFICIENCY.most)
     efficiency = w.seconds_per_byte * series.nbytes / on_wire
     kept = [0, len(efficiency) - 1]
     while True:

@@ -10,14 +10,16 @@ from functools import cache
 from itertools import permutations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from thinwire.reference.core.schedule import Op
 from thinwire.sim.costs.profile import FabricProfile, shipped_fabric
 from thinwire.validation.fits import series as published
-from thinwire.validation.fits.fabric import Floats, Series
+from thinwire.validation.fits.fabric import Series
 from thinwire.validation.fits.spreads_fabric import lenders
 from thinwire.validation.logs.curves import Curve, fit
 
+NOTHING = FabricProfile("nothing lent", (), {}, {})
 BEYOND = 2**24  # bytes: a log of large messages alone
 
 
@@ -51,20 +53,14 @@ def _fabrics() -> Mapping[str, FabricProfile]:
 
 
 def second_sizes(of: Sequence[Series] | None = None) -> Iterator[Guess]:
-    """Every second size left out; each series once, by the first fabric like its own, or its own where none is."""
+    """Every second size left out; each series once, by the first fabric like its own, or with nothing lent."""
     fabrics = _fabrics()
     for s in published.nccl() if of is None else of:
-        like = [*lenders(s, fabrics), fabrics[s.fabric]]
-        out = np.arange(1, len(s.nbytes), 2)
-        yield from (replace_by(guess, like[0].name) for guess in _without(Curve(s, like[0]), out))
+        like = [*lenders(s, fabrics), NOTHING]
+        yield from _without(Curve(s, like[0]), np.arange(1, len(s.nbytes), 2))
 
 
-def replace_by(guess: Guess, by: str) -> Guess:
-    """The same, by another's name."""
-    return replace(guess, by=by)
-
-
-def _without(curve: Curve, out: Floats) -> Iterator[Guess]:
+def _without(curve: Curve, out: NDArray[np.int64]) -> Iterator[Guess]:
     s = curve.series
     keep = ~np.isin(np.arange(len(s.nbytes)), out)
     kept = replace(s, nbytes=s.nbytes[keep], seconds=s.seconds[keep], row_numbers=tuple(np.flatnonzero(keep).tolist()))

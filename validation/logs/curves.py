@@ -1,8 +1,9 @@
 """Where a log has no row: the times of the fabric that the machine names, scaled as the log's own rows ask.
 
 What a library takes on another host of a kind has the same shape over sizes, so the ratio of a log's row to the shipped
-fabric's time on the same links holds between the rows, beyond them and, less well, for other numbers of ranks and other
-operations. docs/decisions/023-logs.md says what else was tried, and `validation/targets/logs.py` how far off it is.
+fabric's time on the same links holds beyond the rows and, less well, for other numbers of ranks and other operations.
+Between the rows the middle is taken of that, of the fit to the rows alone, and of a straight line from one to the next.
+docs/decisions/023-logs.md says what else was tried, and `validation/targets/logs.py` how far off it is.
 """
 
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from thinwire.validation.fits.spreads_fabric import borrowed
 LIBRARY = "nccl"
 GRID: Floats = np.exp2(np.arange(9, 35, 1.0))  # bytes of messages: 512 B to 16 GiB
 GAP = 2.9  # a size farther from every row than this factor is filled in
+FULL = 2**26  # bytes from which on a log's last row tells about as much of larger messages as the lender does
 
 
 def timed(
@@ -80,8 +82,14 @@ class Curve:
         if not len(self.lender_s):
             return own
         far = np.abs(np.log(GRID[:, None] / own.nbytes[None, :])).min(axis=1) > np.log(GAP)
-        more = (self.lender_s[len(self.series.nbytes) :] * self.ratio(GRID, out))[far]
-        nbytes, seconds = np.concatenate([own.nbytes, GRID[far]]), np.concatenate([own.seconds, more])
+        more = self.lender_s[len(self.series.nbytes) :] * self.ratio(GRID, out)
+        if len(own.nbytes) > 1:
+            alone, line = fit([own])[0].seconds(GRID), np.interp(GRID, own.nbytes, own.seconds)
+            between = (own.nbytes[0] < GRID) & (own.nbytes[-1] > GRID)
+            beyond = (own.nbytes[-1] < GRID) & (own.nbytes[-1] >= FULL)
+            more = np.where(between, np.median([more, alone, line], axis=0), more)
+            more = np.where(beyond, np.sqrt(more * alone), more)
+        nbytes, seconds = np.concatenate([own.nbytes, GRID[far]]), np.concatenate([own.seconds, more[far]])
         order = np.argsort(nbytes)
         return replace(own, nbytes=nbytes[order], seconds=seconds[order], row_numbers=tuple(range(len(nbytes))))
 

@@ -144,7 +144,9 @@ def _series(op: Op, group: Cluster, one: _Gathered) -> Measured:
     nbytes = np.array(sorted(one.times), dtype=float)
     seconds = np.array([float(np.median(one.times[int(size)])) for size in nbytes])
     if len(one.runs) > 1:
-        one.said[f"{len(one.runs)} runs: the median at each size"] = None
+        apart = max(max(times) / min(times) for times in one.times.values())
+        differ = f"; they differ by up to {apart:.2g} times: are they of one machine?" if apart > OUTLIER else ""
+        one.said[f"{len(one.runs)} runs: the median at each size{differ}"] = None
     while (worst := _outlier(seconds)) is not None:
         told = f"{nbytes[worst]:.0f} bytes: {seconds[worst] * 1e6:,.1f} us, out of line with its neighbours"
         one.dropped.append(told)
@@ -171,6 +173,7 @@ def _explained(op: Op, group: Cluster, nbytes: Floats, seconds: Floats, title: s
     usual = way(group, LIBRARY, op)
     others: list[Collective] = ["ring", "two_step"] + (["nvls"] if group.reducing_switch is not None else [])
     ways = [usual, *(replace(usual, collective=c) for c in others if c != usual.collective)]
+    ways += [replace(each, chunks=1) for each in ways if each.chunks > 1]
     needed = []
     for each in ways:
         try:
@@ -261,7 +264,9 @@ class Part:
             try:
                 other = nearest.carried_to(Curve(timed(groups[ranks], op, empty, empty), self.lender))
                 if len(other.nbytes):
-                    fits.append((fit([other])[0], nearest))
+                    w = fit_fabric.wire_of(other)  # no ratio makes a wire faster than it is
+                    whole_s = w.latency_s + w.seconds_per_byte * other.nbytes
+                    fits.append((fit([replace(other, seconds=np.maximum(other.seconds, whole_s))])[0], nearest))
             except ValueError:  # nothing that could stand in
                 continue
         return tuple(fits)

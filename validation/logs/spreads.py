@@ -1,11 +1,16 @@
 """How far off a fabric of logs is: the list of spreads that it holds, made here alone.
 
 What the logs timed: their own rows, each predicted by a fit without it. What is carried over from the shipped fabric
-within NCCL: as the published series are off when that is done to them (`validation/logs/carrying.py`). What other libraries carry keeps the shipped fabric's spreads.
+within NCCL, and sizes that a log has too few rows of: as published series are off when the same is done to them. Those
+figures lie in `spreads.json`, written by `make calibrate`. What other libraries carry keeps the shipped fabric's spreads.
 """
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from functools import cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,11 +19,47 @@ from thinwire.sim.costs.spread import Spread
 from thinwire.validation.fits.fabric import Series
 from thinwire.validation.fits.spreads import FEWEST, by_regime, spread
 from thinwire.validation.fits.spreads_fabric import MESSAGE_REGIMES
-from thinwire.validation.logs import carrying
 from thinwire.validation.logs.curves import LIBRARY
 
 STAND_IN = "stand-in"
-THIN = 3  # every so-manieth guess is enough
+FILE = Path(__file__).with_name("spreads.json")
+
+
+# --- of published series ---
+
+
+def measure() -> dict[str, list[dict[str, Any]]]:
+    """What `FILE` holds: how far off published series are that lack something (`carrying`), by what they lack."""
+    from thinwire.validation.logs import carrying  # simulates for seconds: nobody else needs it
+
+    found = {
+        "second": (LIBRARY, carrying.second_sizes(), "on every second size, fitted to the others"),
+        "beyond": (LIBRARY, carrying.small_sizes(), "below 16 MiB, fitted to the sizes above"),
+        "carried": (STAND_IN, [*carrying.other_ranks(), *carrying.other_ops()],
+                    "when another number of ranks, or the all-reduce, says how they differ from another host's"),
+    }  # fmt: skip
+    said = {}
+    for key, (part, guesses, how) in found.items():
+        sizes, logs = zip(*((g.series.nbytes[g.index], g.log) for g in guesses), strict=True)
+        source = f"assumed: as published NCCL series are off {how}"
+        said[key] = [asdict(one) for one in by_regime(part, sizes, logs, MESSAGE_REGIMES, source, centred=True)]
+    return said
+
+
+@cache
+def published() -> Mapping[str, tuple[Spread, ...]]:
+    """What `measure` found when profiles were last calibrated."""
+    return {key: tuple(Spread(**one) for one in some) for key, some in json.loads(FILE.read_text("utf-8")).items()}
+
+
+def _of_regime(key: str, up_to: float | None) -> Spread:
+    """The published spread of a regime; beyond the last, the last."""
+    some = published()[key]
+    found = next((s for s in some if s.up_to == up_to), some[-1])
+    return Spread(found.part, up_to, found.low, found.bias, found.high, found.rows, found.source)
+
+
+# --- of logs ---
 
 
 def own_spreads(
@@ -42,9 +83,9 @@ def _timed(some: Sequence[Series], rows_out: Iterable[tuple[Series, int, float]]
         if len(own) >= FEWEST:
             found.append(spread(LIBRARY, own, f"measured: {len(own)} rows of the logs, each fitted without it", up_to))
         elif ((sizes > above) & (sizes <= most)).any():
-            found.append(_widened(_published("second", up_to), own))
+            found.append(_widened(_of_regime("second", up_to), own))
         else:
-            found.append(_published("beyond", up_to))
+            found.append(_of_regime("beyond", up_to))
         above = most
     return found
 
@@ -56,38 +97,9 @@ def _widened(known: Spread, own: Sequence[float]) -> Spread:
     return Spread(known.part, known.up_to, round(low, 4), bias, round(high, 4), rows, known.source)
 
 
-@cache
-def _guesses(kind: str) -> tuple[tuple[float, float], ...]:
-    """(bytes, log(measured / predicted)) of published series with something left out."""
-    match kind:
-        case "second":
-            some = list(carrying.second_sizes())
-        case "beyond":
-            some = list(carrying.small_sizes())[::THIN]
-        case _:
-            some = [*carrying.other_ranks(), *carrying.other_ops()][::THIN]
-    return tuple((float(g.series.nbytes[g.index]), g.log) for g in some)
-
-
-def _published(kind: str, up_to: float | None) -> Spread:
-    """The spread of a regime from published series."""
-    said = {
-        "second": "as published series are off on every second size, that left out",
-        "beyond": "as published series are off where a log has none of their sizes",
-    }[kind]
-    below = [most for most in MESSAGE_REGIMES if most is not None and (up_to is None or most < up_to)]
-    above, most = max(below, default=0.0), np.inf if up_to is None else up_to
-    logs = [log for size, log in _guesses(kind) if above < size <= most]
-    if len(logs) < FEWEST:  # a log of large messages has them; one of small ones lacks them
-        logs = [log for _, log in _guesses(kind)]
-    return spread(LIBRARY, logs, f"assumed: {said}, {len(logs)} rows", up_to, centred=True)
-
-
 def _stand_ins(lender: FabricProfile) -> list[Spread]:
     """Of what is carried over; where other libraries' figures are borrowed as well, no narrower than the lender's."""
-    sizes, logs = zip(*_guesses("carried"), strict=True)
-    source = "assumed: as published series are off that take the ratio of another number of ranks or operation"
-    found = by_regime(STAND_IN, sizes, logs, MESSAGE_REGIMES, source, centred=True)
+    found = [_of_regime("carried", up_to) for up_to in MESSAGE_REGIMES]
     if not any(p.library != LIBRARY and p.source.startswith("assumed") for p in lender.protocols):
         return found
     theirs = {s.up_to: s for s in lender.spreads if s.part == STAND_IN}
