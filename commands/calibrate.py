@@ -20,7 +20,9 @@ def calibrate(
     logs: Annotated[
         list[str] | None, typer.Option(metavar="LOG [LOG ...]", help="What nccl-tests or rccl-tests printed.")
     ] = None,
-    cluster: Annotated[str | None, typer.Option(help="With --logs: the machine they ran on, name or TOML file.")] = None,
+    cluster: Annotated[
+        str | None, typer.Option(help="With --logs: the machine they ran on, name or TOML file.")
+    ] = None,
     out: Annotated[str | None, typer.Option(help="Where the profile goes; beside you, named after the file.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -28,8 +30,8 @@ def calibrate(
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: one thread is the fastest for fits this small
     if (raw_file is None) == (logs is None):
         raise ValueError(
-            "calibrate needs --from RAW.json or --logs LOG: `make gpu` on a machine with the GPU writes the first, "
-            "nccl-tests prints the second (`make calibrate` fits the shipped profiles to published tables)"
+            "calibrate needs --from RAW.json: run `make gpu` on a machine with the GPU first, it writes one; or --logs "
+            "LOG: what nccl-tests printed (`make calibrate` fits the shipped profiles to published tables)"
         )
     if logs is not None:
         _of_logs([*logs, *(more or ())], cluster, out, as_json)

@@ -419,10 +419,8 @@ def _fitting(
     """The one of the user's fabrics that a group takes. alone: it lies in one island. Another fabric's is used with a
     word.
     """
-    if alone and (within is not None or fabric is None or fabric.within == shipped.name):
-        found = within
-    else:
-        found = fabric
+    inside = alone and (within is not None or fabric is None or fabric.within == shipped.name)
+    found = within if inside else fabric
     if found is None:
         return shipped
     of = found.name.partition("+")[0]

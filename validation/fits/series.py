@@ -1,14 +1,26 @@
 """Which published rows time which collective on which machine: the one list that calibration and validation share."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
 from thinwire.reference.core.schedule import Op
 from thinwire.reference.core.scheme import Collective
-from thinwire.validation.fits.algorithm import Way, way
+from thinwire.topologies.cluster import Cluster
+from thinwire.topologies.shape import meshed, nodes_of, over_pcie
 from thinwire.validation.fits.fabric import Series, first
 from thinwire.validation.fits.published_tables import Row, select
+
+# NCCL runs at least two channels side by side on PCIe rings (NCCL_MIN_NCHANNELS and its logs: "2 coll channels"), so a
+# cap on one flow does not hold for a whole hop: on the 8x L40S host NCCL's ring of 8 is as fast as one memcpy flow
+# allows although it loses a fifth of the link inside one island, where no cap acts.
+PCIE_CHANNELS = 2
+
+# Across nodes NCCL pipelines a message through its stages inside one call; eight pieces come within 1/8 of a perfect
+# pipeline.
+NODE_CHUNKS = 8
+
 
 NCCL_MACHINES = {
     "a100_sxm": "8xa100-nvlink",
@@ -28,6 +40,39 @@ FABRICS = {
     "8xmi300x-xgmi": "mi300x-xgmi",
     "2x8xh100-ib": "h100-ib",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a library carries an op: the traffic's algorithm, connections between two ranks, pieces in the pipeline."""
+
+    collective: Collective
+    channels: int = 1
+    chunks: int = 1
+
+
+def way(cluster: Cluster, library: str, op: Op) -> Way:
+    """The algorithm whose traffic the library's is modelled as, on exactly the group's GPUs.
+
+    In-switch reduction where the switch has it and more than two ranks take part; direct exchange between ranks where
+    each pair has its own path (the engines' own kernels and all of NVLink for all-gather and reduce-scatter, xGMI); by
+    island across nodes, where every NIC carries its GPU's share; rings elsewhere.
+    """
+    nodes = nodes_of(cluster)
+    if len(nodes) > 1:
+        chunks = NODE_CHUNKS
+        if op == "all_to_all":
+            return Way("two_step", chunks=chunks)
+        return Way("hierarchical", chunks=chunks) if len(nodes) < len(cluster.gpus) else Way("ring", chunks=chunks)
+    pcie = over_pcie(cluster)
+    channels = PCIE_CHANNELS if pcie else 1
+    if op == "all_to_all" or meshed(cluster):
+        return Way("two_step", channels)
+    if op == "all_reduce":
+        if cluster.reducing_switch is not None and len(cluster.gpus) > 2:
+            return Way("nvls", channels)
+        return Way("two_step" if library.startswith("engine") and not pcie else "ring", channels)
+    return Way("ring" if pcie else "two_step", channels)
 
 
 def way_of(machine: str, library: str, op: Op, ranks: int) -> Way:

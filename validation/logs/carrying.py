@@ -1,4 +1,4 @@
-"""How far off what logs do not hold is: published series taken for logs, each lent the figures of another host's fabric.
+"""How far off what logs do not hold is: published series taken for logs, each lent the figures of another host.
 
 The lender never saw the series' host, as a shipped fabric never saw a user's. Left out are every second size; all
 sizes below 16 MiB; the other numbers of ranks; the other operations.

@@ -16,8 +16,8 @@ from thinwire.reference.core.schedule import Op
 from thinwire.sim.costs.profile import FabricProfile
 from thinwire.topologies.cluster import Cluster
 from thinwire.validation.fits import fabric as fit_fabric
-from thinwire.validation.fits.algorithm import Way, way
 from thinwire.validation.fits.fabric import Fit, Floats, Series
+from thinwire.validation.fits.series import Way, way
 from thinwire.validation.fits.spreads_fabric import borrowed
 
 LIBRARY = "nccl"

@@ -1,7 +1,7 @@
 """From logs to a fabric: the rows of each operation on each set of GPUs fitted, what nobody timed carried over.
 
-    found = calibrated(read_logs(paths), load_cluster("machine.toml"))
-    found.document                                  # what --profile reads
+found = calibrated(read_logs(paths), load_cluster("machine.toml"))
+found.document                                  # what --profile reads
 """
 
 import json
@@ -18,12 +18,13 @@ from thinwire.edge.reading import UnreadableError
 from thinwire.edge.words import cut
 from thinwire.reference.core.schedule import Op
 from thinwire.reference.core.scheme import Collective
-from thinwire.sim.costs.profile import FabricProfile, Protocol, fabric_profile_dict, shipped_fabric
+from thinwire.sim.costs.profile import FabricProfile, fabric_profile_dict, shipped_fabric
 from thinwire.topologies.cluster import Cluster
+from thinwire.topologies.shape import nodes_of
 from thinwire.validation.fits import fabric as fit_fabric
 from thinwire.validation.fits import records
-from thinwire.validation.fits.algorithm import Way, nodes_of, way
 from thinwire.validation.fits.fabric import Fit, Floats, Series
+from thinwire.validation.fits.series import Way, way
 from thinwire.validation.logs import markdown, tables
 from thinwire.validation.logs.curves import LIBRARY, Curve, fit, timed
 from thinwire.validation.logs.evidence import Told, UnclearError, tell
@@ -171,7 +172,7 @@ def _outlier(seconds: Floats) -> int | None:
 def _explained(op: Op, group: Cluster, nbytes: Floats, seconds: Floats, title: str) -> Way:
     """The way to carry the op that the rows allow; ValueError with both figures where no way is fast enough."""
     usual = way(group, LIBRARY, op)
-    others: list[Collective] = ["ring", "two_step"] + (["nvls"] if group.reducing_switch is not None else [])
+    others: tuple[Collective, ...] = ("ring", "two_step", "nvls") if group.reducing_switch else ("ring", "two_step")
     ways = [usual, *(replace(usual, collective=c) for c in others if c != usual.collective)]
     ways += [replace(each, chunks=1) for each in ways if each.chunks > 1]
     needed = []
@@ -249,7 +250,9 @@ class Part:
     def carried(self) -> tuple[tuple[Fit, Curve], ...]:
         """What nobody timed here and the lender has: its fit, and the curve whose ratio it takes."""
         have = {(c.series.op, c.series.ranks) for c in self.curves}
-        wanted = {(p.op, p.ranks) for p in self.lender.protocols if p.library == LIBRARY}
+        wanted = {
+            (op, p.ranks) for p in self.lender.protocols for op in BUS_FACTOR if (p.library, p.op) == (LIBRARY, op)
+        }
         counts = self._counts()
         wanted |= {(op, ranks) for op, _ in have | wanted for ranks in counts}
         groups = {ranks: self.cluster.take(ranks) for _, ranks in wanted if ranks in counts}
@@ -306,7 +309,7 @@ class Part:
             assumptions=(*self.lender.assumptions, *self.borrowed()),
             fits=fits,
             within=self.lender.within if many else None,
-            spreads=own_spreads(self.lender, [s for s in (c.series for c in self.curves)], self.rows_out),
+            spreads=own_spreads(self.lender, [c.series for c in self.curves], self.rows_out),
         )
 
     def borrowed(self) -> list[str]:

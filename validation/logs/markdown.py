@@ -1,7 +1,7 @@
 """Reads tables that people paste of torch.distributed: `| Size | algbw | busbw |`, one group of columns or several.
 
-A time is size over algbw. What a unit of size means (KB of 1,000 or 1,024) the table seldom says; where it has times the
-arithmetic tells, else powers of two are assumed and said.
+A time is size over algbw. What a unit of size means (KB of 1,000 or 1,024) the table seldom says; where it has times
+the arithmetic tells, else powers of two are assumed and said.
 """
 
 import re

@@ -6,7 +6,7 @@ Where rank lines say nothing of it, the first GPUs are meant, as nccl-tests take
 from collections.abc import Sequence
 
 from thinwire.topologies.cluster import Cluster
-from thinwire.validation.fits.algorithm import nodes_of
+from thinwire.topologies.shape import nodes_of
 from thinwire.validation.logs.evidence import Told
 from thinwire.validation.logs.runs import RankLine, Run
 

@@ -1,7 +1,7 @@
 """A row of nccl-tests' table, told from others by its arithmetic: algorithm bandwidth times time is the size.
 
-The columns that versions print differ (`redop`, `root`, `error` or `#wrong`, one group or two), so no column is taken at
-its word: of the ways to read a row the first is taken in which its numbers agree.
+The columns that versions print differ (`redop`, `root`, `error` or `#wrong`, one group or two), so no column is taken
+at its word: of the ways to read a row the first is taken in which its numbers agree.
 """
 
 import re

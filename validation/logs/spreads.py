@@ -2,7 +2,7 @@
 
 What the logs timed: their own rows, each predicted by a fit without it. What is carried over from the shipped fabric
 within NCCL, and sizes that a log has too few rows of: as published series are off when the same is done to them. Those
-figures lie in `spreads.json`, written by `make calibrate`. What other libraries carry keeps the shipped fabric's spreads.
+figures lie in `spreads.json`, written by `make calibrate`. What other libraries carry keeps the shipped spreads.
 """
 
 import json

@@ -20,7 +20,9 @@ _THREADS = re.compile(r"\bn?[tT]hreads?:?\s+(\d{1,4})\s+n?G[pP][uU]s:?\s+(\d{1,4
 _VERSION = re.compile(r"\b(?:NCCL|RCCL) version\s*:?\s*([\d.]+\S{0,20})")
 _LIBRARY = re.compile(r"nccl-library=(\d{4,5})")
 _VISIBLE = re.compile(r"\b(?:CUDA|HIP|ROCR)_VISIBLE_DEVICES=[\"']?(\d{1,2}(?:,\d{1,2})*)")
-_SET = re.compile(r"\b(NCCL_(?:ALGO|PROTO|P2P_DISABLE|P2P_LEVEL|SHM_DISABLE|IB_DISABLE|NVLS_ENABLE|CUMEM_ENABLE)=\S{1,24})")
+_SET = re.compile(
+    r"\b(NCCL_(?:ALGO|PROTO|P2P_DISABLE|P2P_LEVEL|SHM_DISABLE|IB_DISABLE|NVLS_ENABLE|CUMEM_ENABLE)=\S{1,24})"
+)
 _HEADER = re.compile(r"\bsize\s+count(?:\s*\(elements\))?\s+type\b")
 _AROUND = re.compile(r"(?:out-of-place|in-place)(?:\s+in-place)?\s*$")
 _GRAPH, _AGGREGATED = re.compile(r"\bgraph:\s*([1-9]\d*)"), re.compile(r"agg iters:\s*([2-9]|\d\d+)\b")
@@ -145,12 +147,11 @@ class _Reader:
         kept = self.kept
         for named in _NAMED.finditer(line):
             name = named[1].strip("_")
-            if name in OPS or name in OTHER_OPS:
-                if "concluded" not in line:
-                    self.ended()
-                    kept.named = name
-                    if not self.fresh and self.runs:
-                        self.runs[-1].named = name
+            if name in (*OPS, *OTHER_OPS) and "concluded" not in line:
+                self.ended()
+                kept.named = name
+                if not self.fresh and self.runs:
+                    self.runs[-1].named = name
         if (threads := _THREADS.search(line)) is not None:
             self.ended()
             kept.per_process = int(threads[1]) * int(threads[2])

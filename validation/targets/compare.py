@@ -23,7 +23,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 from rich.console import Console
 from rich.table import Table
 
-from thinwire.validation.targets import decode, fabric, hosts, kernels, report_parts
+from thinwire.validation.targets import decode, fabric, hosts, kernels, logs, report_parts
 from thinwire.validation.targets.targets import (
     Coverage,
     Entry,
@@ -53,6 +53,7 @@ SECTIONS: Mapping[str, Callable[[bool], Section]] = {
     "sglang": lambda _full: hosts.sglang(),
     "quickreduce": lambda _full: hosts.quickreduce(),
     "misc": lambda _full: fabric.misc(),
+    "logs": lambda _full: logs.logs(),
 }
 INTERVALS = (
     "How many measured figures the 90 % interval of their prediction holds, and how wide it is: (high - low) over "
