@@ -137,8 +137,9 @@ def preload() -> None:
     from thinwire.sim.quality import auto
     from thinwire.sim.sweeps import spec
     from thinwire.validation.fits import calibrate_raw
+    from thinwire.validation.logs import fitting
 
-    assert COMMANDS and PROGRAM and scipy.optimize and tables and file and auto and spec and calibrate_raw
+    assert COMMANDS and PROGRAM and scipy.optimize and tables and file and auto and spec and calibrate_raw and fitting
     api.predict("llama-3-8b", "8xl40s-pcie", "flash-int4", 4)
 
 
