@@ -32,8 +32,8 @@ def logs() -> Section:
         """
         Rows: nccl_collectives.csv (half), each series taken for the log of a host that the lending fabric never saw
         (A100, H200 and B200 lend to each other, L40S to RTX PRO 6000); where sizes below, ranks or operations are
-        out, a row counts once for each lender. Tables of other machines: those of nccl_tests_tables.csv that the section
-        on NCCL holds out; nothing is lent to the two InfiniBand nodes.
+        out, a row counts once for each lender. Tables of other machines: those of nccl_tests_tables.csv that the
+        section on NCCL holds out; nothing is lent to the two InfiniBand nodes.
 
         What a log lacks takes the lender's time on the host's own links, times the ratio of the log's rows to it. The
         last claim is the lender's time as it is: what a log is worth.
