@@ -359,7 +359,7 @@ def collective(
         "wire_bytes_per_gpu": int(alone.wire_bytes_R.max()),
         "algorithm": exchanger.describe(timed),
         "profile": costs.name,
-        "assumptions": exchanger.sentences(),
+        "assumptions": [*exchanger.sentences(), *costs.fabric.assumptions],
     }
 
 

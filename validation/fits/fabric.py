@@ -186,6 +186,8 @@ def _floor(series: Series) -> float:
     whole wire.
     """
     w, smooth = wire_of(series), _smooth(series)
+    if len(smooth) == 1:
+        return 0.0  # one time says nothing of how it divides
     slope = (smooth[1] - smooth[0]) / (series.nbytes[1] - series.nbytes[0])
     at_no_bytes = min(FLOOR_SHARE * smooth[0], smooth[0] - slope * series.nbytes[0])
     beside_wire = float((smooth - w.seconds_per_byte * series.nbytes).min())

@@ -23,6 +23,7 @@ from thinwire.validation.fits.spreads_fabric import borrowed
 LIBRARY = "nccl"
 GRID: Floats = np.exp2(np.arange(9, 35, 1.0))  # bytes of messages: 512 B to 16 GiB
 GAP = 2.9  # a size farther from every row than this factor is filled in
+MANY = 64  # ranks beyond which nothing is lent: forty sizes would be simulated for minutes
 FULL = 2**26  # bytes from which on a log's last row tells about as much of larger messages as the lender does
 
 
@@ -66,6 +67,8 @@ class Curve:
     @cached_property
     def lender_s(self) -> Floats:
         """Of the lender at the rows, then at the grid: (S + G,); empty where nothing could be lent."""
+        if self.series.ranks > MANY:
+            return np.array([])
         sizes, where = np.unique(np.concatenate([self.series.nbytes, GRID]), return_inverse=True)
         found = lent(self.series, self.fabric, sizes)
         return found[where] if len(found) else found

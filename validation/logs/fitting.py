@@ -26,7 +26,7 @@ from thinwire.validation.fits import records
 from thinwire.validation.fits.fabric import Fit, Floats, Series
 from thinwire.validation.fits.series import Way, way
 from thinwire.validation.logs import markdown, tables
-from thinwire.validation.logs.curves import LIBRARY, Curve, fit, timed
+from thinwire.validation.logs.curves import LIBRARY, MANY, Curve, fit, timed
 from thinwire.validation.logs.evidence import Told, UnclearError, tell
 from thinwire.validation.logs.placing import place
 from thinwire.validation.logs.runs import BUS_FACTOR, OP_NAMES, Run
@@ -35,6 +35,7 @@ from thinwire.validation.logs.text import WHAT, lines_of
 
 OUTLIER = 1.5  # times as long as what a larger message takes
 ABOVE = 1.1  # of the links' rate: in-switch sums over two nodes beat the model's wire by 6 %
+CARRIED = 32  # ranks up to which other numbers of them are carried over: each is simulated at forty sizes
 FEW = 4  # sizes from which on a fit is one of regimes
 
 
@@ -155,6 +156,8 @@ def _series(op: Op, group: Cluster, one: _Gathered) -> Measured:
         nbytes, seconds = nbytes[keep], seconds[keep]
     if len(nbytes) < FEW:
         one.said[f"{len(nbytes)} size{'s' * (len(nbytes) > 1)}: other sizes are the shipped fabric's, scaled"] = None
+    if len(group.gpus) > MANY:
+        one.said[f"more than {MANY} ranks: sizes without a row are told from the rows alone"] = None
     chosen = _explained(op, group, nbytes, seconds, one.runs[0].title)
     table = "+".join(dict.fromkeys(run.file for run in one.runs))
     s = timed(group, op, nbytes, seconds, chosen, cut(table))
@@ -255,7 +258,7 @@ class Part:
         }
         counts = self._counts()
         wanted |= {(op, ranks) for op, _ in have | wanted for ranks in counts}
-        groups = {ranks: self.cluster.take(ranks) for _, ranks in wanted if ranks in counts}
+        groups = {ranks: self.cluster.take(ranks) for ranks in counts}
         fits = []
         for op, ranks in sorted(wanted - have):
             if ranks not in groups:
@@ -278,8 +281,8 @@ class Part:
         """Numbers of ranks that are asked for: powers of two, and all; of several nodes those that fill them."""
         whole, nodes = len(self.cluster.gpus), nodes_of(self.cluster)
         if len(nodes) > 1:
-            return {len(nodes[0]) * number for number in range(2, len(nodes) + 1) if len(nodes[0]) * number <= 256}
-        return {n for n in (2, 4, 8, 16, 32, 64, whole) if 2 <= n <= min(whole, 64)}
+            return {n for number in (2, 4, len(nodes)) if (n := len(nodes[0]) * number) <= min(whole, CARRIED)}
+        return {n for n in (2, 4, 8, 16, whole) if 2 <= n <= min(whole, CARRIED)}
 
     def profile(self, name: str, many: bool) -> FabricProfile:
         """The lender's fabric with what was measured and carried over in place of its own."""
