@@ -214,7 +214,8 @@ def test_every_block_of_your_logs_runs(
     for name, text in files:
         (tmp_path / name).write_text(text)
     monkeypatch.chdir(tmp_path)
-    shown = [shlex.split(line)[1:] for block in blocks(page, "") for line in block.splitlines()]
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    shown = [shlex.split(line)[1:] for kind, block in fenced for line in block.splitlines() if not kind]
     for words in shown:
         status, out, err = run(capsys, *words)
         assert status == 0, (words, err)
