@@ -5,7 +5,7 @@ found.document                                  # what --profile reads
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +33,7 @@ from thinwire.validation.logs.runs import BUS_FACTOR, OP_NAMES, Run
 from thinwire.validation.logs.spreads import own_spreads
 from thinwire.validation.logs.text import WHAT, lines_of
 
+KEPT = 20_000  # lines in which a pasted table is looked for
 OUTLIER = 1.5  # times as long as what a larger message takes
 ABOVE = 1.1  # of the links' rate: in-switch sums over two nodes beat the model's wire by 6 %
 CARRIED = 32  # ranks up to which other numbers of them are carried over: each is simulated at forty sizes
@@ -44,13 +45,21 @@ def read_logs(paths: Sequence[str | Path]) -> list[Run]:
     LOGS.check("logs", len(paths))
     runs: list[Run] = []
     for path in paths:
-        lines = list(lines_of(path))
+        kept: list[str] = []
         name = cut(Path(path).name)
-        found = tables.read(lines, name) or markdown.read(lines, name)
+        found = tables.read(_passing(lines_of(path), kept), name) or markdown.read(kept, name)
         if not found:
-            raise UnreadableError(path, WHAT, _no_log(lines))
+            raise UnreadableError(path, WHAT, _no_log(kept))
         runs += found
     return runs
+
+
+def _passing(lines: Iterable[str], kept: list[str]) -> Iterator[str]:
+    """Lines as they come, the first of them kept: a pasted table is short, a log may have millions."""
+    for line in lines:
+        if len(kept) < KEPT:
+            kept.append(line)
+        yield line
 
 
 def _no_log(lines: Sequence[str]) -> str:

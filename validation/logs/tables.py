@@ -28,8 +28,8 @@ _AROUND = re.compile(r"(?:out-of-place|in-place)(?:\s+in-place)?\s*$")
 _GRAPH, _AGGREGATED = re.compile(r"\bgraph:\s*([1-9]\d*)"), re.compile(r"agg iters:\s*([2-9]|\d\d+)\b")
 _NOISE = re.compile(r"NCCL (?:INFO|WARN|TRACE|ERROR)")
 MARKS = ("_perf", "nccl", "NCCL", "RCCL", "rccl", "Rank", "#", "VISIBLE", "size", "place", "bounds", "FAILED")
+SHORT = 12  # characters of a line that cannot begin a row or say anything of a run
 WAITS = 200  # lines that may stand inside one row
-MANY = 64  # rows of a run that are named when they are dropped; of others the number is told
 
 
 def read(lines: Iterable[str], file: str) -> list[Run]:
@@ -75,6 +75,8 @@ class _Reader:
     # -- lines
 
     def line(self, line: str) -> None:
+        if self.broken is None and len(line) < SHORT:
+            return
         head = head_of(line)
         if head is not None:
             self.end_row()
