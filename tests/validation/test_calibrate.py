@@ -120,7 +120,10 @@ def test_calibrate_writes_where_it_is_told(tmp_path: Any, monkeypatch: pytest.Mo
     monkeypatch.setattr(calibrate, "PROFILES", tmp_path / "profiles")
     l40s = gpu_profile(shipped("gpu", "l40s"))
     monkeypatch.setattr(calibrate, "gpus", lambda _fabrics: {"l40s": l40s})
+    monkeypatch.setattr(calibrate.log_spreads, "FILE", tmp_path / "spreads.json")
+    monkeypatch.setattr(calibrate.log_spreads, "measure", lambda: {"second": []})
     calibrate.main()
+    assert json.loads((tmp_path / "spreads.json").read_text("utf-8")) == {"second": []}
     written = sorted(path.name for path in (tmp_path / "profiles").iterdir())
     assert written == sorted(["gpu-l40s.json", *(f"fabric-{name}.json" for name in FABRICS)])
     again = gpu_profile(json.loads((tmp_path / "profiles" / "gpu-l40s.json").read_text("utf-8")))

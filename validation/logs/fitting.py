@@ -69,7 +69,8 @@ def _no_log(lines: Sequence[str]) -> str:
     if "GPU0" in text and ("NV" in text or "PIX" in text or "SYS" in text):
         return f"{what}; a matrix of `nvidia-smi topo -m` is read by `thinwire cluster import`"
     if text.lstrip().startswith(("<", "{")):
-        return f"{what}; it looks like {'XML' if text.lstrip()[0] == '<' else 'JSON'}"
+        hint = "XML; a topology that NCCL dumped is read by `thinwire cluster import`"
+        return f"{what}; it looks like {hint if text.lstrip()[0] == '<' else 'JSON'}"
     if "NCCL failure" in text or "CUDA failure" in text:
         return f"{what}: the test failed before its first row"
     return what
@@ -335,7 +336,8 @@ class Part:
             said.append(f"no log of {named} ranks: {self.lender.name}'s times, scaled as the logs' rows ask")
         others = sorted({p.library for p in self.lender.protocols} - {LIBRARY})
         if others:
-            said.append(f"logs tell of NCCL alone: what {', '.join(others)} carry is {self.lender.name}'s")
+            named = ", ".join(others)
+            said.append(f"logs tell of NCCL alone: what {named} carry is {self.lender.name}'s; bf16 takes the faster")
         return said
 
 
