@@ -11,33 +11,103 @@ from thinwire.commands.options import Json, print_answer
 if TYPE_CHECKING:
     from thinwire.sim.costs.profile import GpuProfile
     from thinwire.validation.fits.raw_file import Part, Raw
+    from thinwire.validation.logs.fitting import Calibration
 
 
 def calibrate(
+    more: Annotated[list[str] | None, typer.Argument(metavar="[LOG ...]", help="With --logs: more logs.")] = None,
     raw_file: Annotated[str | None, typer.Option("--from", help="JSON file that `make gpu` wrote.")] = None,
+    logs: Annotated[
+        list[str] | None, typer.Option(metavar="LOG [LOG ...]", help="What nccl-tests or rccl-tests printed.")
+    ] = None,
+    cluster: Annotated[
+        str | None, typer.Option(help="With --logs: the machine they ran on, name or TOML file.")
+    ] = None,
     out: Annotated[str | None, typer.Option(help="Where the profile goes; beside you, named after the file.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Turn measurements of a GPU into a profile for --profile."""
+    """Turn measurements of a GPU, or logs of a machine's collectives, into a profile for --profile."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: one thread is the fastest for fits this small
-    if raw_file is None:
+    if (raw_file is None) == (logs is None):
         raise ValueError(
-            "calibrate needs --from RAW.json: run `make gpu` on a machine with the GPU first, it writes one "
-            "(`make calibrate` fits the shipped profiles to published tables)"
+            "calibrate needs --from RAW.json: run `make gpu` on a machine with the GPU first, it writes one; or --logs "
+            "LOG: what nccl-tests printed (`make calibrate` fits the shipped profiles to published tables)"
         )
+    if logs is not None:
+        _of_logs([*logs, *(more or ())], cluster, out, as_json)
+        return
+    if more or cluster is not None:
+        raise ValueError(f"{'more files' if more else '--cluster'} go with --logs, not with --from: {raw_file}")
     from thinwire.sim.costs.profile import gpu_profile_dict
-    from thinwire.validation.calibrate import write
     from thinwire.validation.fits.calibrate_raw import profile_of
     from thinwire.validation.fits.raw_file import Raw, document
 
+    assert raw_file is not None
     raw = Raw.read(Path(raw_file))
     target = Path(out) if out is not None else Path(f"{raw.path.stem}-profile.json")
     profile = profile_of(raw)
+    _write(target, {"gpu": gpu_profile_dict(profile)})
+    print_answer({"profile": str(target), **document(raw, profile)}, as_json, lambda: _show(raw, profile, target))
+
+
+def _write(target: Path, profile: Any) -> None:
+    from thinwire.validation.calibrate import write
+
     try:
-        write(target, {"gpu": gpu_profile_dict(profile)})
+        write(target, profile)
     except OSError as error:
         raise ValueError(f"cannot write the profile to {target}: {error.strerror}") from None
-    print_answer({"profile": str(target), **document(raw, profile)}, as_json, lambda: _show(raw, profile, target))
+
+
+def _of_logs(logs: list[str], cluster: str | None, out: str | None, as_json: bool) -> None:
+    if cluster is None:
+        raise ValueError("calibrate --logs needs --cluster: the machine that the logs ran on, by name or TOML file")
+    from thinwire.topologies.load import load_cluster
+    from thinwire.validation.logs.fitting import calibrated, read_logs
+
+    machine = load_cluster(cluster)
+    found = calibrated(read_logs(logs), machine)
+    target = Path(out) if out is not None else Path(f"{Path(logs[0]).stem}-fabric.json")
+    _write(target, found.document)
+    print_answer({"profile": str(target), **found.to_dict()}, as_json, lambda: _show_logs(found, target))
+
+
+NAMED = 6  # dropped rows that are printed one by one; --json has all
+
+
+def _show_logs(found: "Calibration", target: Path) -> None:
+    from rich.table import Table
+
+    from thinwire.commands.tables import console
+
+    table = Table(
+        "op", "ranks", "by", "sizes", "bytes", "as", "in-sample", "row left out", box=None, pad_edge=False,
+        title=f"{found.cluster.name}: |predicted / measured - 1|, median, 90th percentile, worst", title_justify="left",
+    )  # fmt: skip
+    document = found.to_dict()
+    for one in document["series"]:
+        reach = f"{one['bytes'][0]} .. {one['bytes'][-1]}" if len(one["bytes"]) > 1 else str(one["bytes"][0])
+        table.add_row(
+            one["op"], str(one["ranks"]), one["ranks_by"], str(one["rows"]), reach, one["algorithm"],
+            _three(one["in_sample"]), _three(one["left_out"]),
+        )  # fmt: skip
+    console.print(table)
+    for one in document["series"]:
+        where = f"{one['op']} on {one['ranks']} ranks"
+        lines = [*one["said"], *(f"row not used: {why}" for why in one["dropped"][:NAMED])]
+        if len(one["dropped"]) > NAMED:
+            lines.append(f"{len(one['dropped']) - NAMED} more rows not used (--json names them)")
+        for line in lines:
+            console.print(f"- {where}: {line}", markup=False)
+    for one in document["unused"]:
+        console.print(f"- not used: {one['run']}: {one['why']}", markup=False)
+    for line in document["borrowed"]:
+        console.print(f"- {line}", markup=False)
+    console.print(f"fabric of {found.cluster.name}: {target}; use it with --profile {target}", markup=False)
+
+
+def _three(figures: dict[str, float] | None) -> str:
+    return "one row" if figures is None else " ".join(f"{value:6.1%}" for value in figures.values())
 
 
 def _show(raw: "Raw", profile: "GpuProfile", target: Path) -> None:

@@ -22,6 +22,7 @@ class Section(StrEnum):
     sglang = "sglang"
     quickreduce = "quickreduce"
     misc = "misc"
+    logs = "logs"
 
 
 def validate(

@@ -64,6 +64,9 @@ DUMP_LINES = Count("lines of a dump", 0, 100_000, "lines", "a second of reading;
 DUMP_MATRICES = Count("matrices of a dump", 0, 64, "matrices", "nvbandwidth prints thirty")
 DUMP_ELEMENTS = Count("elements of a topology in XML", 0, 20_000, "elements", "a rack of 72 GPUs has two thousand")
 DUMP_DEVICES = Count("GPUs and NICs of a dump", 0, 256, "devices", "time grows with the cube; a rack has 144")
+LOG_BYTES = Count("a log of nccl-tests", 0, 1 << 25, "bytes", "NCCL_DEBUG=INFO of 64 ranks fills a tenth of it")
+LOG_ROWS = Count("rows of a log", 0, 1 << 14, "rows", "a sweep in steps of a megabyte up to 16 GiB")
+LOGS = Count("logs at once", 1, 256, "files", "every operation and number of ranks of one machine are a few dozen")
 NESTING = Count("tables and lists in each other", 0, 64, "levels", "no file of ours is nested ten deep")
 WHOLE = Count(
     "a whole number in a file", -(1 << 63), (1 << 63) - 1, "", "64 bits, as TOML has it: beyond, numpy overflows"

@@ -20,7 +20,8 @@ from thinwire.reference.mixed import AnyScheme, MixedScheme, auto_budget, entrie
 from thinwire.sim import predict as main_path
 from thinwire.sim.choices import Compress, Weights
 from thinwire.sim.costs.cost import CostModel
-from thinwire.sim.costs.profile import STAND_IN, Profile, load_profile
+from thinwire.sim.costs.profile import Profile
+from thinwire.sim.costs.shipped import STAND_IN, load_profile
 from thinwire.sim.costs.transfer import RELATIONS, relation_to
 from thinwire.sim.events.exchange import UNCOMPRESSED, Exchanger, slowdown
 from thinwire.sim.predict import WhatIf
@@ -377,7 +378,7 @@ def collective(
         "wire_bytes_per_gpu": int(alone.wire_bytes_R.max()),
         "algorithm": exchanger.describe(timed),
         "profile": costs.name,
-        "assumptions": list(dict.fromkeys([*said, *taken.assumptions])),
+        "assumptions": list(dict.fromkeys([*said, *costs.fabric.assumptions, *taken.assumptions])),
     }
 
 

@@ -225,6 +225,45 @@ def test_your_machine_from_dumps_to_an_answer(
         assert (root / "docs" / link).exists(), link
 
 
+def test_every_block_of_your_logs_runs(
+    root: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Section "Your logs" of docs/your-machine.md: its files are written, its commands run in order."""
+    page = (root / "docs" / "your-machine.md").read_text("utf-8").split("## Your logs")[1].split("\n## ")[0]
+    assert max(map(len, page.splitlines())) <= 120
+    files = re.findall(r"<!-- file: (\S+) -->\n```text\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "machine.toml").write_text((root / "examples" / "my-machine.toml").read_text("utf-8"))
+    for name, text in files:
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    shown = [shlex.split(line)[1:] for kind, block in fenced for line in block.splitlines() if not kind]
+    for words in shown:
+        status, out, err = run(capsys, *words)
+        assert status == 0, (words, err)
+        assert words[0] != "compare" or "TTFT" in out
+    assert [words[0] for words in shown] == ["calibrate", "collective", "compare"] and len(files) == 1
+    document = json.loads((tmp_path / "my-fabric.json").read_text("utf-8"))
+    assert document["fabric"]["name"] == "l40s-pcie+logs"
+
+
+def test_what_is_said_of_logs(root: Path) -> None:
+    """Figures of docs/your-machine.md are those of the section "logs" of make validate."""
+    from thinwire.validation.targets.logs import logs
+
+    page = " ".join((root / "docs" / "your-machine.md").read_text("utf-8").split())
+    found = {entry.key: entry.summary for entry in logs().entries}
+    second, ranks, ops, none = (found[f"logs.{key}"] for key in ("second", "ranks", "ops", "none"))
+    assert (
+        f"within {second.median * 100:.1f} % in the median (90th percentile {second.percentile_90 * 100:.0f} %)" in page
+    )
+    assert (
+        f"at {ranks.median * 100:.0f} and {ops.median * 100:.0f} % "
+        f"({ranks.percentile_90 * 100:.0f} and {ops.percentile_90 * 100:.0f} %)"
+    ) in page
+    assert f"off by {none.median * 100:.0f} % ({none.percentile_90 * 100:.0f} %)" in page
+
+
 def test_python_snippets_run(pages: dict[str, str], root: Path, tmp_path: Path) -> None:
     ran = 0
     for name, text in pages.items():

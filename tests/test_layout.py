@@ -27,7 +27,7 @@ ANY = "*.py"
 HOUSE: Mapping[str, tuple[str, ...]] = {
     "commands": (ANY,),
     "validation": (
-        "calibrate.py", "peers/", "papers/", "targets/", "emulation/", "quality/", "relatives/", "fits/",
+        "calibrate.py", "peers/", "papers/", "targets/", "emulation/", "quality/", "relatives/", "logs/", "fits/",
         "campaign/",
     ),
     "sim": (

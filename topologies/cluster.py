@@ -279,6 +279,11 @@ class Cluster:
             waiting += found
         return not any(node in pcie or self.kinds[node] == "nic" for node in self._on_the_way)
 
+    @property
+    def meshed(self) -> bool:
+        """Whether every two ranks have a link of their own."""
+        return not self._on_the_way
+
     @cached_property
     def _on_the_way(self) -> frozenset[str]:
         """The nodes between every two ranks."""

@@ -19,7 +19,6 @@ from thinwire.sim.costs.decode_attention import DecodeAttentionModel
 from thinwire.sim.costs.elementwise import ElementwiseModel
 from thinwire.sim.costs.gemm import GemmModel
 from thinwire.sim.costs.profile import (
-    PROFILES,
     Baseline,
     CodecCost,
     FabricProfile,
@@ -30,6 +29,7 @@ from thinwire.sim.costs.profile import (
     fabric_profile_dict,
     gpu_profile_dict,
 )
+from thinwire.sim.costs.shipped import PROFILES
 from thinwire.sim.costs.spread import Spread
 from thinwire.sim.costs.transfer import RELATIONS, Relation
 from thinwire.topologies.load import load_gpu
@@ -46,6 +46,7 @@ from thinwire.validation.fits.gpus import NEAREST_KERNELS, NEAREST_MEMORY, SYSTE
 from thinwire.validation.fits.published_tables import select
 from thinwire.validation.fits.raw_file import Raw
 from thinwire.validation.fits.series import calibration
+from thinwire.validation.logs import spreads as log_spreads
 from thinwire.validation.relatives import left_out
 
 Model = TypeVar("Model")
@@ -323,7 +324,7 @@ def write(path: Path, document: Any) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write every profile."""
+    """Write every profile, and what fabrics of logs are off."""
     PROFILES.mkdir(exist_ok=True)
     found = fabrics()
     for name, profile in found.items():
@@ -332,6 +333,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, gpu in found_gpus.items():
         write(PROFILES / f"gpu-{name}.json", gpu_profile_dict(gpu))
     write_transferred(found_gpus)
+    write(log_spreads.FILE, log_spreads.measure())
 
 
 def write_transferred(found: Mapping[str, GpuProfile]) -> None:

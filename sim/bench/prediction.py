@@ -26,7 +26,7 @@ from thinwire.reference.catalog import scheme
 from thinwire.reference.core.config import load_model
 from thinwire.sim import api
 from thinwire.sim.choices import Weights
-from thinwire.sim.costs.profile import load_profile
+from thinwire.sim.costs.shipped import load_profile
 from thinwire.sim.predict import predict
 from thinwire.sim.workload import Prompt
 from thinwire.topologies.cluster import Cluster

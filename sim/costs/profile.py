@@ -1,37 +1,30 @@
 """Profiles: the only place where seconds come from.
 
 A GPU profile holds what one GPU's kernels cost; a fabric profile what a collective library makes of a fabric's links.
-Both are JSON files in `sim/profiles/` (`gpu-<name>.json`, `fabric-<name>.json`), written by `make calibrate` from the
-tables in `validation/published/`; the user's own (`--profile FILE`) may replace either. Every number names its source.
-A GPU without a file of its own gets its relative's efficiencies at its own peaks (`GpuProfile.moved_to`).
+Both are JSON files (`shipped.py` finds them), written by `make calibrate` from the tables in `validation/published/`,
+or by a user's own measurements. Every number names its source. A GPU without a file of its own gets its relative's
+efficiencies at its own peaks (`GpuProfile.moved_to`).
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
 from itertools import chain, pairwise
 from math import exp, isfinite, log
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
 from thinwire.edge.limits import CHANNELS, CHUNKS, COMPUTE, EFFICIENCY, RANKS, SECONDS
-from thinwire.edge.reading import from_json
-from thinwire.edge.words import cut, place, refusal, shown
+from thinwire.edge.words import cut, refusal, shown
 from thinwire.reference.core.scheme import Collective
 from thinwire.sim.costs.attention import AttentionModel
 from thinwire.sim.costs.decode_attention import DecodeAttentionModel
 from thinwire.sim.costs.elementwise import ElementwiseModel
 from thinwire.sim.costs.gemm import GemmModel
 from thinwire.sim.costs.spread import Real, Spread, Whole, check_source
-from thinwire.sim.costs.transfer import Relation, longest_rate, products_of, relation_to, sentences
-from thinwire.topologies.cluster import Cluster, Gpu
-from thinwire.topologies.load import load_gpu
-
-PROFILES = Path(__file__).parents[1] / "profiles"
+from thinwire.sim.costs.transfer import Relation, longest_rate, products_of, sentences
+from thinwire.topologies.cluster import Gpu
 
 
 @dataclass(frozen=True, slots=True)
@@ -424,79 +417,3 @@ def _validated(adapter: TypeAdapter[Any], data: Mapping[str, Any]) -> Any:
         where = ".".join(cut(str(part)) for part in first["loc"])
         name = cut(str(data.get("name", "?"))) if isinstance(data, Mapping) else "?"
         raise ValueError(f"profile {name}: {where}: {refusal(first)}") from None
-
-
-def load_profile(cluster: Cluster, path: str | None = None, kernels: bool = True) -> Profile:
-    """The shipped profile of the cluster's GPU and fabric; `path`, a JSON file with a `gpu` and/or a `fabric`
-    profile, replaces either. Without `kernels` only codecs run on the GPU: one with neither profile nor relative is
-    taken for another's (`STAND_IN`), and says so.
-    """
-    given: Mapping[str, Any] = {}
-    if path is not None:
-        given = from_json(path, "profile")
-        if not isinstance(given, dict) or not given or set(given) - {"gpu", "fabric"}:
-            raise ValueError(f"a profile file is an object with the keys gpu and/or fabric: {place(path)}")
-    gpu = gpu_profile(given["gpu"]) if "gpu" in given else profile_of(_known_by(cluster.gpu, kernels))
-    fabric = fabric_profile(given["fabric"]) if "fabric" in given else _shipped_fabric(cluster.fabric)
-    if fabric.within is not None and len(cluster.islands) == 1 and "fabric" not in given:
-        fabric = _shipped_fabric(fabric.within)
-    if gpu.gpu != cluster.gpu.name:
-        raise ValueError(f"profile {gpu.name} is of {gpu.gpu}, but cluster {cluster.name} has {cluster.gpu.name}")
-    return Profile(gpu, fabric)
-
-
-STAND_IN = "l40s"  # memory-bound codec kernels, as nearly all GPUs' are assumed to be
-
-
-def _known_by(gpu: Gpu, kernels: bool) -> Gpu:
-    if kernels or gpu.relative is not None or _file("gpu", gpu.name).exists():
-        return gpu
-    return replace(gpu, relative=STAND_IN)
-
-
-def profile_of(gpu: Gpu) -> GpuProfile:
-    """The shipped profile of a GPU; of one without, its relative's moved to it. ValueError where it names none."""
-    if gpu.relative is None or _file("gpu", gpu.name).exists():
-        return _shipped_gpu(gpu.name)
-    return _derived(gpu, gpu.relative)
-
-
-@lru_cache
-def _derived(gpu: Gpu, relative: str) -> GpuProfile:
-    relation = relation_to(gpu, relative)
-    return profile_of(load_gpu(relative)).moved_to(gpu, relation, transfer_spreads()[relation])
-
-
-@lru_cache
-def transfer_spreads() -> Mapping[Relation, tuple[Spread, ...]]:
-    """How far off the parts of a profile are that was moved from a relative, by how near that is."""
-    table = TypeAdapter(dict[Relation, tuple[Spread, ...]])
-    return table.validate_python(json.loads((PROFILES / "transferred.json").read_text("utf-8")))
-
-
-@lru_cache
-def _shipped_gpu(name: str) -> GpuProfile:
-    return gpu_profile(_read("gpu", name))
-
-
-@lru_cache
-def _shipped_fabric(name: str) -> FabricProfile:
-    return fabric_profile(_read("fabric", name))
-
-
-def _file(kind: str, name: str) -> Path:
-    return PROFILES / f"{kind}-{name}.json"
-
-
-def _known(kind: str) -> str:
-    return ", ".join(sorted(p.stem.removeprefix(f"{kind}-") for p in PROFILES.glob(f"{kind}-*.json")))
-
-
-def _read(kind: str, name: str) -> Any:
-    path = _file(kind, name)
-    if not path.exists():
-        more = ", or `relative` in the GPU's file names one of these" if kind == "gpu" else ""
-        raise ValueError(
-            f"no {kind} profile named {name}; shipped are {_known(kind)}; `--profile FILE` gives your own{more}"
-        )
-    return json.loads(path.read_text())

@@ -17,7 +17,7 @@ from thinwire.reference.core.scheme import Scheme
 from thinwire.reference.mixed import AnyScheme, find
 from thinwire.sim.api import decodes_exactly
 from thinwire.sim.choices import AccuracyFrom, Compress
-from thinwire.sim.costs.profile import load_profile
+from thinwire.sim.costs.shipped import load_profile
 from thinwire.sim.planning.bounds import Targets
 from thinwire.sim.planning.plan import Candidate, Engine, Problem, WhatIf
 from thinwire.sim.quality.figures import Figure, figure

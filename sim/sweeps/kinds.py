@@ -22,7 +22,8 @@ from thinwire.edge.reading import text as read_text
 from thinwire.edge.words import place
 from thinwire.reference.core.config import load_model, model_names
 from thinwire.reference.mixed import auto_budget, find
-from thinwire.sim.costs.profile import Profile, load_profile
+from thinwire.sim.costs.profile import Profile
+from thinwire.sim.costs.shipped import load_profile
 from thinwire.sim.question import Inquiry, Option, Placement, options_of
 from thinwire.sim.schema import SHIPPED, from_file, left_out, type_of
 from thinwire.topologies.choose import text_of

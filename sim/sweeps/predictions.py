@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from thinwire.reference.core.config import load_model
 from thinwire.sim import api
-from thinwire.sim.costs.profile import load_profile
+from thinwire.sim.costs.shipped import load_profile
 from thinwire.sim.question import Question
 from thinwire.sim.sweeps.kinds import Column, Once, Row, Values, kind_of, names, with_values
 from thinwire.topologies.choose import text_of

@@ -140,6 +140,7 @@ def preload() -> None:
     from thinwire.topologies import picture
     from thinwire.topologies.importing import machine
     from thinwire.validation.fits import calibrate_raw
+    from thinwire.validation.logs import fitting
 
     assert (
         COMMANDS
@@ -152,6 +153,7 @@ def preload() -> None:
         and auto
         and spec
         and calibrate_raw
+        and fitting
     )
     api.predict("llama-3-8b", "8xl40s-pcie", "flash-int4", 4)
 

@@ -173,6 +173,22 @@ def _printed(tree: Tree) -> str:
     return "\n".join("".join(map(_cell, row)) if isinstance(row, list) else _cell(row) for row in rows)
 
 
+def _log(r: random.Random) -> Tree:
+    """What nccl-tests prints, a list of words a line."""
+    ranks, two = r.choice((4, 8)), r.random() < 0.5
+    lines = [
+        f"# Rank {rank} Group 0 Pid {50 + rank} on host device {rank} [0x0{rank}] NVIDIA L40S" for rank in range(ranks)
+    ]
+    found = [line.split() for line in ("# nThread 1 nGpus 8 minBytes 8", "# Using devices", *lines,
+                                       "# size count type redop root time algbw busbw #wrong")]  # fmt: skip
+    for power in range(10, 30, r.choice((1, 2, 3))):
+        us = 20 + 2**power / r.uniform(14e3, 16e3)
+        algbw = 2**power / us / 1e3
+        group = [f"{us:.2f}", f"{algbw:.2f}", f"{algbw * 2 * (ranks - 1) / ranks:.2f}", "0"]
+        found.append([str(2**power), str(2**power // 4), "float", "sum", "-1", *group, *(group if two else [])])
+    return tree_of([*found, ["#", "Avg", "bus", "bandwidth", ":", "9.5"]])
+
+
 KINDS = (
     Kind("machine", _toml_file("examples/my-machine.toml", *_globbed("topologies/machines/*.toml"),
                                *_globbed("examples/*machine*.toml")), as_toml,
@@ -200,6 +216,7 @@ KINDS = (
     Kind("smi", _dump("smi"), _printed, IMPORTS, suffix=".txt"),
     Kind("rocm", _dump("rocm"), _printed, IMPORTS, suffix=".txt"),
     Kind("rates", _dump("sample", "nvbandwidth"), _printed, IMPORTS, suffix=".txt"),
+    Kind("log", _log, _printed, ("calibrate --logs FILE --cluster 8xl40s-pcie --out own.json --json",), suffix=".log"),
 )  # fmt: skip
 
 # ---- command lines

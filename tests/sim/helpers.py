@@ -25,8 +25,8 @@ from thinwire.sim.costs.profile import (
     Profile,
     Protocol,
     Quantity,
-    load_profile,
 )
+from thinwire.sim.costs.shipped import load_profile
 from thinwire.sim.events.collective import CodecSeconds, TimedSchedule, time_schedule
 from thinwire.sim.events.exchange import Exchanger, slowdown
 from thinwire.sim.events.network import Floats, Routes

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from thinwire.reference.catalog import scheme
 from thinwire.reference.core.schedule import build
 from thinwire.sim import api
-from thinwire.sim.costs.profile import load_profile
+from thinwire.sim.costs.shipped import load_profile
 from thinwire.sim.events.analytic import closed_form
 from thinwire.sim.events.collective import run_alone
 from thinwire.sim.predict import predict

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from thinwire.reference.catalog import scheme
 from thinwire.sim.costs.cost import CostModel
-from thinwire.sim.costs.profile import PROFILES, Profile, Quantity, fabric_profile, gpu_profile
+from thinwire.sim.costs.profile import Profile, Quantity, fabric_profile, gpu_profile
+from thinwire.sim.costs.shipped import PROFILES
 from thinwire.sim.costs.spread import CONFIDENCE, UNKNOWN, Spread, find, sum_interval
 from thinwire.sim.events.timeline import Carried, Fold, Span, Timeline
 from thinwire.sim.interval import Term, interval_of, kernel_spread, kernels_of

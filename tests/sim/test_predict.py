@@ -17,7 +17,7 @@ from thinwire.reference.core.config import load_model
 from thinwire.reference.core.schedule import build as build_schedule
 from thinwire.sim import api
 from thinwire.sim.costs.cost import CostModel
-from thinwire.sim.costs.profile import load_profile
+from thinwire.sim.costs.shipped import load_profile
 from thinwire.sim.predict import WhatIf, predict, run
 from thinwire.sim.report import Prediction
 from thinwire.sim.workload import Prompt, build

@@ -14,7 +14,8 @@ import torch
 from thinwire.kernels.timing import HostWatch, Limits
 from thinwire.reference.catalog import scheme
 from thinwire.sim.costs.elementwise import ElementwiseModel, OpCost
-from thinwire.sim.costs.profile import PROFILES, CodecCost, GpuProfile, Quantity, gpu_profile
+from thinwire.sim.costs.profile import CodecCost, GpuProfile, Quantity, gpu_profile
+from thinwire.sim.costs.shipped import PROFILES
 from thinwire.topologies.load import load_gpu
 from thinwire.validation.campaign import campaign, shapes
 from thinwire.validation.campaign.gpu import Arena, Rig

@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 
 from thinwire.sim.costs.profile import (
-    PROFILES,
     FabricProfile,
     fabric_profile,
     fabric_profile_dict,
     gpu_profile,
     gpu_profile_dict,
-    transfer_spreads,
 )
+from thinwire.sim.costs.shipped import PROFILES, transfer_spreads
 from thinwire.sim.costs.spread import CONFIDENCE, find
 from thinwire.topologies.load import cluster_names, gpu_names, load_cluster, load_gpu
 from thinwire.validation import calibrate
@@ -124,7 +123,10 @@ def test_calibrate_writes_where_it_is_told(tmp_path: Any, monkeypatch: pytest.Mo
     l40s = gpu_profile(shipped("gpu", "l40s"))
     monkeypatch.setattr(calibrate, "gpus", lambda _fabrics: {"l40s": l40s})
     monkeypatch.setattr(calibrate, "transferred", lambda _gpus: transfer_spreads())
+    monkeypatch.setattr(calibrate.log_spreads, "FILE", tmp_path / "spreads.json")
+    monkeypatch.setattr(calibrate.log_spreads, "measure", lambda: {"second": []})
     calibrate.main()
+    assert json.loads((tmp_path / "spreads.json").read_text("utf-8")) == {"second": []}
     written = sorted(path.name for path in (tmp_path / "profiles").iterdir())
     assert written == sorted(["gpu-l40s.json", "transferred.json", *(f"fabric-{name}.json" for name in FABRICS)])
     off, told = ((folder / "transferred.json").read_text("utf-8") for folder in (tmp_path / "profiles", PROFILES))

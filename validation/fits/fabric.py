@@ -18,12 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression, nnls
 
+from thinwire.edge.limits import EFFICIENCY
 from thinwire.reference.core.schedule import Op, build
 from thinwire.reference.core.scheme import Collective
 from thinwire.sim.costs.profile import Baseline, FabricProfile, Protocol
 from thinwire.sim.events.collective import bytes_per_rank, run_alone, time_schedule
 from thinwire.sim.events.exchange import uncompressed
 from thinwire.sim.events.network import Routes
+from thinwire.topologies.cluster import Cluster
 from thinwire.topologies.load import load_cluster
 
 Floats = NDArray[np.float64]
@@ -49,6 +51,12 @@ class Series:
     seconds: Floats
     channels: int = 1
     chunks: int = 1  # pieces of the message pipelined through the steps
+    gpus: Cluster | None = None  # exactly the group, of a machine that is no catalog's or other than its first ranks
+
+    @property
+    def group(self) -> Cluster:
+        """The GPUs that took part."""
+        return first(self.machine, self.ranks) if self.gpus is None else self.gpus
 
     @property
     def baseline(self) -> Baseline:
@@ -74,12 +82,17 @@ class Wire:
 
 
 @cache
-def wire(machine: str, baseline: Baseline, op: Op, ranks: int, channels: int) -> Wire:
+def first(machine: str, ranks: int) -> Cluster:
+    """The first ranks of a catalog machine: one value, so that what is told from it is told once."""
+    return load_cluster(machine).take(ranks)
+
+
+@cache
+def wire(cluster: Cluster, baseline: Baseline, op: Op, channels: int) -> Wire:
     """Run the schedule with perfect software at two sizes, and once with a second of software a step to count those
     in a row.
     """
-    cluster = load_cluster(machine).take(ranks)
-    routes = Routes(cluster)
+    routes, ranks = Routes(cluster), len(cluster.gpus)
 
     def run(numel: int, hop_s: float) -> tuple[float, Mapping[str, float]]:
         schedule = build(uncompressed(baseline, numel, ranks), ranks, numel, cluster.islands, op)
@@ -107,7 +120,7 @@ def wire(machine: str, baseline: Baseline, op: Op, ranks: int, channels: int) ->
 
 def wire_of(series: Series) -> Wire:
     """The series' wire."""
-    return wire(series.machine, series.baseline, series.op, series.ranks, series.channels)
+    return wire(series.group, series.baseline, series.op, series.channels)
 
 
 @dataclass(frozen=True)
@@ -173,6 +186,8 @@ def _floor(series: Series) -> float:
     whole wire.
     """
     w, smooth = wire_of(series), _smooth(series)
+    if len(smooth) == 1:
+        return 0.0  # one time says nothing of how it divides
     slope = (smooth[1] - smooth[0]) / (series.nbytes[1] - series.nbytes[0])
     at_no_bytes = min(FLOOR_SHARE * smooth[0], smooth[0] - slope * series.nbytes[0])
     beside_wire = float((smooth - w.seconds_per_byte * series.nbytes).min())
@@ -184,7 +199,7 @@ def _fit_one(series: Series, launch_s: float, floor_s: float) -> Fit:
     hop_s = max(0.0, floor_s - w.calls * launch_s) / w.steps
     software = w.calls * launch_s + w.steps * hop_s + w.latency_s
     smooth = _smooth(series)
-    on_wire = smooth - software
+    on_wire = np.maximum(smooth - software, w.seconds_per_byte * series.nbytes / EFFICIENCY.most)
     efficiency = w.seconds_per_byte * series.nbytes / on_wire
     kept = [0, len(efficiency) - 1]
     while True:

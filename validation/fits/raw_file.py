@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from thinwire.edge.limits import WIDTH
 from thinwire.edge.words import place, shown
-from thinwire.sim.costs.profile import PROFILES, FitRecord, GpuProfile, gpu_profile
+from thinwire.sim.costs.profile import FitRecord, GpuProfile, gpu_profile
+from thinwire.sim.costs.shipped import PROFILES
 from thinwire.topologies.cluster import Gpu
 from thinwire.topologies.load import load_gpu
 from thinwire.validation.campaign import campaign

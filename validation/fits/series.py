@@ -1,12 +1,14 @@
 """Which published rows time which collective on which machine: the one list that calibration and validation share."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
 from thinwire.reference.core.schedule import Op
 from thinwire.reference.core.scheme import Collective
-from thinwire.validation.fits.fabric import Series
+from thinwire.topologies.cluster import Cluster
+from thinwire.validation.fits.fabric import Series, first
 from thinwire.validation.fits.published_tables import Row, select
 
 # NCCL runs at least two channels side by side on PCIe rings (NCCL_MIN_NCHANNELS and its logs: "2 coll channels"), so a
@@ -15,11 +17,12 @@ from thinwire.validation.fits.published_tables import Row, select
 PCIE_CHANNELS = 2
 # Not on 4090s with the peer-to-peer driver: there NCCL's ring over both sockets stops at 20.6 GB/s, one flow between
 # them at 21.4, and a ring inside one socket (the tinybox of collectives_2026.csv) reaches 24.6 of its links' 25.05.
-CHANNELS = {"8xrtx4090-p2p": 1}
+CHANNELS = {"rtx4090-p2p": 1}
 
 # Across nodes NCCL pipelines a message through its stages inside one call; eight pieces come within 1/8 of a perfect
 # pipeline.
 NODE_CHUNKS = 8
+
 
 NCCL_MACHINES = {
     "a100_sxm": "8xa100-nvlink",
@@ -28,11 +31,6 @@ NCCL_MACHINES = {
     "rtx_pro_6000_server": "8xrtx-pro-6000-pcie",
 }  # l40s is left out: the 8x L40S host of that table is sick (published/README.md)
 ENGINE_MACHINES = {**NCCL_MACHINES, "l40s": "8xl40s-pcie"}
-NVLS = ("8xh100-nvlink", "8xh200-nvlink", "8xb200-nvlink")  # switches that add up
-PCIE = (
-    "8xl40s-pcie", "8xrtx-pro-6000-pcie", "8xrtx4090-pcie", "8xrtx4090-p2p", "8xrtx-pro-6000-2switch",
-    "2xrtx5070ti-pcie",
-)  # fmt: skip
 FABRICS = {
     "8xa100-nvlink": "a100-nvlink",
     "8xh100-nvlink": "h100-nvlink",
@@ -49,22 +47,42 @@ FABRICS = {
 }
 
 
-def algorithm(machine: str, library: str, op: Op, ranks: int) -> Collective:
-    """The algorithm whose traffic the library's is modelled as.
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a library carries an op: the traffic's algorithm, connections between two ranks, pieces in the pipeline."""
+
+    collective: Collective
+    channels: int = 1
+    chunks: int = 1
+
+
+def way(cluster: Cluster, library: str, op: Op) -> Way:
+    """The algorithm whose traffic the library's is modelled as, on exactly the group's GPUs.
 
     In-switch reduction where the switch has it and more than two ranks take part; direct exchange between ranks where
     each pair has its own path (the engines' own kernels and all of NVLink for all-gather and reduce-scatter, xGMI); by
     island across nodes, where every NIC carries its GPU's share; rings elsewhere.
     """
-    if op == "all_to_all" or machine == "8xmi300x-xgmi":
-        return "two_step"
-    if machine == "2x8xh100-ib":
-        return "hierarchical"
+    nodes = cluster.hosts
+    if len(nodes) > 1:
+        chunks = NODE_CHUNKS
+        if op == "all_to_all":
+            return Way("two_step", chunks=chunks)
+        return Way("hierarchical", chunks=chunks) if len(nodes) < len(cluster.gpus) else Way("ring", chunks=chunks)
+    pcie = not cluster.fully_linked
+    channels = CHANNELS.get(cluster.fabric, PCIE_CHANNELS) if pcie else 1
+    if op == "all_to_all" or cluster.meshed:
+        return Way("two_step", channels)
     if op == "all_reduce":
-        if machine in NVLS and ranks > 2:
-            return "nvls"
-        return "two_step" if library.startswith("engine") and machine not in PCIE else "ring"
-    return "ring" if machine in PCIE else "two_step"
+        if cluster.reducing_switch is not None and len(cluster.gpus) > 2:
+            return Way("nvls", channels)
+        return Way("two_step" if library.startswith("engine") and not pcie else "ring", channels)
+    return Way("ring" if pcie else "two_step", channels)
+
+
+def way_of(machine: str, library: str, op: Op, ranks: int) -> Way:
+    """How a library carries an op between the first ranks of a catalog machine."""
+    return way(first(machine, ranks), library, op)
 
 
 def _series(
@@ -77,19 +95,20 @@ def _series(
     collective: Collective | None = None,
 ) -> Series:
     found.sort(key=lambda row: row[1])
+    carried = way_of(machine, library, op, ranks)
     return Series(
         fabric=FABRICS[machine],
         machine=machine,
         library=library,
         op=op,
-        collective=collective or algorithm(machine, library, op, ranks),
+        collective=collective or carried.collective,
         ranks=ranks,
         table=table,
         row_numbers=tuple(number for number, _, _ in found),
         nbytes=np.array([nbytes for _, nbytes, _ in found]),
         seconds=np.array([seconds for _, _, seconds in found]),
-        channels=CHANNELS.get(machine, PCIE_CHANNELS if machine in PCIE else 1),
-        chunks=NODE_CHUNKS if machine == "2x8xh100-ib" else 1,
+        channels=carried.channels,
+        chunks=carried.chunks,
     )
 
 

@@ -16,7 +16,6 @@ from thinwire.sim.costs.spread import Spread
 from thinwire.sim.events.collective import run_alone, time_schedule
 from thinwire.sim.events.exchange import uncompressed
 from thinwire.sim.events.network import Routes
-from thinwire.topologies.load import load_cluster
 from thinwire.validation.fits import fabric as fit_fabric
 from thinwire.validation.fits.fabric import Series
 from thinwire.validation.fits.series import calibration
@@ -83,7 +82,7 @@ def borrowed(s: Series, fabric: FabricProfile, thin: int = 1) -> Iterator[tuple[
     """(index, seconds) of every `thin`-th row of a series on its own machine's links, by a fabric that never saw it;
     nothing where that holds nothing that could stand in.
     """
-    cluster = load_cluster(s.machine).take(s.ranks)
+    cluster = s.group
     routes = Routes(cluster)
     for index in range(0, len(s.nbytes), thin):
         numel = max(1, round(s.nbytes[index] / 2))

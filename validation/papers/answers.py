@@ -11,7 +11,8 @@ from thinwire.reference.catalog import scheme as find_scheme
 from thinwire.reference.core.config import load_model
 from thinwire.sim import api
 from thinwire.sim.costs.cost import CostModel
-from thinwire.sim.costs.profile import Profile, Quantity, load_profile
+from thinwire.sim.costs.profile import Profile, Quantity
+from thinwire.sim.costs.shipped import load_profile
 from thinwire.sim.costs.spread import find as find_spread
 from thinwire.sim.cross.predict import BF16_WIRE, CrossPrediction, predict_cross
 from thinwire.sim.cross.workload import LAYERS_SHARE, CrossModel, CrossPrompt, Method, build

@@ -23,7 +23,17 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 from rich.console import Console
 from rich.table import Table
 
-from thinwire.validation.targets import baselines, decode, fabric, hosts, kernels, packets, relatives, report_parts
+from thinwire.validation.targets import (
+    baselines,
+    decode,
+    fabric,
+    hosts,
+    kernels,
+    logs,
+    packets,
+    relatives,
+    report_parts,
+)
 from thinwire.validation.targets.targets import (
     Coverage,
     Entry,
@@ -56,6 +66,7 @@ SECTIONS: Mapping[str, Callable[[bool], Section]] = {
     "packets": lambda _full: packets.packets(),
     "misc": lambda _full: fabric.misc(),
     "relatives": lambda _full: relatives.left_one_gpu_out(),
+    "logs": lambda _full: logs.logs(),
 }
 INTERVALS = (
     "How many measured figures the 90 % interval of their prediction holds, and how wide it is: (high - low) over "

@@ -13,7 +13,8 @@ import numpy as np
 from thinwire.reference.core.schedule import Op
 from thinwire.reference.core.scheme import Scheme
 from thinwire.sim.costs.cost import CostModel
-from thinwire.sim.costs.profile import Baseline, load_profile
+from thinwire.sim.costs.profile import Baseline
+from thinwire.sim.costs.shipped import load_profile
 from thinwire.sim.costs.spread import Spread, find, sum_interval
 from thinwire.sim.events.collective import TimedSchedule
 from thinwire.sim.events.exchange import Exchanger, slowdown, uncompressed
@@ -288,18 +289,19 @@ def other_hosts() -> Iterator[tuple[str, Series]]:
         ]
         found.sort(key=lambda row: row[1])
         numbers, nbytes, seconds = zip(*found, strict=True)
+        carried = series.way_of(machine, "nccl", "all_reduce", ranks)
         host = Series(
             fabric=series.FABRICS[machine],
             machine=machine,
             library="nccl",
             op="all_reduce",
-            collective=series.algorithm(machine, "nccl", "all_reduce", ranks),
+            collective=carried.collective,
             ranks=ranks,
             table="nccl_tests_tables",
             row_numbers=tuple(numbers),
             nbytes=np.array(nbytes),
             seconds=np.array(seconds),
-            chunks=series.NODE_CHUNKS if machine == "2x8xh100-ib" else 1,
+            chunks=carried.chunks,
         )
         yield name, host
 
@@ -329,7 +331,7 @@ def misc() -> Section:
             reasons[why] = reasons.get(why, 0) + 1
             continue
         op, ranks, nbytes = ops[row["op"]], int(row["num_gpus"]), float(row["message_bytes"])
-        baseline = Baseline("nccl", series.algorithm(machine, "nccl", op, ranks))
+        baseline = Baseline("nccl", series.way_of(machine, "nccl", op, ranks).collective)
         seconds, detail, spread = simulated(machine, ranks, op, baseline, nbytes)
         interval = sum_interval(seconds, [(seconds, spread)])
         label = f"{machine} {op} x{ranks}, {size(nbytes)} (row {number + 1}: {row['software']})"

@@ -14,7 +14,8 @@ from thinwire.reference.catalog import scheme
 from thinwire.reference.core.config import load_model
 from thinwire.sim.costs.attention import AttentionModel
 from thinwire.sim.costs.gemm import GemmModel
-from thinwire.sim.costs.profile import GpuProfile, Profile, load_profile, profile_of
+from thinwire.sim.costs.profile import GpuProfile, Profile
+from thinwire.sim.costs.shipped import load_profile, profile_of
 from thinwire.sim.costs.spread import Spread, find, sum_interval
 from thinwire.sim.predict import predict
 from thinwire.sim.report import Prediction

@@ -8,7 +8,8 @@ import pytest
 from thinwire.reference.core.scheme import Carrier
 from thinwire.sim.costs import carriers
 from thinwire.sim.costs.carriers import KIB, MIB, RULES, carried, edges, kernel_of
-from thinwire.sim.costs.profile import Baseline, FabricProfile, load_profile
+from thinwire.sim.costs.profile import Baseline, FabricProfile
+from thinwire.sim.costs.shipped import load_profile
 from thinwire.topologies.cluster import Cluster
 from thinwire.topologies.load import load_cluster, load_gpu
 

@@ -19,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thinwire.sim.costs.decode_attention import SHARE_NODES, DecodeAttentionModel
-from thinwire.sim.costs.profile import PROFILES, gpu_profile
+from thinwire.sim.costs.profile import gpu_profile
+from thinwire.sim.costs.shipped import PROFILES
 
 from ..helpers import IDEAL_DECODING as IDEAL
 

@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 
 from thinwire.reference.catalog import scheme
+from thinwire.sim import api
 from thinwire.sim.costs.profile import (
-    PROFILES,
     Protocol,
     Quantity,
     fabric_profile,
     fabric_profile_dict,
     gpu_profile,
     gpu_profile_dict,
-    load_profile,
 )
+from thinwire.sim.costs.shipped import PROFILES, load_profile
 from thinwire.sim.predict import predict
 from thinwire.sim.workload import Prompt
 from thinwire.topologies.load import cluster_names, load_cluster
@@ -219,6 +219,41 @@ def test_a_half_that_is_no_object_is_refused(tmp_path: Path, document: object) -
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"cannot read profile .*nothing\.json"):
         load_profile(load_cluster("8xh100-nvlink"), str(tmp_path / "nothing.json"))
+
+
+def test_a_part_by_itself_is_a_profile() -> None:
+    """As it lies in sim/profiles/."""
+    cluster = load_cluster("8xh100-nvlink")
+    shipped = load_profile(cluster)
+    assert load_profile(cluster, str(PROFILES / "gpu-h100-sxm.json")) == shipped
+    assert load_profile(cluster, str(PROFILES / "fabric-h100-nvlink.json")) == shipped
+
+
+def test_another_fabric_is_used_with_a_word() -> None:
+    cluster = load_cluster("8xh100-nvlink")
+    found = load_profile(cluster, str(PROFILES / "fabric-a100-nvlink.json")).fabric
+    assert found.name == "a100-nvlink"
+    said = "the profile given is of a100-nvlink; this machine's fabric is h100-nvlink"
+    assert found.assumptions[-1] == said
+    profile = str(PROFILES / "fabric-a100-nvlink.json")
+    assert said in api.collective("8xh100-nvlink", "bf16", 65536, profile=profile)["assumptions"]
+    assert said in api.predict("llama-3-8b", "8xh100-nvlink", "bf16", 8, profile=profile).assumptions
+
+
+def test_inside_a_node_of_several_a_fabric_of_all_gives_way(tmp_path: Path) -> None:
+    """To the part `within` of the file, else to the shipped fabric of a node; one of nodes alone is used as it is."""
+    cluster = load_cluster("2x8xh100-ib")
+    node = cluster.take(8)
+    path = str(PROFILES / "fabric-h100-ib.json")
+    assert load_profile(cluster, path).fabric.name == "h100-ib"
+    assert load_profile(node, path).fabric == load_profile(node).fabric
+    own = edited("fabric", ("name",), "mine")
+    both = written(tmp_path, {"fabric": read(Path(path)), "within": own})
+    assert (load_profile(cluster, both).fabric.name, load_profile(node, both).fabric.name) == ("h100-ib", "mine")
+    only = written(tmp_path, {"within": own})
+    assert (load_profile(cluster, only).fabric.name, load_profile(node, only).fabric.name) == ("h100-ib", "mine")
+    alone = written(tmp_path, {"fabric": own})
+    assert load_profile(node, alone).fabric.name == "mine"
 
 
 def test_a_profile_of_another_gpu_is_refused(tmp_path: Path) -> None:

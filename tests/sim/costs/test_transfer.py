@@ -9,7 +9,8 @@ import pytest
 
 from thinwire.reference.core.config import load_model
 from thinwire.sim import api
-from thinwire.sim.costs.profile import PROFILES, GpuProfile, load_profile, profile_of, transfer_spreads
+from thinwire.sim.costs.profile import GpuProfile
+from thinwire.sim.costs.shipped import PROFILES, load_profile, profile_of, transfer_spreads
 from thinwire.sim.costs.spread import UNKNOWN, find
 from thinwire.sim.costs.transfer import LONGEST, RELATIONS, further, longest_rate, products_of, relation_of, relation_to
 from thinwire.sim.predict import predict

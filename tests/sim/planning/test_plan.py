@@ -13,7 +13,7 @@ import pytest
 from thinwire.commands.plan import assumptions, flips
 from thinwire.reference.mixed import find
 from thinwire.sim.api import decodes_exactly
-from thinwire.sim.costs.profile import load_profile
+from thinwire.sim.costs.shipped import load_profile
 from thinwire.sim.planning.bounds import Bounds, Requests, Targets
 from thinwire.sim.planning.file import Asked, read
 from thinwire.sim.planning.plan import AS_GIVEN, Candidate, Engine, Plan, Planner, Problem, WhatIf

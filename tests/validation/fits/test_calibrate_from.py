@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from thinwire.reference.catalog import scheme
 from thinwire.reference.core.config import load_model
 from thinwire.sim.costs.elementwise import OPS
-from thinwire.sim.costs.profile import GpuProfile, Profile, gpu_profile, load_profile
+from thinwire.sim.costs.profile import GpuProfile, Profile, gpu_profile
+from thinwire.sim.costs.shipped import load_profile
 from thinwire.sim.predict import predict
 from thinwire.sim.workload import Prompt
 from thinwire.topologies.load import gpu_names, load_cluster

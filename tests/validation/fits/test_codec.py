@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from thinwire.sim import api
-from thinwire.sim.costs.profile import Profile, load_profile
+from thinwire.sim.costs.profile import Profile
+from thinwire.sim.costs.shipped import load_profile
 from thinwire.topologies.load import load_cluster
 from thinwire.validation.fits import codec as fit_codec
 from thinwire.validation.fits.codec import CodecFit, Row

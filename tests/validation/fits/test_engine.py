@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from thinwire.reference.core.config import load_model
-from thinwire.sim.costs.profile import GpuProfile, load_profile
+from thinwire.sim.costs.profile import GpuProfile
+from thinwire.sim.costs.shipped import load_profile
 from thinwire.topologies.load import load_cluster
 from thinwire.validation.fits import engine as fit_engine
 from thinwire.validation.fits.engine import CEILING_GRID, GAP_GRID_S, EngineFit, Grid, Prefill

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thinwire.sim.costs.profile import PROFILES
+from thinwire.sim.costs.shipped import PROFILES
 from thinwire.validation.calibrate import RAW
 from thinwire.validation.campaign import campaign
 from thinwire.validation.fits import records
@@ -43,7 +43,7 @@ def test_gemm_fits_name_all_rows_of_their_gpu() -> None:
 
 
 def test_the_recorded_prefill_errors_are_those_of_the_shipped_profile() -> None:
-    from thinwire.sim.costs.profile import load_profile
+    from thinwire.sim.costs.shipped import load_profile
     from thinwire.topologies.load import load_cluster
 
     profile = load_profile(load_cluster("8xh100-nvlink"))

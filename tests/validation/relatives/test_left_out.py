@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from thinwire.sim.costs.profile import PROFILES, profile_of, transfer_spreads
+from thinwire.sim.costs.shipped import PROFILES, profile_of, transfer_spreads
 from thinwire.sim.costs.spread import find
 from thinwire.sim.costs.transfer import RELATIONS, relation_of
 from thinwire.topologies.load import gpu_names, load_gpu

@@ -1,0 +1,134 @@
+"""Profiles as files: those shipped in `sim/profiles/`, by the names that a machine gives, and a user's own by path.
+
+`gpu-<name>.json`, `fabric-<name>.json`, and `transferred.json`: how far off profiles are that a relative lent.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from thinwire.edge.reading import from_json
+from thinwire.edge.words import place
+from thinwire.sim.costs.profile import FabricProfile, GpuProfile, Profile, fabric_profile, gpu_profile
+from thinwire.sim.costs.spread import Spread
+from thinwire.sim.costs.transfer import Relation, relation_to
+from thinwire.topologies.cluster import Cluster, Gpu
+from thinwire.topologies.load import load_gpu
+
+PROFILES = Path(__file__).parents[1] / "profiles"
+STAND_IN = "l40s"  # memory-bound codec kernels, as nearly all GPUs' are assumed to be
+
+
+def load_profile(cluster: Cluster, path: str | None = None, kernels: bool = True) -> Profile:
+    """The shipped profile of the cluster's GPU and fabric; `path`, a JSON file with a `gpu` and/or a `fabric`
+    profile, or one of these alone as it is shipped, replaces either. A `within` is the fabric of one node of several.
+
+    Without `kernels` only codecs run on the GPU: one with neither profile nor relative is taken for another's
+    (`STAND_IN`), and says so. ValueError for what is no profile, or one of another GPU.
+    """
+    given = {} if path is None else _parts(from_json(path, "profile"), path)
+    gpu = gpu_profile(given["gpu"]) if "gpu" in given else profile_of(_known_by(cluster.gpu, kernels))
+    fabric = shipped_fabric(cluster)
+    own = [fabric_profile(given[key]) for key in ("fabric", "within") if key in given]
+    if own:
+        alone = len(cluster.hosts) == 1
+        fabric = _fitting(own[0] if "fabric" in given else None, own[-1] if "within" in given else None, fabric, alone)
+    if gpu.gpu != cluster.gpu.name:
+        raise ValueError(f"profile {gpu.name} is of {gpu.gpu}, but cluster {cluster.name} has {cluster.gpu.name}")
+    return Profile(gpu, fabric)
+
+
+def _parts(given: Any, path: str) -> Mapping[str, Any]:
+    """What a profile file holds: parts by their names, or one part as `sim/profiles/` has it."""
+    if isinstance(given, dict) and given:
+        if not set(given) - {"gpu", "fabric", "within"}:
+            return given
+        for key, telling in (("gpu", "gemm"), ("fabric", "protocols")):
+            if telling in given:
+                return {key: given}
+    raise ValueError(
+        f"a profile file is an object with the keys gpu and/or fabric, or one of these parts by itself: {place(path)}"
+    )
+
+
+def _fitting(
+    fabric: FabricProfile | None, within: FabricProfile | None, shipped: FabricProfile, alone: bool
+) -> FabricProfile:
+    """The one of the user's fabrics that a group takes. alone: it lies on one host. Another fabric's is used with a
+    word.
+    """
+    inside = alone and (within is not None or fabric is None or fabric.within == shipped.name)
+    found = within if inside else fabric
+    if found is None:
+        return shipped
+    of = found.name.partition("+")[0]
+    known = {p.stem.removeprefix("fabric-") for p in PROFILES.glob("fabric-*.json")}
+    if of == shipped.name or of not in known:
+        return found
+    word = f"the profile given is of {found.name}; this machine's fabric is {shipped.name}"
+    return replace(found, assumptions=(*found.assumptions, word))
+
+
+def shipped_fabric(cluster: Cluster) -> FabricProfile:
+    """The shipped profile of a group's fabric: inside one host of several, the host's."""
+    fabric = _shipped_fabric(cluster.fabric)
+    return _shipped_fabric(fabric.within) if fabric.within is not None and len(cluster.hosts) == 1 else fabric
+
+
+def profile_of(gpu: Gpu) -> GpuProfile:
+    """The shipped profile of a GPU; of one without, its relative's moved to it. ValueError where it names none."""
+    if gpu.relative is None or _file("gpu", gpu.name).exists():
+        return _shipped_gpu(gpu.name)
+    return _derived(gpu, gpu.relative)
+
+
+@lru_cache
+def transfer_spreads() -> Mapping[Relation, tuple[Spread, ...]]:
+    """How far off the parts of a profile are that was moved from a relative, by how near that is."""
+    table = TypeAdapter(dict[Relation, tuple[Spread, ...]])
+    return table.validate_python(json.loads((PROFILES / "transferred.json").read_text("utf-8")))
+
+
+def _known_by(gpu: Gpu, kernels: bool) -> Gpu:
+    if kernels or gpu.relative is not None or _file("gpu", gpu.name).exists():
+        return gpu
+    return replace(gpu, relative=STAND_IN)
+
+
+@lru_cache
+def _derived(gpu: Gpu, relative: str) -> GpuProfile:
+    relation = relation_to(gpu, relative)
+    return profile_of(load_gpu(relative)).moved_to(gpu, relation, transfer_spreads()[relation])
+
+
+@lru_cache
+def _shipped_gpu(name: str) -> GpuProfile:
+    return gpu_profile(_read("gpu", name))
+
+
+@lru_cache
+def _shipped_fabric(name: str) -> FabricProfile:
+    return fabric_profile(_read("fabric", name))
+
+
+def _file(kind: str, name: str) -> Path:
+    return PROFILES / f"{kind}-{name}.json"
+
+
+def _known(kind: str) -> str:
+    return ", ".join(sorted(p.stem.removeprefix(f"{kind}-") for p in PROFILES.glob(f"{kind}-*.json")))
+
+
+def _read(kind: str, name: str) -> Any:
+    path = _file(kind, name)
+    if not path.exists():
+        more = ", or `relative` in the GPU's file names one of these" if kind == "gpu" else ""
+        raise ValueError(
+            f"no {kind} profile named {name}; shipped are {_known(kind)}; `--profile FILE` gives your own{more}"
+        )
+    return json.loads(path.read_text())
