@@ -104,10 +104,10 @@ def regimes(some: Sequence[Off]) -> list[tuple[float | None, list[Off]]]:
 
 
 def estimate(kind: str, some: Sequence[Off]) -> list[Spread]:
-    """What hosts of a kind differ by, by size of the message, from the rows of such hosts; of all where they are few.
-
-    ValueError without any row.
+    """What hosts of a kind differ by in exchanges, by size of the message, from the rows of such hosts; of all where
+    they are few. ValueError without any row.
     """
+    some = [off for off in some if off.kind in KINDS]
     mine = [off for off in some if off.kind == kind]
     enough = len({off.host for off in mine}) >= FEWEST_HOSTS
     found = []
@@ -117,6 +117,14 @@ def estimate(kind: str, some: Sequence[Off]) -> list[Spread]:
         source = f"{'measured' if enough else 'assumed'}: {count} {whose}, {len(rows)} rows by others' figures"
         found.append(Spread(ANOTHER_HOST, up_to, -round(reach, 4), 0.0, round(reach, 4), count, source))
     return found
+
+
+def prefill_spread(some: Sequence[Off]) -> Spread:
+    """What whole prefills of hosts differ by."""
+    prefills = [off for off in some if off.kind not in KINDS]
+    reach, count = between(prefills)
+    source = f"measured: {count} hosts and engines that calibrated nothing, {len(prefills)} prefills"
+    return Spread(ANOTHER_HOST, None, -round(reach, 4), 0.0, round(reach, 4), count, source)
 
 
 def with_hosts(fabrics: Mapping[str, FabricProfile]) -> dict[str, FabricProfile]:

@@ -10,14 +10,15 @@ from dataclasses import replace
 from thinwire.reference.catalog import scheme
 from thinwire.reference.core.config import load_model
 from thinwire.sim.costs.profile import FabricProfile, GpuProfile, Profile
-from thinwire.sim.costs.spread import ANOTHER_HOST, Spread, find
+from thinwire.sim.costs.spread import find
 from thinwire.sim.predict import predict
 from thinwire.sim.workload import Prompt
 from thinwire.topologies.load import load_cluster
 from thinwire.validation.fits.published_tables import select
-from thinwire.validation.hosts.between import Off, between
+from thinwire.validation.hosts.between import Off, prefill_spread
 
 TABLE = "ttft_2026"
+KIND = "whole prefills"
 MACHINES = {"A100 40GB SXM": "8xa100-nvlink", "H100": "8xh100-nvlink"}  # the A100 of 40 GB computes as that of 80 does
 ENGINES = ("vLLM", "TensorRT-LLM")
 LEFT_OUT = (
@@ -37,23 +38,16 @@ def prefills(gpus: Mapping[str, GpuProfile], fabrics: Mapping[str, FabricProfile
                 prompt = Prompt(int(row["batch"]), int(row["input_tokens"]))
                 ours = predict(load_model(row["model"]), cluster, scheme("bf16"), prompt, profile)
                 yield Off(
-                    f"{row['machine']}, {engine}", "prefill", gpu, row["model"], f"{TABLE} row {number + 1}",
+                    f"{row['machine']}, {engine}", KIND, gpu, row["model"], f"{TABLE} row {number + 1}",
                     float(prompt.batch * prompt.input_tokens), float(row["ttft_ms"]) * 1e-3, ours.ttft_s, own,
                 )  # fmt: skip
 
 
 def with_hosts(gpus: Mapping[str, GpuProfile], fabrics: Mapping[str, FabricProfile]) -> dict[str, GpuProfile]:
     """The GPU profiles, each with what prefills differ by between hosts among its spreads."""
-    some = list(prefills(gpus, fabrics))
-    reach, count = between(some)
-    reach = round(reach, 4)
+    found = prefill_spread(list(prefills(gpus, fabrics)))
+    measured = {load_cluster(machine).gpu.name for machine in MACHINES.values()}
+    assumed = replace(found, source=f"assumed: as on {' and '.join(sorted(measured))}, {found.source}")
     return {
-        name: replace(gpu, spreads=(*gpu.spreads, Spread(ANOTHER_HOST, None, -reach, 0.0, reach, count, _source(name))))
-        for name, gpu in gpus.items()
+        name: replace(gpu, spreads=(*gpu.spreads, found if name in measured else assumed)) for name, gpu in gpus.items()
     }
-
-
-def _source(gpu: str) -> str:
-    measured = gpu in {load_cluster(machine).gpu.name for machine in MACHINES.values()}
-    said = f"{TABLE}.csv, prefills of hosts and engines that calibrated nothing"
-    return f"measured: {said}" if measured else f"assumed: as on H100 and A100, {said}"
