@@ -18,7 +18,7 @@ from thinwire.sim.costs.spread import CONFIDENCE
 from thinwire.sim.cross.predict import CrossComparison
 from thinwire.sim.quality.figures import Figure
 from thinwire.sim.quality.published import Found, few, rows_of
-from thinwire.sim.report import Prediction
+from thinwire.sim.report import Prediction, host_sentence
 from thinwire.topologies.choose import named
 from thinwire.topologies.cluster import Cluster
 from thinwire.topologies.draw import draw
@@ -74,6 +74,7 @@ def prediction(p: Prediction, explain: bool) -> None:
     ):
         table.add_row(name, f"{seconds * 1e3:.2f}", f"{seconds / p.ttft_s:.1%}")
     console.print(table)
+    _another_host([p.interval.another_host_share])
     traffic = p.traffic
     console.print(
         f"{traffic.all_reduce_count} all-reduces, {traffic.all_reduce_bytes_per_gpu / 1e6:.1f} MB on the wire a GPU, "
@@ -104,6 +105,13 @@ def _explain(p: Prediction) -> None:
     _assumptions(p.assumptions)
 
 
+def _another_host(shares: Sequence[float]) -> None:
+    """Of the widest of some intervals, in that respect."""
+    said = host_sentence(max(shares, default=0.0))
+    if said is not None:
+        console.print(f"{'up to ' if len(shares) > 1 else ''}{said}", markup=False)
+
+
 def _spreads(p: Prediction) -> None:
     """What the interval is made of."""
     table = Table(
@@ -112,7 +120,8 @@ def _spreads(p: Prediction) -> None:
     )  # fmt: skip
     found = p.interval
     terms = [(term.what, term.seconds, term.spread) for term in sorted(found.terms, key=lambda term: -term.seconds)]
-    for what, seconds, spread in (*terms, ("all compute, once more", found.compute_s, found.prefill)):
+    more = [(f"{term.what}, once more", term.seconds, term.spread) for term in found.others]
+    for what, seconds, spread in (*terms, ("all compute, once more", found.compute_s, found.prefill), *more):
         off = "" if spread is None else f"{expm1(spread.low):+.1%} .. {expm1(spread.high):+.1%}"
         source = "at the sustained rate: as all compute" if spread is None else spread.source
         table.add_row(what, f"{seconds * 1e3:.3f}", off, source)
@@ -151,6 +160,7 @@ def comparison(c: Comparison, published: Shown = "few") -> None:
         cells += [_bits(row), f"{row.traffic.all_reduce_bytes_per_gpu / 1e6:.0f}", _perplexity(c.accuracy(row))]
         table.add_row(row.scheme.name, *cells)
     console.print(table)
+    _another_host([row.interval.another_host_share for row in c.rows])
     for sentence in _measured_on(c):
         console.print(sentence, markup=False)
     if c.compress == "prompt":
@@ -287,10 +297,13 @@ def cross_comparison(c: CrossComparison) -> None:
 
 def collective(row: Mapping[str, Any]) -> None:
     """One collective."""
+    low_us, high_us = row["interval_us"]
     console.print(
         f"{row['op']} of {row['bytes']} bytes on {row['tp']} GPUs of {_machine(row['cluster'], row['gpus'])}: "
-        f"[bold]{row['time_us']:.2f} us[/bold]"
+        f"[bold]{row['time_us']:.2f} us[/bold], {CONFIDENCE:.0%} interval {low_us:.2f} .. {high_us:.2f} us "
+        f"({low_us / row['time_us'] - 1:+.1%} .. {high_us / row['time_us'] - 1:+.1%})"
     )
+    _another_host([row["interval_another_host_share"]])
     if row["algbw_gb_per_s"] is not None:
         console.print(f"algbw {row['algbw_gb_per_s']:.2f} GB/s, busbw {row['busbw_gb_per_s']:.2f} GB/s")
     console.print(f"{row['wire_bytes_per_gpu']} bytes on the wire a GPU, codec {row['codec_us']:.2f} us")

@@ -22,8 +22,10 @@ from thinwire.sim.choices import Compress, Weights
 from thinwire.sim.costs.cost import CostModel
 from thinwire.sim.costs.profile import Profile
 from thinwire.sim.costs.shipped import STAND_IN, load_profile
+from thinwire.sim.costs.spread import CONFIDENCE
 from thinwire.sim.costs.transfer import RELATIONS, relation_to
 from thinwire.sim.events.exchange import UNCOMPRESSED, Exchanger, slowdown
+from thinwire.sim.interval import interval_of_exchange
 from thinwire.sim.predict import WhatIf
 from thinwire.sim.question import Placement, Question, question_of
 from thinwire.sim.report import Prediction
@@ -358,6 +360,8 @@ def collective(
     exchanger = Exchanger(taken, CostModel(costs, taken.gpu), slowdown(ranks, {}))
     timed = exchanger.time(op, nbytes // 2, found)
     alone = exchanger.alone(timed)
+    codec_s = min(float(alone.codec_s_R.max()), alone.seconds)
+    interval = interval_of_exchange(alone.seconds, codec_s, timed.carried, exchanger.cost)
     algbw = nbytes / alone.seconds / 1e9 if alone.seconds else None
     said = exchanger.sentences()
     if not found.is_raw and taken.gpu.relative is None and costs.gpu.assumptions:
@@ -372,6 +376,9 @@ def collective(
         "op": op,
         "bytes": nbytes,
         "time_us": alone.seconds * 1e6,
+        "interval_us": [interval.low_s * 1e6, interval.high_s * 1e6],
+        "interval_confidence": CONFIDENCE,
+        "interval_another_host_share": interval.another_host_share,
         "codec_us": float(alone.codec_s_R.max()) * 1e6,
         "algbw_gb_per_s": algbw,
         "busbw_gb_per_s": None if algbw is None else algbw * _BUS_FACTOR[op] * (ranks - 1) / ranks,

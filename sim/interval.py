@@ -3,7 +3,9 @@
 The seconds of the critical path are shared out over parts: kernels by name, gaps, codec kernels, exchanges by carrier
 and size. A part errs alike in every layer, for it is the same kernel on the same shape; different parts err
 independently, as the rows of the tables do (docs/decisions/014-intervals.md). What whole prefills are off by spreads
-all of the compute once more; products held to the sustained rate are off by that alone.
+all of the compute once more; products held to the sustained rate are off by that alone. Where a profile is of another
+host than the user's, what hosts of the kind differ by spreads exchanges and compute once more, too
+(docs/decisions/028-hosts.md).
 """
 
 from collections.abc import Mapping
@@ -11,8 +13,8 @@ from dataclasses import dataclass
 
 from thinwire.sim.costs.cost import CostModel
 from thinwire.sim.costs.elementwise import elementwise_bytes
-from thinwire.sim.costs.spread import Spread, find, sum_interval
-from thinwire.sim.events.timeline import Timeline
+from thinwire.sim.costs.spread import UNKNOWN, Spread, another_host, find, sum_interval
+from thinwire.sim.events.timeline import Carried, Timeline
 from thinwire.sim.workload import AttendChunks, DecodeAttend, Elementwise, Gemm, Kernel, Workload
 
 Kernels = Mapping[tuple[int, str], Kernel]
@@ -36,6 +38,15 @@ class Interval:
     terms: tuple[Term, ...]
     prefill: Spread  # over all of the compute
     compute_s: float
+    others: tuple[Term, ...] = ()  # seconds of `terms`, spread once more: hosts of the kind differ by that
+    own_low_s: float = 0.0  # without `others`: on the very host that was measured
+    own_high_s: float = 0.0
+
+    @property
+    def another_host_share(self) -> float:
+        """By what share the interval would be narrower if the profile were of the user's own host."""
+        width_s = self.high_s - self.low_s
+        return 1 - (self.own_high_s - self.own_low_s) / width_s if self.others and width_s else 0.0
 
 
 def kernels_of(workload: Workload) -> Kernels:
@@ -67,6 +78,7 @@ def interval_of(timeline: Timeline, kernels: Kernels, cost: CostModel) -> Interv
     scale = timeline.ttft_s / sum(weights[span.layer] * span.seconds for span in path)
     seconds: dict[str, float] = {}
     spread: dict[str, Spread | None] = {}
+    between: dict[tuple[str, Spread], float] = {}  # seconds that hosts of the kind differ in
     compute_s, codec_name, gap_name = 0.0, "codec kernels", "gaps between kernels"
 
     def add(what: str, known: Spread | None, more_s: float) -> None:
@@ -81,10 +93,10 @@ def interval_of(timeline: Timeline, kernels: Kernels, cost: CostModel) -> Interv
         if span.carried is not None:
             codec_s = min(scale * weights[span.layer] * span.codec_s, whole_s)
             add(codec_name, find(gpu.spreads, 0.0, "codec"), codec_s)
-            carrier, nbytes = span.carried
-            found = find(cost.fabric.spreads, nbytes, carrier, "stand-in")
-            reach = "any size" if found.up_to is None else f"up to {found.up_to / 2**10:,.0f} KiB"
-            add(f"exchanges by {carrier}, {reach}", found, whole_s - codec_s)
+            what, found = transport(span.carried, cost)
+            add(what, found, whole_s - codec_s)
+            for key in transport_elsewhere(span.carried, cost):
+                between[key] = between.get(key, 0.0) + whole_s - codec_s
             continue
         compute_s += whole_s
         for name, kernel_s in span.kernels:
@@ -92,8 +104,48 @@ def interval_of(timeline: Timeline, kernels: Kernels, cost: CostModel) -> Interv
             kernel_s *= scale * weights[span.layer]
             add(gap_name, find(gpu.spreads, 0.0, "gap"), kernel_s * gap_share)
             add(name, known, kernel_s * (1 - gap_share))
+    hosts = another_host(gpu.spreads, 0.0)
+    if hosts is not None:
+        between["compute on another host", hosts] = compute_s
     terms = tuple(Term(what, s, spread[what]) for what, s in seconds.items() if s > 0)
-    prefill = find(gpu.spreads, 0.0, "prefill")
+    others = tuple(Term(what, s, known) for (what, known), s in between.items() if s > 0)
+    return _interval(timeline.ttft_s, terms, others, find(gpu.spreads, 0.0, "prefill"), compute_s)
+
+
+def interval_of_exchange(seconds: float, codec_s: float, carried: Carried | None, cost: CostModel) -> Interval:
+    """The 90 % interval of one exchange alone, of which `codec_s` are codec kernels."""
+    terms, others = list[Term](), list[Term]()
+    if codec_s > 0:
+        terms.append(Term("codec kernels", codec_s, find(cost.profile.gpu.spreads, 0.0, "codec")))
+    if carried is not None and seconds > codec_s:
+        what, known = transport(carried, cost)
+        terms.append(Term(what, seconds - codec_s, known))
+        others += [Term(what, seconds - codec_s, known) for what, known in transport_elsewhere(carried, cost)]
+    return _interval(seconds, tuple(terms), tuple(others), UNKNOWN, 0.0)
+
+
+def transport(carried: Carried, cost: CostModel) -> tuple[str, Spread]:
+    """What an exchange counts as, and what its like are off by on the host that was measured."""
+    found = find(cost.fabric.spreads, carried.nbytes, carried.carrier, "stand-in")
+    return f"exchanges by {carried.carrier}, {_reach(found)}", found
+
+
+def transport_elsewhere(carried: Carried, cost: CostModel) -> list[tuple[str, Spread]]:
+    """The same, by what hosts of the kind differ by; empty where the fabric is of the user's own."""
+    found = another_host(cost.fabric.spreads, carried.nbytes)
+    return [] if found is None else [(f"exchanges on another host, {_reach(found)}", found)]
+
+
+def _interval(
+    total_s: float, terms: tuple[Term, ...], others: tuple[Term, ...], prefill: Spread, compute_s: float
+) -> Interval:
     counted = [(term.seconds, term.spread) for term in terms if term.spread is not None]
-    low_s, high_s = sum_interval(timeline.ttft_s, [*counted, (compute_s, prefill)])
-    return Interval(low_s, high_s, terms, prefill, compute_s)
+    counted.append((compute_s, prefill))
+    own_low_s, own_high_s = sum_interval(total_s, counted)
+    more = [(term.seconds, term.spread) for term in others if term.spread is not None]
+    low_s, high_s = sum_interval(total_s, [*counted, *more])
+    return Interval(low_s, high_s, terms, prefill, compute_s, others, own_low_s, own_high_s)
+
+
+def _reach(spread: Spread) -> str:
+    return "any size" if spread.up_to is None else f"up to {spread.up_to / 2**10:,.0f} KiB"

@@ -1,6 +1,6 @@
 """What a prediction says: numbers for programs, sentences for people."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -10,7 +10,7 @@ from thinwire.reference.core.lookup import entry_of
 from thinwire.reference.core.scheme import Codec
 from thinwire.reference.mixed import AnyScheme, MixedScheme, entries, plan_of
 from thinwire.sim.costs.cost import CostModel
-from thinwire.sim.costs.spread import CONFIDENCE
+from thinwire.sim.costs.spread import ANOTHER_HOST, CONFIDENCE, Spread
 from thinwire.sim.events.exchange import Exchanger
 from thinwire.sim.events.timeline import Breakdown, Timeline
 from thinwire.sim.interval import Interval, Kernels, interval_of
@@ -87,6 +87,7 @@ class Prediction:
             "ttft_ms": self.ttft_s * 1e3,
             "ttft_ms_interval": [self.interval.low_s * 1e3, self.interval.high_s * 1e3],
             "interval_confidence": CONFIDENCE,
+            "interval_another_host_share": self.interval.another_host_share,
             "breakdown_ms": self.breakdown.to_dict(),
             "wire_bytes_per_gpu": self.traffic.all_reduce_bytes_per_gpu,
             "all_reduce_count": self.traffic.all_reduce_count,
@@ -158,11 +159,32 @@ def interval_sentence(precision: str, scheme: AnyScheme, cost: CostModel) -> str
     unused = {f"gemm {p}" for p in cost.profile.gpu.gemm if p not in (precision, "bf16")} | (
         {"codec"} if scheme.is_raw else set()
     )
+    unused |= {ANOTHER_HOST}
     assumed = dict.fromkeys(s.part for s in cost.profile.gpu.spreads if s.is_assumed and s.part not in unused)
     return (
         f"the interval ({CONFIDENCE:.0%}) is of what the profile's parts are off by on rows their fits did not see; a "
-        "part errs alike in every layer, parts independently of each other; another host of the kind may lie outside"
+        f"part errs alike in every layer, parts independently of each other; {of_hosts(cost.fabric.spreads)}"
         + (f"; assumed, not measured here: how far off {', '.join(assumed)} may be" if assumed else "")
+    )
+
+
+def of_hosts(spreads: Iterable[Spread]) -> str:
+    """Whose host an interval is of."""
+    if any(spread.part == ANOTHER_HOST for spread in spreads):
+        return "hosts of the kind differ from the one measured, which is part of it"
+    return "it is of the host that was measured, another of the kind may lie outside"
+
+
+NOTABLE = 0.1  # of an interval's width
+
+
+def host_sentence(share: float) -> str | None:
+    """How much of an interval is other hosts' doing, and what removes it; None where that is little."""
+    if share < NOTABLE:
+        return None
+    return (
+        f"{share:.0%} of the interval's width is that yours may be another host of the kind than the one measured; "
+        "thinwire calibrate --logs with a log of your own removes that"
     )
 
 

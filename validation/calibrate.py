@@ -46,6 +46,7 @@ from thinwire.validation.fits.gpus import NEAREST_KERNELS, NEAREST_MEMORY, SYSTE
 from thinwire.validation.fits.published_tables import select
 from thinwire.validation.fits.raw_file import Raw
 from thinwire.validation.fits.series import calibration
+from thinwire.validation.hosts import between, ceilings
 from thinwire.validation.logs import spreads as log_spreads
 from thinwire.validation.relatives import left_out
 
@@ -89,6 +90,8 @@ def fabrics() -> dict[str, FabricProfile]:
         for found in fit_fabric.fit(group):
             s = found.series
             source = f"measured: {s.table}.csv, {len(s.nbytes)} rows on {s.machine}"
+            if s.smaller is not None:
+                source += f"; below {s.nbytes[0] / 2**10:,.0f} KiB as on {s.smaller.fabric}"
             own = protocols.setdefault(s.fabric, {})
             own.update({p.key: p for p in found.protocols(source)})
             what, errors = f"{s.op} by {s.library} on {s.ranks} ranks", found.seconds(s.nbytes) / s.seconds - 1
@@ -119,7 +122,7 @@ def fabrics() -> dict[str, FabricProfile]:
         )
         for name, own in sorted(protocols.items())
     }
-    return spreads_fabric.with_fabric_spreads(found_fabrics)
+    return between.with_hosts(spreads_fabric.with_fabric_spreads(found_fabrics))
 
 
 def gemms() -> dict[str, dict[str, GemmModel]]:
@@ -272,7 +275,8 @@ def gpus(found_fabrics: Mapping[str, FabricProfile]) -> dict[str, GpuProfile]:
         )
     with_engine = fit_engine.with_engine(profiles, found_fabrics)
     own = {gpu: spread for gpu, (_, _, spread) in measured.items()}
-    return spreads.with_gpu_spreads(with_engine, profiles, found_fabrics, elementwise, own)
+    with_spreads = spreads.with_gpu_spreads(with_engine, profiles, found_fabrics, elementwise, own)
+    return ceilings.with_hosts(with_spreads, found_fabrics)
 
 
 def kernel_fits(

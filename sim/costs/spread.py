@@ -63,6 +63,15 @@ UNKNOWN = Spread(
 )
 
 
+ANOTHER_HOST = "another host"  # part: what hosts of a kind differ by; a profile of the user's own host has none
+
+
+def another_host(spreads: Iterable[Spread], size: float) -> Spread | None:
+    """What hosts of the kind differ by at one size; None where the profile is of the user's own host."""
+    own = [spread for spread in spreads if spread.part == ANOTHER_HOST]
+    return find(own, size, ANOTHER_HOST) if own else None
+
+
 def find(spreads: Iterable[Spread], size: float, *parts: str) -> Spread:
     """The spread of the first of `parts` that is known, in its smallest regime that holds `size`; beyond all, the
     largest. `UNKNOWN` where none is.

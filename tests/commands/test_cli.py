@@ -119,6 +119,21 @@ def test_collective(capsys: Capture, op: str) -> None:
     assert found.keys() >= COLLECTIVE_KEYS
     assert (found["op"], found["bytes"], found["tp"]) == (op, 1048576, 4)
     assert found["algbw_gb_per_s"] == pytest.approx(1048576 / found["time_us"] / 1e3)
+    low_us, high_us = found["interval_us"]
+    assert low_us < found["time_us"] < high_us and found["interval_confidence"] == 0.9
+    assert 0 < found["interval_another_host_share"] < 1
+
+
+def test_a_collective_says_how_sure_it_is(capsys: Capture) -> None:
+    """And how much of that a log of the user's own takes away."""
+    found = document(capsys, *COLLECTIVE)
+    status, out, _ = run(capsys, *COLLECTIVE)
+    shown = " ".join(out.split())
+    low_us, high_us = found["interval_us"]
+    assert status == 0
+    assert f"{found['time_us']:.2f} us, 90% interval {low_us:.2f} .. {high_us:.2f} us" in shown
+    assert f"{found['interval_another_host_share']:.0%} of the interval's width" in shown
+    assert "calibrate --logs" in shown
 
 
 def test_a_collective_that_does_nothing_has_no_bandwidth(capsys: Capture) -> None:

@@ -22,7 +22,7 @@ from thinwire.sim.costs.decode_attention import DecodeAttentionModel
 from thinwire.sim.costs.elementwise import OPS, ElementwiseModel, OpCost
 from thinwire.sim.costs.gemm import GemmModel
 from thinwire.sim.costs.profile import CodecCost, FabricProfile, GpuProfile, Profile, Quantity
-from thinwire.sim.costs.spread import Spread
+from thinwire.sim.costs.spread import ANOTHER_HOST, Spread
 from thinwire.sim.workload import Kernel, Prompt, build
 from thinwire.topologies.cluster import Gpu
 from thinwire.validation.campaign.shapes import FUSED
@@ -77,10 +77,13 @@ def profile_of(raw: Raw) -> GpuProfile:
 
 
 def borrowed(spreads: Iterable[Spread]) -> tuple[Spread, ...]:
-    """The shipped profile's, until parts measured here are left out by size as its own are."""
+    """The shipped profile's, until parts measured here are left out by size as its own are; but for what other hosts
+    differ by, for the host is the one that is measured.
+    """
     return tuple(
         replace(s, source=f"assumed: as of the shipped profile ({s.source.removeprefix('assumed: ')})", bias=0.0)
         for s in spreads
+        if s.part != ANOTHER_HOST
     )
 
 

@@ -89,6 +89,18 @@ def tokenweave(column: str) -> list[Prefill]:
     ]
 
 
+def l40s_fp8() -> list[Prefill]:
+    """TensorRT-LLM v0.9 first-token latency on one L40S in fp8, batch 1."""
+    table = "ttft_l40s_fp8"
+    return [
+        Prefill(
+            table, number, _TRTLLM_MODELS[row["model"]], "8xl40s-pcie", int(row["tp"]), int(row["input_tokens"]),
+            "fp8", "bf16", float(row["ttft_ms"]) * 1e-3,
+        )
+        for number, row in enumerate(rows(table))
+    ]  # fmt: skip
+
+
 def predicted_s(prefill: Prefill, gpu: GpuProfile, fabric: FabricProfile) -> float:
     """thinwire's time for a published prefill."""
     cluster = load_cluster(prefill.machine).take(prefill.tp)
@@ -215,9 +227,28 @@ def with_engine(gpus: Mapping[str, GpuProfile], fabrics: Mapping[str, FabricProf
                 for p, q in gpu.sustained_flops_per_s.items()
             }
             found[name] = replace(gpu, sustained_flops_per_s=derated)
+    # fp8 on the L40S has prefills of its own: too few and too alike for a gap, which stays the carried one.
     mean_gap = round(float(np.mean([gpu.kernel_gap_s.value for gpu in fitted.values()])), 9)
     carried = Quantity(mean_gap, f"assumed: mean of what prefills show on {' and '.join(fitted)}")
-    return {
-        name: gpu if name in (*fitted, "h200-sxm") else replace(gpu, kernel_gap_s=carried)
-        for name, gpu in found.items()
+    found |= {
+        name: replace(gpu, kernel_gap_s=carried) for name, gpu in found.items() if name not in (*fitted, "h200-sxm")
     }
+    if "l40s" in found:
+        found["l40s"] = with_ceiling(found["l40s"], gpus["l40s"], l40s_fp8(), fabrics["l40s-pcie"])
+    return found
+
+
+def with_ceiling(gpu: GpuProfile, bare: GpuProfile, prefills: Sequence[Prefill], fabric: FabricProfile) -> GpuProfile:
+    """The profile with the ceiling of one precision fitted to prefills, its gap as it is. `bare`: before ceilings."""
+    one = grid(prefills, replace(bare, kernel_gap_s=gpu.kernel_gap_s), fabric)
+    gap = int(np.abs(GAP_GRID_S - gpu.kernel_gap_s.value).argmin())
+    errors_CP = one.errors()[:, gap]
+    best = int(np.abs(errors_CP).sum(axis=1).argmin())
+    source = f"measured: {prefills[0].table}.csv, {len(prefills)} prefills"
+    ceiling = Quantity(round(float(one.ceilings[best]), -9), source)
+    fitted = record(f"prefill {one.precision}", prefills[0].table, (p.row for p in prefills), errors_CP[best])
+    return replace(
+        gpu,
+        sustained_flops_per_s={**gpu.sustained_flops_per_s, one.precision: ceiling},
+        fits=(*gpu.fits, fitted),
+    )

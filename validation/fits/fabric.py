@@ -52,11 +52,27 @@ class Series:
     channels: int = 1
     chunks: int = 1  # pieces of the message pipelined through the steps
     gpus: Cluster | None = None  # exactly the group, of a machine that is no catalog's or other than its first ranks
+    smaller: "Series | None" = None  # the same on a fabric like it, below the smallest size timed here
 
     @property
     def group(self) -> Cluster:
         """The GPUs that took part."""
         return first(self.machine, self.ranks) if self.gpus is None else self.gpus
+
+    @property
+    def fitted_bytes(self) -> Floats:
+        """Sizes that a fit goes through: of its own, below them those of a fabric like it."""
+        return self.nbytes if self.smaller is None else np.concatenate([self.smaller.nbytes, self.nbytes])
+
+    @property
+    def fitted_seconds(self) -> Floats:
+        """Their times."""
+        return self.seconds if self.smaller is None else np.concatenate([self.smaller.seconds, self.seconds])
+
+    def only(self, kept: NDArray[np.bool_]) -> "Series":
+        """Some of the rows, by a mask."""
+        numbers = tuple(n for n, keep in zip(self.row_numbers, kept.tolist(), strict=True) if keep)
+        return replace(self, row_numbers=numbers, nbytes=self.nbytes[kept], seconds=self.seconds[kept])
 
     @property
     def baseline(self) -> Baseline:
@@ -65,9 +81,7 @@ class Series:
 
     def without(self, index: int) -> "Series":
         """Leave one row out."""
-        keep = np.arange(len(self.nbytes)) != index
-        numbers = tuple(n for i, n in enumerate(self.row_numbers) if i != index)
-        return replace(self, row_numbers=numbers, nbytes=self.nbytes[keep], seconds=self.seconds[keep])
+        return self.only(np.arange(len(self.nbytes)) != index)
 
 
 @dataclass(frozen=True)
@@ -178,19 +192,19 @@ def fit(group: Sequence[Series]) -> list[Fit]:
 
 def _smooth(series: Series) -> Floats:
     """The nearest times that never fall with size: a lone outlier is averaged away."""
-    return np.exp(isotonic_regression(np.log(series.seconds)).x)
+    return np.exp(isotonic_regression(np.log(series.fitted_seconds)).x)
 
 
 def _floor(series: Series) -> float:
     """Software time of one call: what is left at no bytes, and never so much that some size would need more than the
     whole wire.
     """
-    w, smooth = wire_of(series), _smooth(series)
+    w, smooth, nbytes = wire_of(series), _smooth(series), series.fitted_bytes
     if len(smooth) == 1:
         return 0.0  # one time says nothing of how it divides
-    slope = (smooth[1] - smooth[0]) / (series.nbytes[1] - series.nbytes[0])
-    at_no_bytes = min(FLOOR_SHARE * smooth[0], smooth[0] - slope * series.nbytes[0])
-    beside_wire = float((smooth - w.seconds_per_byte * series.nbytes).min())
+    slope = (smooth[1] - smooth[0]) / (nbytes[1] - nbytes[0])
+    at_no_bytes = min(FLOOR_SHARE * smooth[0], smooth[0] - slope * nbytes[0])
+    beside_wire = float((smooth - w.seconds_per_byte * nbytes).min())
     return max(0.0, float(min(at_no_bytes, beside_wire)) - w.latency_s)
 
 
@@ -198,14 +212,14 @@ def _fit_one(series: Series, launch_s: float, floor_s: float) -> Fit:
     w = wire_of(series)
     hop_s = max(0.0, floor_s - w.calls * launch_s) / w.steps
     software = w.calls * launch_s + w.steps * hop_s + w.latency_s
-    smooth = _smooth(series)
-    on_wire = np.maximum(smooth - software, w.seconds_per_byte * series.nbytes / EFFICIENCY.most)
-    efficiency = w.seconds_per_byte * series.nbytes / on_wire
+    smooth, nbytes = _smooth(series), series.fitted_bytes
+    on_wire = np.maximum(smooth - software, w.seconds_per_byte * nbytes / EFFICIENCY.most)
+    efficiency = w.seconds_per_byte * nbytes / on_wire
     kept = [0, len(efficiency) - 1]
     while True:
         kept.sort()
-        found = Fit(series, launch_s, hop_s, series.nbytes[kept], efficiency[kept])
-        error = np.abs(found.seconds(series.nbytes) / smooth - 1)
+        found = Fit(series, launch_s, hop_s, nbytes[kept], efficiency[kept])
+        error = np.abs(found.seconds(nbytes) / smooth - 1)
         error[kept] = 0.0
         worst = int(np.argmax(error))
         if error[worst] <= TOLERANCE:
@@ -222,8 +236,8 @@ def leave_one_out(group: Sequence[Series]) -> Iterable[tuple[Series, int, float]
 
 
 def by_baseline(series: Iterable[Series]) -> list[list[Series]]:
-    """Series grouped by everything but the rank count."""
-    groups: dict[tuple[str, Op, Baseline], list[Series]] = {}
+    """Series of one host (a table is of one) grouped by everything but the rank count."""
+    groups: dict[tuple[str, str, Op, Baseline], list[Series]] = {}
     for s in series:
-        groups.setdefault((s.fabric, s.op, s.baseline), []).append(s)
+        groups.setdefault((s.fabric, s.table, s.op, s.baseline), []).append(s)
     return list(groups.values())

@@ -1,7 +1,7 @@
 """Which published rows time which collective on which machine: the one list that calibration and validation share."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -31,6 +31,7 @@ NCCL_MACHINES = {
     "rtx_pro_6000_server": "8xrtx-pro-6000-pcie",
 }  # l40s is left out: the 8x L40S host of that table is sick (published/README.md)
 ENGINE_MACHINES = {**NCCL_MACHINES, "l40s": "8xl40s-pcie"}
+LIKE = {"h100-nvlink": "h200-nvlink"}  # whose smaller messages a series goes on with: the same chip and switch
 FABRICS = {
     "8xa100-nvlink": "a100-nvlink",
     "8xh100-nvlink": "h100-nvlink",
@@ -221,15 +222,40 @@ def host_staged() -> Iterator[Series]:
     yield _series("2xrtx5070ti-pcie", "nccl", "all_reduce", 2, table, found)
 
 
+def quickreduce_of_two() -> Iterator[Series]:
+    """2x MI300X: vLLM's custom all-reduce and QuickReduce's uncompressed kernel (ROCm/aiter#801). Other kernels and
+    compressed formats of that table calibrate nothing.
+    """
+    table = "quickreduce_mi300x_tp2"
+    for implementation, library in (("vllm custom all-reduce", "engine-graph"), ("QuickReduce", "fused")):
+        found = [
+            (n, float(row["message_bytes"]), _us(row))
+            for n, row in select(table, implementation=implementation, wire_format="fp16")
+        ]
+        yield _series("8xmi300x-xgmi", library, "all_reduce", 2, table, found)
+
+
 def calibration() -> list[Series]:
-    """Every series the fabric profiles are fitted to."""
-    return [
+    """Every series the fabric profiles are fitted to, with smaller messages of a fabric like theirs where that has
+    timed some.
+    """
+    found = [
         *nccl(),
         *engines(),
         *tokenweave(),
         *quickreduce(),
+        *quickreduce_of_two(),
         *nccl_tests(),
         *two_switches(),
         *host_staged(),
         *pcie_ipc(),
     ]
+    timed = {(s.fabric, s.library, s.op, s.ranks, s.baseline): s for s in found}
+    return [with_smaller(s, timed.get((LIKE.get(s.fabric, ""), s.library, s.op, s.ranks, s.baseline))) for s in found]
+
+
+def with_smaller(s: Series, lender: Series | None) -> Series:
+    """The series, going on below its smallest message as the lender does, if that has timed any there."""
+    if lender is None or lender.nbytes[0] >= s.nbytes[0]:
+        return s
+    return replace(s, smaller=lender.only(lender.nbytes < s.nbytes[0]))

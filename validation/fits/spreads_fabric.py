@@ -78,9 +78,9 @@ def lenders(s: Series, fabrics: Mapping[str, FabricProfile]) -> list[FabricProfi
     return [fabrics[name] for like in LIKE if s.fabric in like for name in like if name != s.fabric]
 
 
-def borrowed(s: Series, fabric: FabricProfile, thin: int = 1) -> Iterator[tuple[int, float]]:
-    """(index, seconds) of every `thin`-th row of a series on its own machine's links, by a fabric that never saw it;
-    nothing where that holds nothing that could stand in.
+def borrowed(s: Series, fabric: FabricProfile, thin: int = 1) -> Iterator[tuple[int, float, str]]:
+    """(index, seconds, who carries it) of every `thin`-th row of a series on its own machine's links, by a fabric that
+    never saw it; nothing where that holds nothing that could stand in.
     """
     cluster = s.group
     routes = Routes(cluster)
@@ -91,7 +91,7 @@ def borrowed(s: Series, fabric: FabricProfile, thin: int = 1) -> Iterator[tuple[
             timed = time_schedule(schedule, s.library, s.op, fabric, lambda _work, n: np.zeros(n), routes)
         except ValueError:
             return
-        yield index, run_alone(timed, routes).seconds
+        yield index, run_alone(timed, routes).seconds, timed.carried.carrier if timed.carried else "stand-in"
 
 
 def without(fabric: FabricProfile, s: Series, ranks: int | None = None) -> FabricProfile:
@@ -109,7 +109,7 @@ def stand_in_rows(fabrics: Mapping[str, FabricProfile]) -> Iterator[tuple[float,
     """
     for s in calibration():
         for fabric in (without(fabrics[s.fabric], s), *lenders(s, fabrics)):
-            for index, seconds in borrowed(s, fabric, THIN):
+            for index, seconds, _ in borrowed(s, fabric, THIN):
                 yield float(s.nbytes[index]), float(np.log(s.seconds[index] / seconds))
 
 

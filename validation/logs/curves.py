@@ -54,7 +54,7 @@ def lent(s: Series, fabric: FabricProfile, nbytes: Floats) -> Floats:
     holds nothing that could stand in.
     """
     asked = replace(s, nbytes=nbytes, seconds=np.ones(len(nbytes)), row_numbers=tuple(range(len(nbytes))))
-    return np.array([seconds for _, seconds in borrowed(asked, fabric)])
+    return np.array([seconds for _, seconds, _ in borrowed(asked, fabric)])
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,15 +13,14 @@ from thinwire.sim import api
 from thinwire.sim.costs.cost import CostModel
 from thinwire.sim.costs.profile import Profile, Quantity
 from thinwire.sim.costs.shipped import load_profile
-from thinwire.sim.costs.spread import find as find_spread
 from thinwire.sim.cross.predict import BF16_WIRE, CrossPrediction, predict_cross
 from thinwire.sim.cross.workload import LAYERS_SHARE, CrossModel, CrossPrompt, Method, build
 from thinwire.sim.events.exchange import Exchanger, slowdown
-from thinwire.sim.interval import interval_of, kernels_of
+from thinwire.sim.interval import interval_of, interval_of_exchange, kernels_of
 from thinwire.sim.question import Question
 from thinwire.topologies.cluster import Cluster
 from thinwire.validation.papers.headlines import OF_BITS, Headline, file_of, shown_file
-from thinwire.validation.papers.ratios import Estimate, Part, Time, best, ratio, time_of
+from thinwire.validation.papers.ratios import Estimate, Time, best, ratio, time_of
 
 BITS = 16.0  # of an uncompressed value
 
@@ -177,14 +176,7 @@ def _exchange(exchanger: Exchanger, headline: Headline, name: str) -> Time:
     timed = exchanger.time(headline.op, headline.bytes // 2, find_scheme(name))
     alone = exchanger.alone(timed)
     codec_s = min(float(alone.codec_s_R.max()), alone.seconds)
-    gpu, fabric = exchanger.cost.profile.gpu, exchanger.cost.fabric
-    parts = {}
-    if codec_s:
-        parts["codec kernels"] = Part(codec_s, find_spread(gpu.spreads, 0.0, "codec"))
-    if timed.carried is not None:
-        spread = find_spread(fabric.spreads, timed.carried.nbytes, timed.carried.carrier, "stand-in")
-        parts[f"exchanges by {timed.carried.carrier}, {spread.up_to}"] = Part(alone.seconds - codec_s, spread)
-    return Time(alone.seconds, parts)
+    return time_of(alone.seconds, interval_of_exchange(alone.seconds, codec_s, timed.carried, exchanger.cost))
 
 
 def _cross(headline: Headline, knobs: Knobs) -> Answer:

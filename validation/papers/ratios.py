@@ -47,7 +47,8 @@ class Estimate:
 
 def time_of(seconds: float, interval: Interval) -> Time:
     """A predicted time, out of what its interval was made from."""
-    parts = {term.what: Part(term.seconds, term.spread) for term in interval.terms if term.spread is not None}
+    terms = (*interval.terms, *interval.others)
+    parts = {term.what: Part(term.seconds, term.spread) for term in terms if term.spread is not None}
     return Time(seconds, {**parts, PREFILL: Part(interval.compute_s, interval.prefill)})
 
 

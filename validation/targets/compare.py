@@ -29,6 +29,7 @@ from thinwire.validation.targets import (
     fabric,
     hosts,
     kernels,
+    left_out,
     logs,
     packets,
     relatives,
@@ -67,6 +68,7 @@ SECTIONS: Mapping[str, Callable[[bool], Section]] = {
     "misc": lambda _full: fabric.misc(),
     "relatives": lambda _full: relatives.left_one_gpu_out(),
     "logs": lambda _full: logs.logs(),
+    "hosts": lambda _full: left_out.hosts_left_out(),
 }
 INTERVALS = (
     "How many measured figures the 90 % interval of their prediction holds, and how wide it is: (high - low) over "
@@ -112,13 +114,18 @@ def miss(entry: Entry) -> str:
     ]
     if entry.signs_right is not None and limits.signs_right is not None and entry.signs_right < limits.signs_right:
         found.append(f"signs right {entry.signs_right:.1%}")
+    if limits.inside is not None and entry.coverage is not None and entry.coverage.inside < limits.inside:
+        found.append(f"inside {entry.coverage.inside:.1%}")
     return f"{entry.what} {', '.join(found)}"
 
 
 def limited(entry: Entry) -> str:
-    """What the claim is held to, and where signs count, how many are right."""
+    """What the claim is held to, and where signs or intervals count, how many are right."""
     said = str(entry.limits)
-    return said if entry.signs_right is None else f"{said}: {entry.signs_right:.1%}"
+    share = entry.signs_right
+    if entry.limits.inside is not None and entry.coverage is not None:
+        share = entry.coverage.inside
+    return said if share is None else f"{said}: {share:.1%}"
 
 
 def quantity(value: float, unit: str) -> str:
@@ -285,9 +292,10 @@ def lost(document_now: Mapping[str, Any], document_then: Mapping[str, Any]) -> l
     for entry in document_then["entries"]:
         key = entry["key"]
         if entry["verdict"] == "met" and key in now and now[key]["verdict"] != "met":
-            names = ("median", "percentile_90", "worst", "signs_right")
-            then = {name: entry[name] for name in names if name in entry["limits"]}
-            here = {name: now[key][name] for name in then}
+            names = [name for name in ("median", "percentile_90", "worst", "signs_right") if name in entry["limits"]]
+            then, here = ({name: of[name] for name in names} for of in (entry, now[key]))
+            if "inside" in entry["limits"]:
+                then["inside"], here["inside"] = (of["interval"]["inside"] for of in (entry, now[key]))
             limits = entry["limits"]
             found.append(
                 f"{key}: the report says met with {then}, now {now[key]['verdict']} with {here}, limits {limits}"

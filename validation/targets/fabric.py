@@ -195,7 +195,7 @@ def moved_points(some: Iterable[Series], machine_out: bool) -> list[tuple[Series
         else:
             given = [spreads_fabric.without(own, s, s.ranks)] if ranks - {s.ranks} else []
         for fabric in given:
-            for index, seconds in spreads_fabric.borrowed(s, fabric):
+            for index, seconds, _ in spreads_fabric.borrowed(s, fabric):
                 point = series_point(s, index, seconds)
                 found.append((s, index, replace(point, detail=f"by the figures of {fabric.name}")))
     return found

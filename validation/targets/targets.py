@@ -101,12 +101,15 @@ class Coverage:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Most a statistic may be (for `signs_right`, the share of ratios on the right side of one, least); None: none."""
+    """Most a statistic may be; None: none. Least: `signs_right`, the share of ratios on the right side of one, and
+    `inside`.
+    """
 
     median: float | None = None
     percentile_90: float | None = None
     worst: float | None = None
     signs_right: float | None = None
+    inside: float | None = None  # least share of the rows that their intervals hold
 
     def __bool__(self) -> bool:
         return any(value is not None for value in asdict(self).values())
@@ -119,6 +122,7 @@ class Limits:
                 ("90th", "<=", self.percentile_90),
                 ("worst", "<=", self.worst),
                 ("signs right", ">=", self.signs_right),
+                ("inside", ">=", self.inside),
             )
             if value is not None
         ]
@@ -160,12 +164,13 @@ class Entry:
     @property
     def holds(self) -> bool:
         """Is every limit kept?"""
-        found, limits, signs = self.summary, self.limits, self.signs_right
+        found, limits, signs, covered = self.summary, self.limits, self.signs_right, self.coverage
         kept = [
             limits.median is None or found.median <= limits.median,
             limits.percentile_90 is None or found.percentile_90 <= limits.percentile_90,
             limits.worst is None or found.worst <= limits.worst,
             limits.signs_right is None or (signs is not None and signs >= limits.signs_right),
+            limits.inside is None or (covered is not None and covered.inside >= limits.inside),
         ]
         return all(kept)
 

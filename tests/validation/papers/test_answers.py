@@ -100,16 +100,16 @@ def test_what_is_solved_for_gives_the_claim(name: str) -> None:
         ("about", (1.27,), "agrees"),
         ("up to", (1.0, 1.05), "we say more"),
         ("about", (1.0, 1.2), "agrees"),
-        ("about", (1.35, 1.5), "we say less"),
+        ("about", (1.6, 1.7), "we say less"),
         ("slower", (1.0,), "we say more"),
-        ("slower", (1.5,), "agrees"),
+        ("slower", (1.6,), "agrees"),
         ("slower", (1.2,), "undecided"),
     ],
 )
 def test_a_verdict_is_where_the_interval_lies(bound: str, value: tuple[float, ...], relation: str) -> None:
-    """Ours is 1.27, between 1.11 and 1.34."""
+    """Ours is 1.27, between 1.05 and 1.58: the paper's host is another one than the measured."""
     found = answer(FLASH)
-    assert 1.1 < found.ours.low < 1.2 and 1.3 < found.ours.high < 1.35
+    assert 1.05 < found.ours.low < 1.1 and 1.5 < found.ours.high < 1.6
     claim = replace(FLASH, bound=bound, value=value)  # type: ignore[arg-type]
     assert relation_of(claim, found) == relation
 
