@@ -29,10 +29,11 @@ def calibrate(
     from thinwire.validation.calibrate import write
     from thinwire.validation.fits.calibrate_raw import profile_of
     from thinwire.validation.fits.raw_file import Raw, document
+    from thinwire.validation.instructions.costs import with_own
 
     raw = Raw.read(Path(raw_file))
     target = Path(out) if out is not None else Path(f"{raw.path.stem}-profile.json")
-    profile = profile_of(raw)
+    profile = with_own(profile_of(raw), raw)
     try:
         write(target, {"gpu": gpu_profile_dict(profile)})
     except OSError as error:

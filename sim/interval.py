@@ -9,7 +9,7 @@ all of the compute once more; products held to the sustained rate are off by tha
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from thinwire.sim.costs.cost import CostModel
+from thinwire.sim.costs.cost import CODEC_SPREADS, CostModel
 from thinwire.sim.costs.elementwise import elementwise_bytes
 from thinwire.sim.costs.spread import Spread, find, sum_interval
 from thinwire.sim.events.timeline import Timeline
@@ -60,8 +60,8 @@ def kernel_spread(kernel: Kernel, cost: CostModel) -> Spread | None:
             return find(spreads, kernel.key_tokens, "attention")
 
 
-def interval_of(timeline: Timeline, kernels: Kernels, cost: CostModel) -> Interval:
-    """The 90 % interval of a simulated prefill."""
+def interval_of(timeline: Timeline, kernels: Kernels, cost: CostModel, fused: bool = False) -> Interval:
+    """The 90 % interval of a simulated prefill. fused: its codec kernels run inside those of collectives."""
     gpu, weights = cost.profile.gpu, timeline.weight()
     path = timeline.simulated_path()
     scale = timeline.ttft_s / sum(weights[span.layer] * span.seconds for span in path)
@@ -80,7 +80,7 @@ def interval_of(timeline: Timeline, kernels: Kernels, cost: CostModel) -> Interv
         whole_s = scale * weights[span.layer] * span.seconds
         if span.carried is not None:
             codec_s = min(scale * weights[span.layer] * span.codec_s, whole_s)
-            add(codec_name, find(gpu.spreads, 0.0, "codec"), codec_s)
+            add(codec_name, find(gpu.spreads, 0.0, *CODEC_SPREADS[fused]), codec_s)
             carrier, nbytes = span.carried
             found = find(cost.fabric.spreads, nbytes, carrier, "stand-in")
             reach = "any size" if found.up_to is None else f"up to {found.up_to / 2**10:,.0f} KiB"

@@ -27,7 +27,8 @@ ANY = "*.py"
 HOUSE: Mapping[str, tuple[str, ...]] = {
     "commands": (ANY,),
     "validation": (
-        "calibrate.py", "peers/", "papers/", "targets/", "emulation/", "quality/", "fits/", "campaign/",
+        "calibrate.py", "peers/", "papers/", "targets/", "emulation/", "quality/", "instructions/", "fits/",
+        "campaign/",
     ),
     "sim": (
         "cli.py", "bench/", "sweeps/", "planning/", "schema.py", "serving/", "api.py", "cross/", "predict.py",

@@ -73,11 +73,42 @@ class CodecKernel:
 
 
 @dataclass(frozen=True, slots=True)
+class CompiledCodec:
+    """One codec's kernels priced from their compiled instructions: (seconds a call, seconds a value) of each part.
+
+    copy: of each copy of a sum; total: of a sum that is stored; again: of one that is encoded instead. A launch is in
+    the calls of all but `copy`.
+    """
+
+    codec: str  # its spec
+    encode: tuple[Real, Real]
+    copy: tuple[Real, Real]
+    total: tuple[Real, Real]
+    again: tuple[Real, Real]
+    decode: tuple[Real, Real]
+
+    def __post_init__(self) -> None:
+        numbers = chain(self.encode, self.copy, self.total, self.again, self.decode)
+        if not all(map(SECONDS.holds, numbers)):
+            raise ValueError(f"times lie {SECONDS.range} s: {shown(self)}")
+
+    def scaled(self, factor: float) -> "CompiledCodec":
+        """Everything so many times as slow."""
+
+        def slower(part: tuple[float, float]) -> tuple[float, float]:
+            return factor * part[0], factor * part[1]
+
+        parts = map(slower, (self.encode, self.copy, self.total, self.again, self.decode))
+        return CompiledCodec(self.codec, *parts)
+
+
+@dataclass(frozen=True, slots=True)
 class CodecCost:
     """Cost of codec kernels: a time a pass, and bytes over a share of the memory bandwidth.
 
     Encoded buffers have a share of their own: memory that peers may write can be slower than the GPU's own. `timed`
-    holds kernels whose cost is no matter of bytes (a CPU's) and goes before the rest.
+    holds kernels whose cost is no matter of bytes (a CPU's) and goes before the rest. `compiled` holds kernels of their
+    own, priced whole as `compiled_source` says; fused ones are a matter of bytes all the same.
     """
 
     fused_pass_s: Quantity  # inside the collective's kernel
@@ -85,12 +116,16 @@ class CodecCost:
     local_share: Quantity
     wire_share: Quantity
     timed: tuple[CodecKernel, ...] = ()
+    compiled: tuple[CompiledCodec, ...] = ()
+    compiled_source: str = ""
 
     def __post_init__(self) -> None:
         for name in ("local_share", "wire_share"):
             EFFICIENCY.check(name, getattr(self, name).value)
         for name in ("fused_pass_s", "separate_pass_s"):
             SECONDS.check(name, getattr(self, name).value)
+        if self.compiled:
+            check_source(self.compiled_source)
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,9 +373,12 @@ class _FabricFile:
     spreads: tuple[Spread, ...] = ()
 
 
+CODEC_ALWAYS = ("fused_pass_s", "separate_pass_s", "local_share", "wire_share")
+
+
 def gpu_profile_dict(profile: GpuProfile) -> dict[str, Any]:
     """What `gpu_profile` reads."""
-    codec = {key: value for key, value in asdict(profile.codec).items() if value or key != "timed"}
+    codec = {key: value for key, value in asdict(profile.codec).items() if value or key in CODEC_ALWAYS}
     return {
         "name": profile.name,
         "gpu": profile.gpu,

@@ -10,7 +10,7 @@ from typing import cast
 from thinwire.reference.catalog import scheme as find_scheme
 from thinwire.reference.core.config import load_model
 from thinwire.sim import api
-from thinwire.sim.costs.cost import CostModel
+from thinwire.sim.costs.cost import CODEC_SPREADS, CostModel
 from thinwire.sim.costs.profile import Profile, Quantity, load_profile
 from thinwire.sim.costs.spread import find as find_spread
 from thinwire.sim.cross.predict import BF16_WIRE, CrossPrediction, predict_cross
@@ -96,6 +96,7 @@ def machine(headline: Headline, knobs: Knobs) -> tuple[Cluster, Profile]:
                 replace(line, call_s=line.call_s * knobs.codec, value_s=line.value_s * knobs.codec)
                 for line in codec.timed
             ),
+            compiled=tuple(line.scaled(knobs.codec) for line in codec.compiled),
         )
         profile = replace(profile, gpu=replace(profile.gpu, codec=slower))
     return cluster, profile
@@ -179,7 +180,8 @@ def _exchange(exchanger: Exchanger, headline: Headline, name: str) -> Time:
     gpu, fabric = exchanger.cost.profile.gpu, exchanger.cost.fabric
     parts = {}
     if codec_s:
-        parts["codec kernels"] = Part(codec_s, find_spread(gpu.spreads, 0.0, "codec"))
+        fused = find_scheme(name).codec_launch == "fused"
+        parts["codec kernels"] = Part(codec_s, find_spread(gpu.spreads, 0.0, *CODEC_SPREADS[fused]))
     if timed.carried is not None:
         spread = find_spread(fabric.spreads, timed.carried.nbytes, timed.carried.carrier, "stand-in")
         parts[f"exchanges by {timed.carried.carrier}, {spread.up_to}"] = Part(alone.seconds - codec_s, spread)

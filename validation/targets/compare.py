@@ -23,7 +23,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 from rich.console import Console
 from rich.table import Table
 
-from thinwire.validation.targets import decode, fabric, hosts, kernels, report_parts
+from thinwire.validation.targets import codecs, decode, fabric, hosts, kernels, report_parts
 from thinwire.validation.targets.targets import (
     Coverage,
     Entry,
@@ -52,6 +52,7 @@ SECTIONS: Mapping[str, Callable[[bool], Section]] = {
     "links": lambda _full: hosts.link_rates(),
     "sglang": lambda _full: hosts.sglang(),
     "quickreduce": lambda _full: hosts.quickreduce(),
+    "codec": lambda _full: codecs.codec_kernels(),
     "misc": lambda _full: fabric.misc(),
 }
 INTERVALS = (
