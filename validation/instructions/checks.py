@@ -127,15 +127,16 @@ def clock_log() -> float:
 
 
 @cache
-def other_spread() -> Spread:
-    """On other GPUs: the same, and independently of it what memory's share was off by there, and clocks that fall."""
-    own, carried = (
-        own_spread(campaign()),
-        spread("codec", [-log(c.predicted_s / c.measured_s) for c in additions()], "assumed: x"),
-    )
-    low, high = -hypot(own.low, carried.low), hypot(own.high, carried.high, clock_log())
+def other_spread(without: str = "") -> Spread:
+    """On other GPUs: the same, and independently of it what memory's share was off by there (but for additions on the
+    GPU `without`), and clocks that fall.
+    """
+    own = own_spread(campaign())
+    off = [-log(c.predicted_s / c.measured_s) for c in additions() if not without or not c.group.startswith(without)]
+    carried = spread("codec", off, "assumed: additions on other GPUs")
     source = (
         f"assumed: as on the H200 each priced without its codec ({NAME}); with what additions on A100, H100 and A40 "
         "are off by, and clocks that fall under a prefill's power"
     )
-    return Spread("codec", None, round(low, 4), own.bias, round(high, 4), own.rows, source)
+    low, high = -hypot(own.low, carried.low), hypot(own.high, carried.high, clock_log())
+    return Spread("codec", None, round(low, 4), 0.0, round(high, 4), own.rows, source)

@@ -75,7 +75,7 @@ def versions(capability: int, path: Path = PATH) -> tuple[str, ...]:
 
 def newest(path: Path = PATH) -> str:
     """The Triton version that most is counted with: the pinned one."""
-    return max(_read(path).items(), key=lambda item: len(item[1]))[0]
+    return max(_read(path).items(), key=lambda item: (len(item[1]), item[0]))[0]
 
 
 def _read(path: Path) -> dict[str, dict[str, dict[str, dict[str, list[int]]]]]:

@@ -1,18 +1,18 @@
 """Codec kernels priced from their compiled instructions, against those timed on an H200 and what is published."""
 
-from collections.abc import Sequence
-from math import exp
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from thinwire.reference.catalog import scheme
-from thinwire.sim.costs.spread import Spread
+from thinwire.sim.costs.cost import CODEC_SPREADS
+from thinwire.sim.costs.spread import Spread, find, sum_interval
 from thinwire.validation.fits.published_tables import select
 from thinwire.validation.instructions import checks
 from thinwire.validation.instructions.campaign import NAME, campaign
 from thinwire.validation.instructions.table import newest
-from thinwire.validation.targets.fabric import regime, simulated_scheme, size
+from thinwire.validation.targets.fabric import breakdown, exchanger_of, regime, size, spread_of
 from thinwire.validation.targets.targets import Entry, Limits, Point, Section
 
 PRICED_LIMITS = Limits(median=0.10)  # of ours: the issue names no figure
@@ -26,51 +26,67 @@ def _timed(errors: Floats, spread: Spread | None = None) -> tuple[Point, ...]:
     """Rows of the campaign with predictions off by so much."""
     found = []
     for row, error in zip(campaign().rows, errors.tolist(), strict=True):
-        predicted = row.seconds * (1 + error)
-        interval = None if spread is None else (predicted * exp(spread.low), predicted * exp(spread.high))
         values = row.values * row.copies
         label = f"{row.codec}, {row.copies} x {row.values / 2**20:.4g} Mi values"
+        predicted = row.seconds * (1 + error)
+        interval = None if spread is None else sum_interval(predicted, [(predicted, spread)])
         found.append(Point(row.kernel, regime(2 * values), label, row.seconds, predicted, "", interval))
     return tuple(found)
 
 
-def _points(found: Sequence[checks.Check]) -> tuple[Point, ...]:
-    return tuple(Point(c.group, regime(c.size), c.label, c.measured_s, c.predicted_s) for c in found)
+def _points(found: Iterable[checks.Check], known: Callable[[checks.Check], Spread]) -> tuple[Point, ...]:
+    return tuple(
+        Point(
+            c.group, regime(c.size), c.label, c.measured_s, c.predicted_s, "",
+            sum_interval(c.predicted_s, [(c.predicted_s, known(c))]),
+        )
+        for c in found
+    )  # fmt: skip
 
 
 def _fused() -> tuple[Point, ...]:
     """TensorRT-LLM's FP8 two-shot on B200, whole: the wire and codec kernels inside the collective's."""
-    rows = select(FUSED_TABLE, gpu="B200", implementation="TRT-LLM low-precision two-shot")
+    exchanger = exchanger_of(FUSED_MACHINE, 8)
+    gpu, fabric = exchanger.cost.profile.gpu.spreads, exchanger.cost.fabric.spreads
     found = []
-    for _, row in rows:
+    for _, row in select(FUSED_TABLE, gpu="B200", implementation="TRT-LLM low-precision two-shot"):
         nbytes = int(row["message_bytes"])
         if FUSED_BYTES[0] <= nbytes <= FUSED_BYTES[1]:
-            seconds, detail = simulated_scheme(FUSED_MACHINE, 8, scheme(FUSED_SCHEME), nbytes)
-            measured = float(row["latency_us"]) * 1e-6
-            found.append(Point("8x B200, TRT-LLM FP8", regime(nbytes), size(nbytes), measured, seconds, detail))
+            timed = exchanger.time("all_reduce", nbytes // 2, scheme(FUSED_SCHEME))
+            alone = exchanger.alone(timed)
+            seconds, codec_s = alone.seconds, float(alone.codec_s_R.max())
+            parts = [(seconds - codec_s, spread_of(timed, fabric)), (codec_s, find(gpu, 0.0, *CODEC_SPREADS[True]))]
+            measured, interval = float(row["latency_us"]) * 1e-6, sum_interval(seconds, parts)
+            where = "8x B200, TRT-LLM FP8", regime(nbytes), size(nbytes)
+            found.append(Point(*where, measured, seconds, breakdown(timed, seconds), interval))
     return tuple(found)
 
 
 def codec_kernels() -> Section:
     """Prices with a codec, or a kind of kernel, left out; then what no fit has seen."""
     here = campaign()
-    others = here.without("codec")
+    own = checks.own_spread(here)
+
+    def here_s(_check: checks.Check) -> Spread:
+        return own
+
+    def elsewhere(check: checks.Check) -> Spread:
+        return checks.other_spread(without=check.group.partition(",")[0])
+
+    newer = f"kernels, code of Triton {newest()}"
     entries = [
         Entry("codec.in-sample", "kernels", "in-sample", _timed(here.in_sample()), PRICED_LIMITS, False),
+        Entry("codec.triton", newer, "in-sample", _timed(here.of_triton(newest())), PRICED_LIMITS, False),
+        Entry("codec.codec", "kernels", "one codec out", _timed(here.without("codec"), own), PRICED_LIMITS, False),
         Entry(
-            "codec.codec", "kernels", "one codec out", _timed(others, checks.own_spread(here)), PRICED_LIMITS, False
+            "codec.kind", "kernels", "one kind of kernel out", _timed(here.without("kernel"), own), PRICED_LIMITS, False
         ),
-        Entry("codec.kind", "kernels", "one kind of kernel out", _timed(here.without("kernel")), PRICED_LIMITS, False),
-        Entry(
-            "codec.triton", "kernels", f"code of Triton {newest()}", _timed(here.of_triton(newest())), PRICED_LIMITS,
-            False,
-        ),
-        Entry("codec.two-step", "two-step, virtual ranks", "held out", _points(checks.whole_reduces()), gated=False),
-        Entry("codec.norm", "decode and norm", "held out", _points(checks.norms()), gated=False),
-        Entry("codec.plain", "element-wise kernels", "held out", _points(checks.plain()), gated=False),
-        Entry("codec.additions", "additions, other GPUs", "held out", _points(checks.additions()), gated=False),
-        Entry("codec.fused", "fused, whole all-reduce", "held out", _fused(), gated=False),
-    ]  # fmt: skip
+        Entry("codec.two-step", "two-step, virtual ranks", "held out", _points(checks.whole_reduces(), here_s)),
+        Entry("codec.norm", "decode and norm", "held out", _points(checks.norms(), here_s)),
+        Entry("codec.plain", "element-wise kernels", "held out", _points(checks.plain(), here_s)),
+        Entry("codec.additions", "additions, other GPUs", "held out", _points(checks.additions(), elsewhere)),
+        Entry("codec.fused", "fused, whole all-reduce", "held out", _fused()),
+    ]
     k = here.constants
     return Section(
         "codec",
