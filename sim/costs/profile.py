@@ -7,7 +7,7 @@ tables in `validation/published/`; the user's own (`--profile FILE`) may replace
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from itertools import chain, pairwise
 from math import exp, isfinite, log
@@ -126,6 +126,12 @@ class CodecCost:
             SECONDS.check(name, getattr(self, name).value)
         if self.compiled:
             check_source(self.compiled_source)
+
+    def moved(self, relative: str, slower: float) -> "CodecCost":
+        """What was priced for a `relative`, for a GPU that executes and copies so many times as slowly."""
+        source = f"assumed: as on {relative}, times {slower:.3g} ({self.compiled_source.removeprefix('assumed: ')})"
+        lines = tuple(line.scaled(slower) for line in self.compiled)
+        return replace(self, compiled=lines, compiled_source=source if lines else "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -215,6 +215,14 @@ def test_slower_kernels_are_slower_in_every_part() -> None:
     assert all_close(slow_s.tolist(), (3 * fast_s).tolist())
 
 
+def test_a_relatives_prices_say_whose_they_are() -> None:
+    codec = replace(gpu_profile().codec, compiled=(COMPILED,), compiled_source="measured: made up")
+    moved = codec.moved("other", 1.5)
+    assert moved.compiled == (COMPILED.scaled(1.5),) and moved.wire_share == codec.wire_share
+    assert moved.compiled_source == "assumed: as on other, times 1.5 (measured: made up)"
+    assert gpu_profile().codec.moved("other", 1.5) == gpu_profile().codec
+
+
 def test_prices_are_times_and_have_a_source() -> None:
     with pytest.raises(ValueError, match="times lie in"):
         replace(COMPILED, again=(0.0, -1e-12))

@@ -17,7 +17,7 @@ from thinwire.validation.instructions.costs import is_compiled, spread_of, with_
 
 
 def test_codecs_left_out_are_priced_better_than_by_their_bytes() -> None:
-    """The reason for all of this, as decision 029 says it: a third of the error at the median, a quarter at the 90th."""
+    """The reason for all of this (decision 029): a third of the error by bytes at the median, a quarter at the 90th."""
     priced, (_, by_bytes) = np.abs(campaign().without("codec")), codec_rows_fitted(Raw.read(PATH))
     assert np.median(priced) <= 0.08 and np.quantile(priced, 0.9) <= 0.20 and priced.max() <= 0.45
     assert np.median(priced) < np.median(np.abs(by_bytes)) / 2.5

@@ -51,8 +51,9 @@ def test_programs_that_fit(registers: int, shared: int, warps: int, programs: in
 
 def test_a_copy_is_what_lies_between_two_and_eight() -> None:
     kernels = {
-        "encode": KERNEL, "decode": KERNEL, "reduce2": replace(KERNEL, issued=20 * 32, rounds=4),
-        "reduce8": replace(KERNEL, issued=50 * 32, rounds=10), "requantise8": replace(KERNEL, issued=62 * 32, rounds=11),
+        "encode": KERNEL, "decode": KERNEL,
+        "reduce2": replace(KERNEL, issued=20 * 32, rounds=4), "reduce8": replace(KERNEL, issued=50 * 32, rounds=10),
+        "requantise8": replace(KERNEL, issued=62 * 32, rounds=11),
     }  # fmt: skip
     found = price(SPEC, kernels, replace(MACHINE, copy_bytes_per_s=1e15), WHOLE)
     one = 1 / 12.8e12
