@@ -113,7 +113,7 @@ def main(arguments: Iterable[str] | None = None) -> int:
         for spec in wanted:
             rows[spec] = all_of(spec, capability)
             print(f"sm_{capability} {spec}: {len(rows[spec])} kernels", flush=True)
-        write({triton.__version__: {f"sm_{capability}": rows}})
+        write({triton.__version__: {f"sm_{capability}": rows}}, some=bool(chosen.codecs))
     return 0
 
 

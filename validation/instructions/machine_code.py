@@ -36,7 +36,9 @@ def widths(path: list[Instruction], code: str) -> dict[str, int]:
 
 
 def control_flow(sass: str) -> tuple[list[list[Instruction]], list[list[int]]]:
-    """Basic blocks in order, and which blocks each may go to. Calls return, and so are no edges."""
+    """Basic blocks in order, and which blocks each may go to. Calls return, and so are no edges; but a guarded one of a
+    place in the kernel itself is how code for sm_80 and sm_89 leaves a loop.
+    """
     blocks: list[list[Instruction]] = [[]]
     labels: dict[str, int] = {}
     for line in sass.splitlines():
@@ -48,19 +50,24 @@ def control_flow(sass: str) -> tuple[list[list[Instruction]], list[list[int]]]:
             # A branch that a whole warp takes names its predicate among its operands.
             guarded = bool(found[1]) or re.match(r"!?UP\d", found[3]) is not None
             blocks[-1].append(Instruction(found[2], found[3], guarded))
-            if found[2].split(".")[0] in ("BRA", "EXIT", "RET", "BRX", "JMP"):
+            if found[2].split(".")[0] in ("BRA", "EXIT", "RET", "BRX", "JMP") or leaves(blocks[-1][-1]):
                 blocks.append([])
     edges: list[list[int]] = []
     for at, block in enumerate(blocks):
         last = block[-1] if block else None
         kind = last.code.split(".")[0] if last else ""
         out = []
-        if last and kind in ("BRA", "JMP") and (target := re.search(r"\((\.L_\w+)\)", last.operands)):
+        if last and (kind in ("BRA", "JMP") or leaves(last)) and (target := re.search(r"\((\.L_\w+)\)", last.operands)):
             out.append(labels[target[1]])
         if last is None or last.guarded or kind not in ("BRA", "EXIT", "RET", "JMP", "BRX"):
             out.append(at + 1)
         edges.append([target for target in out if target < len(blocks)])
     return blocks, edges
+
+
+def leaves(last: Instruction) -> bool:
+    """A call that is a jump: guarded, and into the kernel itself."""
+    return last.guarded and last.code.startswith("CALL") and re.search(r"\(\.L_\w+\)", last.operands) is not None
 
 
 def fast_path(blocks: list[list[Instruction]], edges: list[list[int]]) -> list[int]:
@@ -105,7 +112,9 @@ def read(sass: str) -> FastPath:
     blocks, edges = control_flow(sass)
     path = fast_path(blocks, edges)
     loop: set[int] = set()
-    for at in path:
+    # A jump back may be all there is of the block behind the one that leaves the loop.
+    behind = [at + 1 for at in path if at + 1 < len(blocks) and len(blocks[at + 1]) == 1]
+    for at in (*path, *behind):
         for target in edges[at]:
             if target <= at and target in path:
                 body = [block for block in path if target <= block <= at]

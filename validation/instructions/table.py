@@ -86,12 +86,17 @@ def _read(path: Path) -> dict[str, dict[str, dict[str, dict[str, list[int]]]]]:
     return found
 
 
-def write(found: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Counted]]]], path: Path = PATH) -> None:
-    """Put what was counted into the file, by Triton version and then capability; what else it holds stays."""
+def write(
+    found: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Counted]]]], path: Path = PATH, some: bool = False
+) -> None:
+    """Put what was counted into the file, by Triton version and then capability; what else it holds stays, and where
+    only `some` codecs were counted, the others.
+    """
     kept = _read(path) if path.exists() else {}
     for version, capabilities in found.items():
         for capability, codecs in capabilities.items():
-            kept.setdefault(version, {})[capability] = {
+            others = kept.get(version, {}).get(capability, {}) if some else {}
+            kept.setdefault(version, {})[capability] = others | {
                 codec: {name: [getattr(row, column) for column in COLUMNS] for name, row in rows.items()}
                 for codec, rows in codecs.items()
             }

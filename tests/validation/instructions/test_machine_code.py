@@ -32,6 +32,16 @@ def test_a_loop_over_copies_runs_once_for_each_after_the_first() -> None:
     assert len(path.of(1)) == len(path.of(2)), "the code holds the second copy whatever is asked"
 
 
+def test_code_for_older_gpus_leaves_a_loop_by_a_guarded_call() -> None:
+    older = SUM.replace("@!P0 BRA `(.L_x_1)", "@!P0 CALL.REL.NOINC `(.L_x_2)")
+    lines = older.splitlines()
+    at = next(number for number, line in enumerate(lines) if "CALL" in line)
+    lines[at + 1 : at + 1] = [HEAD.format(0x1000, "BRA `(.L_x_1)"), ".L_x_2:"]
+    path = read("\n".join(lines))
+    assert [base(i) for i in path.loop] == ["LDG", "FADD", "ISETP", "CALL"]
+    assert rounds(path.of(8)) == 8 and base(path.of(8)[-1]) == "EXIT"
+
+
 def test_each_turn_of_a_loop_waits_for_its_own_load() -> None:
     assert rounds(read(SUM).of(2)) == 2
     assert rounds(read(SUM).of(8)) == 8
