@@ -37,7 +37,7 @@ def widths(path: list[Instruction], code: str) -> dict[str, int]:
 
 def control_flow(sass: str) -> tuple[list[list[Instruction]], list[list[int]]]:
     """Basic blocks in order, and which blocks each may go to. Calls return, and so are no edges; but a guarded one of a
-    place in the kernel itself is how code for sm_80 and sm_89 leaves a loop.
+    place in the kernel itself, before the jump back, is how code for sm_80 and sm_89 leaves a loop.
     """
     blocks: list[list[Instruction]] = [[]]
     labels: dict[str, int] = {}
@@ -57,7 +57,8 @@ def control_flow(sass: str) -> tuple[list[list[Instruction]], list[list[int]]]:
         last = block[-1] if block else None
         kind = last.code.split(".")[0] if last else ""
         out = []
-        if last and (kind in ("BRA", "JMP") or leaves(last)) and (target := re.search(r"\((\.L_\w+)\)", last.operands)):
+        jumps = last is not None and leaves(last) and at + 1 < len(blocks) and [*map(base, blocks[at + 1])] == ["BRA"]
+        if last and (kind in ("BRA", "JMP") or jumps) and (target := re.search(r"\((\.L_\w+)\)", last.operands)):
             out.append(labels[target[1]])
         if last is None or last.guarded or kind not in ("BRA", "EXIT", "RET", "JMP", "BRX"):
             out.append(at + 1)
