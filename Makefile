@@ -23,7 +23,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq -c constrain
 MANIFESTS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check newest torchless fuzz mutants bench calibrate validate peers papers emulate accuracy prompt sensitivity auto spd gpu pages picture clean
+.PHONY: help demo test check newest torchless fuzz mutants bench calibrate validate peers papers emulate accuracy prompt sensitivity auto spd gpu instructions pages picture clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -107,6 +107,9 @@ gpu: ## test and measure this machine's GPU; results in OUT or validation/raw/; 
 	left=$$(($(GPU_SECONDS) - $$(date +%s) + begin)); \
 	PYTHONPATH=src $(PYTHON) -m thinwire.validation.campaign.kernels --budget-s $$left $(ARGS) || status=$$?; \
 	exit $$status
+
+instructions: $(VENV)/.test ## compile every codec's kernels for sm_80 to sm_120, without a GPU, and count instructions (minutes; then make calibrate)
+	nice $(BIN)/python -m thinwire.validation.instructions.count $(ARGS)
 
 pages: $(VENV)/.dev ## write docs/accuracy.md and its pictures from what was measured
 	$(BIN)/python -m thinwire.validation.quality.page $(ARGS)

@@ -41,11 +41,12 @@ def calibrate(
     from thinwire.sim.costs.profile import gpu_profile_dict
     from thinwire.validation.fits.calibrate_raw import profile_of
     from thinwire.validation.fits.raw_file import Raw, document
+    from thinwire.validation.instructions.costs import with_own
 
     assert raw_file is not None
     raw = Raw.read(Path(raw_file))
     target = Path(out) if out is not None else Path(f"{raw.path.stem}-profile.json")
-    profile = profile_of(raw)
+    profile = with_own(profile_of(raw), raw)
     _write(target, {"gpu": gpu_profile_dict(profile)})
     print_answer({"profile": str(target), **document(raw, profile)}, as_json, lambda: _show(raw, profile, target))
 

@@ -361,7 +361,9 @@ def collective(
     timed = exchanger.time(op, nbytes // 2, found)
     alone = exchanger.alone(timed)
     codec_s = min(float(alone.codec_s_R.max()), alone.seconds)
-    interval = interval_of_exchange(alone.seconds, codec_s, timed.carried, exchanger.cost)
+    interval = interval_of_exchange(
+        alone.seconds, codec_s, timed.carried, exchanger.cost, found.codec_launch == "fused"
+    )
     algbw = nbytes / alone.seconds / 1e9 if alone.seconds else None
     said = exchanger.sentences()
     if not found.is_raw and taken.gpu.relative is None and costs.gpu.assumptions:

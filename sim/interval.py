@@ -11,7 +11,7 @@ host than the user's, what hosts of the kind differ by spreads exchanges and com
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from thinwire.sim.costs.cost import CostModel
+from thinwire.sim.costs.cost import CODEC_SPREADS, CostModel
 from thinwire.sim.costs.elementwise import elementwise_bytes
 from thinwire.sim.costs.spread import UNKNOWN, Spread, another_host, find, sum_interval
 from thinwire.sim.events.timeline import Carried, Timeline
@@ -71,8 +71,8 @@ def kernel_spread(kernel: Kernel, cost: CostModel) -> Spread | None:
             return find(spreads, kernel.key_tokens, "attention")
 
 
-def interval_of(timeline: Timeline, kernels: Kernels, cost: CostModel) -> Interval:
-    """The 90 % interval of a simulated prefill."""
+def interval_of(timeline: Timeline, kernels: Kernels, cost: CostModel, fused: bool = False) -> Interval:
+    """The 90 % interval of a simulated prefill. fused: its codec kernels run inside those of collectives."""
     gpu, weights = cost.profile.gpu, timeline.weight()
     path = timeline.simulated_path()
     scale = timeline.ttft_s / sum(weights[span.layer] * span.seconds for span in path)
@@ -92,7 +92,7 @@ def interval_of(timeline: Timeline, kernels: Kernels, cost: CostModel) -> Interv
         whole_s = scale * weights[span.layer] * span.seconds
         if span.carried is not None:
             codec_s = min(scale * weights[span.layer] * span.codec_s, whole_s)
-            add(codec_name, find(gpu.spreads, 0.0, "codec"), codec_s)
+            add(codec_name, find(gpu.spreads, 0.0, *CODEC_SPREADS[fused]), codec_s)
             what, found = transport(span.carried, cost)
             add(what, found, whole_s - codec_s)
             for key in transport_elsewhere(span.carried, cost):
@@ -112,11 +112,13 @@ def interval_of(timeline: Timeline, kernels: Kernels, cost: CostModel) -> Interv
     return _interval(timeline.ttft_s, terms, others, find(gpu.spreads, 0.0, "prefill"), compute_s)
 
 
-def interval_of_exchange(seconds: float, codec_s: float, carried: Carried | None, cost: CostModel) -> Interval:
-    """The 90 % interval of one exchange alone, of which `codec_s` are codec kernels."""
+def interval_of_exchange(
+    seconds: float, codec_s: float, carried: Carried | None, cost: CostModel, fused: bool = False
+) -> Interval:
+    """The 90 % interval of one exchange alone, of which `codec_s` are codec kernels, fused with it or not."""
     terms, others = list[Term](), list[Term]()
     if codec_s > 0:
-        terms.append(Term("codec kernels", codec_s, find(cost.profile.gpu.spreads, 0.0, "codec")))
+        terms.append(Term("codec kernels", codec_s, find(cost.profile.gpu.spreads, 0.0, *CODEC_SPREADS[fused])))
     if carried is not None and seconds > codec_s:
         what, known = transport(carried, cost)
         terms.append(Term(what, seconds - codec_s, known))

@@ -9,7 +9,7 @@ from thinwire.reference.core.config import ModelConfig
 from thinwire.reference.core.lookup import entry_of
 from thinwire.reference.core.scheme import Codec
 from thinwire.reference.mixed import AnyScheme, MixedScheme, entries, plan_of
-from thinwire.sim.costs.cost import CostModel
+from thinwire.sim.costs.cost import CODEC_SPREADS, CostModel
 from thinwire.sim.costs.spread import ANOTHER_HOST, CONFIDENCE, Spread
 from thinwire.sim.events.exchange import Exchanger
 from thinwire.sim.events.timeline import Breakdown, Timeline
@@ -45,7 +45,7 @@ class Prediction:
     @cached_property
     def interval(self) -> Interval:
         """Where the TTFT lies with a probability of 90 %, by what the profile's parts are off by."""
-        return interval_of(self.timeline, self.kernels, self.cost)
+        return interval_of(self.timeline, self.kernels, self.cost, fused_codecs(self.scheme))
 
     @property
     def ttft_s(self) -> float:
@@ -97,6 +97,12 @@ class Prediction:
         }
 
 
+def fused_codecs(scheme: AnyScheme) -> bool:
+    """Do codec kernels run inside those of collectives, in all that is compressed?"""
+    coded = [entry for entry in entries(scheme) if not entry.is_raw]
+    return bool(coded) and all(entry.codec_launch == "fused" for entry in coded)
+
+
 LAUNCHED = {"eager": "one by one", "graph": "as a CUDA graph"}
 
 
@@ -111,9 +117,11 @@ def assumptions(prompt: Prompt, scheme: AnyScheme, cost: CostModel, exchanger: E
     ]
     for entry in entries(scheme):
         if not entry.is_raw:
-            sentences.append(codec_sentence(cost, entry.codec_launch == "fused"))
+            fused = entry.codec_launch == "fused"
+            compiled = not fused and is_compiled(cost, entry.reduce, entry.gather)
+            sentences.append(compiled_sentence(cost) if compiled else codec_sentence(cost, fused))
             sentences += own_codec_sentences(entry.reduce, entry.gather)
-            sentences += dear_codec_sentences(entry.reduce, entry.gather)
+            sentences += [] if compiled else dear_codec_sentences(entry.reduce, entry.gather)
         if entry.drop_attention_percent:
             sentences.append(
                 f"sync-point drop takes the last {entry.drop_attention_percent:g} % of the blocks; what it costs in "
@@ -156,10 +164,12 @@ def kernel_sentences(precision: str, cost: CostModel) -> list[str]:
 
 def interval_sentence(precision: str, scheme: AnyScheme, cost: CostModel) -> str:
     """What the interval rests on."""
-    unused = {f"gemm {p}" for p in cost.profile.gpu.gemm if p not in (precision, "bf16")} | (
-        {"codec"} if scheme.is_raw else set()
-    )
-    unused |= {ANOTHER_HOST}
+    unused = {f"gemm {p}" for p in cost.profile.gpu.gemm if p not in (precision, "bf16")}
+    known = {s.part for s in cost.profile.gpu.spreads}
+    asked = {entry.codec_launch == "fused" for entry in entries(scheme) if not entry.is_raw}
+    used = {next((part for part in CODEC_SPREADS[fused] if part in known), "") for fused in asked}
+    unused |= {part for parts in CODEC_SPREADS.values() for part in parts} - used
+    unused.add(ANOTHER_HOST)
     assumed = dict.fromkeys(s.part for s in cost.profile.gpu.spreads if s.is_assumed and s.part not in unused)
     return (
         f"the interval ({CONFIDENCE:.0%}) is of what the profile's parts are off by on rows their fits did not see; a "
@@ -197,6 +207,21 @@ def codec_sentence(cost: CostModel, fused: bool) -> str:
     return (
         f"codec kernels, {kind}, take {each.value * 1e6:.1f} us a pass ({each.source}); they move encoded buffers "
         f"at {codec.wire_share.value:.0%} of the memory bandwidth ({codec.wire_share.source}){tensor}"
+    )
+
+
+def is_compiled(cost: CostModel, *codecs: Codec) -> bool:
+    """Does the profile price all of these codecs' kernels from their instructions?"""
+    known = {line.codec for line in cost.profile.gpu.codec.compiled}
+    return all(codec.is_raw or codec.spec in known for codec in codecs)
+
+
+def compiled_sentence(cost: CostModel) -> str:
+    """What kernels priced from their instructions cost."""
+    codec = cost.profile.gpu.codec
+    return (
+        "codec kernels, launched on their own, take what their compiled instructions, bytes and waits for memory do "
+        f"({codec.compiled_source})"
     )
 
 

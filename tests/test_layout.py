@@ -27,8 +27,8 @@ ANY = "*.py"
 HOUSE: Mapping[str, tuple[str, ...]] = {
     "commands": (ANY,),
     "validation": (
-        "calibrate.py", "peers/", "papers/", "targets/", "emulation/", "quality/", "relatives/", "logs/", "hosts/",
-        "fits/", "campaign/",
+        "calibrate.py", "peers/", "papers/", "targets/", "emulation/", "quality/", "instructions/", "relatives/",
+        "logs/", "hosts/", "fits/", "campaign/",
     ),
     "sim": (
         "cli.py", "bench/", "sweeps/", "planning/", "schema.py", "serving/", "api.py", "cross/", "predict.py",

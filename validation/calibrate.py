@@ -47,6 +47,7 @@ from thinwire.validation.fits.published_tables import select
 from thinwire.validation.fits.raw_file import Raw
 from thinwire.validation.fits.series import calibration
 from thinwire.validation.hosts import between, ceilings
+from thinwire.validation.instructions import costs as instructions
 from thinwire.validation.logs import spreads as log_spreads
 from thinwire.validation.relatives import left_out
 
@@ -58,7 +59,7 @@ GPUS = (
     "l4", "l40", "a100-pcie", "h100-pcie", "rtx-4090", "mi300x", "b300-sxm", "gb200", "gb300",
 )  # fmt: skip
 # How far off these parts are on a GPU nobody measured does not depend on whose kernels it takes: as on this one.
-UNMEASURED, ELSEWHERE = "rtx-4090", ("elementwise", "gap", "codec")
+UNMEASURED, ELSEWHERE = "rtx-4090", ("elementwise", "gap", "codec", "codec fused")
 
 # A GPU of an architecture that no GEMM table has: another architecture's correction does not carry over
 # (docs/decisions/ 003), so the pooled roofline is scaled to the published matmul ceiling in bf16, and fp8 to the same
@@ -186,14 +187,13 @@ def with_lent(
     return found
 
 
-def campaigns() -> dict[str, tuple[CodecCost, FitRecord, Spread]]:
-    """Codec costs of the GPUs that `make gpu` has measured, what they leave on their rows, and their spread."""
+def campaigns() -> dict[str, tuple[CodecCost, FitRecord]]:
+    """Codec costs of the GPUs that `make gpu` has measured, by bytes, and what they leave on their rows."""
     found = {}
     for gpu, name in CODEC_CAMPAIGNS.items():
         raw = Raw.read(RAW / name)
-        cost, left_out = codec_rows_fitted(raw)
-        record = next(part.fitted for part in raw.parts if part.what == "codec")
-        found[gpu] = cost, record, spreads.codec_own_kernels(left_out, name)
+        cost, _ = codec_rows_fitted(raw)
+        found[gpu] = cost, next(part.fitted for part in raw.parts if part.what == "codec")
     return found
 
 
@@ -201,20 +201,26 @@ def codec(
     gpu: str,
     fit: fit_codec.CodecFit,
     elementwise: ElementwiseModel,
-    measured: Mapping[str, tuple[CodecCost, FitRecord, Spread]],
+    measured: Mapping[str, tuple[CodecCost, FitRecord]],
 ) -> CodecCost:
-    """Codec costs: fused into a collective as on the MI300X; kernels of their own as `make gpu` measured them, or
-    assumed.
+    """Codec costs: fused into a collective as on the MI300X; kernels of their own by their bytes, as `make gpu`
+    measured them or assumed, and where they are compiled for the GPU, by their instructions (docs/decisions/
+    029-codec-cost.md).
     """
     source = f"{fit_codec.TABLE}.csv, INT8/6/4 from 1 MiB up"
+    copy_share = elementwise.costs["copy"].efficiency
+
+    def priced(cost: CodecCost) -> CodecCost:
+        return instructions.with_compiled(cost, load_gpu(gpu), copy_share) if instructions.is_compiled(gpu) else cost
+
     fused_pass = Quantity(
         round(fit.pass_s, 9), f"{'measured' if gpu == 'mi300x' else 'assumed: as on MI300X'}: {source}"
     )
     if gpu in measured:
-        return replace(measured[gpu][0], fused_pass_s=fused_pass)
+        return priced(replace(measured[gpu][0], fused_pass_s=fused_pass))
     if gpu in CODEC_LENDER:
         lender = CODEC_LENDER[gpu]
-        return replace(lent(measured[lender][0], lender, gpu), fused_pass_s=fused_pass)
+        return priced(replace(lent(measured[lender][0], lender, gpu), fused_pass_s=fused_pass))
     share = elementwise.costs["silu_mul"].efficiency
     local = Quantity(share, "assumed: what a gated activation reaches on this GPU")
     separate = Quantity(elementwise.costs["copy"].floor_s, "assumed: an element-wise kernel's floor")
@@ -223,12 +229,8 @@ def codec(
         return CodecCost(
             fused_pass, separate, local, Quantity(round(fit.wire_rate / bandwidth, 4), f"measured: {source}")
         )
-    return CodecCost(
-        fused_pass,
-        separate,
-        local,
-        Quantity(share, "assumed: encoded buffers are plain device memory, no codec kernel is measured on this GPU"),
-    )
+    unknown = "assumed: encoded buffers are plain device memory, no codec kernel is measured on this GPU"
+    return priced(CodecCost(fused_pass, separate, local, Quantity(share, unknown)))
 
 
 def lent(cost: CodecCost, lender: str, gpu: str) -> CodecCost:
@@ -274,7 +276,7 @@ def gpus(found_fabrics: Mapping[str, FabricProfile]) -> dict[str, GpuProfile]:
             + ((measured[gpu][1],) if gpu in measured else ()),
         )
     with_engine = fit_engine.with_engine(profiles, found_fabrics)
-    own = {gpu: spread for gpu, (_, _, spread) in measured.items()}
+    own = {gpu: instructions.spread_of(gpu) for gpu in GPUS if instructions.is_compiled(gpu)}
     with_spreads = spreads.with_gpu_spreads(with_engine, profiles, found_fabrics, elementwise, own)
     return ceilings.with_hosts(with_spreads, found_fabrics)
 

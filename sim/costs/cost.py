@@ -5,7 +5,7 @@ prefill, and the gap the engine leaves before the next launch. A codec kernel is
 reads and writes.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import get_args
 
@@ -16,11 +16,14 @@ from thinwire.reference.core.lookup import entry_of
 from thinwire.reference.core.schedule import Work
 from thinwire.sim.choices import Launch
 from thinwire.sim.costs.elementwise import elementwise_bytes
-from thinwire.sim.costs.profile import FabricProfile, GpuProfile, Profile, Quantity
+from thinwire.sim.costs.profile import CompiledCodec, FabricProfile, GpuProfile, Profile, Quantity
 from thinwire.sim.workload import Attend, AttendChunks, CrossAttend, DecodeAttend, Elementwise, Gemm, Kernel
 from thinwire.topologies.cluster import Gpu
 
 BF16_BYTES = 2
+
+# Parts of a profile's spreads that say how far codec kernels are off, the first that it has: fused ones, others.
+CODEC_SPREADS: Mapping[bool, tuple[str, ...]] = {True: ("codec fused", "codec"), False: ("codec",)}
 
 GRAPH_GAP = Quantity(0.0, "measured: the kernel tables are timed in CUDA-graph replays, gaps included")
 
@@ -63,7 +66,8 @@ class CostModel:
         into the collective's kernel they cost the encoded buffers alone: reading the tensor and writing the result is
         what an uncompressed collective does as well, and so part of its protocol's efficiency, as is the reduction of
         raw values, which need no codec. What a codec's registration says its kernels move beside that, and how many
-        they are, counts either way. Kernels that the profile has timed themselves cost what they took.
+        they are, counts either way. Kernels that the profile has timed themselves cost what they took. Kernels of their
+        own that it has priced from their instructions cost that, in steps where it has all of them.
         """
         codec = self.profile.gpu.codec
         timed_s_R = np.zeros(ranks)
@@ -78,6 +82,13 @@ class CostModel:
                     copies = len(w.sources) if w.kind == "reduce" else 1
                     timed_s_R[w.rank] += line.call_s + line.value_s * copies * len(w.interval)
             work = rest
+        if codec.compiled and not fused:
+            work = list(work)
+            compiled_s_R = compiled_seconds(work, ranks, codec.compiled)
+            if compiled_s_R is not None:
+                passes_R = codec_traffic(work, ranks).passes_R
+                timed_s_R += compiled_s_R + passes_R * self.gap_s.value
+                work = [w for w in work if w.codec.is_raw]  # what rides along: bytes, and no passes
         moved = codec_traffic(work, ranks)
         bandwidth = self.gpu.memory_bandwidth_bytes_per_s
         wire_s = moved.wire_bytes_R / (bandwidth * codec.wire_share.value)
@@ -144,6 +155,41 @@ class CodecTraffic:
     extra_bytes_R: NDArray[np.float64]
 
 
+def compiled_seconds(work: Iterable[Work], ranks: int, compiled: Iterable[CompiledCodec]) -> NDArray[np.float64] | None:
+    """Seconds of each rank's compiled kernels in a step, (R,), gaps apart; None where a codec is not among them.
+
+    Works of one kind on one rank are one launch, whose call is its longest's. A sum that is encoded in the same step
+    stays in registers, as in `codec_traffic`.
+    """
+    by_spec = {line.codec: line for line in compiled}
+    works = [w for w in work if len(w.interval) and not w.codec.is_raw]
+    if any(w.codec.spec not in by_spec for w in works):
+        return None
+    summed = {place_of(w) for w in works if w.kind == "reduce"}
+    encoded = {place_of(w) for w in works if w.kind == "encode"}
+    seconds_R = np.zeros(ranks)
+    calls_s: dict[tuple[int, str], float] = {}
+    for w in works:
+        line = by_spec[w.codec.spec]
+        if w.kind == "reduce":
+            copies, end = len(w.sources), (0.0, 0.0) if place_of(w) in encoded else line.total
+            call_s, value_s = (copies * each + once for each, once in zip(line.copy, end, strict=True))
+        elif w.kind == "encode":
+            call_s, value_s = line.again if place_of(w) in summed else line.encode
+        else:
+            call_s, value_s = line.decode
+        seconds_R[w.rank] += value_s * len(w.interval)
+        calls_s[w.rank, w.kind] = max(calls_s.get((w.rank, w.kind), 0.0), call_s)
+    for (rank, _), call_s in calls_s.items():
+        seconds_R[rank] += call_s
+    return seconds_R
+
+
+def place_of(work: Work) -> tuple[int, int, int]:
+    """Which values of which rank."""
+    return work.rank, work.interval.start, work.interval.stop
+
+
 def codec_traffic(work: Iterable[Work], ranks: int) -> CodecTraffic:
     """Count a step's work. A reduce and the encode of the sum that follows it are one pass: the sum stays in
     registers. Raw values are the library's business, but for those that ride with coded ones: the same kernels move
@@ -164,7 +210,7 @@ def codec_traffic(work: Iterable[Work], ranks: int) -> CodecTraffic:
         each = cost.encode_bytes_per_value if w.kind == "encode" else cost.decode_bytes_per_value
         more = (each - BF16_BYTES) * values
         extra[w.rank] += more
-        where = (w.rank, w.interval.start, w.interval.stop)
+        where = place_of(w)
         if w.kind == "encode" and where in reduced:
             local[w.rank] += more - BF16_BYTES * values
         else:

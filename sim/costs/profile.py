@@ -25,6 +25,7 @@ from thinwire.sim.costs.gemm import GemmModel
 from thinwire.sim.costs.spread import Real, Spread, Whole, check_source
 from thinwire.sim.costs.transfer import Relation, longest_rate, products_of, sentences
 from thinwire.topologies.cluster import Gpu
+from thinwire.topologies.load import load_gpu
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +70,42 @@ class CodecKernel:
 
 
 @dataclass(frozen=True, slots=True)
+class CompiledCodec:
+    """One codec's kernels priced from their compiled instructions: (seconds a call, seconds a value) of each part.
+
+    copy: of each copy of a sum; total: of a sum that is stored; again: of one that is encoded instead. A launch is in
+    the calls of all but `copy`.
+    """
+
+    codec: str  # its spec
+    encode: tuple[Real, Real]
+    copy: tuple[Real, Real]
+    total: tuple[Real, Real]
+    again: tuple[Real, Real]
+    decode: tuple[Real, Real]
+
+    def __post_init__(self) -> None:
+        numbers = chain(self.encode, self.copy, self.total, self.again, self.decode)
+        if not all(map(SECONDS.holds, numbers)):
+            raise ValueError(f"times lie {SECONDS.range} s: {shown(self)}")
+
+    def scaled(self, factor: float) -> "CompiledCodec":
+        """Everything so many times as slow."""
+
+        def slower(part: tuple[float, float]) -> tuple[float, float]:
+            return factor * part[0], factor * part[1]
+
+        parts = map(slower, (self.encode, self.copy, self.total, self.again, self.decode))
+        return CompiledCodec(self.codec, *parts)
+
+
+@dataclass(frozen=True, slots=True)
 class CodecCost:
     """Cost of codec kernels: a time a pass, and bytes over a share of the memory bandwidth.
 
     Encoded buffers have a share of their own: memory that peers may write can be slower than the GPU's own. `timed`
-    holds kernels whose cost is no matter of bytes (a CPU's) and goes before the rest.
+    holds kernels whose cost is no matter of bytes (a CPU's) and goes before the rest. `compiled` holds kernels of their
+    own, priced whole as `compiled_source` says; fused ones are a matter of bytes all the same.
     """
 
     fused_pass_s: Quantity  # inside the collective's kernel
@@ -81,12 +113,22 @@ class CodecCost:
     local_share: Quantity
     wire_share: Quantity
     timed: tuple[CodecKernel, ...] = ()
+    compiled: tuple[CompiledCodec, ...] = ()
+    compiled_source: str = ""
 
     def __post_init__(self) -> None:
         for name in ("local_share", "wire_share"):
             EFFICIENCY.check(name, getattr(self, name).value)
         for name in ("fused_pass_s", "separate_pass_s"):
             SECONDS.check(name, getattr(self, name).value)
+        if self.compiled:
+            check_source(self.compiled_source)
+
+    def moved(self, relative: str, slower: float) -> "CodecCost":
+        """What was priced for a `relative`, for a GPU that executes and copies so many times as slowly."""
+        source = f"assumed: as on {relative}, times {slower:.3g} ({self.compiled_source.removeprefix('assumed: ')})"
+        lines = tuple(line.scaled(slower) for line in self.compiled)
+        return replace(self, compiled=lines, compiled_source=source if lines else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +161,8 @@ class GpuProfile:
 
     def moved_to(self, gpu: Gpu, relation: Relation, spreads: Sequence[Spread]) -> "GpuProfile":
         """The same kernels' efficiencies at the peaks of a GPU that nobody measured. Ceilings keep their share of the
-        longest-running product, codec kernels theirs of the memory bandwidth; precisions that `gpu` lacks go.
+        longest-running product, codec kernels theirs of the memory bandwidth, or of the multiprocessors, clocks taken
+        alike, where these are fewer; precisions that `gpu` lacks go.
 
         spreads: how far off such profiles are (`transferred.json`).
         """
@@ -129,6 +172,8 @@ class GpuProfile:
 
         peaks = gpu.peak_flops_per_s
         memory = gpu.memory_bandwidth_bytes_per_s
+        of_own = load_gpu(self.gpu)
+        slower = max(of_own.memory_bandwidth_bytes_per_s / memory, of_own.sm_count / gpu.sm_count)
         gemm = {p: products_of(model, gpu, relation) for p, model in self.gemm.items() if p in peaks}
         return GpuProfile(
             name=gpu.name,
@@ -143,7 +188,7 @@ class GpuProfile:
             },
             kernel_gap_s=assumed(self.kernel_gap_s),
             codec=replace(
-                self.codec,
+                self.codec.moved(self.gpu, slower),
                 fused_pass_s=assumed(self.codec.fused_pass_s),
                 separate_pass_s=assumed(self.codec.separate_pass_s),
                 local_share=assumed(self.codec.local_share),
@@ -373,9 +418,12 @@ class _FabricFile:
     spreads: tuple[Spread, ...] = ()
 
 
+CODEC_ALWAYS = ("fused_pass_s", "separate_pass_s", "local_share", "wire_share")
+
+
 def gpu_profile_dict(profile: GpuProfile) -> dict[str, Any]:
     """What `gpu_profile` reads."""
-    codec = {key: value for key, value in asdict(profile.codec).items() if value or key != "timed"}
+    codec = {key: value for key, value in asdict(profile.codec).items() if value or key in CODEC_ALWAYS}
     return {
         "name": profile.name,
         "gpu": profile.gpu,

@@ -1,9 +1,9 @@
 """What the compiler makes of the kernels, for GPUs that are not here: no spills, wide accesses, exact arithmetic.
 
-Each kernel of `CASES` is compiled in processes of their own (`compiled.py`) for Ampere (sm_80), Ada (sm_89), Hopper
-(sm_90) and Blackwell (sm_100), at the tuning it is launched with where nothing was measured. Registers and instructions
-a value are frozen in tests/golden/registers.json for the pinned Triton. If they change on purpose, look at by how much,
-and write the file anew:
+Each kernel of `CASES` is compiled in processes of their own (validation/instructions/compiling.py) for Ampere (sm_80),
+Ada (sm_89), Hopper (sm_90) and Blackwell (sm_100), at the tuning it is launched with where nothing was measured.
+Registers and instructions a value are frozen in tests/golden/registers.json for the pinned Triton. If they change on
+purpose, look at by how much, and write the file anew:
 
     REWRITE_GOLDEN=1 python -m pytest tests/kernels/test_compile.py
 
@@ -49,8 +49,7 @@ PRESETS = [(kernel, spec) for spec in ("nvfp4-r6144", "mx-e4m3-b496-fp32-s16") f
 OTHERS = [
     *PRESETS,
     *((kernel, "int4-g128-zp") for kernel in ("norm", "reduce_norm")),
-    *((f"hybrid_{kernel}", "hybrid4-k64-dyn-g128") for kernel in ("encode", "decode", "reduce")),
-    *((f"static_{kernel}", "hybrid4-k64") for kernel in ("encode", "decode", "reduce")),
+    *((kernel, spec) for spec in ("hybrid4-k64-dyn-g128", "hybrid4-k64") for kernel in ("encode", "decode", "reduce")),
 ]
 OTHER_CASES = [(kernel, spec, capability) for capability in (80, 89, 90, 100) for kernel, spec in OTHERS]
 GOLDEN = Path(__file__).parent.parent / "golden" / "registers.json"
@@ -73,7 +72,7 @@ def compiled(root: Path) -> dict[str, dict[str, Any]]:
     environment |= {"PYTHONPATH": os.pathsep.join(paths), "TRITON_CACHE_DIR": str(cache)}
 
     def run(jobs: list[tuple[str, str, int]]) -> list[dict[str, Any]]:
-        command = [sys.executable, str(Path(__file__).parent / "compiled.py")]
+        command = [sys.executable, "-m", "thinwire.validation.instructions.compiling"]
         done = subprocess.run(command, input=json.dumps(jobs), env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
         found: list[dict[str, Any]] = json.loads(done.stdout)
@@ -149,8 +148,9 @@ def test_presets_are_exact_and_cheap(
 
 @pytest.mark.parametrize(("kernel", "spec", "capability"), [*CASES, *OTHER_CASES])
 def test_no_float_is_saturated(compiled: dict[str, dict[str, Any]], kernel: str, spec: str, capability: int) -> None:
-    """If this fails, convert the number to a whole one instead of cutting a byte out of its bits (`compiled.saturated`;
-    by hand with the Triton of the GPU's machine: PYTHONPATH=its folder:src python tests/kernels/compiled.py ...).
+    """If this fails, convert the number to a whole one instead of cutting a byte out of its bits
+    (`machine_code.saturated`; by hand with the Triton of the GPU's machine: PYTHONPATH=its folder:src python -m
+    thinwire.validation.instructions.compiling ...).
     """
     assert compiled[key(kernel, spec, capability)]["saturated"] == 0
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from thinwire.reference.catalog import scheme
-from thinwire.sim.costs.cost import CostModel
+from thinwire.sim.costs.cost import CODEC_SPREADS, CostModel
 from thinwire.sim.costs.profile import Profile, Quantity, fabric_profile, gpu_profile
 from thinwire.sim.costs.shipped import PROFILES
 from thinwire.sim.costs.spread import ANOTHER_HOST, CONFIDENCE, UNKNOWN, Spread, find, sum_interval
@@ -35,7 +35,7 @@ def symmetric(part: str, relative: float) -> Spread:
     return spread(part, log(1 - relative), log(1 + relative))
 
 
-GPU_PARTS = ("gemm bf16", "gemm fp8", "attention", "elementwise", "gap", "codec", "prefill")
+GPU_PARTS = ("gemm bf16", "gemm fp8", "attention", "elementwise", "gap", "codec", "codec fused", "prefill")
 
 
 def told(**low_high: tuple[float, float]) -> Profile:
@@ -169,6 +169,17 @@ def test_exchanges_spread_the_time_they_are_waited_for() -> None:
 def test_codec_kernels_spread_by_themselves() -> None:
     found = predicted("flash-int4", told(codec=(-0.3, 0.5)))
     assert found.interval.high_s == pytest.approx(found.ttft_s + found.breakdown.codec_s * (exp(0.5) - 1))
+
+
+def test_fused_codec_kernels_have_a_spread_of_their_own() -> None:
+    """Where a profile has one; what is launched on its own does not take it."""
+    both = told(codec=(-0.3, 0.5), codec_fused=(-0.2, 0.9))
+    fused, apart = predicted("quickreduce-int4", both), predicted("flash-int4", both)
+    assert fused.interval.high_s == pytest.approx(fused.ttft_s + fused.breakdown.codec_s * (exp(0.9) - 1))
+    assert apart.interval.high_s == pytest.approx(apart.ttft_s + apart.breakdown.codec_s * (exp(0.5) - 1))
+    one = replace(both, gpu=replace(both.gpu, spreads=tuple(s for s in both.gpu.spreads if s.part != "codec fused")))
+    fused = predicted("quickreduce-int4", one)
+    assert fused.interval.high_s == pytest.approx(fused.ttft_s + fused.breakdown.codec_s * (exp(0.5) - 1))
 
 
 def test_gaps_are_counted_once_a_kernel() -> None:
@@ -406,7 +417,8 @@ def test_every_shipped_gpu_carries_its_spreads(name: str) -> None:
     profile = gpu_profile(json.loads((PROFILES / name).read_text("utf-8")))
     parts = {s.part for s in profile.spreads}
     kernels = {*(f"gemm {p}" for p in profile.gemm), "attention", "decode attention", "elementwise"}
-    assert parts == {*kernels, "gap", "codec", "prefill", ANOTHER_HOST}
+    fused = set() if profile.name == "mi300x" else {"codec fused"}  # its only codec kernels that are known are fused
+    assert parts == {*kernels, "gap", "codec", "prefill", ANOTHER_HOST, *fused}
     for part in parts:
         assert find(profile.spreads, 1e15, part).up_to is None, f"{part} has no spread for the largest"
     assert all(s.low < s.high and s.rows > 0 for s in profile.spreads)
@@ -428,9 +440,13 @@ def test_every_shipped_fabric_carries_its_spreads(name: str) -> None:
 
 def test_assumed_spreads_are_wider_than_measured_ones() -> None:
     """A stand-in is never surer than the measurement it replaces: whole prefills, codec kernels, exchanges."""
-    gpus = {n: gpu_profile(json.loads((PROFILES / f"gpu-{n}.json").read_text("utf-8"))) for n in ("h100-sxm", "mi300x")}
-    for part, measured, assumed in (("prefill", "h100-sxm", "mi300x"), ("codec", "mi300x", "h100-sxm")):
-        sure, unsure = (find(gpus[name].spreads, 0, part) for name in (measured, assumed))
+    names = ("h100-sxm", "h200-sxm", "mi300x")
+    gpus = {n: gpu_profile(json.loads((PROFILES / f"gpu-{n}.json").read_text("utf-8"))) for n in names}
+    for parts, measured, assumed in (
+        (("prefill",), "h100-sxm", "mi300x"), (("codec",), "h200-sxm", "h100-sxm"),
+        (CODEC_SPREADS[True], "mi300x", "h100-sxm"),
+    ):  # fmt: skip
+        sure, unsure = (find(gpus[name].spreads, 0, *parts) for name in (measured, assumed))
         assert unsure.low <= sure.low and unsure.high > sure.high
     for size in (64, 1024, 8192):
         sure, unsure = (find(gpus[name].spreads, size, "gemm bf16") for name in ("h100-sxm", "mi300x"))

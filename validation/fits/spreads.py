@@ -310,11 +310,6 @@ def codec_assumed(logs: Floats, rows: Sequence[fit_codec.Row], gpu: GpuProfile) 
     return Spread("codec", None, low, 0.0, high, len(rows), source)
 
 
-def codec_own_kernels(errors: Floats, name: str) -> Spread:
-    """Of predicted over measured less one, (R,), of kernels that `make gpu` timed, each fitted without its codec."""
-    return spread("codec", -np.log1p(errors), f"measured: {name}, {len(errors)} rows, each fitted without its codec")
-
-
 # --- GPUs ---
 
 
@@ -340,8 +335,11 @@ def with_gpu_spreads(
         measured = any(gpu_ == name for gpu_, _ in elementwise_rows())
         spreads += elementwise_left_out(gpu.elementwise) if measured else elementwise_moved(elementwise)
         spreads += [gap(fits[name]), whole.spread()] if name in fits else [carried_gap(fits), carried]
-        own = codec_measured(logs) if name == "mi300x" else codecs.get(name)
-        spreads += [own or codec_assumed(logs, codec_rows, gpus["mi300x"])]
+        if name == "mi300x":
+            spreads.append(codec_measured(logs))
+        else:
+            assumed = codec_assumed(logs, codec_rows, gpus["mi300x"])
+            spreads += [codecs.get(name, assumed), replace(assumed, part="codec fused")]
         found[name] = replace(gpu, spreads=tuple(spreads))
     return found
 

@@ -96,6 +96,7 @@ def machine(headline: Headline, knobs: Knobs) -> tuple[Cluster, Profile]:
                 replace(line, call_s=line.call_s * knobs.codec, value_s=line.value_s * knobs.codec)
                 for line in codec.timed
             ),
+            compiled=tuple(line.scaled(knobs.codec) for line in codec.compiled),
         )
         profile = replace(profile, gpu=replace(profile.gpu, codec=slower))
     return cluster, profile
@@ -176,7 +177,9 @@ def _exchange(exchanger: Exchanger, headline: Headline, name: str) -> Time:
     timed = exchanger.time(headline.op, headline.bytes // 2, find_scheme(name))
     alone = exchanger.alone(timed)
     codec_s = min(float(alone.codec_s_R.max()), alone.seconds)
-    return time_of(alone.seconds, interval_of_exchange(alone.seconds, codec_s, timed.carried, exchanger.cost))
+    fused = find_scheme(name).codec_launch == "fused"
+    found = interval_of_exchange(alone.seconds, codec_s, timed.carried, exchanger.cost, fused)
+    return time_of(alone.seconds, found)
 
 
 def _cross(headline: Headline, knobs: Knobs) -> Answer:

@@ -25,6 +25,7 @@ from rich.table import Table
 
 from thinwire.validation.targets import (
     baselines,
+    codecs,
     decode,
     fabric,
     hosts,
@@ -65,6 +66,7 @@ SECTIONS: Mapping[str, Callable[[bool], Section]] = {
     "sglang": lambda _full: hosts.sglang(),
     "quickreduce": lambda _full: hosts.quickreduce(),
     "packets": lambda _full: packets.packets(),
+    "codec": lambda _full: codecs.codec_kernels(),
     "misc": lambda _full: fabric.misc(),
     "relatives": lambda _full: relatives.left_one_gpu_out(),
     "logs": lambda _full: logs.logs(),

@@ -12,7 +12,7 @@ from thinwire.reference.core.schedule import Interval, Work, build
 from thinwire.reference.core.scheme import MX, Codec, Collective, GroupedInt, Raw, Scheme
 from thinwire.sim.costs.cost import CostModel, codec_traffic
 from thinwire.sim.costs.elementwise import elementwise_bytes
-from thinwire.sim.costs.profile import CodecKernel, Profile, Quantity
+from thinwire.sim.costs.profile import CodecKernel, CompiledCodec, Profile, Quantity
 from thinwire.sim.workload import Attend, AttendChunks, CrossAttend, DecodeAttend, Elementwise, Gemm
 
 from ..helpers import CATALOG, GPU, US, all_close, close, fabric, gpu_profile, machine, made_up
@@ -159,6 +159,75 @@ def test_kernels_that_were_timed_cost_what_they_took(fused: bool) -> None:
     timed_s = [3 * US + 1280 * 2e-9, 7 * US + 3 * 1280 * 5e-9 + 1 * US + 2 * 1000 * 1e-9]
     rest_s = COST.codec_s(works[3:], 2, fused)
     assert all_close(cost.codec_s(works, 2, fused).tolist(), [timed_s[0], timed_s[1] + rest_s[1]])
+
+
+COMPILED = CompiledCodec(
+    INT4.spec, encode=(2 * US, 1e-12), copy=(0.5 * US, 2e-12), total=(3 * US, 4e-12), again=(5 * US, 8e-12),
+    decode=(7 * US, 16e-12),
+)  # fmt: skip
+
+
+def priced(*lines: CompiledCodec) -> CostModel:
+    """The made-up GPU with kernels priced from their instructions."""
+    gpu = gpu_profile()
+    codec = replace(gpu.codec, compiled=lines, compiled_source="assumed: made up")
+    return CostModel(Profile(replace(gpu, codec=codec), fabric()), GPU)
+
+
+def test_kernels_priced_from_instructions_cost_that_and_a_gap() -> None:
+    """A sum of three copies that is stored on rank 0, one of two that is encoded again on rank 1."""
+    works = [
+        one(INT4, "reduce", 1280, 0, (0, 1, 2)), one(INT4, "reduce", 640, 1, (0, 1)), one(INT4, "encode", 640, 1),
+    ]  # fmt: skip
+    stored_s = 3 * 0.5 * US + 3 * US + 1280 * (3 * 2e-12 + 4e-12)
+    again_s = 2 * 0.5 * US + 5 * US + 640 * (2 * 2e-12 + 8e-12)
+    assert all_close(priced(COMPILED).codec_s(works, 2, False).tolist(), [stored_s + GAP_S, again_s + GAP_S])
+    ends = [one(INT4, "encode", 1280, 0), one(INT4, "decode", 640, 1)]
+    expected = [2 * US + 1280 * 1e-12 + GAP_S, 7 * US + 640 * 16e-12 + GAP_S]
+    assert all_close(priced(COMPILED).codec_s(ends, 2, False).tolist(), expected)
+
+
+def test_works_of_one_kind_are_one_launch() -> None:
+    """Chunks for several peers are encoded by one kernel: one call and one gap, and every value."""
+    works = [Work(0, "encode", Interval(640 * at, 640 * at + 640), INT4, ()) for at in range(3)]
+    (found,) = priced(COMPILED).codec_s(works, 1, False)
+    assert close(found, 2 * US + 1920 * 1e-12 + GAP_S)
+
+
+def test_fused_kernels_and_codecs_without_a_price_are_a_matter_of_bytes() -> None:
+    mixed = [one(INT4, "encode", 1280, 0), one(INT8, "encode", 640, 0)]
+    assert priced(COMPILED).codec_s(mixed, 1, False).tolist() == COST.codec_s(mixed, 1, False).tolist()
+    assert priced(COMPILED).codec_s(mixed[:1], 1, True).tolist() == COST.codec_s(mixed[:1], 1, True).tolist()
+    assert priced(COMPILED).codec_s(mixed[:1], 1, False).tolist() != COST.codec_s(mixed[:1], 1, False).tolist()
+
+
+def test_raw_values_that_ride_along_move_their_bytes() -> None:
+    rides = Work(0, "encode", Interval(1280, 1408), Raw(), (), rides=True)
+    coded = one(INT4, "encode", 1280, 0)
+    alone, both = (priced(COMPILED).codec_s(works, 1, False)[0] for works in ([coded], [coded, rides]))
+    assert close(both - alone, COST.codec_s([coded, rides], 1, False)[0] - COST.codec_s([coded], 1, False)[0])
+
+
+def test_slower_kernels_are_slower_in_every_part() -> None:
+    slow = COMPILED.scaled(3)
+    works = [one(INT4, "encode", 1280, 0), one(INT4, "reduce", 640, 1, (0, 1)), one(INT4, "decode", 640, 0)]
+    fast_s, slow_s = (priced(line).codec_s(works, 2, False) - [2 * GAP_S, GAP_S] for line in (COMPILED, slow))
+    assert all_close(slow_s.tolist(), (3 * fast_s).tolist())
+
+
+def test_a_relatives_prices_say_whose_they_are() -> None:
+    codec = replace(gpu_profile().codec, compiled=(COMPILED,), compiled_source="measured: made up")
+    moved = codec.moved("other", 1.5)
+    assert moved.compiled == (COMPILED.scaled(1.5),) and moved.wire_share == codec.wire_share
+    assert moved.compiled_source == "assumed: as on other, times 1.5 (measured: made up)"
+    assert gpu_profile().codec.moved("other", 1.5) == gpu_profile().codec
+
+
+def test_prices_are_times_and_have_a_source() -> None:
+    with pytest.raises(ValueError, match="times lie in"):
+        replace(COMPILED, again=(0.0, -1e-12))
+    with pytest.raises(ValueError, match="a source starts with"):
+        replace(gpu_profile().codec, compiled=(COMPILED,))
 
 
 def test_times_of_nothing_are_times_and_negative_ones_are_none() -> None:

@@ -62,7 +62,7 @@ MISSED = {
     "quickreduce.row.gain": CLIFF,
 }
 
-CHEAP = ("prefill", "trtllm", "tpot", "links", "sglang", "quickreduce")
+CHEAP = ("prefill", "trtllm", "tpot", "links", "sglang", "quickreduce", "codec")
 
 
 @cache
