@@ -56,10 +56,10 @@ RAW = Path(__file__).resolve().parent / "raw"
 
 GPUS = (
     "a100-sxm", "h100-sxm", "h200-sxm", "b200-sxm", "l40s", "rtx-pro-6000",
-    "l4", "l40", "a100-pcie", "h100-pcie", "rtx-4090", "mi300x", "b300-sxm", "gb200", "gb300",
+    "l4", "l40", "a100-pcie", "h100-pcie", "mi300x", "b300-sxm", "gb200", "gb300",
 )  # fmt: skip
 # How far off these parts are on a GPU nobody measured does not depend on whose kernels it takes: as on this one.
-UNMEASURED, ELSEWHERE = "rtx-4090", ("elementwise", "gap", "codec", "codec fused")
+UNMEASURED, ELSEWHERE = "l40", ("elementwise", "gap", "codec", "codec fused")
 
 # A GPU of an architecture that no GEMM table has: another architecture's correction does not carry over
 # (docs/decisions/ 003), so the pooled roofline is scaled to the published matmul ceiling in bf16, and fp8 to the same

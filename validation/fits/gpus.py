@@ -30,7 +30,7 @@ DEVICES: Mapping[str, str] = {
 
 # GEMM and attention of the GPUs that have a profile file and no measured kernels: their relative's, as their own file
 # names it. Docs/decisions 003, 004 and 027 say how far off that may be.
-LENT = ("l4", "l40", "rtx-4090", "a100-pcie", "h100-pcie", "mi300x")
+LENT = ("l4", "l40", "a100-pcie", "h100-pcie", "mi300x")
 NEAREST_KERNELS: Mapping[str, str] = {gpu: str(load_gpu(gpu).relative) for gpu in LENT}
 
 # Element-wise kernels: the measured GPU with the same kind of memory (HBM3, HBM2e, GDDR6).
@@ -46,6 +46,5 @@ NEAREST_MEMORY: Mapping[str, str] = {
     "l4": "a40",
     "l40": "a40",
     "l40s": "a40",
-    "rtx-4090": "a40",
     "rtx-pro-6000": "a40",
 }
