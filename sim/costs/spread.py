@@ -93,13 +93,16 @@ def sum_interval(total_s: float, terms: Iterable[tuple[float, Spread]]) -> tuple
     """90 % interval of a sum: (seconds, spread of those seconds) each, independent of each other.
 
     Biases add, distances from the median to either quantile add in squares: exact for one term, and for normal errors.
-    Seconds of `total_s` without a term are taken as exact; two terms may spread the same seconds. `total_s` itself
-    always lies inside.
+    Where two wide terms spread the same seconds, that would end below zero: downwards it is never more than distances
+    in logarithms, which add in squares by the seconds' share, allow. Seconds of `total_s` without a term are taken as
+    exact. `total_s` itself always lies inside.
     """
-    middle_s, down_s, up_s = total_s, 0.0, 0.0
+    middle_s, down_s, up_s, down_log_s = total_s, 0.0, 0.0, 0.0
     for seconds, spread in terms:
         median_s = seconds * exp(spread.bias)
         middle_s += median_s - seconds
         down_s = hypot(down_s, median_s - seconds * exp(spread.low))
         up_s = hypot(up_s, seconds * exp(spread.high) - median_s)
-    return min(total_s, middle_s - down_s), max(total_s, middle_s + up_s)
+        down_log_s = hypot(down_log_s, median_s * (spread.bias - spread.low))
+    low_s = max(middle_s - down_s, middle_s * exp(-down_log_s / middle_s)) if middle_s > 0 else 0.0
+    return min(total_s, low_s), max(total_s, middle_s + up_s)

@@ -161,10 +161,12 @@ FABRICS = (
     ("xgmi", r".*", "mi300x-xgmi"),
     ("pcie staged", r".*", "rtx4090-pcie"),
     ("pcie 4", r"l4|t4|l2", "l4-pcie"),
+    ("pcie 4", r"rtx-[345]0.*", "rtx4090-p2p"),
     ("pcie 4", r".*", "l40s-pcie"),
+    ("pcie 5 by switches", r".*", "rtx-pro-6000-switch"),  # three GPUs and more behind one
     ("pcie 5", r".*", "rtx-pro-6000-pcie"),
 )
-Carrier = Literal["nvlink", "xgmi", "pcie staged", "pcie 4", "pcie 5"]
+Carrier = Literal["nvlink", "xgmi", "pcie staged", "pcie 4", "pcie 5 by switches", "pcie 5"]
 
 
 def fabric(carrier: Carrier, gpu: str) -> str:

@@ -239,7 +239,13 @@ def _topology(
         return table, table, carrier, f"yes, {which} between every two GPUs"
     works, why = peers(host, gpu, kind, unknown, notes)
     costs = pci(host, gpu, kind, shape, works, unknown)
-    carrier = "pcie staged" if not works else "pcie 4" if nearest(costs.generation) == 4 else "pcie 5"
+    if not works:
+        carrier = "pcie staged"
+    elif nearest(costs.generation) == 4:
+        carrier = "pcie 4"
+    else:
+        together = [len(list(leaves(switch.below))) for switch in shape.switches]
+        carrier = "pcie 5 by switches" if max(together, default=0) > 2 else "pcie 5"
     simple = _pcie_tree(shape, costs, works)
     if bonded.kind == "pairs":
         if hidden := sum(two in host.loose for two in host.bonds):

@@ -1,7 +1,8 @@
 """How far figures of one host are off on another of its kind: a random-effects estimate from whole hosts left out.
 
 Each measured host is predicted by the figures of others on its own links. With d = log(measured / predicted), w the
-error that rows of the very host measured have (`spreads_fabric`), and every host weighing the same,
+error that rows of the very host measured have (`spreads_fabric`; none where it is assumed itself), and every host
+weighing the same,
 
     between^2 = mean over hosts of max(0, mean over the host's rows of d^2 - w^2)
 
@@ -76,7 +77,8 @@ def between(some: Iterable[Off]) -> tuple[float, int]:
     """(half-width, hosts): the 95 % quantile of what hosts differ by, over rows of one kind and size."""
     squares: dict[str, list[float]] = {}
     for off in some:
-        own = (off.own.high - off.own.low) / (2 * float(stdtrit(np.inf, TAIL)))
+        half = 0.0 if off.own.is_assumed else (off.own.high - off.own.low) / 2
+        own = half / float(stdtrit(np.inf, TAIL))
         squares.setdefault(off.host, []).append(off.log**2 - own**2)
     if not squares:
         raise ValueError("between hosts: no row of any host")

@@ -65,7 +65,9 @@ def _new(machine: str, ranks: int) -> _Where:
     return _Where("collectives_2026", (("machine", machine), ("gpus", str(ranks))), ranks)
 
 
-# name, machine (of the catalog, or a file in validation/published/), figures taken, algorithm, rows
+# name, machine (of the catalog, or a file in validation/published/), figures taken, algorithm, rows. Taken is what an
+# import would (topologies/importing/hardware.py), but of the two hosts that `rtx-pro-6000-switch` and `rtx4090-p2p` are
+# fitted to, and of the first one's board with its roots parted: there the figures of the healthiest other PCIe host.
 HOSTS: tuple[tuple[str, str, str, Collective, tuple[_Where, ...]], ...] = (
     (
         "8x H200 (ml-engineering)", "8xh200-nvlink", "h200-nvlink", "nvls",
@@ -98,11 +100,11 @@ HOSTS: tuple[tuple[str, str, str, Collective, tuple[_Where, ...]], ...] = (
         (_misc("Broadcom switches, dual socket", "NCCL", 8),),
     ),
     (
-        "4x RTX PRO 6000 on one switch (WRX90)", "4xrtx-pro-6000-1switch.toml", "rtx-pro-6000-pcie", "ring",
+        "4x RTX PRO 6000 on one switch (WRX90)", "4xrtx-pro-6000-1switch.toml", "rtx-pro-6000-switch", "ring",
         (_misc("WRX90 + c-payne", "NCCL", 4),),
     ),
     (
-        "8x RTX PRO 6000, three switches (luke)", "8xrtx-pro-6000-1root.toml", "rtx-pro-6000-pcie", "ring",
+        "8x RTX PRO 6000, three switches (luke)", "8xrtx-pro-6000-1root.toml", "rtx-pro-6000-switch", "ring",
         (_misc("3 PCIe Gen5 switches", "NCCL", 8),),
     ),
     (
@@ -110,15 +112,15 @@ HOSTS: tuple[tuple[str, str, str, Collective, tuple[_Where, ...]], ...] = (
         (_misc("direct attach", "NCCL default graph", 8),),
     ),
     (
-        "8x RTX PRO 6000, two switches, two roots", "8xrtx-pro-6000-2roots.toml", "rtx-pro-6000-pcie", "ring",
+        "8x RTX PRO 6000, two switches, two roots", "8xrtx-pro-6000-2roots.toml", "l40s-pcie", "ring",
         (_misc("group A", "NCCL ring", 8),),
     ),
     (
-        "8x RTX PRO 6000, two switches, one root", "8xrtx-pro-6000-1root.toml", "rtx-pro-6000-pcie", "ring",
+        "8x RTX PRO 6000, two switches, one root", "8xrtx-pro-6000-1root.toml", "l40s-pcie", "ring",
         (_misc("group B", "NCCL ring", 8),),
     ),
     (
-        "8 of 16x RTX PRO 6000 (b12x)", "8of16xrtx-pro-6000.toml", "rtx-pro-6000-pcie", "ring",
+        "8 of 16x RTX PRO 6000 (b12x)", "8of16xrtx-pro-6000.toml", "rtx-pro-6000-switch", "ring",
         (_misc("GPUs 0-7 adjacent", "NCCL", 8),),
     ),
     (
@@ -126,7 +128,7 @@ HOSTS: tuple[tuple[str, str, str, Collective, tuple[_Where, ...]], ...] = (
         (_nccl("8x RTX 4090 (tinygrad P2P driver", 8),),
     ),
     (
-        "6x RTX 4090, peer-to-peer driver", "6xrtx4090-p2p.toml", "l40s-pcie", "ring",
+        "6x RTX 4090, peer-to-peer driver", "6xrtx4090-p2p.toml", "rtx4090-p2p", "ring",
         (_new("6x RTX 4090", 6),),
     ),
     ("8x MI355X (vllm#39080)", "8xmi355x-xgmi.toml", "mi300x-xgmi", "two_step",
@@ -142,7 +144,7 @@ HOSTS: tuple[tuple[str, str, str, Collective, tuple[_Where, ...]], ...] = (
 # Hosts that calibrate a fabric, by their all-reduces, and the fabric that would have been taken without them.
 CALIBRATING = (
     ("8x H100 (TokenWeave)", "8xh100-nvlink", "h200-nvlink", ("tokenweave_kernels_8xh100",)),
-    ("8x L40S (SGLang)", "8xl40s-pcie", "rtx-pro-6000-pcie", ("engine_allreduce",)),
+    ("8x L40S (SGLang)", "8xl40s-pcie", "rtx4090-p2p", ("engine_allreduce",)),
     ("8x RTX PRO 6000 (aiconfigurator)", "8xrtx-pro-6000-pcie", "l40s-pcie", ("engine_allreduce",)),
     ("8x RTX 4090, stock driver", "8xrtx4090-pcie", "l40s-pcie", ("nccl_tests_tables",)),
     ("2x MI300X (aiter)", "8xmi300x-xgmi", "mi300x-xgmi", ("quickreduce_mi300x_tp2",)),

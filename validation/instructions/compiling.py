@@ -32,7 +32,7 @@ from thinwire.kernels.hybrid_dynamic import hybrid_decode_kernel, hybrid_encode_
 from thinwire.kernels.hybrid_static import static_encode_kernel, static_reduce_kernel, tile_shape
 from thinwire.kernels.launch import ASSUMED, options
 from thinwire.kernels.norm import most_registers, norm_kernel, tile_of, written_out
-from thinwire.kernels.reduce import reduce_kernel, requantise_kernel, unrolled
+from thinwire.kernels.reduce import can_requantise, reduce_kernel, requantise_kernel, unrolled
 from thinwire.reference.core.lookup import parse_codec
 from thinwire.reference.core.scheme import OutlierHybrid
 from thinwire.validation.instructions.machine_code import read, saturated, widths
@@ -83,6 +83,8 @@ def job(kernel: str, spec: str, ranks: int = RANKS) -> Job:
         }  # fmt: skip
         chosen = {**options(ASSUMED["decode"]), "num_warps": warps, "maxnreg": most_registers(warps)}
         return Job(norm_kernel, constants, {"sums_ptr": "*bf16"}, chosen, rows * groups * found.padded)
+    if kernel == "requantise" and not can_requantise(found, found):
+        raise ValueError(f"{spec} is not reduced and encoded in one kernel")
     tuning = ASSUMED[kernel].holding(found.least)
     groups = tuning.groups(found)
     values = groups * found.padded

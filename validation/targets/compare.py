@@ -216,10 +216,12 @@ def coverages(sections: Sequence[Section]) -> list[Cells]:
             what = f"{section.title}: {entry.what}" if beside else section.title
             found.setdefault((what, entry.how), []).extend(p for p in entry.points if p.interval is not None)
         for (what, how), points in found.items():
-            by_size: dict[str, list[Point]] = {"all": points}
+            by_size: dict[str, list[Point]] = {}
             for point in points:
                 by_size.setdefault(point.regime, []).append(point)
-            parts = by_size if 2 < len(by_size) < len(points) else {"all": points}
+            parts = {"all": points}
+            if 1 < len(by_size) < len(points) - 1:
+                parts |= {name: some for name, some in by_size.items() if name != "all"}
             for name, some in parts.items():
                 covered = Coverage.of(some)
                 if covered:

@@ -162,7 +162,7 @@ def test_words_of_nvidia_smi(tmp_path: Path) -> None:
     assert nodes.islands == ((0, 1, 2, 3),) and len(nodes.route(0, 3)) == 4
     eight = given(tmp_path, twins.TWO_SWITCHES, gpu="rtx-pro-6000")
     assert "islands = [8]" in eight.text and "gpus_per_switch = 4" in eight.text
-    assert eight.cluster.fabric == "rtx-pro-6000-pcie"
+    assert eight.cluster.fabric == "rtx-pro-6000-switch"
 
 
 def test_nv_pairs_beside_sys(tmp_path: Path) -> None:
@@ -349,7 +349,7 @@ def test_a_stock_driver_told_by_measurement(tmp_path: Path) -> None:
     link = measured.cluster.link("gpu0", "pcie0.up")
     assert link.flow_cap_bytes_per_s == pytest.approx(27.1e9 * 0.7, rel=1e-3) and link.bandwidth_bytes_per_s == 25.6e9
     patched = given(tmp_path, twins.NO_NUMA, twins.sample(2, product="NVIDIA GeForce RTX 4090"))
-    assert patched.cluster.fabric == "l40s-pcie"  # a patched one, on a 4090
+    assert patched.cluster.fabric == "rtx4090-p2p"  # a patched one, on a 4090
 
 
 def test_nvlink_capability_is_no_word_on_pcie(tmp_path: Path) -> None:
@@ -397,8 +397,8 @@ def test_a_gpu_told_by_a_header(text: str, gpu: str, tmp_path: Path) -> None:
 
 def test_a_gpu_that_nothing_tells(tmp_path: Path) -> None:
     assert "--gpu NAME" in refused(tmp_path, twins.TWO_SOCKETS, gpu=None)
-    strange = refused(tmp_path, twins.VENDOR.replace("0x26b9", "0x1eb8"), gpu=None)
-    assert "10de:1eb8" in strange and "--gpu NAME" in strange
+    strange = refused(tmp_path, twins.VENDOR.replace("0x26b9", "0x1eff"), gpu=None)
+    assert "10de:1eff" in strange and "--gpu NAME" in strange
     cut = refused(tmp_path, twins.TABLE.replace("A100-SXM4-80...", "A100...") + twins.TWO_SOCKETS, gpu=None)
     assert "may be a100-pcie or a100-" in cut and "--gpu NAME" in cut
     assert "unknown gpu" in refused(tmp_path, twins.VENDOR, gpu="l41")
