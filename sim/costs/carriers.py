@@ -173,7 +173,10 @@ def carried(carrier: Carrier, op: Op, nbytes: float, cluster: Cluster, fabric: F
         if not own:
             said += f"; NCCL alone was not timed on {fabric.name}: what engines run stands in"
         return Carried(own or known, said)
-    for library in ("pcie-ipc",) if kernel == "ipc" else KERNELS:
+    ranks = len(cluster.gpus)
+    timed = {p.library for p in fabric.protocols if p.op == op and p.ranks == ranks}
+    nearest = sorted(KERNELS, key=lambda library: library not in timed)  # on so many ranks before nearest in kind
+    for library in ("pcie-ipc",) if kernel == "ipc" else nearest:
         own = tuple(choice for choice in known if choice.library == library)
         if not own and any((p.library, p.op) == (library, op) for p in fabric.protocols):
             own = (Baseline(library, "two_step"),)

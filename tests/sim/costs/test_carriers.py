@@ -138,7 +138,14 @@ def test_where_nobody_timed_an_engine_what_is_nearest_stands_in() -> None:
     fabric = shipped(cluster)
     found = carried("vllm", "all_reduce", MIB, cluster, fabric)
     assert found.choices == (Baseline("fused", "two_step"),) and "QuickReduce stands in" in found.sentence
-    bare = replace(fabric, protocols=tuple(p for p in fabric.protocols if p.library == "nccl"))
+    two = group("8xmi300x-xgmi", 2)
+    timed = carried("vllm", "all_reduce", MIB, two, fabric)
+    assert timed.choices == (Baseline("engine-graph", "two_step"),) and "stands in" not in timed.sentence
+    bare = replace(
+        fabric,
+        protocols=tuple(p for p in fabric.protocols if p.library == "nccl"),
+        baseline={"all_reduce": (Baseline("nccl", "two_step"),)},
+    )
     found = carried("vllm", "all_reduce", MIB, cluster, bare)
     assert {choice.library for choice in found.choices} == {
         "nccl"
