@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import expm1
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +74,7 @@ def prediction(p: Prediction, explain: bool) -> None:
     ):
         table.add_row(name, f"{seconds * 1e3:.2f}", f"{seconds / p.ttft_s:.1%}")
     console.print(table)
-    _another_host([p.interval.another_host_share])
+    _another_host([(p.interval.another_host_share, p.interval.measurable)])
     traffic = p.traffic
     console.print(
         f"{traffic.all_reduce_count} all-reduces, {traffic.all_reduce_bytes_per_gpu / 1e6:.1f} MB on the wire a GPU, "
@@ -105,9 +105,10 @@ def _explain(p: Prediction) -> None:
     _assumptions(p.assumptions)
 
 
-def _another_host(shares: Sequence[float]) -> None:
+def _another_host(shares: Sequence[tuple[float, Collection[str]]]) -> None:
     """Of the widest of some intervals, in that respect."""
-    said = host_sentence(max(shares, default=0.0))
+    share, measurable = max(shares, key=lambda one: one[0], default=(0.0, ()))
+    said = host_sentence(share, measurable)
     if said is not None:
         console.print(f"{'up to ' if len(shares) > 1 else ''}{said}", markup=False)
 
@@ -160,7 +161,7 @@ def comparison(c: Comparison, published: Shown = "few") -> None:
         cells += [_bits(row), f"{row.traffic.all_reduce_bytes_per_gpu / 1e6:.0f}", _perplexity(c.accuracy(row))]
         table.add_row(row.scheme.name, *cells)
     console.print(table)
-    _another_host([row.interval.another_host_share for row in c.rows])
+    _another_host([(row.interval.another_host_share, row.interval.measurable) for row in c.rows])
     for sentence in _measured_on(c):
         console.print(sentence, markup=False)
     if c.compress == "prompt":
@@ -303,7 +304,7 @@ def collective(row: Mapping[str, Any]) -> None:
         f"[bold]{row['time_us']:.2f} us[/bold], {CONFIDENCE:.0%} interval {low_us:.2f} .. {high_us:.2f} us "
         f"({low_us / row['time_us'] - 1:+.1%} .. {high_us / row['time_us'] - 1:+.1%})"
     )
-    _another_host([row["interval_another_host_share"]])
+    _another_host([(row["interval_another_host_share"], ("exchanges",))])
     if row["algbw_gb_per_s"] is not None:
         console.print(f"algbw {row['algbw_gb_per_s']:.2f} GB/s, busbw {row['busbw_gb_per_s']:.2f} GB/s")
     console.print(f"{row['wire_bytes_per_gpu']} bytes on the wire a GPU, codec {row['codec_us']:.2f} us")

@@ -18,6 +18,7 @@ from thinwire.sim.events.timeline import Carried, Timeline
 from thinwire.sim.workload import AttendChunks, DecodeAttend, Elementwise, Gemm, Kernel, Workload
 
 Kernels = Mapping[tuple[int, str], Kernel]
+COMPUTE_ELSEWHERE = "compute on another host"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,11 @@ class Interval:
         """By what share the interval would be narrower if the profile were of the user's own host."""
         width_s = self.high_s - self.low_s
         return 1 - (self.own_high_s - self.own_low_s) / width_s if self.others and width_s else 0.0
+
+    @property
+    def measurable(self) -> frozenset[str]:
+        """What a user would measure to take that part away: `exchanges`, `kernels`."""
+        return frozenset("kernels" if term.what == COMPUTE_ELSEWHERE else "exchanges" for term in self.others)
 
 
 def kernels_of(workload: Workload) -> Kernels:
@@ -106,7 +112,7 @@ def interval_of(timeline: Timeline, kernels: Kernels, cost: CostModel, fused: bo
             add(name, known, kernel_s * (1 - gap_share))
     hosts = another_host(gpu.spreads, 0.0)
     if hosts is not None:
-        between["compute on another host", hosts] = compute_s
+        between[COMPUTE_ELSEWHERE, hosts] = compute_s
     terms = tuple(Term(what, s, spread[what]) for what, s in seconds.items() if s > 0)
     others = tuple(Term(what, s, known) for (what, known), s in between.items() if s > 0)
     return _interval(timeline.ttft_s, terms, others, find(gpu.spreads, 0.0, "prefill"), compute_s)
@@ -133,7 +139,9 @@ def transport(carried: Carried, cost: CostModel) -> tuple[str, Spread]:
 
 
 def transport_elsewhere(carried: Carried, cost: CostModel) -> list[tuple[str, Spread]]:
-    """The same, by what hosts of the kind differ by; empty where the fabric is of the user's own."""
+    """The same, by what hosts of the kind differ by; empty where the carrier was timed on the user's own."""
+    if carried.carrier in cost.fabric.own:
+        return []
     found = another_host(cost.fabric.spreads, carried.nbytes)
     return [] if found is None else [(f"exchanges on another host, {_reach(found)}", found)]
 

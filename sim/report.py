@@ -1,6 +1,6 @@
 """What a prediction says: numbers for programs, sentences for people."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -188,13 +188,23 @@ def of_hosts(spreads: Iterable[Spread]) -> str:
 NOTABLE = 0.1  # of an interval's width
 
 
-def host_sentence(share: float) -> str | None:
-    """How much of an interval is other hosts' doing, and what removes it; None where that is little."""
+REMEDIES = {  # what one measures on the own machine, and by what
+    "exchanges": "thinwire calibrate --logs with a log of your own",
+    "kernels": "make gpu and thinwire calibrate --from",
+}
+
+
+def host_sentence(share: float, measurable: Collection[str]) -> str | None:
+    """How much of an interval is other hosts' doing, and what removes it; None where that is little.
+
+    measurable: `Interval.measurable`.
+    """
     if share < NOTABLE:
         return None
+    remedies = [remedy for what, remedy in REMEDIES.items() if what in measurable]
     return (
         f"{share:.0%} of the interval's width is that yours may be another host of the kind than the one measured; "
-        "thinwire calibrate --logs with a log of your own removes that"
+        f"{' and '.join(remedies)} {'removes' if len(remedies) == 1 and 'and' not in remedies[0] else 'remove'} that"
     )
 
 

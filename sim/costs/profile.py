@@ -7,7 +7,7 @@ efficiencies at its own peaks (`GpuProfile.moved_to`).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import chain, pairwise
 from math import exp, isfinite, log
 from typing import Any, Literal, get_args
@@ -310,6 +310,7 @@ class FabricProfile:
     fits: tuple[FitRecord, ...] = ()
     within: str | None = None  # the fabric of one island, where this one joins several
     spreads: tuple[Spread, ...] = ()  # of what each library carries, by bytes of the message, and of stand-ins
+    own: tuple[str, ...] = ()  # carriers timed on the user's very host: what other hosts differ by is no part of theirs
 
     def protocol(self, library: str, op: str, primitive: str, ranks: int) -> tuple[Protocol, str]:
         """The entry to use and, where it is not the one asked for, a sentence saying what stands in (else "")."""
@@ -416,6 +417,7 @@ class _FabricFile:
     fits: tuple[FitRecord, ...] = ()
     within: str | None = None
     spreads: tuple[Spread, ...] = ()
+    own: tuple[str, ...] = ()
 
 
 CODEC_ALWAYS = ("fused_pass_s", "separate_pass_s", "local_share", "wire_share")
@@ -446,15 +448,14 @@ def fabric_profile(data: Mapping[str, Any]) -> FabricProfile:
     if set(file.libraries) != {"separate", "fused"}:
         given = shown(sorted(file.libraries))
         raise ValueError(f"fabric {cut(file.name)}: libraries must be separate and fused: {given}")
-    return FabricProfile(
-        file.name, file.protocols, file.baseline, file.libraries, file.assumptions, file.fits, file.within, file.spreads
-    )
+    return FabricProfile(**{each.name: getattr(file, each.name) for each in fields(FabricProfile)})
 
 
 def fabric_profile_dict(profile: FabricProfile) -> dict[str, Any]:
     """What `fabric_profile` reads."""
     protocols = [{k: v for k, v in asdict(p).items() if v or k != "posted"} for p in profile.protocols]
-    return asdict(profile) | {"protocols": protocols}
+    own = {"own": list(profile.own)} if profile.own else {}
+    return {k: v for k, v in asdict(profile).items() if k != "own"} | {"protocols": protocols} | own
 
 
 def _validated(adapter: TypeAdapter[Any], data: Mapping[str, Any]) -> Any:

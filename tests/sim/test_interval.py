@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from thinwire.reference.catalog import scheme
 from thinwire.sim.costs.cost import CODEC_SPREADS, CostModel
-from thinwire.sim.costs.profile import Profile, Quantity, fabric_profile, gpu_profile
+from thinwire.sim.costs.profile import Profile, Quantity, fabric_profile, fabric_profile_dict, gpu_profile
 from thinwire.sim.costs.shipped import PROFILES
 from thinwire.sim.costs.spread import ANOTHER_HOST, CONFIDENCE, UNKNOWN, Spread, find, sum_interval
 from thinwire.sim.events.timeline import Carried, Fold, Span, Timeline
@@ -317,9 +317,26 @@ def test_an_exchange_alone_has_the_interval_of_its_terms() -> None:
 
 
 def test_how_much_is_another_host_is_said_where_it_counts() -> None:
-    assert host_sentence(NOTABLE - 1e-9) is None
-    said = host_sentence(0.345)
-    assert said is not None and said.startswith("34% of the interval") and "calibrate --logs" in said
+    assert host_sentence(NOTABLE - 1e-9, ("exchanges",)) is None
+    said = host_sentence(0.345, ("exchanges",))
+    assert said is not None and said.startswith("34% of the interval") and said.endswith("log of your own removes that")
+    kernels = host_sentence(0.345, ("kernels",))
+    assert kernels is not None and "--logs" not in kernels and kernels.endswith("calibrate --from remove that")
+
+
+def test_a_carrier_timed_on_the_users_host_has_no_part_of_others() -> None:
+    """What `calibrate --logs` writes: its library is the user's own, an engine's kernels stay another host's."""
+    plain = elsewhere(told(lib=(-0.1, 0.2), stand_in=(-0.1, 0.2)), 0.4)
+    own = replace(plain, fabric=replace(plain.fabric, own=("lib",)))
+    for carrier, other in (("lib", False), ("stand-in", True)):
+        carried = Carried(carrier, 2.0**20)
+        shipped, logged = (
+            interval_of_exchange(3.0, 0.0, carried, CostModel(p, switched(8).gpu)) for p in (plain, own)
+        )
+        assert shipped.another_host_share > 0.3 and shipped.measurable == {"exchanges"}
+        assert (logged.another_host_share > 0) == other and bool(logged.measurable) == other
+        assert logged.high_s == pytest.approx(shipped.high_s if other else shipped.own_high_s)
+    assert fabric_profile(fabric_profile_dict(own.fabric)).own == ("lib",)
     plain, own = (predicted("bf16", p).assumptions[-1] for p in (elsewhere(told(), 0.3), told()))
     assert "hosts of the kind differ" in plain and "another of the kind may lie outside" in own
 

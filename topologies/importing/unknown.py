@@ -10,13 +10,13 @@ from thinwire.topologies.importing.written import Quantity
 
 # {gpus} and {machine} are filled in where the machine is known.
 NCCL_TESTS = (
-    "all_reduce_perf -b 8 -e 1G -f 2 -g {gpus} > log.txt; thinwire calibrate --logs log.txt --cluster {machine}"
+    "all_reduce_perf -b 4K -e 1G -f 4 -g {gpus} > nccl.log; thinwire calibrate --logs nccl.log --cluster {machine}"
 )
 ONE_WAY = "nvbandwidth -t device_to_device_memcpy_read_ce, or p2pBandwidthLatencyTest"
 BOTH_WAYS = "nvbandwidth -t device_to_device_bidirectional_memcpy_read_ce"
 PEERS = "nvidia-smi topo -p2p r"
 ROCM_PEERS = "rocm-smi --showtopo (link accessibility)"
-LINKS = "lspci -vv -s BUS | grep LnkCap"
+LINKS = "NCCL_TOPO_DUMP_FILE=topo.xml with any NCCL program, and import that, too"
 
 # Key of the file -> what it is in words, and what measures it. The end of the dotted key counts.
 _MEASURES = (
@@ -24,7 +24,7 @@ _MEASURES = (
     ("gpu_link.flow_cap", "a copy through host memory", "p2pBandwidthLatencyTest (P2P=Disabled)"),
     ("gpu_duplex", "a GPU's sending and receiving together", BOTH_WAYS),
     ("host_memory", "host memory's share of bounced copies", NCCL_TESTS),
-    ("switch_link.bandwidth", "a PCIe switch's link to its host bridge", f"{LINKS} (of the switch), {NCCL_TESTS}"),
+    ("switch_link.bandwidth", "a PCIe switch's link to its host bridge", f"{LINKS}; {NCCL_TESTS}"),
     ("socket_link.bandwidth", "the link between NUMA domains", NCCL_TESTS),
     ("socket_link.flow_cap", "one flow between NUMA domains", ONE_WAY),
     ("port.bandwidth", "a GPU's NVLinks", "nvidia-smi topo -m, nvidia-smi nvlink -s"),

@@ -30,7 +30,7 @@ from thinwire.validation.logs.curves import LIBRARY, MANY, Curve, fit, timed
 from thinwire.validation.logs.evidence import Told, UnclearError, tell
 from thinwire.validation.logs.placing import place
 from thinwire.validation.logs.runs import BUS_FACTOR, OP_NAMES, Run
-from thinwire.validation.logs.spreads import own_spreads
+from thinwire.validation.logs.spreads import own_carriers, own_spreads
 from thinwire.validation.logs.text import WHAT, lines_of
 
 KEPT = 20_000  # lines in which a pasted table is looked for
@@ -323,6 +323,7 @@ class Part:
             fits=fits,
             within=self.lender.within if many else None,
             spreads=own_spreads(self.lender, [c.series for c in self.curves], self.rows_out),
+            own=own_carriers(self.lender),
         )
 
     def borrowed(self) -> list[str]:

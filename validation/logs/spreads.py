@@ -62,6 +62,15 @@ def _of_regime(key: str, up_to: float | None) -> Spread:
 # --- of logs ---
 
 
+def own_carriers(lender: FabricProfile) -> tuple[str, ...]:
+    """Whose exchanges a log of the user's host speaks for: the library's, and stand-ins, if none is of another's."""
+    return (LIBRARY,) if _others_stand_in(lender) else (LIBRARY, STAND_IN)
+
+
+def _others_stand_in(lender: FabricProfile) -> bool:
+    return any(p.library != LIBRARY and p.source.startswith("assumed") for p in lender.protocols)
+
+
 def own_spreads(
     lender: FabricProfile, some: Sequence[Series], rows_out: Iterable[tuple[Series, int, float]]
 ) -> tuple[Spread, ...]:
@@ -100,7 +109,7 @@ def _widened(known: Spread, own: Sequence[float]) -> Spread:
 def _stand_ins(lender: FabricProfile) -> list[Spread]:
     """Of what is carried over; where other libraries' figures are borrowed as well, no narrower than the lender's."""
     found = [_of_regime("carried", up_to) for up_to in MESSAGE_REGIMES]
-    if not any(p.library != LIBRARY and p.source.startswith("assumed") for p in lender.protocols):
+    if not _others_stand_in(lender):
         return found
     theirs = {s.up_to: s for s in lender.spreads if s.part == STAND_IN}
     return [
