@@ -17,7 +17,7 @@ import typer
 from thinwire.commands.cli import COMMANDS, app
 from thinwire.reference.core.config import model_names
 from thinwire.sim import api
-from thinwire.topologies.load import cluster_names
+from thinwire.topologies.load import cluster_names, gpu_names
 
 from .command import Capture, run
 
@@ -88,16 +88,14 @@ def test_how_many_of_what(pages: dict[str, str]) -> None:
 
 
 def test_what_the_readme_says_of_its_example(root: Path, pages: dict[str, str]) -> None:
-    """Waiting for the wire is nearly half of TTFT, and other hosts' all-reduces lie half outside."""
+    """Waiting for the wire is nearly half of TTFT, and intervals hold so many rows of hosts left out whole."""
     plain = api.predict("llama-3-70b", "8xl40s-pcie", "bf16", 4, 8, 1024)
     assert "nearly half of the time" in pages["README.md"]
     assert 0.4 < plain.breakdown.exposed_communication_s / plain.ttft_s < 0.5
-    assert "about half of its\nall-reduces lie outside" in pages["README.md"]
-    report = (root / "validation" / "reports" / "validation.md").read_text("utf-8")
-    hosts = re.findall(r"all-reduce, other hosts .*? \| held out \| all \| (\d+) \| ([\d.]+)% \|", report)
-    assert len(hosts) == 2
-    inside = sum(int(rows) * float(share) / 100 for rows, share in hosts) / sum(int(rows) for rows, _ in hosts)
-    assert 0.4 < inside < 0.6
+    table = pages["docs/trust.md"].split("<!-- hosts left out -->")[1].split("<!-- end -->")[0]
+    inside = [int(row[3].rstrip("%")) for row in rows_of(table) if row[3].endswith("%")]
+    assert f"intervals hold {min(inside)} to {max(inside)} % of the rows of hosts left out whole" in pages["README.md"]
+    assert f"of {len(gpu_names())} GPUs" in pages["README.md"]
 
 
 def test_what_the_readme_says_of_the_first_gpu(root: Path, pages: dict[str, str]) -> None:

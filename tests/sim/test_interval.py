@@ -330,9 +330,7 @@ def test_a_carrier_timed_on_the_users_host_has_no_part_of_others() -> None:
     own = replace(plain, fabric=replace(plain.fabric, own=("lib",)))
     for carrier, other in (("lib", False), ("stand-in", True)):
         carried = Carried(carrier, 2.0**20)
-        shipped, logged = (
-            interval_of_exchange(3.0, 0.0, carried, CostModel(p, switched(8).gpu)) for p in (plain, own)
-        )
+        shipped, logged = (interval_of_exchange(3.0, 0.0, carried, CostModel(p, switched(8).gpu)) for p in (plain, own))
         assert shipped.another_host_share > 0.3 and shipped.measurable == {"exchanges"}
         assert (logged.another_host_share > 0) == other and bool(logged.measurable) == other
         assert logged.high_s == pytest.approx(shipped.high_s if other else shipped.own_high_s)

@@ -139,7 +139,10 @@ def test_a_derived_profile_says_what_it_rests_on(name: str) -> None:
     assert relation in profile.assumptions[0]
     stands_in = gpu.sources["peak.bf16"].startswith("assumed")
     assert any("dense bf16 peak assumed" in said for said in profile.assumptions) == stands_in
-    parts = {*(f"gemm {p}" for p in profile.gemm), *("attention", "decode attention", "elementwise", "gap", "codec")}
+    parts = {
+        *(f"gemm {p}" for p in profile.gemm),
+        *("attention", "decode attention", "elementwise", "gap", "codec", "codec fused"),
+    }
     assert {s.part for s in profile.spreads} == parts | {"prefill"}
     assert all(s.is_assumed and s.bias == 0 for s in profile.spreads)
     for part in (*parts, "prefill"):

@@ -12,10 +12,18 @@ from thinwire.reference.core.config import load_model
 from thinwire.sim.cross.workload import METHODS
 from thinwire.topologies.load import load_cluster
 from thinwire.validation.fits.published_tables import PUBLISHED, rows
+from thinwire.validation.hosts import measured
 from thinwire.validation.papers.headlines import FILE, checked_headlines, file_of, read, shipped, shown_file
 
 FACTS = (FILE, PUBLISHED / "served_setups.toml")
-SETUPS = [path for path in PUBLISHED.iterdir() if path.suffix in (".toml", ".json") and path not in FACTS]
+MACHINES = {machine for _, machine, *_ in measured.HOSTS}  # of hosts left out whole, no set-ups of claims
+SETUPS = [
+    path
+    for path in PUBLISHED.iterdir()
+    if path.suffix in (".toml", ".json")
+    and path not in FACTS
+    and (path.name not in MACHINES or any(f'"{path.name}"' in facts.read_text("utf-8") for facts in FACTS))
+]
 ONE: dict[str, Any] = {
     "id": "x", "system": "X", "source": "arXiv 0", "evidence": "abstract", "claim": "twice as fast", "kind": "ttft",
     "bound": "about", "value": [2.0], "stated": "all", "assumed": "nothing", "schemes": ["flash-int4"],

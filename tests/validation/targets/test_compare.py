@@ -40,7 +40,11 @@ ISSUE: dict[str, tuple[dict[str, float], set[str]]] = {
     "trtllm.": ({"median": 0.10}, {"in-sample", "one row out"}),
     "links.": ({"worst": 0.03}, {"topology alone"}),
     "sglang.": ({"worst": 0.15}, {"in-sample", "one row out"}),
+    "logs.": ({"median": 0.05, "percentile_90": 0.15}, {"every second size out"}),
+    "hosts.": ({"inside": 0.85}, {"host left out whole"}),
 }
+HELD_OUT = ("links.", "logs.", "hosts.")  # nothing of these is in-sample
+PACKETS = {".time": {"median": 0.25}, ".gain": {"signs_right": 0.90}}  # our own choice: no issue names figures
 FABRIC = {"in-sample", "one row out", "held out"}
 SUFFIXES: dict[str, tuple[dict[str, float], set[str]]] = {
     ".large": ({"median": 0.08, "percentile_90": 0.20}, FABRIC),
@@ -55,7 +59,20 @@ B200 = "single rows of its fp8 table are off by up to 2x (docs/decisions/003-gem
 CLIFF = (
     "published times jump twofold between 8 and 16 MiB; one rate of encoded buffers cannot follow: 5 of 42 signs wrong"
 )
+GB200 = "its rows in bf16 are another engine's than those of its relatives (published/README.md, 11)"
+SWITCHLESS = "that host has no switch: kernels' stores move about 1 GB/s a rank there (docs/decisions/026-presets.md)"
+NEAR_ONE = "one of seven: at 1 MiB both kinds take nearly the same"
+ODD_RANKS = "rings of 6 and 7 of 8 B200 take the figures of 8 ranks, 18 % too slow (docs/decisions/025-carriers.md)"
+OTHERS = "hosts of a kind differ so: the part between hosts is for that (docs/decisions/028-hosts.md)"
 MISSED = {
+    "gemm.gb200.bf16.shape": GB200,
+    "baselines.nccl.2026.large": ODD_RANKS,
+    "baselines.nccl.hosts.large": OTHERS,
+    "baselines.nccl.hosts.small": OTHERS,
+    "packets.rtx-pro-6000.trtllm-fp8.time": SWITCHLESS,
+    "packets.rtx-pro-6000.nvfp4-two-shot.time": SWITCHLESS,
+    "packets.rtx-pro-6000.nvfp4-one-shot.time": SWITCHLESS,
+    "packets.b200.nvfp4-two-shot.gain": NEAR_ONE,
     "gemm.l40s.bf16.row": L40S,
     "gemm.l40s.bf16.shape": L40S,
     "gemm.b200-sxm.fp8.shape": B200,
@@ -90,14 +107,17 @@ def test_every_target_of_the_issue_is_met() -> None:
 
 
 def test_every_target_of_the_issue_is_in_the_report() -> None:
-    gated = [entry for entry in entries().values() if entry["gated"] and entry["limits"]]
+    every = [entry for entry in entries().values() if entry["gated"] and entry["limits"]]
+    packets = [entry for entry in every if entry["key"].startswith("packets.")]
+    assert all(e["limits"] == PACKETS[e["key"][-5:]] and e["how"].startswith("held out") for e in packets) and packets
+    gated = [entry for entry in every if entry not in packets]
     asked = {**ISSUE, **SUFFIXES}
     for part, (limits, hows) in asked.items():
         mine = [e for e in gated if (e["key"].startswith(part) if part in ISSUE else e["key"].endswith(part))]
         assert mine, part
         assert all(e["limits"] == limits for e in mine), part
         assert {e["how"] for e in mine} <= hows, part
-        assert "in-sample" in {e["how"] for e in mine} or part == "links."
+        assert "in-sample" in {e["how"] for e in mine} or part in HELD_OUT
     assert {e["key"] for e in gated} == {
         e["key"] for e in gated if e["key"].startswith(tuple(ISSUE)) or e["key"].endswith(tuple(SUFFIXES))
     }
@@ -105,9 +125,9 @@ def test_every_target_of_the_issue_is_in_the_report() -> None:
 
 @pytest.mark.parametrize("kind", ["in-sample", "row", "shape"])
 def test_gemm_is_reported_for_every_gpu_and_dtype(kind: str) -> None:
-    """Six GPUs in bf16, and five of them in fp8: the A100 has none."""
+    """Nine GPUs in bf16, and eight of them in fp8: the A100 has none."""
     found = [key for key in entries() if key.startswith("gemm.") and key.endswith(f".{kind}")]
-    assert len(found) == 11
+    assert len(found) == 17
     least = {"in-sample": 1378, "row": 150, "shape": 300}[kind]
     assert all(entries()[key]["rows"] >= least for key in found)
 
@@ -115,14 +135,14 @@ def test_gemm_is_reported_for_every_gpu_and_dtype(kind: str) -> None:
 def test_the_report_counts_its_rows() -> None:
     """Rows that vanish make errors smaller: the numbers are the tables'."""
     rows = {key: entry["rows"] for key, entry in entries().items()}
-    assert sum(n for key, n in rows.items() if key.startswith("gemm.") and key.endswith("in-sample")) == 15158
-    assert sum(n for key, n in rows.items() if key.startswith("attention.") and key.endswith("in-sample")) == 6084
+    assert sum(n for key, n in rows.items() if key.startswith("gemm.") and key.endswith("in-sample")) == 23426
+    assert sum(n for key, n in rows.items() if key.startswith("attention.") and key.endswith("in-sample")) == 9126
     decoding = [n for key, n in rows.items() if key.startswith("decode_attention.") and key.endswith("in-sample")]
-    assert len(decoding) == 6 and sum(decoding) == 9203
+    assert len(decoding) == 9 and sum(decoding) == 13769
     assert sum(n for key, n in rows.items() if key.startswith("tpot.") and key.endswith(".between")) == 72
     assert rows["prefill.served.held-out"] == rows["prefill.no_ar.in-sample"] == 6
     assert rows["trtllm.a100-sxm.row"] + rows["trtllm.h100-sxm.row"] == 11
-    assert rows["all_reduce.in-sample.large"] + rows["all_reduce.in-sample.small"] == 1037
+    assert rows["all_reduce.in-sample.large"] + rows["all_reduce.in-sample.small"] == 1089
     assert rows["all_reduce.int8.large"] + rows["all_reduce.int8.small"] == 4 * 3 * 21
     assert rows["all_reduce.other-hosts.large"] + rows["all_reduce.other-hosts.small"] == 77
     assert rows["sglang.in-sample"] == 2 * 3 * 11
@@ -218,11 +238,13 @@ def test_ttft_intervals_hold_nine_rows_in_ten() -> None:
 
 def test_only_rows_left_out_have_an_interval() -> None:
     """But for what stands in for a number of ranks or a machine: stand-ins' own spreads are made of these rows. A time
-    between tokens has none yet.
+    between tokens has none yet, logs' spreads are made of the rows counted there, and so are those of GPUs' relatives
+    where three of a kind are all there are.
     """
     none = ("in-sample", "topology alone", "one number of ranks out", "one machine out")
+    made_of_these = ("tpot.", "logs.", "relatives.elementwise", "relatives.prefill")
     for key, told in entries().items():
-        unseen = told["how"] not in none and not key.endswith(".gain") and not key.startswith("tpot.")
+        unseen = told["how"] not in none and not key.endswith(".gain") and not key.startswith(made_of_these)
         assert ("interval" in told) == (unseen and "tested on" not in told["how"]), key
 
 

@@ -92,7 +92,7 @@ def test_attention_entries_are_a_yardstick_not_a_gate() -> None:
     found = attention()
     assert not found.asked_for
     assert {e.how for e in found.entries} == {"in-sample", "one (heads, kv heads) out", "one context out"}
-    assert sum(e.summary.rows for e in found.entries if e.how == "in-sample") == 9203
+    assert sum(e.summary.rows for e in found.entries if e.how == "in-sample") == 13769
     for entry in found.entries:
         unseen = entry.how != "in-sample"
         assert (entry.coverage is not None) == unseen
