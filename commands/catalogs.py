@@ -75,7 +75,7 @@ def show(
 
 
 def _machine(file: str) -> "Cluster":
-    """A machine; what only `cluster import` can read is sent there."""
+    """A machine; a file that is none says what else it is."""
     from thinwire.edge.reading import is_regular
     from thinwire.sim import api
 
@@ -83,10 +83,8 @@ def _machine(file: str) -> "Cluster":
         return api.group(file)
     except ValueError:
         if is_regular(file):
-            from thinwire.topologies.dumps.tell import hint, importable, tell
+            from thinwire.topologies.dumps.tell import importable, tell
 
-            if importable(file):
-                raise ValueError(hint(file)) from None
-            if not file.endswith(".toml"):
+            if not file.endswith(".toml") and not importable(file):
                 tell(file)  # says what else it is
         raise

@@ -299,10 +299,11 @@ def cross_comparison(c: CrossComparison) -> None:
 def collective(row: Mapping[str, Any]) -> None:
     """One collective."""
     low_us, high_us = row["interval_us"]
+    off = [f"{us / row['time_us'] - 1:+.1%}" for us in (low_us, high_us)] if row["time_us"] else ["0%", "0%"]
     console.print(
         f"{row['op']} of {row['bytes']} bytes on {row['tp']} GPUs of {_machine(row['cluster'], row['gpus'])}: "
         f"[bold]{row['time_us']:.2f} us[/bold], {CONFIDENCE:.0%} interval {low_us:.2f} .. {high_us:.2f} us "
-        f"({low_us / row['time_us'] - 1:+.1%} .. {high_us / row['time_us'] - 1:+.1%})"
+        f"({off[0]} .. {off[1]})"
     )
     _another_host([(row["interval_another_host_share"], ("exchanges",))])
     if row["algbw_gb_per_s"] is not None:

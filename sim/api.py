@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from thinwire.edge.limits import MESSAGE
+from thinwire.edge.reading import is_regular
 from thinwire.edge.words import cut
 from thinwire.edge.words import place as place_of
 from thinwire.reference.catalog import parse_codec
@@ -57,10 +58,23 @@ def group(
     """The GPUs that `topologies.choose.choose` takes of a cluster given by name, path or value, with links scaled as
     asked: the first `tp` (None: all), those listed in `gpus`, or tp / nodes of each of the first `nodes` nodes.
     """
-    found = load_cluster(cluster) if isinstance(cluster, str) else cluster
+    found = _machine(cluster) if isinstance(cluster, str) else cluster
     for pattern, factor in (scaled_links or {}).items():
         found = found.with_link_scaled(pattern, factor)
     return choose(found, tp, gpus, nodes)
+
+
+def _machine(name: str) -> Cluster:
+    """A machine by name or path; ValueError sends what only `cluster import` can read there."""
+    try:
+        return load_cluster(name)
+    except ValueError:
+        if is_regular(name):
+            from thinwire.topologies.dumps.tell import hint, importable
+
+            if importable(name):
+                raise ValueError(hint(name)) from None
+        raise
 
 
 @dataclass(frozen=True, slots=True)

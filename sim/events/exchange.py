@@ -145,6 +145,9 @@ class Exchanger:
 
     def _fastest(self, op: CollectiveOp, numel: int, choices: tuple[Baseline, ...]) -> TimedSchedule:
         """The fastest of some ways; a stand-in never beats what was measured."""
+        if self.cluster.meshed and self.ranks > 2:  # rings along every link send as a direct exchange does
+            direct = (replace(c, collective="two_step") if c.collective == "ring" else c for c in choices)
+            choices = tuple(dict.fromkeys(direct))
         candidates = [
             self.attach(op, numel, uncompressed(choice, numel, self.ranks), choice.library)
             for choice in choices

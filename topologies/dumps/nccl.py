@@ -121,6 +121,7 @@ class _Reader:
         self.uplinks: dict[str, Pcie] = {}
         self.unknown = 0
         self.lost = False
+        self.hosts: set[str] = set()
 
     def note(self, text: str) -> None:
         if text not in self.notes:
@@ -133,12 +134,15 @@ class _Reader:
         for index, cpu in enumerate(each for each in root.walk() if each.tag == "cpu"):
             numa = cpu.given.get("numaid", "")
             host = cpu.given.get("host_hash", "")
+            self.hosts.add(host)
             if numa in ("-1", ""):
                 self.note("the host reports no NUMA domains")
             self._below(cpu, f"{host}/{cut(numa, 20) or index}" if host else cut(numa, 20) or str(index), ())
         found = self._gpus()
         if not found:
             raise UnreadableError(self.path, WHAT, self._without_gpus())
+        if len(self.hosts) > 1:
+            raise UnreadableError(self.path, WHAT, f"it holds {len(self.hosts)} hosts (host_hash); an import is of one")
         DUMP_DEVICES.check("GPUs", len(found))
         buses = [_bus(placed.element) for placed, _ in found]
         at = {bus: i for i, bus in enumerate(buses) if bus is not None}

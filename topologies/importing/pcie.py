@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from thinwire.edge.words import cut
 from thinwire.topologies.cluster import Gpu
 from thinwire.topologies.dumps.rates import typical
 from thinwire.topologies.dumps.seen import Pair, Pcie, pair
@@ -34,6 +35,9 @@ _SWITCH_LATENCY = us(0.1, "assumed: the order of a PCIe switch's cut-through del
 _SOCKET_LATENCY = us(
     0.2, "assumed: crossing sockets adds 0.1 to 0.4 us to the peer-write latency of an 8x RTX 4090 host"
 )
+
+MOST_GENERATION, MOST_LANES = 6, 16
+WIRE_SLACK = 1.05  # of rounding, and of GB that are GiB by name
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +86,18 @@ def _usable(generation: int, lanes: int, where: str) -> Quantity:
 
 def pci(host: Host, gpu: Gpu, kind: Family | None, shape: Tree, works: bool, unknown: list[Unknown]) -> Pci:
     """The numbers of a tree. `works`: peer-to-peer does."""
-    found = {i: reported(link) for i, link in shape.links.items()}
-    told = [each for each in found.values() if each is not None]
     product = (kind.pcie, kind.lanes) if kind is not None else (4, 16)
+    found = {i: reported(link) for i, link in shape.links.items()}
+    most = product if kind is not None else (MOST_GENERATION, MOST_LANES)
+    beyond = {each for each in found.values() if each is not None and (each[0] > most[0] or each[1] > most[1])}
+    for generation, lanes in sorted(beyond):
+        unknown.append(Unknown(
+            "the GPUs' PCIe generation and width",
+            f"Gen{min(generation, most[0])} x{min(lanes, most[1])}: the file reports Gen{generation} x{lanes}, more "
+            f"than {gpu.name if kind is not None else 'any GPU'} has", LINKS, "pcie",
+        ))  # fmt: skip
+    found = {i: each and (min(each[0], most[0]), min(each[1], most[1])) for i, each in found.items()}
+    told = [each for each in found.values() if each is not None]
     if len(told) < len(found):
         why = f"Gen{product[0]} x{product[1]}" + ("" if kind is not None else ", for nothing is known of this GPU's")
         unknown.append(Unknown("the GPUs' PCIe generation and width", f"{why}, what the product has", LINKS, "pcie"))
@@ -97,6 +110,13 @@ def pci(host: Host, gpu: Gpu, kind: Family | None, shape: Tree, works: bool, unk
     generation = max(told, key=told.count)[0] if told else product[0]
     near = one_way(host, unbonded(host), works)
     to_host = _measured(host, "to host", None, lambda two: True)
+    wire = max(wire_bytes_per_s(*each) for each in (*told, product)) / 1e9
+    if fastest := [rate for rate in (near, to_host) if rate is not None and rate.value > wire * WIRE_SLACK]:
+        where = cut(fastest[0].source.removeprefix("measured: "))
+        raise ValueError(
+            f"copies of {fastest[0].value:.4g} GB/s ({where}) are more than {gpu.name}'s PCIe carries ({wire:.1f}), "
+            "so they are of another machine, or of NVLink that the topology does not show"
+        )
     links = {}
     for i, each in found.items():
         # A measured rate is of GPUs with equal links: what is narrower keeps its own.

@@ -72,7 +72,8 @@ def tell(run: Run) -> Told:
 
 def _op(run: Run) -> tuple[Op, list[str]]:
     if not run.rows:
-        raise UnclearError("no row of it can be read")
+        first = f": {run.dropped[0]}" if run.dropped else ""
+        raise UnclearError(f"no row of it can be read{first}")
     name = run.named
     if name and name not in OPS:
         raise UnclearError(f"{name} is none of {OP_NAMES}")

@@ -204,10 +204,18 @@ def _explained(op: Op, group: Cluster, nbytes: Floats, seconds: Floats, title: s
     least = w.latency_s + w.seconds_per_byte * nbytes
     at = int(np.argmax(least / seconds))
     factor = BUS_FACTOR[op] * (len(group.gpus) - 1) / len(group.gpus) * nbytes[at] / 1e9
+    seen, most = factor / seconds[at], factor / least[at]
+    figures = f"busbw {seen:.1f} GB/s, the links of {group.name} carry at most {most:.1f} GB/s"
+    why = "is --cluster the machine it ran on?"
+    sent = [sum(link.bandwidth_bytes_per_s for link in group.links if link.source == gpu) / 1e9 for gpu in group.gpus]
+    if len(group.hosts) == 1 and seen <= ABOVE * min(sent):
+        why = (
+            f"in rings by rank. All links of a GPU carry {min(sent):.1f}: NCCL found rings along them that the "
+            "simulator does not look for, so this log cannot be used"
+        )
     raise ValueError(
         f"{title}: no algorithm explains {op} of {nbytes[at]:.0f} bytes on {len(group.gpus)} GPUs in "
-        f"{seconds[at] * 1e6:,.1f} us: busbw {factor / seconds[at]:.1f} GB/s, the links of {group.name} carry at most "
-        f"{factor / least[at]:.1f} GB/s; is --cluster the machine it ran on?"
+        f"{seconds[at] * 1e6:,.1f} us: {figures}{'; ' if why.startswith('is') else ' '}{why}"
     )
 
 

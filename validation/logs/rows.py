@@ -102,6 +102,8 @@ def row_of(head: Broken) -> Row | str:
     for share in shares:
         for at in (1, 0) if _is_root(tokens[0]) else (0,):
             groups = _groups(tokens[at:], head.nbytes, share)
+            if groups and at and int(tokens[0]) >= 0:
+                return f"{head.nbytes} bytes: a root of {int(tokens[0])}, so it is a reduce or a broadcast"
             if groups:
                 return Row(head.nbytes, head.count, head.dtype, redop, groups, share)
     return _complaint(tokens, head.nbytes)

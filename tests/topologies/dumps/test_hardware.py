@@ -94,7 +94,7 @@ def test_nvlinks_of_catalog_machines() -> None:
         ("rtx-pro-6000-max-q", (5, 0, True)),
         ("h20", (5, 18, True)),
         ("h100-nvl", (5, 12, True)),
-        ("h200-nvl", (5, 12, True)),
+        ("h200-nvl", (5, 18, True)),
         ("h800", (5, 8, True)),
         ("gh200", (5, 18, True)),
         ("gb200", (5, 18, True)),

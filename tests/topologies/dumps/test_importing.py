@@ -534,3 +534,30 @@ def test_names_in_files_are_quoted(tmp_path: Path) -> None:
     found = given(tmp_path, odd)
     (nic,) = (nic for domain in found.cluster.domains for nic in domain.nics)
     assert nic.name == 'e"] =   \\ #' or '"]' in nic.name
+
+
+def test_no_gpu_has_more_pcie_than_its_product(tmp_path: Path) -> None:
+    """A vendor's file may give a V100 Gen4, a hypervisor any width: the product's is taken, and said."""
+    wide = twins.NO_NUMA.replace('link_width="16"', 'link_width="32"').replace("16.0 GT/s", "64.0 GT/s")
+    found = given(tmp_path, wide, gpu="v100-sxm")
+    (link,) = {link.bandwidth_bytes_per_s for link in found.cluster.links if link.source == "gpu0"}
+    assert link < 15.8e9
+    assert any("Gen3 x16: the file reports Gen6 x32" in each.taken for each in found.unknown)
+
+
+def test_copies_faster_than_the_link_are_of_another_machine(tmp_path: Path) -> None:
+    told = refused(tmp_path, twins.TWO_SOCKETS, twins.nvbandwidth(near=273.0, far=273.0), gpu="l40s")
+    assert "273 GB/s" in told and "more than l40s's PCIe carries (31.5)" in told
+
+
+def test_a_dump_of_two_hosts_is_refused(tmp_path: Path) -> None:
+    one, two = '<cpu numaid="0" host_hash="0x1"', '<cpu numaid="1" host_hash="0x2"'
+    text = twins.SELF_LINKS.replace('<cpu numaid="0"', one).replace('<cpu numaid="1"', two)
+    assert "it holds 2 hosts (host_hash); an import is of one" in refused(tmp_path, text)
+    assert len(given(tmp_path, text.replace('host_hash="0x2', 'host_hash="0x1')).cluster.gpus) == 2
+
+
+def test_every_question_sends_a_dump_to_the_importer(tmp_path: Path) -> None:
+    (path,) = files(tmp_path, twins.NO_NUMA)
+    with pytest.raises(ValueError, match="thinwire cluster import"):
+        api.predict("llama-3-8b", path, "bf16")

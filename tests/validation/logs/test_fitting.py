@@ -17,7 +17,7 @@ from thinwire.sim.costs.profile import FabricProfile, Profile, fabric_profile
 from thinwire.sim.costs.shipped import load_profile, shipped_fabric
 from thinwire.sim.costs.spread import find
 from thinwire.sim.events.exchange import Exchanger, slowdown, uncompressed
-from thinwire.topologies.cluster import Cluster
+from thinwire.topologies.cluster import Cluster, Link
 from thinwire.topologies.load import cluster_names, load_cluster
 from thinwire.validation.fits import fabric as fit_fabric
 from thinwire.validation.fits.series import Way, way
@@ -210,6 +210,19 @@ def test_a_log_above_the_links_is_refused_with_both_figures() -> None:
     assert most == pytest.approx(1.75 * 2**28 / best / 1e9, abs=0.06)
     assert 299 < most <= 300
     calibrate(table(times={2**28: 1.75 * 2**28 / 300e9 * 1e6}))
+
+
+def test_rings_that_the_simulator_does_not_look_for_are_no_fault_of_the_machine() -> None:
+    """Pairs with NVLink beside PCIe: what all links of a GPU carry, but no ring by rank, is refused in other words."""
+    pair, tree = Link("gpu0", "gpu1", 100e9, 1e-6), load_cluster("4xl4-pcie")
+    links = (*tree.links, pair, replace(pair, source="gpu1", target="gpu0"))
+    links += tuple(replace(one, source=one.source.replace("0", "2").replace("1", "3"),
+                           target=one.target.replace("0", "2").replace("1", "3")) for one in links[-2:])  # fmt: skip
+    machine = replace(tree, links=links)
+    with pytest.raises(ValueError, match=r"in rings by rank\. All links of a GPU carry 126\.3: NCCL found rings"):
+        calibrate(table(ranks=4, times={2**28: 1.5 * 2**28 / 60e9 * 1e6}), machine)
+    with pytest.raises(ValueError, match="is --cluster the machine it ran on"):
+        calibrate(table(ranks=4, times={2**28: 1.5 * 2**28 / 200e9 * 1e6}), machine)
 
 
 # --- curves and spreads ---

@@ -130,6 +130,7 @@ def test_one_rank_failed_checks_and_other_operations_are_not_used() -> None:
         (table(ranks=1), "one rank ran"),
         (table("all_reduce", 8, head=["./build/sendrecv_perf"]), "sendrecv is none of all_reduce"),
         (table("all_reduce", 8, head=["./build/broadcast_perf"]), "broadcast is none of all_reduce"),
+        (re.sub(r"\bsum(\s+)-1\b", r"sum\g<1> 0", table(ranks=2)), "a root of 0, so it is a reduce or a broadcast"),
     ):
         with pytest.raises(UnclearError, match=said):
             tell(only(text))
