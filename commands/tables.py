@@ -139,7 +139,9 @@ def comparison(c: Comparison, published: Shown = "few") -> None:
     """Schemes, fastest first, at most 120 columns wide; below, what others published of their accuracy."""
     console.print(_heading(c.baseline))
     if c.baseline.scheme.name != "bf16":
-        console.print(f"speed-up over {c.baseline.scheme.name}: {c.baseline.ttft_s * 1e3:.1f} ms", markup=False)
+        console.print(
+            f"speed-up is over {c.baseline.scheme.name}, whose TTFT is {c.baseline.ttft_s * 1e3:.1f} ms", markup=False
+        )
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     waits = any(row.breakdown.waiting_s for row in c.rows)
     times = ("compute", "codec", "wire", "exposed", *(["waiting"] if waits else []))

@@ -92,7 +92,7 @@ def test_compare_is_over_the_baseline_it_is_told(capsys: Capture) -> None:
         found["baseline"]["ttft_ms"] / next(r["ttft_ms"] for r in found["rows"] if r["scheme"] == "flash-int4")
     )
     status, out, _ = run(capsys, *COMPARE, "--schemes", "bf16", "--baseline", "nccl")
-    assert status == 0 and "speed-up over nccl: " in out
+    assert status == 0 and "speed-up is over nccl, whose TTFT is " in out
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ def identify(gpus: Sequence[SeenGpu], given: str | None, notes: list[str]) -> Gp
     """The catalog's GPU. ValueError where nothing tells it, with the device id, and what to pass."""
     told = Counter(name for name in (of(gpu) for gpu in gpus) if name is not None)
     if given is not None:
-        found = load_gpu(given)
+        found = load_gpu(_spelt(given))
         if told and set(told) != {found.name}:
             notes.append(f"the files' GPUs are {', '.join(sorted(told))}, --gpu says {found.name}: --gpu counts")
         return found
@@ -34,6 +34,15 @@ def identify(gpus: Sequence[SeenGpu], given: str | None, notes: list[str]) -> Gp
             f"its GPUs differ ({mixed}{others}), and a machine has GPUs of one kind: pass --gpu NAME for the one meant"
         )
     raise ValueError(f"{_unknown(gpus)}: pass --gpu NAME (`thinwire gpus` lists them)")
+
+
+def _spelt(given: str) -> str:
+    """A catalog name of a product's, as drivers or people write it; what is none stays, for the catalog to refuse."""
+    if given in gpu_names() or given.endswith(".toml"):
+        return given
+    known = {_bare(product): name for name in gpu_names() for product in load_gpu(name).product_names}
+    slug = _bare(given).replace(" ", "-")
+    return known.get(_bare(given), slug if slug in gpu_names() else given)
 
 
 def _unknown(gpus: Sequence[SeenGpu]) -> str:

@@ -561,3 +561,9 @@ def test_every_question_sends_a_dump_to_the_importer(tmp_path: Path) -> None:
     (path,) = files(tmp_path, twins.NO_NUMA)
     with pytest.raises(ValueError, match="thinwire cluster import"):
         api.predict("llama-3-8b", path, "bf16")
+
+
+@pytest.mark.parametrize("given_as", ["RTX 3090", "NVIDIA GeForce RTX 3090", "rtx-3090", "Rtx 3090"])
+def test_a_gpu_may_be_named_as_drivers_do(given_as: str, tmp_path: Path) -> None:
+    assert given(tmp_path, twins.TWO_SOCKETS, gpu=given_as).cluster.gpu.name == "rtx-3090"
+    assert "unknown gpu 'RTX 9090'" in refused(tmp_path, twins.TWO_SOCKETS, gpu="RTX 9090")
