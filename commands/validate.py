@@ -18,11 +18,16 @@ class Section(StrEnum):
     trtllm = "trtllm"
     tpot = "tpot"
     all_reduce = "all_reduce"
+    baselines = "baselines"
     links = "links"
     sglang = "sglang"
     quickreduce = "quickreduce"
+    packets = "packets"
+    codec = "codec"
     misc = "misc"
+    relatives = "relatives"
     logs = "logs"
+    hosts = "hosts"
 
 
 def validate(

@@ -170,7 +170,7 @@ def _dump(*formats: str) -> Callable[[random.Random], Tree]:
 
 def _printed(tree: Tree) -> str:
     rows = tree if isinstance(tree, list) else [tree]
-    return "\n".join("".join(map(_cell, row)) if isinstance(row, list) else _cell(row) for row in rows)
+    return "\n".join("  ".join(map(_cell, row)) if isinstance(row, list) else _cell(row) for row in rows) + "\n"
 
 
 def _log(r: random.Random) -> Tree:

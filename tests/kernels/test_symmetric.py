@@ -440,7 +440,7 @@ def test_the_grid_fits_the_gpu() -> None:
     ("name", "ranks", "numel", "said"),
     [
         ("mxfp4", 2, 100, "collective must be one of two_step: all_gather in 'mxfp4'"),
-        ("two_step:bf16", 2, 100, "codecs must be grouped integers or MX"),
+        ("two_step:bf16", 2, 100, "codecs must be grouped integers, MX or NVFP4"),
         ("two_step:int4-g24-zp", 2, 100, "groups must be powers of two to be reduced and encoded in one kernel"),
         ("flash-int4", 1, 100, "two ranks at least"),
         ("flash-int4", 2, 0, "two ranks at least"),

@@ -83,7 +83,7 @@ def test_published_parameters() -> None:
     assert scheme("quickreduce-int4").reduce == GroupedInt(4, 32, "symmetric", metadata="fp16")
     assert scheme("quickreduce-fp8").reduce == MX("e4m3", 32, "fp16")
     assert {entry.name for entry in schemes().values() if entry.codec_launch == "fused"} == {
-        name for name in PROMISED if name.startswith(("quickreduce", "vllm-symm", "trtllm", "nvfp4"))
+        name for name in PROMISED if name.startswith(("quickreduce", "vllm-symm", "trtllm-", "nvfp4"))
     }
     assert scheme("iso").sequence_split == 0.5 and scheme("iso").reduce == Raw()
     assert scheme("iso-int8").reduce == GroupedInt(8) and scheme("iso-int8").sequence_split == 0.5

