@@ -30,6 +30,15 @@ def test_distances_from_the_medians_add_in_squares(terms: list[tuple[float, floa
     assert found == pytest.approx((total - down, total + up))
 
 
+def test_two_wide_terms_on_the_same_seconds_stay_above_zero() -> None:
+    """What a library and another host are off by: factors, whose logarithms add in squares."""
+    wide = [(2.0, spread(-1.2, 0.0, 1.0)), (2.0, spread(-0.9, 0.0, 1.0))]
+    assert hypot(1 - exp(-1.2), 1 - exp(-0.9)) < 1 < hypot(1 - exp(-3.0), 1 - exp(-2.0))
+    assert sum_interval(2.0, wide)[0] == pytest.approx(2 * exp(-hypot(1.2, 0.9)))
+    low, _ = sum_interval(2.0, [(2.0, spread(-3.0, 0.0, 1.0)), (2.0, spread(-2.0, 0.0, 1.0))])
+    assert low == pytest.approx(2 * exp(-hypot(3.0, 2.0))) and low > 0
+
+
 def test_biases_add_as_they_are_and_the_sum_stays_inside() -> None:
     terms = [(1.0, spread(-0.1, 0.1, 0.2)), (3.0, spread(-0.1, 0.1, 0.2))]
     middle = 4 * exp(0.1)

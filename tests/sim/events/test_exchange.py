@@ -21,6 +21,7 @@ from thinwire.sim.events.analytic import closed_form
 from thinwire.sim.events.collective import run_alone
 from thinwire.sim.events.exchange import UNCOMPRESSED, Exchanger, left_uncompressed, slowdown, uncompressed
 from thinwire.sim.workload import Exchange, Passing
+from thinwire.topologies.generators import Wire, full_mesh
 
 from ..helpers import CATALOG, US, all_close, attach, close, exchanger, fabric, gpu_profile, machine, protocol, switched
 
@@ -259,6 +260,19 @@ def test_the_library_that_carries_a_scheme(name: str, library: str) -> None:
     costs = replace(fabric(4), baseline={"all_reduce": (RING,)}, libraries={"separate": "encoded", "fused": "inside"})
     of = among(costs)
     assert of.describe(of.time("all_reduce", NUMEL, scheme(name))).endswith(f" by {library}")
+
+
+def test_rings_on_a_mesh_use_every_link() -> None:
+    """Four A100 with a bridge between every two: NCCL lays rings along all of them, not one of three a GPU."""
+    wire = Wire(100e9, 5e-7)
+    nvlink, (one, profile) = full_mesh(4, wire), machine("8xa100-nvlink", 4)
+    mesh = nvlink.cluster(name="mesh", title="mesh", gpu=one.gpu, fabric=one.fabric, sources={}, assumptions=())
+    of, numel = exchanger(mesh, profile), 2**28
+    busbw = 2 * numel * 1.5 / seconds(of, "nccl", numel)
+    assert mesh.meshed and not one.meshed
+    assert 100e9 < busbw <= 300e9
+    assert seconds(of, "nccl", numel) == pytest.approx(seconds(of, "bf16", numel), rel=0.5)
+    assert "two_step by nccl" in of.describe(of.time("all_reduce", numel, scheme("nccl")))
 
 
 def test_islands_decide_what_crosses_the_sockets() -> None:
