@@ -81,7 +81,7 @@ class _Reader:
         if head is not None:
             self.end_row()
             self.broken, self.waited = head[0], 0
-            if head[1] and len(self.broken.tokens) >= 3 + (self.broken.tokens[0][:1].isalpha()):
+            if head[1] and len(self.broken.tokens) >= 3 + "".join(self.broken.tokens[:1])[:1].isalpha():
                 return
             return
         if self.broken is not None and self._continues(line):

@@ -145,6 +145,10 @@ def test_one_rank_failed_checks_and_other_operations_are_not_used() -> None:
         calibrated(runs_of(bad), cluster)
 
 
+def test_a_row_that_ends_with_its_type_is_no_row() -> None:
+    assert not runs_of("1024 256 float\n") or not runs_of("1024 256 float\n")[0].rows
+
+
 def test_several_runs_in_one_file() -> None:
     text = (
         table("all_reduce", 8, head=["./all_reduce_perf -g 8"])
