@@ -82,9 +82,8 @@ def _machine(file: str) -> "Cluster":
     try:
         return api.group(file)
     except ValueError:
-        if is_regular(file):
-            from thinwire.topologies.dumps.tell import importable, tell
+        if is_regular(file) and not file.endswith(".toml"):
+            from thinwire.topologies.dumps.tell import tell
 
-            if not file.endswith(".toml") and not importable(file):
-                tell(file)  # says what else it is
+            tell(file)  # says what else it is
         raise

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
-from itertools import pairwise
+from itertools import pairwise, permutations
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from thinwire.edge.limits import FACTOR, GPUS, LINKS
@@ -282,7 +282,7 @@ class Cluster:
     @property
     def meshed(self) -> bool:
         """Whether every two ranks have a link of their own."""
-        return not self._on_the_way
+        return all(self.has_link(a, b) for a, b in permutations(self.gpus, 2))
 
     @cached_property
     def _on_the_way(self) -> frozenset[str]:

@@ -25,7 +25,6 @@ from thinwire.sim.costs.gemm import GemmModel
 from thinwire.sim.costs.spread import Real, Spread, Whole, check_source
 from thinwire.sim.costs.transfer import Relation, longest_rate, products_of, sentences
 from thinwire.topologies.cluster import Gpu
-from thinwire.topologies.load import load_gpu
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,12 +158,12 @@ class GpuProfile:
             COMPUTE.check(f"sustained_flops_per_s.{cut(precision)}", ceiling.value)
         SECONDS.check("kernel_gap_s", self.kernel_gap_s.value)
 
-    def moved_to(self, gpu: Gpu, relation: Relation, spreads: Sequence[Spread]) -> "GpuProfile":
+    def moved_to(self, gpu: Gpu, lender: Gpu, relation: Relation, spreads: Sequence[Spread]) -> "GpuProfile":
         """The same kernels' efficiencies at the peaks of a GPU that nobody measured. Ceilings keep their share of the
         longest-running product, codec kernels theirs of the memory bandwidth, or of the multiprocessors, clocks taken
         alike, where these are fewer; precisions that `gpu` lacks go.
 
-        spreads: how far off such profiles are (`transferred.json`).
+        lender: the GPU that this profile is of. spreads: how far off such profiles are (`transferred.json`).
         """
 
         def assumed(known: Quantity, scale: float = 1.0) -> Quantity:
@@ -172,8 +171,7 @@ class GpuProfile:
 
         peaks = gpu.peak_flops_per_s
         memory = gpu.memory_bandwidth_bytes_per_s
-        of_own = load_gpu(self.gpu)
-        slower = max(of_own.memory_bandwidth_bytes_per_s / memory, of_own.sm_count / gpu.sm_count)
+        slower = max(lender.memory_bandwidth_bytes_per_s / memory, lender.sm_count / gpu.sm_count)
         gemm = {p: products_of(model, gpu, relation) for p, model in self.gemm.items() if p in peaks}
         return GpuProfile(
             name=gpu.name,

@@ -102,8 +102,8 @@ def _known_by(gpu: Gpu, kernels: bool) -> Gpu:
 
 @lru_cache
 def _derived(gpu: Gpu, relative: str) -> GpuProfile:
-    relation = relation_to(gpu, relative)
-    return profile_of(load_gpu(relative)).moved_to(gpu, relation, transfer_spreads()[relation])
+    relation, lender = relation_to(gpu, relative), load_gpu(relative)
+    return profile_of(lender).moved_to(gpu, lender, relation, transfer_spreads()[relation])
 
 
 @lru_cache

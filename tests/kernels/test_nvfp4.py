@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-import triton.language as tl
 from torch import Tensor
 
 from thinwire.kernels.decode import decode_into
@@ -22,7 +21,7 @@ from thinwire.reference.core.scheme import MX
 from thinwire.reference.quantize import encode_flat
 
 from .inputs import DTYPES, POISON, check_decode, check_encode, copies, same
-from .test_quotients import fma
+from .test_quotients import fuse_in_the_interpreter
 
 ROWS = (16, 48, 256, 1000 // 16 * 16, 6144)
 
@@ -96,18 +95,7 @@ def test_a_gpus_quotients_in_the_interpreter(
     source: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a multiply-add that rounds once, as `test_quotients` has it for one scale a group."""
-    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
-
-    from thinwire.kernels import numbers
-
-    used = []
-
-    def fused_once(self: object, x: TensorHandle, y: TensorHandle, z: TensorHandle) -> TensorHandle:
-        used.append(x)
-        return TensorHandle(fma(*np.broadcast_arrays(x.data, y.data, z.data)), z.dtype.scalar)
-
-    monkeypatch.setattr(numbers, "FUSED", tl.constexpr(True))
-    monkeypatch.setattr(InterpreterBuilder, "create_fma", fused_once)
+    used = fuse_in_the_interpreter(monkeypatch)
     with np.errstate(all="ignore"):
         for row in (48, 256):
             check_encode(values_of(NVFP4(row), DTYPES[source]), NVFP4(row), device)

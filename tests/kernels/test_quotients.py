@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -113,6 +115,23 @@ def fma(a: NDArray[np.float32], b: NDArray[np.float32], c: NDArray[np.float32]) 
     return np.where((lost != 0) & even & np.isfinite(total), odd, total).astype(np.float32)
 
 
+def fuse_in_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Kernels take the way that GPUs take, with a multiply-add that rounds once; its operands, as they are used."""
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    from thinwire.kernels import numbers
+
+    used: list[Any] = []
+
+    def fused_once(self: object, x: TensorHandle, y: TensorHandle, z: TensorHandle) -> TensorHandle:
+        used.append(x)
+        return TensorHandle(fma(*np.broadcast_arrays(x.data, y.data, z.data)), z.dtype.scalar)
+
+    monkeypatch.setattr(numbers, "FUSED", tl.constexpr(True))
+    monkeypatch.setattr(InterpreterBuilder, "create_fma", fused_once)
+    return used
+
+
 def test_the_fused_multiply_add_of_these_tests() -> None:
     one, tiny = np.float32(1), np.float32(2.0**-24)
     # 1 + 2^-24 is a tie, and what lies 2^-80 beside it is none.
@@ -173,18 +192,7 @@ def test_a_gpus_quotients_in_the_interpreter(
     spec: str, source: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The interpreter with a multiply-add that rounds once takes the way that GPUs take."""
-    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
-
-    from thinwire.kernels import numbers
-
-    used = []
-
-    def fused_once(self: object, x: TensorHandle, y: TensorHandle, z: TensorHandle) -> TensorHandle:
-        used.append(x)
-        return TensorHandle(fma(*np.broadcast_arrays(x.data, y.data, z.data)), z.dtype.scalar)
-
-    monkeypatch.setattr(numbers, "FUSED", tl.constexpr(True))
-    monkeypatch.setattr(InterpreterBuilder, "create_fma", fused_once)
+    used = fuse_in_the_interpreter(monkeypatch)
     codec = parse_codec(spec)
     assert isinstance(codec, GroupedInt | MX)
     x = groups(codec, DTYPES[source])
