@@ -21,7 +21,7 @@ from thinwire.sim.choices import Compress, Shown
 from thinwire.sim.question import Form, Option, Placement, options_of
 
 if TYPE_CHECKING:
-    from thinwire.reference.core.config import ModelConfig
+    from thinwire.reference.core.architecture import ModelConfig
 
 Q = TypeVar("Q", bound=Placement)
 

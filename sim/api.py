@@ -14,7 +14,8 @@ from thinwire.edge.words import place as place_of
 from thinwire.reference.catalog import parse_codec
 from thinwire.reference.catalog import scheme as find_scheme
 from thinwire.reference.catalog import schemes as catalog_schemes
-from thinwire.reference.core.config import ModelConfig, load_model, model_names
+from thinwire.reference.core.architecture import ModelConfig
+from thinwire.reference.core.config import load_model, model_names
 from thinwire.reference.core.schedule import Op as CollectiveOp
 from thinwire.reference.core.scheme import Codec, Scheme
 from thinwire.reference.mixed import AnyScheme, MixedScheme, auto_budget, entries, find

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from thinwire.reference.core.config import ModelConfig
+from thinwire.reference.core.architecture import ModelConfig
 from thinwire.reference.mixed import AnyScheme
 from thinwire.sim.choices import Launch
 from thinwire.sim.costs.cost import CostModel

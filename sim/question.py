@@ -17,7 +17,7 @@ from thinwire.sim.choices import Launch, Weights
 from thinwire.topologies.choose import numbers, text_of
 
 if TYPE_CHECKING:
-    from thinwire.reference.core.config import ModelConfig
+    from thinwire.reference.core.architecture import ModelConfig
     from thinwire.reference.mixed import AnyScheme
     from thinwire.sim.costs.profile import Profile
     from thinwire.topologies.cluster import Cluster

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from thinwire.reference.core.config import ModelConfig
+from thinwire.reference.core.architecture import ModelConfig
 from thinwire.reference.core.lookup import entry_of
 from thinwire.reference.core.scheme import Codec
 from thinwire.reference.mixed import AnyScheme, MixedScheme, entries, plan_of

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from thinwire.reference.core.config import ModelConfig
+from thinwire.reference.core.architecture import ModelConfig
 from thinwire.reference.core.schedule import Schedule
 from thinwire.reference.core.scheme import Scheme
 from thinwire.reference.mixed import SITES, AnyScheme, Site, plan_of

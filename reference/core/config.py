@@ -12,126 +12,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from thinwire.edge.limits import LAYERS, POSITIONS, WIDTH
 from thinwire.edge.reading import from_json, is_there
 from thinwire.edge.words import cut, place, refusal, shown
+from thinwire.reference.core.architecture import Attention, FeedForward, Layer, ModelConfig, Rope, RopeScaling
 
 _MODELS = Path(__file__).resolve().parents[1] / "models"
-_BF16_BYTES = 2
-
-
-@dataclass(frozen=True, slots=True)
-class RopeScaling:
-    """How a model stretches its rotary positions: transformers' `rope_type` and what `linear` and `llama3` need.
-
-    Other kinds are kept by name only; they cost the same time, and who computes with them refuses them.
-    """
-
-    kind: str
-    factor: float = 1.0
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 1.0
-    original_max_positions: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class ModelConfig:
-    """A dense decoder's sizes and the few facts of its arithmetic.
-
-    intermediate_size: width of the gated MLP (three matrices). sliding_window in tokens, on all layers or
-    on the even ones ("alternate", Gemma 2). query_scale multiplies query times key. rope_theta, norm_eps
-    dimensionless; max_positions in tokens. output_bias, mlp_bias: biases that only some Llama derivatives
-    have. rope_scaling: None where positions are not stretched.
-    """
-
-    name: str
-    architecture: str
-    hidden_size: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    intermediate_size: int
-    vocab_size: int
-    qkv_bias: bool
-    tied_embeddings: bool
-    activation: str
-    sliding_window: int | None
-    sliding_pattern: Literal["all", "alternate"]
-    post_norms: bool
-    attention_softcap: float | None
-    final_softcap: float | None
-    query_scale: float
-    rope_theta: float
-    norm_eps: float
-    max_positions: int
-    source: str
-    output_bias: bool = False
-    mlp_bias: bool = False
-    rope_scaling: RopeScaling | None = None
-
-    def window(self, layer: int) -> int | None:
-        """How many tokens back layer `layer` (from 0) attends; None = all. ValueError outside the layers."""
-        if not 0 <= layer < self.num_layers:
-            raise ValueError(f"layer must lie in 0..{self.num_layers - 1} for {self.name}: layer={layer}")
-        return self.sliding_window if self.sliding_pattern == "all" or layer % 2 == 0 else None
-
-    @property
-    def parameters(self) -> int:
-        """Exact number of trained values, a tied embedding counted once."""
-        embeddings = self.vocab_size * self.hidden_size * (1 if self.tied_embeddings else 2)
-        layer = self._matrices(1) + self._biases(1) + self._norms
-        return embeddings + self.num_layers * layer + self.hidden_size
-
-    def weight_bytes(self, tp: int, bits: int) -> int:
-        """Bytes of weights one of `tp` GPUs holds, layer matrices at `bits` bits, everything else in bf16.
-
-        Heads, MLP and vocabulary are split (the vocabulary rounded up), norms replicated, and a key-value
-        head is replicated where there are more GPUs than heads. Raises ValueError where `tp` does not
-        divide the model.
-        """
-        self.check_tp(tp)
-        if bits not in (4, 8, 16):
-            raise ValueError(f"bits must be 4, 8 or 16: bits={bits}")
-        embeddings = -(-self.vocab_size // tp) * self.hidden_size * (1 if self.tied_embeddings else 2)
-        bf16_values = embeddings + self.num_layers * (self._biases(tp) + self._norms) + self.hidden_size
-        return self.num_layers * self._matrices(tp) * bits // 8 + bf16_values * _BF16_BYTES
-
-    def kv_heads_per_gpu(self, tp: int) -> int:
-        """Key-value heads that one of `tp` GPUs holds: at least one."""
-        return max(1, self.num_kv_heads // tp)
-
-    def check_tp(self, tp: int) -> None:
-        """Raises ValueError unless `tp` GPUs can share the heads and the MLP evenly."""
-        if tp < 1:
-            raise ValueError(f"tp must be positive: tp={tp}")
-        for what, size in (("attention heads", self.num_heads), ("MLP width", self.intermediate_size)):
-            if size % tp:
-                raise ValueError(f"tp must divide the {what} of {self.name}: tp={tp}, {what}={size}")
-        if self.num_kv_heads % tp and tp % self.num_kv_heads:
-            raise ValueError(
-                f"tp must divide the key-value heads of {self.name} or be a multiple of them: "
-                f"tp={tp}, key-value heads={self.num_kv_heads}"
-            )
-
-    def _matrices(self, tp: int) -> int:
-        heads = 2 * self.num_heads // tp + 2 * self.kv_heads_per_gpu(tp)  # query and output, key and value
-        return self.hidden_size * (heads * self.head_dim + 3 * self.intermediate_size // tp)
-
-    def _biases(self, tp: int) -> int:
-        heads = self.num_heads // tp + 2 * self.kv_heads_per_gpu(tp)
-        qkv = heads * self.head_dim if self.qkv_bias else 0
-        mlp = 2 * self.intermediate_size // tp + self.hidden_size if self.mlp_bias else 0
-        return qkv + mlp + (self.hidden_size if self.output_bias else 0)
-
-    @property
-    def _norms(self) -> int:
-        return (4 if self.post_norms else 2) * self.hidden_size
-
 
 _Size = Annotated[int, Field(gt=0, le=WIDTH.most, strict=True)]
 _Real = Annotated[float, Field(gt=0, le=1e30, strict=True, allow_inf_nan=False)]
@@ -244,32 +134,35 @@ def parse_config(data: Mapping[str, Any], name: str) -> ModelConfig:
     rope_theta = (rope.rope_theta if rope else None) or raw.rope_theta or 10000.0
     tied = raw.tie_word_embeddings if raw.tie_word_embeddings is not None else family.gemma
     attention_bias = raw.attention_bias and family.model_type in ("llama", "gemma2")
+    scaling = _rope_scaling(rope, raw.max_position_embeddings or family.max_positions, name)
+    layers = []
+    for number in range(raw.num_hidden_layers):
+        attention = Attention(
+            heads=heads,
+            kv_heads=kv_heads,
+            head_dim=head_dim,
+            scale=((raw.query_pre_attn_scalar or 256.0) if family.gemma else head_dim) ** -0.5,
+            rope=Rope(head_dim, rope_theta, scaling=scaling),
+            window=window if not family.gemma or number % 2 == 0 else None,
+            qkv_bias=attention_bias or family.model_type == "qwen2",
+            output_bias=attention_bias,
+            softcap=_softcap(raw, "attn_logit_softcapping", 50.0, family),
+        )
+        feed = FeedForward(raw.intermediate_size, True, activation, raw.mlp_bias and family.model_type == "llama")
+        layers.append(Layer(attention, feed, "both" if family.gemma else "before"))
     return ModelConfig(
         name=name,
         architecture=architecture,
         hidden_size=raw.hidden_size,
-        num_layers=raw.num_hidden_layers,
-        num_heads=heads,
-        num_kv_heads=kv_heads,
-        head_dim=head_dim,
-        intermediate_size=raw.intermediate_size,
         vocab_size=raw.vocab_size,
-        qkv_bias=attention_bias or family.model_type == "qwen2",
-        tied_embeddings=tied,
-        activation=activation,
-        sliding_window=window,
-        sliding_pattern="alternate" if family.gemma else "all",
-        post_norms=family.gemma,
-        attention_softcap=_softcap(raw, "attn_logit_softcapping", 50.0, family),
-        final_softcap=_softcap(raw, "final_logit_softcapping", 30.0, family),
-        query_scale=((raw.query_pre_attn_scalar or 256.0) if family.gemma else head_dim) ** -0.5,
-        rope_theta=rope_theta,
+        layers=tuple(layers),
+        norm="rms",
         norm_eps=raw.rms_norm_eps,
+        tied_embeddings=tied,
         max_positions=raw.max_position_embeddings or family.max_positions,
         source=str(data.get("_source", "config.json given by the user")),
-        output_bias=attention_bias,
-        mlp_bias=raw.mlp_bias and family.model_type == "llama",
-        rope_scaling=_rope_scaling(rope, raw.max_position_embeddings or family.max_positions, name),
+        final_softcap=_softcap(raw, "final_logit_softcapping", 30.0, family),
+        embedding_scale=raw.hidden_size**0.5 if family.gemma else 1.0,
     )
 
 

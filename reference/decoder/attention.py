@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from thinwire.reference.core.config import ModelConfig
+from thinwire.reference.core.architecture import ModelConfig
 
 ROPE_KINDS = ("linear", "llama3")
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from thinwire.reference.core.config import ModelConfig
+from thinwire.reference.core.architecture import ModelConfig
 from thinwire.reference.decoder.attention import attend, causal_mask, check_rope, frequencies, rotary, rotate
 from thinwire.reference.decoder.shard import LayerPart, Shard, cut, shards
 from thinwire.reference.decoder.sync import ExactSync, SchemeSync, Sync, ranks_here

@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thinwire.reference.core.config import ModelConfig, load_model, parse_config
+from thinwire.reference.core.architecture import ModelConfig
+from thinwire.reference.core.config import load_model, parse_config
 
 Shapes = dict[str, tuple[int, ...]]
 

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from thinwire.reference.catalog import scheme as find_scheme
 from thinwire.reference.codecs.backend import for_device
-from thinwire.reference.core.config import ModelConfig
+from thinwire.reference.core.architecture import ModelConfig
 from thinwire.reference.core.scheme import Scheme
 from thinwire.reference.decoder.model import Decoder, Stream
 from thinwire.reference.decoder.sync import ExactSync, SchemeSync, Sync

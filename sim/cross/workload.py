@@ -23,7 +23,7 @@ from typing import Literal, get_args
 
 from thinwire.edge.limits import BATCH, LAYERS, POSITIONS, WIDTH
 from thinwire.edge.words import shown
-from thinwire.reference.core.config import ModelConfig
+from thinwire.reference.core.architecture import ModelConfig
 from thinwire.reference.core.cross_schedule import CrossShape, Wire, lv_exchanges, ring_exchanges
 from thinwire.reference.core.cross_schedule import Exchange as Hop
 from thinwire.sim.workload import (

@@ -25,7 +25,7 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from thinwire.reference.catalog import scheme as find_scheme
-from thinwire.reference.core.config import ModelConfig
+from thinwire.reference.core.architecture import ModelConfig
 from thinwire.reference.mixed import DROP, MixedScheme, auto_name, points
 from thinwire.sim.choices import Compress
 from thinwire.sim.costs.cost import CostModel

@@ -21,7 +21,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from thinwire.reference.core.config import ModelConfig
+from thinwire.reference.core.architecture import ModelConfig
 from thinwire.reference.core.scheme import Scheme
 from thinwire.reference.mixed import SITES, AnyScheme, plan_of
 from thinwire.sim.choices import Weights

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from thinwire.edge.words import shown
-from thinwire.reference.core.config import ModelConfig
+from thinwire.reference.core.architecture import ModelConfig
 from thinwire.reference.mixed import AnyScheme, MixedScheme
 from thinwire.sim.api import Placed, group, place, scheme_of
 from thinwire.sim.choices import Compress

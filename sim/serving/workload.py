@@ -10,7 +10,7 @@ weights for a few rows, and two halves would read them twice.
 
 from dataclasses import dataclass, replace
 
-from thinwire.reference.core.config import ModelConfig
+from thinwire.reference.core.architecture import ModelConfig
 from thinwire.reference.core.scheme import Scheme
 from thinwire.reference.mixed import AnyScheme
 from thinwire.sim.choices import Weights

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thinwire.reference.core.config import ModelConfig, parse_config
+from thinwire.reference.core.architecture import ModelConfig
+from thinwire.reference.core.config import parse_config
 from thinwire.reference.decoder.model import BF16, Decoder
 from thinwire.reference.decoder.sync import Calibrating, ExactSync, Observed, SchemeSync
 from thinwire.reference.decoder.weights import random_weights

@@ -10,7 +10,8 @@ from functools import cache
 
 import numpy as np
 
-from thinwire.reference.core.config import ModelConfig, load_model
+from thinwire.reference.core.architecture import ModelConfig
+from thinwire.reference.core.config import load_model
 from thinwire.reference.core.schedule import Op, Primitive, Schedule, Work
 from thinwire.sim.costs.attention import CORRECTIONS, AttentionModel
 from thinwire.sim.costs.cost import CostModel

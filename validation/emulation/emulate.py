@@ -23,7 +23,8 @@ from statistics import median
 from typing import Any
 
 from thinwire.reference.catalog import scheme as find_scheme
-from thinwire.reference.core.config import ModelConfig, parse_config
+from thinwire.reference.core.architecture import ModelConfig
+from thinwire.reference.core.config import parse_config
 from thinwire.reference.core.schedule import build
 from thinwire.sim.costs.profile import Profile
 from thinwire.sim.sweeps.sweep import build as code

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from thinwire.reference.catalog import scheme as find_scheme
-from thinwire.reference.core.config import ModelConfig
+from thinwire.reference.core.architecture import ModelConfig
 from thinwire.sim.costs.attention import CORRECTIONS, AttentionModel
 from thinwire.sim.costs.cost import CostModel
 from thinwire.sim.costs.decode_attention import SHARE_NODES, DecodeAttentionModel

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from thinwire.reference.core.config import ModelConfig
+from thinwire.reference.core.architecture import ModelConfig
 from thinwire.reference.decoder.attention import frequencies
 from thinwire.reference.decoder.model import BF16, Decoder
 from thinwire.reference.groups.group import LocalGroup

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from thinwire.reference.allreduce import all_reduce_local
 from thinwire.reference.catalog import scheme
-from thinwire.reference.core.config import ModelConfig
+from thinwire.reference.core.architecture import ModelConfig
 from thinwire.reference.core.schedule import build
 from thinwire.reference.core.scheme import Raw
 from thinwire.reference.decoder.attention import causal_mask, frequencies

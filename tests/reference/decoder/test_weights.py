@@ -14,7 +14,8 @@ import tokenizers
 import torch
 from torch import Tensor
 
-from thinwire.reference.core.config import ModelConfig, load_model, model_names
+from thinwire.reference.core.architecture import ModelConfig
+from thinwire.reference.core.config import load_model, model_names
 from thinwire.reference.decoder import weights as subject
 from thinwire.reference.decoder.model import Decoder
 from thinwire.reference.decoder.text import open_tokenizer

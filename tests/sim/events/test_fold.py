@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thinwire.reference.catalog import scheme, schemes
-from thinwire.reference.core.config import ModelConfig
+from thinwire.reference.core.architecture import ModelConfig
 from thinwire.sim.events.fold import KEPT_REPEATS, find_runs, folds_of, kept_layers
 from thinwire.sim.events.timeline import Span
 from thinwire.sim.predict import WhatIf, predict
