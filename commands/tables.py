@@ -277,7 +277,7 @@ def cross_comparison(c: CrossComparison) -> None:
     prompt, config = base.prompt, base.model.config
     console.print(
         f"{base.model.layers} cross-attention layers of [bold]{config.name}[/bold] ({prompt.weights}, "
-        f"{config.num_heads} heads, {config.num_kv_heads} key-value heads of {config.head_dim}) on {base.tp} x "
+        f"{base.model.heads} heads, {base.model.kv_heads} key-value heads of {base.model.head_dim}) on {base.tp} x "
         f"{base.cluster.gpu.name} of {_machine(base.cluster.name, base.cluster.indices)}, batch {prompt.batch}, "
         f"{prompt.text_tokens} text and {prompt.visual_tokens} visual tokens"
     )

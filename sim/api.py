@@ -14,7 +14,7 @@ from thinwire.edge.words import place as place_of
 from thinwire.reference.catalog import parse_codec
 from thinwire.reference.catalog import scheme as find_scheme
 from thinwire.reference.catalog import schemes as catalog_schemes
-from thinwire.reference.core.architecture import ModelConfig
+from thinwire.reference.core.architecture import Attention, Experts, FeedForward, Latent, ModelConfig
 from thinwire.reference.core.config import load_model, model_names
 from thinwire.reference.core.schedule import Op as CollectiveOp
 from thinwire.reference.core.scheme import Codec, Scheme
@@ -318,18 +318,13 @@ def compare_cross_attention(
 
     taken = group(cluster, tp, scaled_links, gpus=gpus, nodes=nodes)
     found = load_model(model) if isinstance(model, str) else model
-    config = replace(
-        found,
-        num_heads=found.num_heads if heads is None else heads,
-        num_kv_heads=found.num_kv_heads if kv_heads is None else kv_heads,
-        head_dim=found.head_dim if head_dim is None else head_dim,
-    )
+    own = {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim}
     layers = max(1, found.num_layers // LAYERS_SHARE) if cross_layers is None else cross_layers
     wanted = (
         METHODS if methods is None else tuple(cast("Method", name) for name in methods)
     )  # unknown: refused in build
     return compare_cross(
-        CrossModel(config, layers),
+        CrossModel(found, layers, **{name: value for name, value in own.items() if value is not None}),
         taken,
         CrossPrompt(batch, text_tokens, visual_tokens, weights),
         _profile_of(taken, profile),
@@ -479,10 +474,19 @@ def catalog(kind: str) -> list[dict[str, Any]]:
 
 
 def _model_row(m: ModelConfig) -> dict[str, Any]:
+    mixers = [layer.mixer for layer in m.layers if layer.mixer is not None]
+    heads = next((mixer for mixer in mixers if isinstance(mixer, Attention | Latent)), None)
+    dense = next((layer.feed for layer in m.layers if isinstance(layer.feed, FeedForward)), None)
+    mixture = next((layer.feed for layer in m.layers if isinstance(layer.feed, Experts)), None)
     return {
-        "name": m.name, "architecture": m.architecture, "parameters": m.parameters, "hidden_size": m.hidden_size,
-        "num_layers": m.num_layers, "num_heads": m.num_heads, "num_kv_heads": m.num_kv_heads, "head_dim": m.head_dim,
-        "intermediate_size": m.intermediate_size, "vocab_size": m.vocab_size, "source": m.source,
+        "name": m.name, "architecture": m.architecture, "parameters": m.parameters,
+        "active_parameters": m.active_parameters, "hidden_size": m.hidden_size, "num_layers": m.num_layers,
+        "num_heads": heads.heads if heads else None,
+        "num_kv_heads": heads.kv_heads if isinstance(heads, Attention) else None,
+        "head_dim": heads.head_dim if heads else None, "intermediate_size": dense.width if dense else None,
+        "experts": mixture.count if mixture else None, "experts_per_token": mixture.top_k if mixture else None,
+        "expert_size": mixture.width if mixture else None, "vocab_size": m.vocab_size,
+        "kv_bytes_per_token": 2 * m.cache_values(1), "source": m.source,
     }  # fmt: skip
 
 

@@ -2,6 +2,9 @@
 
 from typing import Literal
 
+Precision = Literal["bf16", "fp8"]
+"""Formats of weights, and of the products with them."""
+
 Weights = Literal["bf16", "fp8"]
 """Precision of weights and GEMMs."""
 

@@ -14,7 +14,8 @@ from thinwire.sim.costs.spread import ANOTHER_HOST, CONFIDENCE, Spread
 from thinwire.sim.events.exchange import Exchanger
 from thinwire.sim.events.timeline import Breakdown, Timeline
 from thinwire.sim.interval import Interval, Kernels, interval_of
-from thinwire.sim.workload import FP8_ROWS, Prompt
+from thinwire.sim.shapes import FP8_ROWS
+from thinwire.sim.workload import Prompt
 from thinwire.topologies.cluster import Cluster
 
 

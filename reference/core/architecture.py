@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -487,9 +487,21 @@ class ModelConfig:
         return found
 
     @cached_property
+    def feed_forward(self) -> FeedForward:
+        """The MLP of the first layer that has one; ValueError where none has."""
+        found = next((layer.feed for layer in self.layers if isinstance(layer.feed, FeedForward)), None)
+        if found is None:
+            raise ValueError(f"{self.name} has no dense feed-forward")
+        return found
+
+    @cached_property
     def is_mixture(self) -> bool:
         """Has it experts?"""
         return any(isinstance(layer.feed, Experts) for layer in self.layers)
+
+    def with_layers(self, count: int) -> ModelConfig:
+        """The same with so many layers, those it has over and over."""
+        return replace(self, layers=tuple(self.layers[number % self.num_layers] for number in range(count)))
 
     @cached_property
     def distinct(self) -> tuple[tuple[Layer, int], ...]:

@@ -14,38 +14,30 @@ alike are one class; where the slowest is also the last to leave every exchange,
 import math
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, partial
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from thinwire.reference.core.architecture import ModelConfig
+from thinwire.reference.core.architecture import Attention, Mixer, ModelConfig
 from thinwire.reference.core.scheme import Scheme
-from thinwire.reference.mixed import SITES, AnyScheme, plan_of
+from thinwire.reference.mixed import AnyScheme
 from thinwire.sim.choices import Weights
 from thinwire.sim.costs.carriers import edges
 from thinwire.sim.costs.cost import CostModel
-from thinwire.sim.costs.decode_attention import DecodeCall
 from thinwire.sim.events.collective import CollectiveTime
 from thinwire.sim.events.exchange import UNCOMPRESSED, Exchanger
 from thinwire.sim.events.fold import find_runs
 from thinwire.sim.events.network import Ints
+from thinwire.sim.layers import Stage, stages
 from thinwire.sim.report import machine_sentences
+from thinwire.sim.serving.attending import Attending, Call, Chunk, attending
 from thinwire.sim.serving.plane import MonotonePlane
-from thinwire.sim.serving.workload import Chunk, Share, shares
-from thinwire.sim.workload import (
-    Elementwise,
-    Exchange,
-    Gemm,
-    Kernel,
-    Op,
-    Shard,
-    all_reduces,
-    around_attention,
-    mlp,
-)
+from thinwire.sim.serving.workload import Share, shares
+from thinwire.sim.shapes import Elementwise, Exchange, Gemm, Kernel, Rows
+from thinwire.sim.workload import Kind, Op, kinds_of, vocabulary
 
 BOUND = 0.01
 CHUNKS_KEPT = 1 << 16  # chunks whose attention is remembered
@@ -131,14 +123,6 @@ class MonotoneTable:
         self._value.insert(place, self.function(n))
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class _Kind:
-    """A layer as far as time goes: what its attention sees, and what is exchanged after its two blocks."""
-
-    window: int | None
-    after: tuple[Scheme | None, Scheme | None]
-
-
 @dataclass(eq=False)
 class IterationModel:
     """The pace of one replica, on the machine and with the straggler that its exchangers know.
@@ -161,7 +145,7 @@ class IterationModel:
 
     def __post_init__(self) -> None:
         tp = self.exchanger.ranks
-        self._shard = Shard.of(self.model, tp)
+        self.model.check_tp(tp)
         slowdown_R = self.exchanger.slowdown_R
         self._slowdown = float(slowdown_R.max())
         self._classes = [np.flatnonzero(slowdown_R == factor) for factor in np.unique(slowdown_R)]  # the slowest last
@@ -169,20 +153,21 @@ class IterationModel:
         self._split = self.scheme.sequence_split if tp > 1 else None
         self._runs = self._layers(tp)
         kinds = [kind for pattern, repeats in self._runs for kind in pattern * repeats]
-        self._windows = Counter(kind.window for kind in kinds)
-        self._schemes = Counter(scheme for kind in kinds for scheme in kind.after if scheme is not None)
+        self._kinds = Counter(kinds)
+        self._mixers = Counter(kind.layer.mixer for kind in kinds if kind.layer.mixer is not None)
+        self._schemes = Counter(scheme for kind in kinds for scheme in _exchanged(kind))
         self._decoded = Counter[Scheme | None]()  # a token alone in its sequence is the last, so it may be exempt
         for scheme, times in self._schemes.items():
             self._decoded[None if scheme.exempt_last_tokens else scheme] += times
         self._exempts_first = any(scheme.exempt_tokens for scheme in self._schemes)
         self._exempts_last = any(scheme.exempt_last_tokens for scheme in self._schemes)
-        attend = self.exchanger.cost.profile.gpu.attention
         self._eager, self._graph = (
             self._launched(on, sent)
             for on, sent in ((self.exchanger, self._schemes), (self.decode_exchanger, self._decoded))
         )
-        self._eager_call_s = attend.floor_s * self._slowdown + self._eager.gap_s
-        self._decoding = lru_cache(self.sequences)(self._decode_call)
+        self._attending = {mixer: self._attending_of(mixer) for mixer in self._mixers}
+        self._eager_calls_s = sum(times * self._attending[mixer].call_s for mixer, times in self._mixers.items())
+        self._decoding = lru_cache(self.sequences)(self._decode_calls)
         self._attended_s = lru_cache(CHUNKS_KEPT)(self._chunk_s)
         self._attended_everywhere_s = lru_cache(CHUNKS_KEPT)(self._chunk_everywhere_s)
 
@@ -231,7 +216,7 @@ class IterationModel:
         if self._split is not None or exempts or not self._slowest_leaves_last(self._eager, tokens):
             parts = shares(Share(tuple(chunks), sequences, context_tokens, finishing), self._split)
             return self._streams_s(self._eager, parts, sampled) + self.host_s
-        found = self._eager.whole(tokens) + self.model.num_layers * self._eager_call_s
+        found = self._eager.whole(tokens) + self._eager_calls_s
         found += sum([self._attended_everywhere_s(*chunk) for chunk in chunks])
         if sequences:
             found += self._decode_s(self._eager.gap_s, sequences, context_tokens)
@@ -243,15 +228,15 @@ class IterationModel:
             parts = (Share((), sequences, context_tokens),)
             return Line(self._streams_s(self._graph, parts, sequences) + self.host_s, 0.0, 1)
         attended_s, per_token_s, until = 0.0, 0.0, math.inf
-        call = self._decoding(sequences)
-        for window, layers in self._windows.items():
-            piece = call.piece(context_tokens, window)
+        for mixer, call in self._decoding(sequences).items():
+            layers = self._mixers[mixer]
+            piece = call.piece(context_tokens, mixer.reach)
             attended_s += layers * piece.seconds
             per_token_s += layers * piece.per_token_s
             until = min(until, piece.until)
         holds = FOREVER if until == math.inf else int((until - context_tokens) // sequences) + 1
         first_s = self._graph.whole(sequences) + self._graph.head(sequences) + self.host_s
-        first_s += attended_s * self._slowdown + self.model.num_layers * self._graph.gap_s
+        first_s += attended_s * self._slowdown + self._mixers.total() * self._graph.gap_s
         return Line(first_s, per_token_s * self._slowdown, holds)
 
     def floor_s(self, prompt_tokens: int, sequences: int) -> float:
@@ -271,7 +256,7 @@ class IterationModel:
             known_s = self._graph.least(tokens) + self._graph.head(decoding)
             known_s += self._least_decode_s(self._graph.gap_s, decoding)
         else:
-            known_s = self._eager.least(tokens) + self.model.num_layers * self._eager_call_s
+            known_s = self._eager.least(tokens) + self._eager_calls_s
             if sequences:
                 known_s += self._eager.head(decoding) + self._least_decode_s(self._eager.gap_s, decoding)
         below = (
@@ -283,9 +268,12 @@ class IterationModel:
         """What every token of context that decoding reads adds to an iteration at least, whatever its batch: layers
         with a window stop reading more.
         """
-        decoding = self.exchanger.cost.profile.gpu.decode_attention
-        per_layer_s = decoding.least_token_s(self._shard.kv_heads, self.model.head_dim)
-        return self._windows[None] * per_layer_s * self._slowdown
+        decoding, tp = self.exchanger.cost.profile.gpu.decode_attention, self.exchanger.ranks
+        found = 0.0
+        for mixer, layers in self._mixers.items():
+            if isinstance(mixer, Attention) and mixer.reach is None:
+                found += layers * decoding.least_token_s(mixer.kv_heads_per_gpu(tp), mixer.head_dim)
+        return found * self._slowdown
 
     def sentences(self) -> list[str]:
         """What the durations rest on, the exchanges asked for so far among them."""
@@ -317,12 +305,8 @@ class IterationModel:
     def _streams_s(self, on: "_Launched", parts: Sequence[Share], sampled: int) -> float:
         """Until all sequences that get a token have it."""
         hidden, costs = self.model.hidden_size, on.exchanger.cost
-        mlps = [on.mlp(part.tokens) for part in parts]
-        blocks = {window: [self._attention_of_s(on, part, window) for part in parts] for window in self._windows}
-        sent: dict[Scheme | None, list[list[list[float]]]] = {None: [[] for _ in parts]}
-        for scheme in self._schemes:
-            asked = [all_reduces(scheme, part.rows(scheme), hidden) for part in parts]
-            sent[scheme] = [[self._sent_s(on, exchange) for _, exchange in exchanges] for exchanges in asked]
+        attended = {mixer: [self._attended_of_s(on, part, mixer) for part in parts] for mixer in self._mixers}
+        rows = {kind: self._rows_of(on, kind, parts, attended) for kind in self._kinds}
         at = _Streams(self._speeds, len(parts))
         for part, share in enumerate(parts):
             at.compute(part, self._kernel_s(costs, Elementwise("embedding", "embedding", share.tokens, hidden)))
@@ -330,7 +314,7 @@ class IterationModel:
             for left in range(repeats - 1, -1, -1):
                 before = at.state()
                 for kind in pattern:
-                    at.layer((blocks[kind.window], mlps), [sent[scheme] for scheme in kind.after])
+                    at.layer(rows[kind])
                 steps = [now - was for now, was in zip(at.state(), before, strict=True)]
                 if max(steps) - min(steps) <= STEADY * max(at.free_s):  # all repeats to come are like this one
                     at.wait(left * steps[0])
@@ -363,31 +347,43 @@ class IterationModel:
         left = [[of_class(tokens) for of_class in on.sent[scheme]] for scheme in on.schemes]
         return all(max(seconds) == seconds[-1] for seconds in left)
 
-    def _attention_of_s(self, on: "_Launched", part: Share, window: int | None) -> float:
-        """The attention block of one part, in one layer."""
-        found = on.attention(part.tokens)
+    def _attended_of_s(self, on: "_Launched", part: Share, mixer: Mixer) -> float:
+        """What one part runs between a mixer's projections, in one layer."""
+        found = 0.0
         if part.chunks:
-            found += self._eager_call_s + sum(self._attended_s(*chunk, window) for chunk in part.chunks)
+            found += self._attending[mixer].call_s + sum(self._attended_s(*chunk, mixer) for chunk in part.chunks)
         if part.sequences:
-            attended_s = self._decoding(part.sequences).seconds(part.context_tokens, window)
+            attended_s = self._decoding(part.sequences)[mixer].seconds(part.context_tokens, mixer.reach)
             found += on.gap_s + attended_s * self._slowdown
         return found
 
-    def _layers(self, tp: int) -> list[tuple[list[_Kind], int]]:
+    def _rows_of(
+        self, on: "_Launched", kind: Kind, parts: Sequence[Share], attended: Mapping[Mixer, Sequence[float]]
+    ) -> list["_Row"]:
+        """The stages of a layer: seconds of each part's kernels, and of what each sends behind them."""
+        found = []
+        asked = [self._stages(kind, part.tokens, part.rows) for part in parts]
+        for number, row in enumerate(zip(*asked, strict=True)):
+            computed = [on.computed[kind][number](part.tokens) for part in parts]
+            if number == 0 and kind.layer.mixer is not None:
+                computed = [each + more for each, more in zip(computed, attended[kind.layer.mixer], strict=True)]
+            found.append((computed, [[self._sent_s(on, e) for _, e in stage.exchanges] for stage in row]))
+        return found
+
+    def _stages(self, kind: Kind, tokens: int, rows: Callable[[Scheme], Rows] | None = None) -> list[Stage]:
+        """A layer's stages but for attention. rows: None = all tokens go alike."""
+        tp = self.exchanger.ranks
+        sizes = rows or (lambda _: Rows(tokens))
+        return list(stages(self.model, kind.layer, tp, kind.after, tokens, sizes, lambda _: (), self.weights))
+
+    def _layers(self, tp: int) -> list[tuple[list[Kind], int]]:
         """Patterns of layers and how often each repeats, first to last."""
-        plan = plan_of(self.scheme, self.model.num_layers)
-        distinct: dict[tuple[int | None, int, int], tuple[_Kind, tuple[Op, ...]]] = {}
-        layers = []
-        for layer in range(self.model.num_layers):
-            after = [plan[layer, site] if tp > 1 else None for site in SITES]
-            kept = [None if scheme is None or scheme.collective == "none" else scheme for scheme in after]
-            key = (self.model.window(layer), id(kept[0]), id(kept[1]))
-            if key not in distinct:
-                distinct[key] = _Kind(key[0], (kept[0], kept[1])), (Op(str(len(distinct)), 0),)
-            layers.append(distinct[key])
+        stand_ins: dict[Kind, tuple[Op, ...]] = {}
+        kinds = kinds_of(self.model, self.scheme, tp)
+        layers = [stand_ins.setdefault(kind, (Op(str(len(stand_ins)), 0),)) for kind in kinds]
         found, at = [], 0
-        for run in find_runs([stand_in for _, stand_in in layers]):
-            found.append(([kind for kind, _ in layers[at : at + run.pattern]], run.repeats))
+        for run in find_runs(layers):
+            found.append((kinds[at : at + run.pattern], run.repeats))
             at += run.pattern * run.repeats
         return found
 
@@ -407,8 +403,7 @@ class IterationModel:
             gap_s=on.cost.gap_s.value * self._slowdown,
             whole=whole,
             least=whole if len(self._classes) == 1 and not mixed else of_slowest,
-            attention=self._table(partial(self._attention_s, on.cost)),
-            mlp=self._table(partial(self._mlp_s, on.cost)),
+            computed={kind: self._computed(on.cost, kind) for kind in self._kinds},
             head=MonotoneTable(lambda sampled: sum(self._head_parts(on, sampled)), self.sequences, self.bound),
             sent={
                 scheme: [self._table(partial(self._left_s, on, scheme, ranks)) for ranks in self._classes]
@@ -420,12 +415,13 @@ class IterationModel:
     def _kernel_s(self, costs: CostModel, *kernels: Kernel) -> float:
         return sum([costs.kernel_s(kernel) for kernel in kernels]) * self._slowdown
 
-    def _attention_s(self, costs: CostModel, tokens: int) -> float:
-        before, behind = around_attention(self.model, self._shard, tokens, self.weights)
-        return self._kernel_s(costs, *before, *behind)
+    def _computed(self, costs: CostModel, kind: Kind) -> list[MonotoneTable]:
+        """The kernels of each stage of a layer but for attention, by tokens."""
 
-    def _mlp_s(self, costs: CostModel, tokens: int) -> float:
-        return self._kernel_s(costs, *mlp(self.model, self._shard, tokens, self.weights))
+        def stage_s(number: int, tokens: int) -> float:
+            return self._kernel_s(costs, *self._stages(kind, tokens)[number].kernels)
+
+        return [self._table(partial(stage_s, number)) for number in range(len(self._stages(kind, 1)))]
 
     def _final_norm(self, tokens: int) -> Kernel:
         return Elementwise("final norm", "add_rms_norm", tokens, self.model.hidden_size)
@@ -471,43 +467,59 @@ class IterationModel:
         """
         costs = on.cost
         embedding = Elementwise("embedding", "embedding", tokens, self.model.hidden_size)
-        layer_s = self._attention_s(costs, tokens) + self._mlp_s(costs, tokens)
+        layers_s = sum(
+            times * self._kernel_s(costs, *(kernel for stage in self._stages(kind, tokens) for kernel in stage.kernels))
+            for kind, times in self._kinds.items()
+        )
         sent_s = sum(times * self._left_s(on, scheme, ranks, tokens, gated=gated) for scheme, times in schemes.items())
         ends_s = self._kernel_s(costs, embedding, self._final_norm(tokens))
-        return ends_s + self.model.num_layers * layer_s + sent_s
+        return ends_s + layers_s + sent_s
 
     def _head_parts(self, on: Exchanger, sampled: int) -> tuple[float, float]:
         """Seconds of the logits of so many sequences, and of gathering them."""
-        head = Gemm("lm head", sampled, self._shard.vocabulary, self.model.hidden_size, "bf16")
+        head = Gemm("lm head", sampled, vocabulary(self.model, on.ranks), self.model.hidden_size, "bf16")
         gather_s = 0.0
         if on.ranks > 1:
             gather_s = self._exchanged(on, Exchange("all_gather", sampled * self.model.vocab_size, None)).seconds
         return self._kernel_s(on.cost, head), gather_s
 
-    def _chunk_s(self, tokens: int, context: int, window: int | None) -> float:
-        """Attention of a chunk in one layer, beyond what a call costs at least."""
-        costs, shard = self.exchanger.cost.profile.gpu.attention, self._shard
-        alone_s = costs.time_s(1, tokens, context, shard.heads, shard.kv_heads, self.model.head_dim, window)
-        return (alone_s - costs.floor_s) * self._slowdown
+    def _attending_of(self, mixer: Mixer) -> Attending:
+        on, slow = self.exchanger, self._slowdown
+        found = attending(self.model, mixer, on.ranks, self.weights, on.cost, on.cost.gap_s.value)
+        return replace(found, call_s=found.call_s * slow)
+
+    def _chunk_s(self, tokens: int, context: int, mixer: Mixer) -> float:
+        """What a chunk adds to a mixer's call in one layer."""
+        return self._attending[mixer].chunk_s(tokens, context) * self._slowdown
 
     def _chunk_everywhere_s(self, tokens: int, context: int) -> float:
-        return sum(layers * self._chunk_s(tokens, context, window) for window, layers in self._windows.items())
+        return sum(layers * self._chunk_s(tokens, context, mixer) for mixer, layers in self._mixers.items())
 
-    def _decode_call(self, sequences: int) -> DecodeCall:
-        """Decode attention of one layer, but for the contexts."""
-        shard, decoding = self._shard, self.exchanger.cost.profile.gpu.decode_attention
-        return decoding.call(sequences, shard.heads, shard.kv_heads, self.model.head_dim)
+    def _decode_calls(self, sequences: int) -> dict[Mixer, Call]:
+        """Decoding of one layer of each mixer, but for the contexts."""
+        return {mixer: self._attending[mixer].decode(sequences) for mixer in self._mixers}
 
     def _decode_s(self, gap_s: float, sequences: int, context_tokens: int) -> float:
-        """Decode attention of all layers."""
-        call, found = self._decoding(sequences), self.model.num_layers * gap_s
-        for window, layers in self._windows.items():
-            found += layers * call.seconds(context_tokens, window) * self._slowdown
+        """Decoding between the projections of all layers."""
+        found = self._mixers.total() * gap_s
+        for mixer, call in self._decoding(sequences).items():
+            found += self._mixers[mixer] * call.seconds(context_tokens, mixer.reach) * self._slowdown
         return found
 
     def _least_decode_s(self, gap_s: float, sequences: int) -> float:
-        """Decode attention of all layers, without what `least_token_s` counts."""
-        return self.model.num_layers * (gap_s + self._decoding(sequences).least_s * self._slowdown)
+        """The same, without what `least_token_s` counts."""
+        calls = self._decoding(sequences).items()
+        return sum(self._mixers[mixer] * (gap_s + call.least_s * self._slowdown) for mixer, call in calls)
+
+
+_Row = tuple[list[float], list[list[list[float]]]]
+"""A stage: seconds of each part's kernels, and of each of its exchanges behind them, by class of ranks."""
+
+
+def _exchanged(kind: Kind) -> list[Scheme]:
+    """The schemes of a layer's sync points that send something."""
+    found = [kind.after[site] for site in kind.layer.sites]
+    return [scheme for scheme in found if scheme is not None and scheme.collective != "none"]
 
 
 @dataclass(eq=False, slots=True)
@@ -522,8 +534,7 @@ class _Launched:
     gap_s: float
     whole: MonotoneTable
     least: MonotoneTable
-    attention: MonotoneTable
-    mlp: MonotoneTable
+    computed: dict[Kind, list[MonotoneTable]]
     head: MonotoneTable
     sent: dict[Scheme | None, list[MonotoneTable]]
     beside: dict[Scheme, list[MonotonePlane]]
@@ -531,8 +542,9 @@ class _Launched:
     @property
     def tables(self) -> list[MonotoneTable]:
         """All of them."""
-        kinds = (self.whole, self.least, self.attention, self.mlp, self.head)
-        return list(dict.fromkeys([*kinds, *(table for row in self.sent.values() for table in row)]))
+        alone = (self.whole, self.least, self.head)
+        rows = (*self.computed.values(), *self.sent.values())
+        return list(dict.fromkeys([*alone, *(table for row in rows for table in row)]))
 
 
 class _Streams:
@@ -570,16 +582,11 @@ class _Streams:
         begin = max(*self.sending_s, *self.ends_s[part])
         self.sending_s[:] = self.ends_s[part][:] = [begin + seconds for seconds in left_s]
 
-    def layer(self, blocks: Sequence[Sequence[float]], after: Sequence[Sequence[Sequence[Sequence[float]]]]) -> None:
-        """Attention and MLP of each part, with what is exchanged after each; blocks with nothing between them go on."""
-        waiting = [0.0] * len(self.ends_s)
-        for block, exchanges in zip(blocks, after, strict=True):
-            last = block is blocks[-1]
-            for part, seconds in enumerate(block):
-                waiting[part] += seconds
-                if exchanges[part] or last:
-                    self.compute(part, waiting[part])
-                    waiting[part] = 0.0
+    def layer(self, rows: Sequence[_Row]) -> None:
+        """The stages of a layer, each with what is exchanged behind it."""
+        for computed, exchanges in rows:
+            for part, seconds in enumerate(computed):
+                self.compute(part, seconds)
                 for left_s in exchanges[part]:
                     self.send(part, left_s)
 

@@ -10,28 +10,14 @@ weights for a few rows, and two halves would read them twice.
 
 from dataclasses import dataclass, replace
 
-from thinwire.reference.core.architecture import ModelConfig
+from thinwire.reference.core.architecture import Layer, Mixer, ModelConfig
 from thinwire.reference.core.scheme import Scheme
 from thinwire.reference.mixed import AnyScheme
 from thinwire.sim.choices import Weights
-from thinwire.sim.workload import (
-    AttendChunks,
-    DecodeAttend,
-    Kernel,
-    Kernels,
-    Op,
-    Rows,
-    Shard,
-    Workload,
-    around_attention,
-    closing,
-    embedding,
-    layers_of,
-    mlp,
-)
-
-Chunk = tuple[int, int]
-"""Tokens of a prompt in this iteration, and tokens of its context with them."""
+from thinwire.sim.layers import After, Stage, stages
+from thinwire.sim.serving.attending import Chunk, chunk_kernels, decode_kernels
+from thinwire.sim.shapes import Kernel, Rows
+from thinwire.sim.workload import Op, Workload, closing, embedding, layers_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,40 +103,24 @@ def shares(whole: Share, split: float | None) -> tuple[Share, ...]:
 
 def build(model: ModelConfig, scheme: AnyScheme, iteration: Iteration, tp: int, weights: Weights) -> Workload:
     """The workload of one rank, for `sim.predict.run`. ValueError as `sim.workload.build`."""
-    shard = Shard.of(model, tp)
+    model.check_tp(tp)
     parts = shares(iteration.whole, scheme.sequence_split if tp > 1 else None)
 
-    def kernels(window: int | None) -> Kernels:
-        around = [around_attention(model, shard, part.tokens, weights) for part in parts]
-        return {
-            "attention": [
-                (*before, *attention(model, shard, part, window), *behind)
-                for part, (before, behind) in zip(parts, around, strict=True)
-            ],
-            "mlp": [mlp(model, shard, part.tokens, weights) for part in parts],
-        }
+    def stages_of(part: int, layer: Layer, after: After) -> list[Stage]:
+        share = parts[part]
 
-    def sizes(part: int, scheme: Scheme) -> Rows:
-        return parts[part].rows(scheme)
+        def attends(mixer: Mixer) -> tuple[Kernel, ...]:
+            prefill = chunk_kernels(model, mixer, tp, share.chunks, weights)
+            return (*prefill, *decode_kernels(mixer, tp, share.sequences, share.context_tokens))
 
-    layers = layers_of(model, scheme, tp, kernels, sizes)
+        return list(stages(model, layer, tp, after, share.tokens, share.rows, attends, weights))
+
+    layers = layers_of(model, scheme, tp, len(parts), stages_of)
     opening = tuple(Op("embedding", i, (embedding(model, part.tokens),)) for i, part in enumerate(parts))
-    last = closing(model, shard, iteration.whole.tokens, iteration.sampled, tp, len(parts) - 1)
+    last = closing(model, tp, iteration.whole.tokens, iteration.sampled, len(parts) - 1)
     return Workload(opening, layers, last)
 
 
-def attention(model: ModelConfig, shard: Shard, part: Share, window: int | None) -> tuple[Kernel, ...]:
-    """One call for all chunks, and one for all decoding sequences."""
-    heads, kv_heads, dim = shard.heads, shard.kv_heads, model.head_dim
-    found: tuple[Kernel, ...] = ()
-    if part.chunks:
-        found += (AttendChunks("attention", part.chunks, heads, kv_heads, dim, window),)
-    if part.sequences:
-        decoding = part.sequences, part.context_tokens
-        found += (DecodeAttend("decode attention", *decoding, heads, kv_heads, dim, window),)
-    return found
-
-
 def kv_bytes_per_token(model: ModelConfig, tp: int) -> int:
-    """What one GPU keeps of a token: keys and values of all layers, in bf16."""
-    return 2 * 2 * model.num_layers * model.kv_heads_per_gpu(tp) * model.head_dim
+    """What one GPU keeps of a token: keys and values of all layers, in bf16, windows left out of account."""
+    return 2 * model.cache_values(tp)

@@ -7,25 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from thinwire.reference.catalog import scheme
-from thinwire.reference.core.architecture import ModelConfig
+from thinwire.reference.core.architecture import Layer, ModelConfig
 from thinwire.reference.core.config import load_model, model_names
 from thinwire.reference.mixed import MixedScheme
 from thinwire.sim.costs.attention import scored_pairs
-from thinwire.sim.workload import (
-    Attend,
-    Elementwise,
-    Exchange,
-    Gemm,
-    Kernel,
-    Op,
-    Prompt,
-    Workload,
-    build,
-    memory_bytes,
-    parts,
-)
+from thinwire.sim.shapes import Attend, Elementwise, Exchange, Gemm, Kernel
+from thinwire.sim.workload import Op, Prompt, Workload, build, memory_bytes, parts
 
-from .helpers import small
+from .helpers import small, with_attention
 
 BF16 = scheme("bf16")
 DEGREES = (1, 2, 4, 8)
@@ -61,12 +50,13 @@ def test_gemms_add_up_to_two_operations_a_weight_and_token(name: str, tp: int, s
     workload = build(model, scheme(f"flash-int4{split}"), prompt, tp)
     per_rank = sum(flops(k) for layer in workload.layers for k in kernels(layer))
     embeddings = model.vocab_size * model.hidden_size * (1 if model.tied_embeddings else 2)
-    norms = (4 if model.post_norms else 2) * model.hidden_size * model.num_layers + model.hidden_size
-    heads = model.num_heads + 2 * model.num_kv_heads
-    biases = model.num_layers * heads * model.head_dim if model.qkv_bias else 0
+    norms = (4 if model.layers[0].norms == "both" else 2) * model.hidden_size * model.num_layers + model.hidden_size
+    attends = model.attention
+    heads = attends.heads + 2 * attends.kv_heads
+    biases = model.num_layers * heads * attends.head_dim if attends.qkv_bias else 0
     weights = model.parameters - embeddings - norms - biases
-    copies = max(1, tp // model.num_kv_heads)  # of each key-value head
-    replicated = (copies - 1) * 2 * model.num_kv_heads * model.head_dim * model.hidden_size * model.num_layers
+    copies = max(1, tp // attends.kv_heads)  # of each key-value head
+    replicated = (copies - 1) * 2 * attends.kv_heads * attends.head_dim * model.hidden_size * model.num_layers
     assert tp * per_rank == 2 * (weights + replicated) * prompt.batch * prompt.input_tokens
     (head,) = (k for k in kernels(workload.after) if isinstance(k, Gemm))
     assert (head.m, head.k, head.precision) == (prompt.batch, model.hidden_size, "bf16")
@@ -102,7 +92,7 @@ def test_shapes_of_a_layer(tp: int, weights: str) -> None:
 
 
 def test_key_value_heads_are_replicated_when_there_are_more_ranks() -> None:
-    model = replace(load_model("llama-3-8b"), num_kv_heads=2)
+    model = with_attention(load_model("llama-3-8b"), kv_heads=2)
     for tp, kv_heads in ((1, 2), (2, 1), (8, 1)):
         workload = build(model, BF16, Prompt(1, 10), tp)
         (attend,) = (k for k in kernels(workload.layers[0]) if isinstance(k, Attend))
@@ -303,7 +293,9 @@ def test_a_degree_that_does_not_divide_is_refused(name: str, tp: int) -> None:
 
 
 def test_a_degree_beside_the_key_value_heads_is_refused() -> None:
-    model = replace(load_model("llama-3-8b"), num_heads=24, num_kv_heads=8, intermediate_size=12288)
+    known = load_model("llama-3-8b")
+    layer = Layer(replace(known.attention, heads=24, kv_heads=8), replace(known.feed_forward, width=12288))
+    model = replace(known, layers=(layer,) * 4)
     with pytest.raises(ValueError, match="tp=12, key-value heads=8"):
         build(model, BF16, Prompt(1, 8), 12)
 
@@ -312,9 +304,10 @@ def test_a_degree_beside_the_key_value_heads_is_refused() -> None:
 @pytest.mark.parametrize(("weights", "bits"), [("bf16", 16), ("fp8", 8)])
 def test_memory_is_weights_cache_and_activations(tp: int, weights: str, bits: int) -> None:
     model = load_model("llama-3-70b")
-    need = memory_bytes(model, Prompt(4, 1000, weights), tp)  # type: ignore[arg-type]
+    need, held = memory_bytes(model, Prompt(4, 1000, weights), tp), model.values(tp)  # type: ignore[arg-type]
+    rest = sum(held[part] for part in ("embedding", "head", "other"))
     assert need == {
-        "weights": model.weight_bytes(tp, bits),
+        "weights": held["attention"] * bits / 8 + held["feed_forward"] * bits / 8 + 2 * rest,
         "kv_cache": 4000 * 80 * 2 * (8 // tp) * 128 * 2,
         "activations": 4000 * 2 * (2 * 8192 + 3 * 28672 // tp),
     }

@@ -23,7 +23,8 @@ from thinwire.sim.costs.elementwise import OPS, ElementwiseModel, OpCost
 from thinwire.sim.costs.gemm import GemmModel
 from thinwire.sim.costs.profile import CodecCost, FabricProfile, GpuProfile, Profile, Quantity
 from thinwire.sim.costs.spread import ANOTHER_HOST, Spread
-from thinwire.sim.workload import Kernel, Prompt, build
+from thinwire.sim.shapes import Kernel
+from thinwire.sim.workload import Prompt, build
 from thinwire.topologies.cluster import Gpu
 from thinwire.validation.campaign.shapes import FUSED
 from thinwire.validation.fits import attention as fit_attention
