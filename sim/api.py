@@ -16,7 +16,7 @@ from thinwire.reference.catalog import scheme as find_scheme
 from thinwire.reference.catalog import schemes as catalog_schemes
 from thinwire.reference.core.config import ModelConfig, load_model, model_names
 from thinwire.reference.core.schedule import Op as CollectiveOp
-from thinwire.reference.core.scheme import Codec, Scheme
+from thinwire.reference.core.scheme import Codec, Raw, Scheme
 from thinwire.reference.mixed import AnyScheme, MixedScheme, auto_budget, entries, find
 from thinwire.sim import predict as main_path
 from thinwire.sim.choices import Compress, Weights
@@ -517,6 +517,11 @@ def _scheme_row(s: Scheme) -> dict[str, Any]:
 
     return {
         "name": s.name, "reduce": s.reduce.spec, "gather": s.gather.spec, "collective": s.collective,
-        "bits_per_value": {"reduce": s.reduce.bits_per_value, "gather": s.gather.bits_per_value}, "source": s.source,
+        "dispatch": (s.dispatch or Raw()).spec, "combine": (s.combine or Raw()).spec,
+        "bits_per_value": {
+            "reduce": s.reduce.bits_per_value, "gather": s.gather.bits_per_value,
+            "dispatch": (s.dispatch or Raw()).bits_per_value, "combine": (s.combine or Raw()).bits_per_value,
+        },
+        "source": s.source,
         "published": [found.to_dict() for found in rows_of(s)],
     }  # fmt: skip
