@@ -32,6 +32,7 @@ from thinwire.sim.interval import interval_of_exchange
 from thinwire.sim.predict import WhatIf
 from thinwire.sim.question import Placement, Question, question_of
 from thinwire.sim.report import Prediction
+from thinwire.sim.sharing import Sharing
 from thinwire.sim.workload import Prompt
 from thinwire.topologies.choose import choose
 from thinwire.topologies.cluster import Cluster, Gpu
@@ -86,6 +87,7 @@ class Placed:
     model: ModelConfig
     cluster: Cluster
     profile: Profile
+    sharing: Sharing
 
 
 def place(question: Placement) -> Placed:
@@ -93,7 +95,14 @@ def place(question: Placement) -> Placed:
     scaled, numbered = dict(question.scaled_links), question.gpus
     gpus = group(question.cluster, question.tp, scaled, gpus=numbered, nodes=question.nodes)
     costs = _profile_of(gpus, question.profile)
-    return Placed(load_model(question.model) if isinstance(question.model, str) else question.model, gpus, costs)
+    model = load_model(question.model) if isinstance(question.model, str) else question.model
+    return Placed(model, gpus, costs, _sharing(question, len(gpus.gpus)))
+
+
+def _sharing(question: Placement, gpus: int) -> Sharing:
+    """How so many GPUs share a model out, as asked."""
+    ep, exchange, skew = question.ep or 1, question.expert_exchange, question.expert_skew
+    return Sharing(gpus, ep, question.attention, exchange, skew)
 
 
 def _profile_of(gpus: Cluster, profile: str | Profile | None, kernels: bool = True) -> Profile:
@@ -128,7 +137,15 @@ def answer(question: Question) -> Prediction:
 def _answered(question: Question, prompt: Prompt, placed: Placed) -> Prediction:
     scheme, what_if = scheme_of(question, placed, prompt), WhatIf(dict(question.slow_ranks))
     return main_path.predict(
-        placed.model, placed.cluster, scheme, prompt, placed.profile, what_if, question.folded, question.launch
+        placed.model,
+        placed.cluster,
+        scheme,
+        prompt,
+        placed.profile,
+        what_if,
+        question.folded,
+        question.launch,
+        placed.sharing,
     )
 
 

@@ -11,6 +11,12 @@ Weights = Literal["bf16", "fp8"]
 Launch = Literal["eager", "graph"]
 """Kernels launched one by one, as engines prefill, or as a CUDA graph."""
 
+Attending = Literal["tp", "dp"]
+"""Attention cut by heads over all ranks, or held whole by every rank for sequences of its own."""
+
+Exchanging = Literal["all-gather", "all-to-all"]
+"""How tokens reach experts: every rank has all of them, or they go where their experts are."""
+
 Compress = Literal["prompt", "all"]
 """Positions that a deployment compresses: those of prompts, whose messages are large, or every one, decode's too."""
 

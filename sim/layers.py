@@ -5,8 +5,8 @@ Attention itself is the caller's: a prefill attends to whole sequences, an itera
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import cast
+from dataclasses import dataclass, replace
+from typing import Literal, cast
 
 from thinwire.reference.core.architecture import (
     Attention,
@@ -20,11 +20,13 @@ from thinwire.reference.core.architecture import (
     ModelConfig,
     Part,
     StateSpace,
+    Values,
 )
-from thinwire.reference.core.scheme import Scheme
+from thinwire.reference.core.scheme import Phase, Scheme
 from thinwire.reference.mixed import Site
 from thinwire.sim.choices import Precision, Weights
 from thinwire.sim.shapes import FP8_ROWS, Elementwise, Exchange, Gemm, Kernel, Recurrent, RoutedExperts, Rows
+from thinwire.sim.sharing import Sharing, load, returned, sharing_of, visits
 
 Attends = Callable[[Mixer], tuple[Kernel, ...]]
 """The kernels between a mixer's projections on one rank."""
@@ -39,13 +41,19 @@ BITS: Mapping[Precision, float] = {"bf16": 16.0, "fp8": 8.0}
 """Bits a value of a matrix takes, scales included."""
 
 
+Basis = Literal["all", "own"]
+
+
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Kernels back to back, and the exchanges behind them, with words for each."""
+    """Kernels back to back, and the exchanges behind them, with words for each. basis: whose tokens the kernels run
+    on: all of the ranks', or the rank's own alone.
+    """
 
     name: str
     kernels: tuple[Kernel, ...]
     exchanges: tuple[tuple[str, Exchange], ...] = ()
+    basis: Basis = "all"
 
 
 def precision(model: ModelConfig, weights: Weights, part: Part) -> Precision:
@@ -53,31 +61,76 @@ def precision(model: ModelConfig, weights: Weights, part: Part) -> Precision:
     return weights if part in ("attention", "feed_forward", "experts", "shared_experts") else "bf16"
 
 
-def weight_bytes(model: ModelConfig, weights: Weights, tp: int, ep: int = 1) -> float:
+def weight_bytes(model: ModelConfig, weights: Weights, sharing: Sharing | int) -> float:
     """Of one rank: the parts' matrices in their precisions, everything else in bf16."""
-    held = model.values(tp, ep)
-    return sum(values * BITS[precision(model, weights, cast(Part, part))] / 8 for part, values in held.items())
+    parts = held(model, sharing_of(sharing)).items()
+    return sum(values * BITS[precision(model, weights, cast(Part, part))] / 8 for part, values in parts)
+
+
+def held(model: ModelConfig, sharing: Sharing) -> Values:
+    """Trained values of one rank by part."""
+    found = model.outside(sharing.dense_ranks)
+    for layer, times in model.distinct:
+        feed, of_layer = layer.feed, replace(layer, feed=None).values(model.hidden_size, sharing.dense_ranks)
+        of_layer["other"] += (layer.norm_count - replace(layer, feed=None).norm_count) * model.norm_values
+        if isinstance(feed, Experts):
+            of_layer += replace(feed, shared=None).values(model.hidden_size, sharing.ranks, sharing.ep)
+            if feed.shared is not None:
+                of_layer += feed.shared.values(model.hidden_size, sharing.shared_ranks, "shared_experts")
+                of_layer["other"] += model.hidden_size * feed.shared_gate
+        elif feed is not None:
+            of_layer += feed.values(model.hidden_size, sharing.dense_ranks)
+        for part, values in of_layer.items():
+            found[part] += times * values
+    return found
 
 
 def stages(
     model: ModelConfig,
     layer: Layer,
-    tp: int,
+    sharing: Sharing,
+    after: After,
+    tokens: int,
+    rows: Callable[[Scheme], Rows],
+    attends: Attends,
+    weights: Weights,
+    own: int | None = None,
+) -> Iterator[Stage]:
+    """A layer on one rank, in order; halves with no exchange between them are one stage.
+
+    tokens: of all ranks. rows: the tokens, and which of them a scheme exempts. own: of the rank that has most, where
+    ranks have tokens of their own; None = as even as can be. attends: on the tokens that attention sees there.
+    """
+    own = sharing.own(tokens) if own is None else own
+    if sharing.attention == "dp" and sharing.ranks > 1:
+        yield from _with_own_tokens(model, layer, sharing, after, tokens, own, attends, weights)
+    elif sharing.exchange == "all-to-all" and isinstance(layer.feed, Experts) and sharing.ranks > 1:
+        yield from _sent_to_experts(model, layer, sharing, after, tokens, rows, attends, weights)
+    else:
+        yield from _together(model, layer, sharing, after, tokens, rows, attends, weights)
+
+
+def _together(
+    model: ModelConfig,
+    layer: Layer,
+    sharing: Sharing,
     after: After,
     tokens: int,
     rows: Callable[[Scheme], Rows],
     attends: Attends,
     weights: Weights,
 ) -> Iterator[Stage]:
-    """A layer on one of `tp` ranks, in order; halves with no exchange between them are one stage.
-
-    rows: the tokens, and which of them a scheme exempts.
-    """
+    """Every rank has all tokens and a part of the sums: an all-reduce behind each half."""
+    tp = sharing.ranks
     halves: dict[Site, tuple[Kernel, ...]] = {"attention": (), "mlp": ()}
     if layer.mixer is not None:
         halves["attention"] = mixing(model, layer, tp, tokens, attends, weights)
-    if layer.feed is not None:
-        halves["mlp"] = feeding(model, layer, tp, tokens, weights)
+    if isinstance(layer.feed, Experts):
+        routed = experts(model, layer.feed, sharing, tokens, weights)
+        beside = (*router(model, layer.feed, tokens), *shared_experts(model, layer.feed, tp, tokens, weights))
+        halves["mlp"] = (*norms(model, layer, tokens, "mlp"), *beside, routed)
+    elif layer.feed is not None:
+        halves["mlp"] = feeding(model, layer, layer.feed, tp, tokens, weights)
     if layer.parallel:
         halves = {"mlp": halves["attention"] + halves["mlp"]}
     name, waiting = "", tuple[Kernel, ...]()
@@ -91,6 +144,111 @@ def stages(
             sent = all_reduces(scheme, rows(scheme), model.hidden_size) if scheme is not None and exchanged else ()
             yield Stage(name, waiting, tuple((f"all-reduce {what} {site}", exchange) for what, exchange in sent))
             name, waiting = "", ()
+
+
+def _sent_to_experts(
+    model: ModelConfig,
+    layer: Layer,
+    sharing: Sharing,
+    after: After,
+    tokens: int,
+    rows: Callable[[Scheme], Rows],
+    attends: Attends,
+    weights: Weights,
+) -> Iterator[Stage]:
+    """Attention cut by heads, then tokens cut by ranks: the all-reduce behind attention comes apart into a
+    reduce-scatter there and an all-gather behind the experts, with dispatch and combine between them.
+    """
+    assert isinstance(layer.feed, Experts)
+    own, width, scheme = sharing.own(tokens), model.hidden_size, after["mlp"]
+    if layer.mixer is not None and not layer.parallel:
+        kernels = mixing(model, layer, sharing.ranks, tokens, attends, weights)
+        before = after["attention"]
+        sent = all_reduces(before, rows(before), width) if before is not None and before.collective != "none" else ()
+        yield Stage("attention", kernels, tuple(_half(what, each, "reduce_scatter") for what, each in sent))
+    elif layer.mixer is not None:
+        raise ValueError(f"{model.name}: attention beside experts, with tokens sent to experts, is not known")
+    routed = scheme if scheme is not None and scheme.collective != "none" else None
+    sent = all_reduces(routed, rows(routed), width) if routed is not None else ()
+    behind = tuple(_half(what, each, "all_gather") for what, each in sent)
+    silent = scheme is not None and routed is None
+    yield from _through_experts(model, layer, sharing, routed, own, weights, silent, behind)
+
+
+def _half(what: str, exchange: Exchange, op: Literal["reduce_scatter", "all_gather"]) -> tuple[str, Exchange]:
+    """One half of an all-reduce."""
+    words = {"reduce_scatter": "reduce-scatter", "all_gather": "all-gather"}
+    return f"{words[op]} {what} {'attention' if op == 'reduce_scatter' else 'experts'}", replace(
+        exchange, op=op, exact=0
+    )
+
+
+def _with_own_tokens(
+    model: ModelConfig,
+    layer: Layer,
+    sharing: Sharing,
+    after: After,
+    tokens: int,
+    own: int,
+    attends: Attends,
+    weights: Weights,
+) -> Iterator[Stage]:
+    """Every rank has sequences of its own and all that is dense; only experts' tokens travel."""
+    scheme = after["mlp"]
+    silent = scheme is not None and scheme.collective == "none"
+    kernels = tuple[Kernel, ...]()
+    if layer.mixer is not None:
+        kernels += mixing(model, layer, 1, own, attends, weights)
+    if not isinstance(layer.feed, Experts):
+        if layer.feed is not None:
+            kernels += feeding(model, layer, layer.feed, 1, own, weights)
+        yield Stage("+".join(layer.sites), kernels, (), "own")
+        return
+    if kernels:
+        yield Stage("attention", kernels, (), "own")
+    routed = None if silent else scheme
+    if sharing.exchange == "all-to-all":
+        yield from _through_experts(model, layer, sharing, routed, own, weights, silent)
+        return
+    numel = tokens * model.hidden_size
+    gather = ("all-gather of tokens", Exchange("all_gather", numel, _for_experts(routed, "dispatch")))
+    scatter = ("reduce-scatter of tokens", Exchange("reduce_scatter", numel, _for_experts(routed, "combine")))
+    opening = (*norms(model, layer, own, "mlp"), *router(model, layer.feed, own))
+    opening += shared_experts(model, layer.feed, 1, own, weights)
+    yield Stage("router", opening, () if silent else (gather,), "own")
+    routed_kernel = experts(model, layer.feed, sharing, tokens, weights)
+    yield Stage("experts", (routed_kernel,), () if silent else (scatter,))
+
+
+def _through_experts(
+    model: ModelConfig,
+    layer: Layer,
+    sharing: Sharing,
+    scheme: Scheme | None,
+    own: int,
+    weights: Weights,
+    silent: bool,
+    behind: tuple[tuple[str, Exchange], ...] = (),
+) -> Iterator[Stage]:
+    """Router, dispatch, experts, combine, of ranks with `own` tokens each. silent: neither is sent, as a floor. behind:
+    what is exchanged after the combine.
+    """
+    assert isinstance(layer.feed, Experts)
+    counts = visits(layer.feed, sharing, own)
+    back = returned(counts)
+    there, home = (max(map(sum, table)) * model.hidden_size for table in (counts, back))
+    dispatch = Exchange("all_to_all", there, _for_experts(scheme, "dispatch"), counts=counts)
+    combine = Exchange("all_to_all", home, _for_experts(scheme, "combine"), counts=back)
+    opening = (*norms(model, layer, own, "mlp"), *router(model, layer.feed, own))
+    opening += shared_experts(model, layer.feed, sharing.shared_ranks, own, weights)
+    yield Stage("router", opening, () if silent else (("dispatch", dispatch),), "own")
+    routed = experts(model, layer.feed, sharing, own * sharing.ranks, weights)
+    yield Stage("experts", (routed,), (() if silent else (("combine", combine),)) + behind, "own")
+
+
+def _for_experts(scheme: Scheme | None, phase: Phase) -> Scheme | None:
+    """What one phase of experts' traffic runs as; None where nothing says how, which is uncompressed."""
+    return None if scheme is None else scheme.for_experts(phase)
 
 
 def all_reduces(scheme: Scheme, rows: Rows, width: int) -> Iterator[tuple[str, Exchange]]:
@@ -196,13 +354,12 @@ def around(
             )
 
 
-def feeding(model: ModelConfig, layer: Layer, tp: int, tokens: int, weights: Weights) -> tuple[Kernel, ...]:
-    """The half of a layer that feeds tokens forward, its norm included."""
-    opening = norms(model, layer, tokens, "mlp")
-    if isinstance(layer.feed, Experts):
-        return (*opening, *experts(model, layer.feed, tp, tokens, weights))
-    assert layer.feed is not None
-    return (*opening, *mlp(model, layer.feed, tp, tokens, precision(model, weights, "feed_forward")))
+def feeding(
+    model: ModelConfig, layer: Layer, feed: FeedForward, tp: int, tokens: int, weights: Weights
+) -> tuple[Kernel, ...]:
+    """A dense half that feeds tokens forward, its norm included."""
+    fmt = precision(model, weights, "feed_forward")
+    return (*norms(model, layer, tokens, "mlp"), *mlp(model, feed, tp, tokens, fmt))
 
 
 def mlp(
@@ -218,20 +375,19 @@ def mlp(
     return up, act, product(f"{prefix}down", tokens, hidden, inner, fmt)
 
 
-def experts(model: ModelConfig, feed: Experts, tp: int, tokens: int, weights: Weights) -> tuple[Kernel, ...]:
-    """A mixture whose experts are cut over all ranks alike: every rank has its columns of every expert."""
-    hidden, rows = model.hidden_size, tokens * feed.top_k
-    routed = RoutedExperts(
+def experts(model: ModelConfig, feed: Experts, sharing: Sharing, tokens: int, weights: Weights) -> RoutedExperts:
+    """What the busiest rank's experts make of their rows of `tokens` tokens of all ranks."""
+    found = load(feed, sharing, tokens)
+    return RoutedExperts(
         "experts",
-        rows,
-        hit_experts(feed.count, rows),
-        feed.count,
-        hidden,
-        feed.width // tp,
+        found.rows,
+        found.hit,
+        feed.count // sharing.ep,
+        model.hidden_size,
+        feed.width // (sharing.ranks // sharing.ep),
         feed.gated,
         precision(model, weights, "experts"),
     )
-    return (*router(model, feed, tokens), *shared_experts(model, feed, tp, tokens, weights), routed)
 
 
 def router(model: ModelConfig, feed: Experts, tokens: int) -> tuple[Kernel, ...]:
@@ -249,11 +405,6 @@ def shared_experts(model: ModelConfig, feed: Experts, tp: int, tokens: int, weig
     fmt = precision(model, weights, "shared_experts")
     added = Elementwise("add shared", "residual_add", tokens, model.hidden_size)
     return (*mlp(model, feed.shared, tp, tokens, fmt, "shared "), added)
-
-
-def hit_experts(count: int, rows: int) -> int:
-    """Of `count` experts that are chosen alike, how many get one of `rows` rows or more, as expected, rounded up."""
-    return min(count, rows, -int(-(count * (1 - (1 - 1 / count) ** rows)) // 1)) if count > 1 else 1
 
 
 def recurrent(mixer: Mixer, tp: int, tokens: int, sequences: int) -> Recurrent:

@@ -16,6 +16,7 @@ from thinwire.reference.mixed import SITES, AnyScheme, Site, plan_of
 from thinwire.sim.choices import Weights
 from thinwire.sim.layers import After, Stage, precision, product, recurrent, stages, weight_bytes
 from thinwire.sim.shapes import Attend, Elementwise, Exchange, Gemm, Kernel, Passing, Rows
+from thinwire.sim.sharing import Sharing, load, sharing_of
 
 Stream = Literal["compute", "communication"]
 
@@ -94,29 +95,34 @@ def parts(prompt: Prompt, split: float | None) -> tuple[Piece, ...]:
     return Piece(first, first), Piece(total - first, total)
 
 
-def build(model: ModelConfig, scheme: AnyScheme, prompt: Prompt, tp: int) -> Workload:
-    """The workload of one rank.
+def build(model: ModelConfig, scheme: AnyScheme, prompt: Prompt, sharing: Sharing | int) -> Workload:
+    """The workload of one rank: where ranks have sequences of their own, of the one that has most. sharing: a number of
+    ranks is tensor parallelism.
 
     Raises:
-        ValueError: where the model does not divide over tp, the sequence cannot be split, or a mixed scheme is for
-        another number of layers.
+        ValueError: where the model does not divide over the ranks, the sequence cannot be split, or a mixed scheme is
+        for another number of layers.
     """
-    model.check_tp(tp)
-    sequence_parts = parts(prompt, scheme.sequence_split if tp > 1 else None)  # nothing to overlap with
-    of_part = [prompt.batch * part.queries for part in sequence_parts]
+    sharing = sharing_of(sharing)
+    sharing.check(model)
+    ranks, dense = sharing.ranks, sharing.dense_ranks
+    sequence_parts = parts(prompt, scheme.sequence_split if ranks > 1 else None)  # nothing to overlap with
+    mine = prompt if dense == ranks else replace(prompt, batch=sharing.own(prompt.batch))
+    of_part = [mine.batch * part.queries for part in sequence_parts]
 
     def stages_of(part: int, layer: Layer, after: After) -> list[Stage]:
         def rows(scheme: Scheme) -> Rows:
             return sequence_parts[part].rows(scheme, prompt)
 
         def attends(mixer: Mixer) -> tuple[Kernel, ...]:
-            return attending(model, mixer, tp, prompt, sequence_parts[part])
+            return attending(model, mixer, dense, mine, sequence_parts[part])
 
-        return list(stages(model, layer, tp, after, of_part[part], rows, attends, prompt.weights))
+        tokens, own = prompt.batch * sequence_parts[part].queries, None if mine is prompt else of_part[part]
+        return list(stages(model, layer, sharing, after, tokens, rows, attends, prompt.weights, own))
 
-    layers = layers_of(model, scheme, tp, len(of_part), stages_of)
+    layers = layers_of(model, scheme, ranks, len(of_part), stages_of)
     opening = [Op("embedding", i, (embedding(model, tokens),)) for i, tokens in enumerate(of_part)]
-    last = closing(model, tp, sum(of_part), prompt.batch, len(of_part) - 1)
+    last = closing(model, dense, sum(of_part), mine.batch, len(of_part) - 1)
     return Workload(tuple(opening), layers, last)
 
 
@@ -236,28 +242,33 @@ def attending(model: ModelConfig, mixer: Mixer, tp: int, prompt: Prompt, part: P
             return (recurrent(mixer, tp, batch * queries, batch),)
 
 
-def memory_bytes(model: ModelConfig, prompt: Prompt, tp: int) -> dict[str, float]:
+def memory_bytes(model: ModelConfig, prompt: Prompt, sharing: Sharing | int) -> dict[str, float]:
     """What one GPU must hold: weights, the prompt's KV cache, and the widest activations of a layer (all bf16 but
     the weights).
     """
-    tokens = prompt.batch * prompt.input_tokens
-    cached = prompt.batch * (model.cache_values(tp, prompt.input_tokens) + model.state_values(tp))
+    sharing = sharing_of(sharing)
+    tp, batch = sharing.dense_ranks, prompt.batch if sharing.attention == "tp" else sharing.own(prompt.batch)
+    cached = batch * (model.cache_values(tp, prompt.input_tokens) + model.state_values(tp))
     return {
-        "weights": weight_bytes(model, prompt.weights, tp),
+        "weights": weight_bytes(model, prompt.weights, sharing),
         "kv_cache": 2.0 * cached,
-        "activations": 2.0 * widest(model, tp) * tokens,
+        "activations": 2.0 * widest(model, sharing, batch * prompt.input_tokens),
     }
 
 
-def widest(model: ModelConfig, tp: int) -> int:
-    """Values a token in the widest half of a layer: residual and input of the half; gate, up and their product, for
-    each of a token's experts.
+def widest(model: ModelConfig, sharing: Sharing, tokens: int) -> float:
+    """Values of `tokens` tokens of the rank's own in the widest half of a layer: residual and input of the half; gate,
+    up and their product, for each row of its experts.
     """
-    inner = 0
+    found = 0.0
     for layer, _ in model.distinct:
-        if isinstance(layer.feed, Experts):
-            shared = layer.feed.shared.width if layer.feed.shared else 0
-            inner = max(inner, (layer.feed.top_k * layer.feed.width + shared) // tp)
-        elif isinstance(layer.feed, FeedForward):
-            inner = max(inner, layer.feed.width // tp)
-    return 2 * model.hidden_size + 3 * inner
+        match layer.feed:
+            case Experts() as feed:
+                columns = sharing.ranks // sharing.ep
+                all_tokens = tokens if sharing.attention == "tp" else tokens * sharing.ranks
+                rows = load(feed, sharing, all_tokens).rows
+                shared = tokens * feed.shared.width / sharing.shared_ranks if feed.shared else 0.0
+                found = max(found, rows * feed.width / columns + shared)
+            case FeedForward() as feed:
+                found = max(found, tokens * (feed.width // sharing.dense_ranks))
+    return 2 * model.hidden_size * tokens + 3 * found

@@ -33,7 +33,7 @@ HOUSE: Mapping[str, tuple[str, ...]] = {
     "sim": (
         "cli.py", "bench/", "sweeps/", "planning/", "schema.py", "serving/", "api.py", "cross/", "predict.py",
         "report.py", "interval.py", "question.py", "quality/", "events/", "costs/", "workload.py", "layers.py",
-        "shapes.py", "choices.py",
+        "sharing.py", "shapes.py", "choices.py",
     ),
     "kernels": (ANY,),
     "reference": (

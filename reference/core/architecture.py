@@ -528,15 +528,25 @@ class ModelConfig:
             found["embedding"] = 0
         return found.total()
 
+    @property
+    def norm_values(self) -> int:
+        """Trained values of a norm of the residual's width."""
+        return _NORM_VECTORS[self.norm] * self.hidden_size
+
+    def outside(self, tp: int) -> Values:
+        """What one of `tp` ranks holds beside the layers, the vocabulary's part rounded up; a tied head is in the
+        embedding.
+        """
+        table = -(-self.vocab_size // tp) * self.hidden_size
+        return Values(embedding=table, head=0 if self.tied_embeddings else table, other=self.norm_values + self.extras)
+
     def values(self, tp: int, ep: int = 1) -> Values:
         """What one of `tp` ranks holds, the vocabulary's part rounded up; a tied head is in the embedding.
 
         Raises ValueError where `tp` and `ep` do not divide the model.
         """
         self.check_tp(tp, ep)
-        table = -(-self.vocab_size // tp) * self.hidden_size
-        found = Values(embedding=table, head=0 if self.tied_embeddings else table)
-        found["other"] += _NORM_VECTORS[self.norm] * self.hidden_size + self.extras
+        found = self.outside(tp)
         for layer, times in self.distinct:
             for part, values in layer.values(self.hidden_size, tp, ep, self.norm).items():
                 found[part] += times * values
@@ -557,6 +567,19 @@ class ModelConfig:
     def state_values(self, tp: int) -> int:
         """Values that one rank keeps of a sequence whatever its length: states of recurrences."""
         return sum(times * layer.mixer.state_values(tp) for layer, times in self.distinct if layer.mixer is not None)
+
+    def check_experts(self, ranks: int, ep: int) -> None:
+        """Raises ValueError unless `ranks` GPUs, `ep` groups of them with experts of their own, can share the experts;
+        what every token goes through is held whole.
+        """
+        for layer in dict.fromkeys(self.layers):
+            if isinstance(layer.feed, Experts):
+                fault = replace(layer.feed, shared=None).indivisible(ranks, ep)
+                if fault is not None:
+                    raise ValueError(
+                        f"the GPUs must share the {fault[0]} of {self.name} evenly: GPUs={ranks}, ep={ep}, "
+                        f"{fault[0]}={fault[1]}"
+                    )
 
     def check_tp(self, tp: int, ep: int = 1) -> None:
         """Raises ValueError unless `tp` GPUs, `ep` of them with experts of their own, can share every layer evenly."""

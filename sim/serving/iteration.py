@@ -12,10 +12,9 @@ alike are one class; where the slowest is also the last to leave every exchange,
 """
 
 import math
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from typing import NamedTuple, Protocol
 
@@ -23,7 +22,7 @@ import numpy as np
 
 from thinwire.reference.core.architecture import Attention, Mixer, ModelConfig
 from thinwire.reference.core.scheme import Scheme
-from thinwire.reference.mixed import AnyScheme
+from thinwire.reference.mixed import AnyScheme, entries
 from thinwire.sim.choices import Weights
 from thinwire.sim.costs.carriers import edges
 from thinwire.sim.costs.cost import CostModel
@@ -32,14 +31,16 @@ from thinwire.sim.events.exchange import UNCOMPRESSED, Exchanger
 from thinwire.sim.events.fold import find_runs
 from thinwire.sim.events.network import Ints
 from thinwire.sim.layers import Stage, stages
-from thinwire.sim.report import machine_sentences
+from thinwire.sim.report import machine_sentences, sharing_sentences
 from thinwire.sim.serving.attending import Attending, Call, Chunk, attending
 from thinwire.sim.serving.plane import MonotonePlane
-from thinwire.sim.serving.workload import Share, shares
+from thinwire.sim.serving.streams import Row, Streams
+from thinwire.sim.serving.table import BOUND, MonotoneTable
+from thinwire.sim.serving.workload import Share, busiest, shares
 from thinwire.sim.shapes import Elementwise, Exchange, Gemm, Kernel, Rows
+from thinwire.sim.sharing import Sharing
 from thinwire.sim.workload import Kind, Op, kinds_of, vocabulary
 
-BOUND = 0.01
 CHUNKS_KEPT = 1 << 16  # chunks whose attention is remembered
 STEADY = 1e-12  # relative: sums of the same numbers in another order
 FOREVER = 1 << 40
@@ -74,56 +75,6 @@ class Pace(Protocol):
 
 
 @dataclass(eq=False)
-class MonotoneTable:
-    """A positive function of 1..largest that never decreases: within `bound` (relative) of the truth everywhere.
-
-    edges: numbers at which it may step, down too; between two of them it never decreases.
-    """
-
-    function: Callable[[int], float]
-    largest: int
-    bound: float = BOUND
-    edges: tuple[int, ...] = ()
-    asked: int = 0  # evaluations of the function so far
-    _at: list[int] = field(default_factory=list)
-    _value: list[float] = field(default_factory=list)
-    _dense: list[float] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        if self.largest < 1 or not self.bound > 0:
-            raise ValueError(f"a table needs largest >= 1 and bound > 0: {self.largest}, {self.bound}")
-        self._dense = [-1.0] * (self.largest + 1)
-
-    def __call__(self, n: int) -> float:
-        """The value at `n`; ValueError outside 1..largest."""
-        if not 1 <= n <= self.largest:
-            raise ValueError(f"the table covers 1..{self.largest}: {n}")
-        if self._dense[n] < 0:
-            self._dense[n] = self._find(n)
-        return self._dense[n]
-
-    def _find(self, n: int) -> float:
-        if not self._at:
-            ends = {1, self.largest, *(at for edge in self.edges for at in (edge - 1, edge) if 1 <= at <= self.largest)}
-            for place, at in enumerate(sorted(ends)):
-                self._know(at, place)
-        while True:
-            right = bisect_left(self._at, n)
-            if self._at[right] == n:
-                return self._value[right]
-            low, high = self._at[right - 1], self._at[right]
-            slow, fast = self._value[right - 1], self._value[right]
-            if fast <= slow * (1 + self.bound):
-                return slow + (fast - slow) * (n - low) / (high - low)
-            self._know((low + high) // 2, right)
-
-    def _know(self, n: int, place: int) -> None:
-        self.asked += 1
-        self._at.insert(place, n)
-        self._value.insert(place, self.function(n))
-
-
-@dataclass(eq=False)
 class IterationModel:
     """The pace of one replica, on the machine and with the straggler that its exchangers know.
 
@@ -142,10 +93,14 @@ class IterationModel:
     host_s: float = 0.0
     bound: float = BOUND
     gated: bool = False
+    sharing: Sharing | None = None
 
     def __post_init__(self) -> None:
         tp = self.exchanger.ranks
-        self.model.check_tp(tp)
+        self._sharing = Sharing(tp) if self.sharing is None else self.sharing
+        self._sharing.check(self.model)
+        self._dense = self._sharing.dense_ranks
+        self._alone = self._dense < tp  # ranks have sequences of their own
         slowdown_R = self.exchanger.slowdown_R
         self._slowdown = float(slowdown_R.max())
         self._classes = [np.flatnonzero(slowdown_R == factor) for factor in np.unique(slowdown_R)]  # the slowest last
@@ -155,7 +110,7 @@ class IterationModel:
         kinds = [kind for pattern, repeats in self._runs for kind in pattern * repeats]
         self._kinds = Counter(kinds)
         self._mixers = Counter(kind.layer.mixer for kind in kinds if kind.layer.mixer is not None)
-        self._schemes = Counter(scheme for kind in kinds for scheme in _exchanged(kind))
+        self._schemes = Counter(scheme for kind in kinds for scheme in self._reduced(kind))
         self._decoded = Counter[Scheme | None]()  # a token alone in its sequence is the last, so it may be exempt
         for scheme, times in self._schemes.items():
             self._decoded[None if scheme.exempt_last_tokens else scheme] += times
@@ -213,7 +168,7 @@ class IterationModel:
             raise ValueError(f"an iteration has at most {self.tokens} tokens, and a whole prompt is in one: {tokens}")
         sampled = sequences + finishing
         exempts = self._exempts_first or self._exempts_last
-        if self._split is not None or exempts or not self._slowest_leaves_last(self._eager, tokens):
+        if self._split is not None or exempts or self._alone or not self._slowest_leaves_last(self._eager, tokens):
             parts = shares(Share(tuple(chunks), sequences, context_tokens, finishing), self._split)
             return self._streams_s(self._eager, parts, sampled) + self.host_s
         found = self._eager.whole(tokens) + self._eager_calls_s
@@ -228,12 +183,14 @@ class IterationModel:
             parts = (Share((), sequences, context_tokens),)
             return Line(self._streams_s(self._graph, parts, sequences) + self.host_s, 0.0, 1)
         attended_s, per_token_s, until = 0.0, 0.0, math.inf
-        for mixer, call in self._decoding(sequences).items():
+        ranks = self._sharing.ranks // self._dense  # that have a share of the sequences each
+        own = -(-sequences // ranks)
+        for mixer, call in self._decoding(own).items():
             layers = self._mixers[mixer]
-            piece = call.piece(context_tokens, mixer.reach)
+            piece = call.piece(max(own, -(-context_tokens // ranks)), mixer.reach)
             attended_s += layers * piece.seconds
-            per_token_s += layers * piece.per_token_s
-            until = min(until, piece.until)
+            per_token_s += layers * piece.per_token_s / ranks
+            until = min(until, piece.until * ranks)
         holds = FOREVER if until == math.inf else int((until - context_tokens) // sequences) + 1
         first_s = self._graph.whole(sequences) + self._graph.head(sequences) + self.host_s
         first_s += attended_s * self._slowdown + self._mixers.total() * self._graph.gap_s
@@ -268,12 +225,12 @@ class IterationModel:
         """What every token of context that decoding reads adds to an iteration at least, whatever its batch: layers
         with a window stop reading more.
         """
-        decoding, tp = self.exchanger.cost.profile.gpu.decode_attention, self.exchanger.ranks
+        decoding, tp = self.exchanger.cost.profile.gpu.decode_attention, self._dense
         found = 0.0
         for mixer, layers in self._mixers.items():
             if isinstance(mixer, Attention) and mixer.reach is None:
                 found += layers * decoding.least_token_s(mixer.kv_heads_per_gpu(tp), mixer.head_dim)
-        return found * self._slowdown
+        return found * self._slowdown * tp / self.exchanger.ranks
 
     def sentences(self) -> list[str]:
         """What the durations rest on, the exchanges asked for so far among them."""
@@ -289,6 +246,8 @@ class IterationModel:
             *(["all-reduces go uncompressed at sizes at which the scheme would take longer"] if self.gated else []),
             "attention of all prompt chunks of an iteration is one call, and takes the sum of what they take alone",
             f"decode attention takes what a batch of equal contexts does, as long in all ({decoding.source})",
+            *sharing_sentences(self.model, self._sharing, entries(self.scheme))[1:],
+            *self.model.notes,
             *machine_sentences(self.weights, costs, self.exchanger),
         ]
 
@@ -305,10 +264,11 @@ class IterationModel:
     def _streams_s(self, on: "_Launched", parts: Sequence[Share], sampled: int) -> float:
         """Until all sequences that get a token have it."""
         hidden, costs = self.model.hidden_size, on.exchanger.cost
-        attended = {mixer: [self._attended_of_s(on, part, mixer) for part in parts] for mixer in self._mixers}
-        rows = {kind: self._rows_of(on, kind, parts, attended) for kind in self._kinds}
-        at = _Streams(self._speeds, len(parts))
-        for part, share in enumerate(parts):
+        mine = [busiest(part, self._sharing) for part in parts]
+        attended = {mixer: [self._attended_of_s(on, part, mixer) for part in mine] for mixer in self._mixers}
+        rows = {kind: self._rows_of(on, kind, parts, mine, attended) for kind in self._kinds}
+        at = Streams(self._speeds, len(parts))
+        for part, share in enumerate(mine):
             at.compute(part, self._kernel_s(costs, Elementwise("embedding", "embedding", share.tokens, hidden)))
         for pattern, repeats in self._runs:
             for left in range(repeats - 1, -1, -1):
@@ -320,7 +280,7 @@ class IterationModel:
                     at.wait(left * steps[0])
                     break
         last = len(parts) - 1
-        at.compute(last, self._kernel_s(costs, self._final_norm(sum(part.tokens for part in parts))))
+        at.compute(last, self._kernel_s(costs, self._final_norm(sum(part.tokens for part in mine))))
         if not sampled:
             return at.end_s
         if len(self._speeds) == 1:
@@ -329,8 +289,18 @@ class IterationModel:
         at.compute(last, head_s)
         return at.end_s + gather_s
 
-    def _sent_s(self, on: "_Launched", exchange: Exchange) -> list[float]:
-        """Seconds of an all-reduce on each class of ranks."""
+    def _sent_s(
+        self, on: "_Launched", exchange: Exchange, where: tuple[Kind, int, int], tokens: int, own: int
+    ) -> list[float]:
+        """Seconds of an exchange on each class of ranks. where: its place, of a layer's stage. tokens: of all ranks;
+        own: of the one that has most.
+        """
+        if exchange.op != "all_reduce":
+            alone = self._alone and exchange.op == "all_to_all"
+            if (where, alone) not in on.others:
+                asked = [partial(self._other_s, on.exchanger, where, alone, ranks) for ranks in self._classes]
+                on.others[where, alone] = [self._table(other_s) for other_s in asked]
+            return [of_class(own if alone else tokens) for of_class in on.others[where, alone]]
         scheme, hidden = exchange.scheme, self.model.hidden_size
         tokens, exact = exchange.numel // hidden, exchange.exact // hidden
         if scheme is None or not exact:
@@ -340,10 +310,22 @@ class IterationModel:
             on.beside[scheme] = [MonotonePlane(left_s, self.bound) for left_s in asked]
         return [of_class(tokens - exact, exact) for of_class in on.beside[scheme]]
 
+    def _other_s(
+        self, on: Exchanger, where: tuple[Kind, int, int], alone: bool, ranks: Ints | slice, tokens: int
+    ) -> float:
+        """Of an exchange that is no all-reduce, by tokens of all ranks, or of the one that has most."""
+        kind, number, place = where
+        stage = self._stages(kind, tokens, own=tokens if alone else None)[number]
+        return float(self._exchanged(on, stage.exchanges[place][1]).finish_s_R[ranks].max())
+
     def _slowest_leaves_last(self, on: "_Launched", tokens: int) -> bool:
         """Then every exchange and what comes before it take as long as on the slowest ranks."""
         if len(self._classes) == 1:
             return True
+        if any(
+            each.op != "all_reduce" for k in self._kinds for s in self._stages(k, tokens) for _, each in s.exchanges
+        ):
+            return False
         left = [[of_class(tokens) for of_class in on.sent[scheme]] for scheme in on.schemes]
         return all(max(seconds) == seconds[-1] for seconds in left)
 
@@ -358,23 +340,54 @@ class IterationModel:
         return found
 
     def _rows_of(
-        self, on: "_Launched", kind: Kind, parts: Sequence[Share], attended: Mapping[Mixer, Sequence[float]]
-    ) -> list["_Row"]:
-        """The stages of a layer: seconds of each part's kernels, and of what each sends behind them."""
+        self,
+        on: "_Launched",
+        kind: Kind,
+        parts: Sequence[Share],
+        mine: Sequence[Share],
+        attended: Mapping[Mixer, Sequence[float]],
+    ) -> list[Row]:
+        """The stages of a layer: seconds of each part's kernels, and of what each sends behind them. mine: what of each
+        part is on the rank that has most.
+        """
         found = []
-        asked = [self._stages(kind, part.tokens, part.rows) for part in parts]
+        asked = [self._stages(kind, part.tokens, part.rows, own.tokens) for part, own in zip(parts, mine, strict=True)]
         for number, row in enumerate(zip(*asked, strict=True)):
-            computed = [on.computed[kind][number](part.tokens) for part in parts]
+            on_own = self._alone and row[0].basis == "own"
+            computed = [on.computed[kind][number](part.tokens) for part in (mine if on_own else parts)]
             if number == 0 and kind.layer.mixer is not None:
                 computed = [each + more for each, more in zip(computed, attended[kind.layer.mixer], strict=True)]
-            found.append((computed, [[self._sent_s(on, e) for _, e in stage.exchanges] for stage in row]))
+            sent = [
+                [self._sent_s(on, e, (kind, number, place), part.tokens, own.tokens) for place, (_, e) in enumerate(of)]
+                for of, part, own in zip((stage.exchanges for stage in row), parts, mine, strict=True)
+            ]
+            found.append((computed, sent))
         return found
 
-    def _stages(self, kind: Kind, tokens: int, rows: Callable[[Scheme], Rows] | None = None) -> list[Stage]:
-        """A layer's stages but for attention. rows: None = all tokens go alike."""
-        tp = self.exchanger.ranks
+    def _reduced(self, kind: Kind) -> list[Scheme]:
+        """The schemes of a layer's all-reduces."""
+        sent = (exchange for stage in self._stages(kind, 1) for _, exchange in stage.exchanges)
+        return [each.scheme for each in sent if each.op == "all_reduce" and each.scheme is not None]
+
+    def _others_s(self, on: Exchanger, kind: Kind, tokens: int, ranks: Ints | slice) -> float:
+        """Seconds until the last of `ranks` leaves each exchange of a layer that is no all-reduce, one after the
+        other.
+        """
+        found = 0.0
+        for stage in self._stages(kind, tokens):
+            for _, exchange in stage.exchanges:
+                if exchange.op != "all_reduce":
+                    found += float(self._exchanged(on, exchange).finish_s_R[ranks].max())
+        return found
+
+    def _stages(
+        self, kind: Kind, tokens: int, rows: Callable[[Scheme], Rows] | None = None, own: int | None = None
+    ) -> list[Stage]:
+        """A layer's stages but for attention. rows: None = all tokens go alike. own: of the rank that has most."""
         sizes = rows or (lambda _: Rows(tokens))
-        return list(stages(self.model, kind.layer, tp, kind.after, tokens, sizes, lambda _: (), self.weights))
+        own = own if self._alone else None
+        after, weights = kind.after, self.weights
+        return list(stages(self.model, kind.layer, self._sharing, after, tokens, sizes, lambda _: (), weights, own))
 
     def _layers(self, tp: int) -> list[tuple[list[Kind], int]]:
         """Patterns of layers and how often each repeats, first to last."""
@@ -410,6 +423,7 @@ class IterationModel:
                 for scheme in (None, *sent)
             },
             beside={},
+            others={},
         )
 
     def _kernel_s(self, costs: CostModel, *kernels: Kernel) -> float:
@@ -419,7 +433,7 @@ class IterationModel:
         """The kernels of each stage of a layer but for attention, by tokens."""
 
         def stage_s(number: int, tokens: int) -> float:
-            return self._kernel_s(costs, *self._stages(kind, tokens)[number].kernels)
+            return self._kernel_s(costs, *self._stages(kind, tokens, own=tokens)[number].kernels)
 
         return [self._table(partial(stage_s, number)) for number in range(len(self._stages(kind, 1)))]
 
@@ -473,19 +487,20 @@ class IterationModel:
         )
         sent_s = sum(times * self._left_s(on, scheme, ranks, tokens, gated=gated) for scheme, times in schemes.items())
         ends_s = self._kernel_s(costs, embedding, self._final_norm(tokens))
+        sent_s += sum(times * self._others_s(on, kind, tokens, ranks) for kind, times in self._kinds.items())
         return ends_s + layers_s + sent_s
 
     def _head_parts(self, on: Exchanger, sampled: int) -> tuple[float, float]:
         """Seconds of the logits of so many sequences, and of gathering them."""
-        head = Gemm("lm head", sampled, vocabulary(self.model, on.ranks), self.model.hidden_size, "bf16")
+        head = Gemm("lm head", sampled, vocabulary(self.model, self._dense), self.model.hidden_size, "bf16")
         gather_s = 0.0
-        if on.ranks > 1:
+        if self._dense > 1:
             gather_s = self._exchanged(on, Exchange("all_gather", sampled * self.model.vocab_size, None)).seconds
         return self._kernel_s(on.cost, head), gather_s
 
     def _attending_of(self, mixer: Mixer) -> Attending:
         on, slow = self.exchanger, self._slowdown
-        found = attending(self.model, mixer, on.ranks, self.weights, on.cost, on.cost.gap_s.value)
+        found = attending(self.model, mixer, self._dense, self.weights, on.cost, on.cost.gap_s.value)
         return replace(found, call_s=found.call_s * slow)
 
     def _chunk_s(self, tokens: int, context: int, mixer: Mixer) -> float:
@@ -512,16 +527,6 @@ class IterationModel:
         return sum(self._mixers[mixer] * (gap_s + call.least_s * self._slowdown) for mixer, call in calls)
 
 
-_Row = tuple[list[float], list[list[list[float]]]]
-"""A stage: seconds of each part's kernels, and of each of its exchanges behind them, by class of ranks."""
-
-
-def _exchanged(kind: Kind) -> list[Scheme]:
-    """The schemes of a layer's sync points that send something."""
-    found = [kind.after[site] for site in kind.layer.sites]
-    return [scheme for scheme in found if scheme is not None and scheme.collective != "none"]
-
-
 @dataclass(eq=False, slots=True)
 class _Launched:
     """Tables of what depends on numbers of tokens alone, with kernels launched one way. Seconds on the slowest ranks;
@@ -538,57 +543,14 @@ class _Launched:
     head: MonotoneTable
     sent: dict[Scheme | None, list[MonotoneTable]]
     beside: dict[Scheme, list[MonotonePlane]]
+    others: dict[tuple[tuple[Kind, int, int], bool], list[MonotoneTable]]
 
     @property
     def tables(self) -> list[MonotoneTable]:
         """All of them."""
         alone = (self.whole, self.least, self.head)
-        rows = (*self.computed.values(), *self.sent.values())
+        rows = (*self.computed.values(), *self.sent.values(), *self.others.values())
         return list(dict.fromkeys([*alone, *(table for row in rows for table in row)]))
-
-
-class _Streams:
-    """When the two streams of each class of ranks are free, and when each part has got as far as it has there.
-
-    speeds: seconds of a kernel on each class, the slowest's taken as 1.
-    """
-
-    def __init__(self, speeds: Sequence[float], parts: int) -> None:
-        self.speeds = speeds
-        self.ends_s = [[0.0] * len(speeds) for _ in range(parts)]
-        self.free_s, self.sending_s = ([0.0] * len(speeds) for _ in range(2))
-
-    @property
-    def end_s(self) -> float:
-        """When everything has ended."""
-        return max(map(max, self.ends_s))
-
-    def state(self) -> list[float]:
-        return [*self.free_s, *self.sending_s, *(end for ends in self.ends_s for end in ends)]
-
-    def wait(self, seconds: float) -> None:
-        """Everything that much later."""
-        for moments in (self.free_s, self.sending_s, *self.ends_s):
-            moments[:] = [moment + seconds for moment in moments]
-
-    def compute(self, part: int, seconds: float) -> None:
-        """Kernels on the compute stream."""
-        free, ends = self.free_s, self.ends_s[part]
-        for g, speed in enumerate(self.speeds):
-            free[g] = ends[g] = max(free[g], ends[g]) + seconds * speed
-
-    def send(self, part: int, left_s: Sequence[float]) -> None:
-        """An exchange, which begins when the last has come and which each class leaves in its time."""
-        begin = max(*self.sending_s, *self.ends_s[part])
-        self.sending_s[:] = self.ends_s[part][:] = [begin + seconds for seconds in left_s]
-
-    def layer(self, rows: Sequence[_Row]) -> None:
-        """The stages of a layer, each with what is exchanged behind it."""
-        for computed, exchanges in rows:
-            for part, seconds in enumerate(computed):
-                self.compute(part, seconds)
-                for left_s in exchanges[part]:
-                    self.send(part, left_s)
 
 
 def rounded_down(number: int) -> int:

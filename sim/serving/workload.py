@@ -17,6 +17,7 @@ from thinwire.sim.choices import Weights
 from thinwire.sim.layers import After, Stage, stages
 from thinwire.sim.serving.attending import Chunk, chunk_kernels, decode_kernels
 from thinwire.sim.shapes import Kernel, Rows
+from thinwire.sim.sharing import Sharing, sharing_of
 from thinwire.sim.workload import Op, Workload, closing, embedding, layers_of
 
 
@@ -101,26 +102,55 @@ def shares(whole: Share, split: float | None) -> tuple[Share, ...]:
     return Share(tuple(first), finishing=ended), rest
 
 
-def build(model: ModelConfig, scheme: AnyScheme, iteration: Iteration, tp: int, weights: Weights) -> Workload:
+def build(
+    model: ModelConfig, scheme: AnyScheme, iteration: Iteration, sharing: Sharing | int, weights: Weights
+) -> Workload:
     """The workload of one rank, for `sim.predict.run`. ValueError as `sim.workload.build`."""
-    model.check_tp(tp)
-    parts = shares(iteration.whole, scheme.sequence_split if tp > 1 else None)
+    sharing = sharing_of(sharing)
+    sharing.check(model)
+    tp = sharing.dense_ranks
+    parts = shares(iteration.whole, scheme.sequence_split if sharing.ranks > 1 else None)
+    mine = [busiest(part, sharing) for part in parts]
 
     def stages_of(part: int, layer: Layer, after: After) -> list[Stage]:
-        share = parts[part]
+        share, own = parts[part], mine[part]
 
         def attends(mixer: Mixer) -> tuple[Kernel, ...]:
-            prefill = chunk_kernels(model, mixer, tp, share.chunks, weights)
-            return (*prefill, *decode_kernels(mixer, tp, share.sequences, share.context_tokens))
+            prefill = chunk_kernels(model, mixer, tp, own.chunks, weights)
+            return (*prefill, *decode_kernels(mixer, tp, own.sequences, own.context_tokens))
 
-        return list(stages(model, layer, tp, after, share.tokens, share.rows, attends, weights))
+        alone = None if own is share else own.tokens
+        return list(stages(model, layer, sharing, after, share.tokens, share.rows, attends, weights, alone))
 
-    layers = layers_of(model, scheme, tp, len(parts), stages_of)
-    opening = tuple(Op("embedding", i, (embedding(model, part.tokens),)) for i, part in enumerate(parts))
-    last = closing(model, tp, iteration.whole.tokens, iteration.sampled, len(parts) - 1)
+    layers = layers_of(model, scheme, sharing.ranks, len(parts), stages_of)
+    opening = tuple(Op("embedding", i, (embedding(model, part.tokens),)) for i, part in enumerate(mine))
+    sampled = iteration.sampled if tp == sharing.ranks else min(iteration.sampled, busiest_sampled(iteration, sharing))
+    last = closing(model, tp, sum(part.tokens for part in mine), sampled, len(parts) - 1)
     return Workload(opening, layers, last)
 
 
-def kv_bytes_per_token(model: ModelConfig, tp: int) -> int:
-    """What one GPU keeps of a token: keys and values of all layers, in bf16, windows left out of account."""
-    return 2 * model.cache_values(tp)
+def busiest(part: Share, sharing: Sharing) -> Share:
+    """What the rank with most tokens has of a part, where ranks have sequences of their own: chunks go to the rank that
+    has least so far, longest first; sequences that decode are as even as can be, and so are their contexts.
+    """
+    if sharing.attention == "tp" or sharing.ranks == 1:
+        return part
+    held: list[list[Chunk]] = [[] for _ in range(sharing.ranks)]
+    for chunk in sorted(part.chunks, reverse=True):
+        min(held, key=lambda chunks: sum(tokens for tokens, _ in chunks)).append(chunk)
+    most = max(held, key=lambda chunks: sum(tokens for tokens, _ in chunks))
+    sequences = sharing.own(part.sequences)
+    return Share(tuple(most), sequences, max(sequences, sharing.own(part.context_tokens)))
+
+
+def busiest_sampled(iteration: Iteration, sharing: Sharing) -> int:
+    """Sequences that get a token on the rank that has most of them."""
+    return sharing.own(iteration.whole.sequences) + sharing.own(iteration.finishing)
+
+
+def kv_bytes_per_token(model: ModelConfig, sharing: Sharing | int) -> float:
+    """What one GPU keeps of a token of the replica's: keys and values of all layers, in bf16, windows left out of
+    account. Where ranks have sequences of their own, each keeps its share of them whole.
+    """
+    sharing = sharing_of(sharing)
+    return 2 * model.cache_values(sharing.dense_ranks) * sharing.dense_ranks / sharing.ranks

@@ -16,7 +16,8 @@ from thinwire.reference.core.scheme import Scheme
 from thinwire.sim.costs.cost import CostModel
 from thinwire.sim.events.exchange import Exchanger, slowdown
 from thinwire.sim.predict import run, timeline_of
-from thinwire.sim.serving.iteration import BOUND, DIP, IterationModel, MonotoneTable
+from thinwire.sim.serving.iteration import DIP, IterationModel
+from thinwire.sim.serving.table import BOUND, MonotoneTable
 from thinwire.sim.serving.workload import Iteration, Share, build
 
 from ..helpers import machine
