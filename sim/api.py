@@ -15,10 +15,10 @@ from thinwire.reference.catalog import parse_codec
 from thinwire.reference.catalog import scheme as find_scheme
 from thinwire.reference.catalog import schemes as catalog_schemes
 from thinwire.reference.core.architecture import Attention, Experts, FeedForward, Latent, ModelConfig
-from thinwire.reference.core.config import load_model, model_names
 from thinwire.reference.core.schedule import Op as CollectiveOp
 from thinwire.reference.core.scheme import Codec, Phase, Raw, Scheme
 from thinwire.reference.core.tokens import Counts, checked
+from thinwire.reference.families.config import load_model, model_names
 from thinwire.reference.mixed import AnyScheme, MixedScheme, auto_budget, entries, find
 from thinwire.sim import predict as main_path
 from thinwire.sim.choices import Compress, Weights

@@ -297,17 +297,21 @@ def around(
     width = model.hidden_size
     match mixer:
         case Attention():
-            heads, kv_heads, dim = mixer.heads // tp, mixer.kv_heads_per_gpu(tp), mixer.head_dim
+            heads, dim = mixer.heads // tp, mixer.head_dim
+            kv_heads = 0 if mixer.borrowed else mixer.kv_heads_per_gpu(tp)
             keys_values = kv_heads * (dim if mixer.keys_are_values else dim + mixer.values_per_head)
             before: list[Kernel] = [
                 product("qkv", tokens, heads * dim * (2 if mixer.gated else 1) + keys_values, width, fmt)
             ]
+            if mixer.head_gate:
+                before.append(product("head gate", tokens, heads, width, "bf16"))
             if mixer.qk_norm != "none":
                 before.append(Elementwise("qk norm", "rms_norm", tokens, (heads + kv_heads) * dim))
             if mixer.rope is not None:
                 before.append(Elementwise("rope", "rope", tokens, (heads + kv_heads) * mixer.rope.dims))
             out = heads * mixer.values_per_head
-            gate = (Elementwise("output gate", "silu_mul", tokens, out),) if mixer.gated else ()
+            gated = mixer.gated or mixer.head_gate
+            gate = (Elementwise("output gate", "silu_mul", tokens, out),) if gated else ()
             return tuple(before), (*gate, product("o", tokens, width, out, fmt))
         case Latent():
             heads, down = mixer.heads // tp, mixer.rank + mixer.rope_dim
@@ -324,7 +328,7 @@ def around(
                 ]
             before.append(Elementwise("kv norm", "rms_norm", tokens, mixer.rank))
             before.append(Elementwise("rope", "rope", tokens, (heads + 1) * mixer.rope_dim))
-            if mixer.indexer is not None:
+            if mixer.indexer is not None and not mixer.indexer.shared:
                 index = mixer.indexer
                 before.append(product("index q", tokens, index.heads * index.head_dim, mixer.q_rank or width, fmt))
                 before.append(product("index k", tokens, index.head_dim + index.heads, width, fmt))
@@ -377,13 +381,14 @@ def mlp(
 
 def experts(model: ModelConfig, feed: Experts, sharing: Sharing, tokens: int, weights: Weights) -> RoutedExperts:
     """What the busiest rank's experts make of their rows of `tokens` tokens of all ranks."""
+    # Latent experts (Nemotron 3) work on `feed.latent` values a row, projected before and behind by `shared_experts`.
     found = load(feed, sharing, tokens)
     return RoutedExperts(
         "experts",
         found.rows,
         found.hit,
         feed.count // sharing.ep,
-        model.hidden_size,
+        feed.latent or model.hidden_size,
         feed.width // (sharing.ranks // sharing.ep),
         feed.gated,
         precision(model, weights, "experts"),
@@ -400,11 +405,14 @@ def router(model: ModelConfig, feed: Experts, tokens: int) -> tuple[Kernel, ...]
 
 def shared_experts(model: ModelConfig, feed: Experts, tp: int, tokens: int, weights: Weights) -> tuple[Kernel, ...]:
     """What every token goes through beside its own experts, and the addition of both."""
-    if feed.shared is None:
-        return ()
-    fmt = precision(model, weights, "shared_experts")
-    added = Elementwise("add shared", "residual_add", tokens, model.hidden_size)
-    return (*mlp(model, feed.shared, tp, tokens, fmt, "shared "), added)
+    fmt, found = precision(model, weights, "shared_experts"), list[Kernel]()
+    if feed.latent is not None:
+        found.append(product("latent down", tokens, feed.latent, model.hidden_size, fmt))
+        found.append(product("latent up", tokens, model.hidden_size, feed.latent, fmt))
+    if feed.shared is not None:
+        found += mlp(model, feed.shared, tp, tokens, fmt, "shared ")
+        found.append(Elementwise("add shared", "residual_add", tokens, model.hidden_size))
+    return tuple(found)
 
 
 def recurrent(mixer: Mixer, tp: int, tokens: int, sequences: int) -> Recurrent:

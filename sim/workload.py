@@ -235,6 +235,8 @@ def attending(model: ModelConfig, mixer: Mixer, tp: int, prompt: Prompt, part: P
             attend_s = Attend("attention", batch, queries, keys, heads, heads, mixer.head_dim, window, mixer.value_dim)
             if mixer.indexer is None or keys <= mixer.indexer.top_k:
                 return expand, replace(attend_s, window=None)
+            if mixer.indexer.shared:
+                return expand, attend_s
             index = mixer.indexer  # scores alone are half of attention's products: heads half as wide
             scores = Attend("index scores", batch, queries, keys, index.heads, 1, index.head_dim // 2, None)
             return expand, scores, attend_s

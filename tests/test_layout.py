@@ -38,7 +38,7 @@ HOUSE: Mapping[str, tuple[str, ...]] = {
     "kernels": (ANY,),
     "reference": (
         "quality/", "decoder/", "bench.py", "bench_groups.py", "parallel.py", "allreduce.py", "groups/", "check.py",
-        "quantize.py", "codecs/", "mixed.py", "catalog.py", "core/",
+        "quantize.py", "codecs/", "mixed.py", "catalog.py", "families/", "core/",
     ),
     "topologies": (
         "importing/", "dumps/", "picture.py", "draw.py", "load.py", "files.py", "schema.py", "generators.py",
@@ -57,7 +57,7 @@ DATA: Mapping[str, frozenset[str]] = {
     "edge": frozenset(),
 }
 # reference/ without torch: a room, and the two doors by which schemes are named.
-CORE = ("core/", "mixed.py", "catalog.py")
+CORE = ("core/", "families/", "mixed.py", "catalog.py")
 # Modules that are no part of the house.
 ELSEWHERE = ("src/thinwire/__init__.py", "src/thinwire/__main__.py", "tests/", "docs/", "examples/")
 MAX_LINES = 600

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from thinwire.reference.core.architecture import ModelConfig
-from thinwire.reference.core.config import load_model, parse_config
+from thinwire.reference.families.config import load_model, parse_config
 
 Shapes = dict[str, tuple[int, ...]]
 

@@ -14,6 +14,7 @@ from thinwire.reference.families.rules import FULL, LINEAR, NONE, Family, Given,
 
 _LLAMA, _MIXTRAL, _GRANITE_MOE = DENSE["llama"], MIXTURES["mixtral"], MIXTURES["granitemoe"]
 
+
 def _nemotron_words(given: Given) -> list[str]:
     said = given.texts("layers_block_type")
     if said is None:

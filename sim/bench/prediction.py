@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from thinwire.reference.catalog import scheme
-from thinwire.reference.core.config import load_model
+from thinwire.reference.families.config import load_model
 from thinwire.sim import api
 from thinwire.sim.choices import Weights
 from thinwire.sim.costs.shipped import load_profile

@@ -67,7 +67,7 @@ def chunk_kernels(
             heads, wide = mixer.heads // tp, mixer.nope_dim + mixer.value_dim
             fmt = precision(model, weights, "attention")
             found: list[Kernel] = [product("kv_b", keys, heads * wide, mixer.rank, fmt) for _, keys in chunks]
-            if (index := mixer.indexer) is not None:
+            if (index := mixer.indexer) is not None and not index.shared:
                 found += [
                     Attend("index scores", 1, tokens, keys, index.heads, 1, index.head_dim // 2, None)
                     for tokens, keys in chunks

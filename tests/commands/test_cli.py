@@ -13,7 +13,7 @@ import pytest
 
 from thinwire.commands.cli import COMMANDS
 from thinwire.reference.catalog import schemes
-from thinwire.reference.core.config import model_names
+from thinwire.reference.families.config import model_names
 from thinwire.topologies.load import cluster_names, gpu_names
 
 from ..command import Capture, run

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from thinwire.reference.core.architecture import Attention, ModelConfig
-from thinwire.reference.core.config import load_model
 from thinwire.reference.core.schedule import Op, Primitive, Schedule, Work
+from thinwire.reference.families.config import load_model
 from thinwire.sim.costs.attention import CORRECTIONS, AttentionModel
 from thinwire.sim.costs.cost import CostModel
 from thinwire.sim.costs.decode_attention import SHARE_NODES, DecodeAttentionModel

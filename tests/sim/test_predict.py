@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 import thinwire
 from thinwire.reference.catalog import scheme, schemes
-from thinwire.reference.core.config import load_model
 from thinwire.reference.core.schedule import build as build_schedule
+from thinwire.reference.families.config import load_model
 from thinwire.sim import api
 from thinwire.sim.costs.cost import CostModel
 from thinwire.sim.costs.shipped import load_profile

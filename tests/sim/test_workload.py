@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from thinwire.reference.catalog import scheme
 from thinwire.reference.core.architecture import Layer, ModelConfig
-from thinwire.reference.core.config import load_model, model_names
+from thinwire.reference.families.config import load_model, model_names
 from thinwire.reference.mixed import MixedScheme
 from thinwire.sim.costs.attention import scored_pairs
 from thinwire.sim.shapes import Attend, Elementwise, Exchange, Gemm, Kernel

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from thinwire.edge.words import place, shown
 from thinwire.reference.catalog import scheme
-from thinwire.reference.core.config import load_model
+from thinwire.reference.families.config import load_model
 from thinwire.sim.costs.attention import AttentionModel
 from thinwire.sim.costs.cost import CostModel
 from thinwire.sim.costs.decode_attention import DecodeAttentionModel

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import lsq_linear
 
-from thinwire.reference.core.config import load_model
+from thinwire.reference.families.config import load_model
 from thinwire.sim.costs.elementwise import OPS, ElementwiseModel, OpCost, elementwise_bytes
 from thinwire.topologies.load import load_gpu
 from thinwire.validation.fits.published_tables import PUBLISHED

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from thinwire.reference.catalog import scheme
-from thinwire.reference.core.config import load_model
+from thinwire.reference.families.config import load_model
 from thinwire.sim.costs.shipped import load_profile
 from thinwire.sim.costs.spread import find, sum_interval
 from thinwire.sim.costs.transfer import RELATIONS

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from thinwire.reference.core.architecture import ModelConfig, RopeScaling
-from thinwire.reference.core.config import load_model, model_names, parse_config
+from thinwire.reference.families.config import load_model, model_names, parse_config
 
 ROOT = Path(__file__).resolve().parents[3]
 SIZES = list(csv.DictReader((ROOT / "validation" / "published" / "models.csv").open()))

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from thinwire.reference.core.config import load_model
 from thinwire.reference.decoder.model import Decoder, Precision
 from thinwire.reference.decoder.shard import Shard, cut, even, shards
 from thinwire.reference.decoder.weights import layer_shapes, random_weights
+from thinwire.reference.families.config import load_model
 from thinwire.reference.groups.group import LocalGroup
 
 from .. import tiny

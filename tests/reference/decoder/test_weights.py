@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from thinwire.reference.core.architecture import ModelConfig
-from thinwire.reference.core.config import load_model, model_names
 from thinwire.reference.decoder import weights as subject
 from thinwire.reference.decoder.model import Decoder
 from thinwire.reference.decoder.text import open_tokenizer
 from thinwire.reference.decoder.weights import open_checkpoint, random_weights, tensor_shapes
+from thinwire.reference.families.config import load_model, model_names
 from thinwire.reference.groups.group import LocalGroup
 
 from .. import tiny

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thinwire.reference.catalog import parse_codec
-from thinwire.reference.core.config import load_model
 from thinwire.reference.core.cross_schedule import CrossShape, Wire, lv_bytes, ring_bytes
+from thinwire.reference.families.config import load_model
 from thinwire.sim.api import compare_cross_attention
 from thinwire.sim.costs.attention import SPLIT_LIMIT, TILE_ROWS, key_splits
 from thinwire.sim.costs.cost import CostModel

@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from thinwire.reference.catalog import scheme
-from thinwire.reference.core.config import load_model
+from thinwire.reference.families.config import load_model
 from thinwire.reference.mixed import DROP, SITES, entries, plan_of
 from thinwire.sim import api
 from thinwire.sim.choices import Compress

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from thinwire.reference.catalog import scheme
 from thinwire.reference.core.architecture import Layer
-from thinwire.reference.core.config import load_model
 from thinwire.reference.core.scheme import Scheme
+from thinwire.reference.families.config import load_model
 from thinwire.sim.costs.cost import CostModel
 from thinwire.sim.events.exchange import Exchanger, slowdown
 from thinwire.sim.predict import run, timeline_of

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thinwire.reference.catalog import scheme
-from thinwire.reference.core.config import load_model
+from thinwire.reference.families.config import load_model
 from thinwire.sim.costs.cost import CostModel
 from thinwire.sim.layers import product, weight_bytes
 from thinwire.sim.predict import run, timeline_of

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from thinwire.reference.catalog import scheme
-from thinwire.reference.core.config import load_model
+from thinwire.reference.families.config import load_model
 from thinwire.sim.costs.elementwise import OPS
 from thinwire.sim.costs.elementwise import elementwise_bytes as simulated_bytes
 from thinwire.sim.shapes import Attend, Gemm

@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from thinwire.reference.core.config import load_model
+from thinwire.reference.families.config import load_model
 from thinwire.sim.costs.decode_attention import SHARE_NODES
 from thinwire.validation.fits import decode
 from thinwire.validation.fits.published_tables import rows as published
