@@ -298,6 +298,24 @@ def compare(
     return Comparison(reference, tuple(sorted(rows, key=lambda row: (row.ttft_s, row.scheme.name))), compress)
 
 
+def schemes_for(question: Question) -> list[str]:
+    """The catalog's schemes that differ in what they do for a question: codecs of experts' traffic where some travels,
+    codecs of all-reduces where there are any.
+    """
+    model = load_model(question.model) if isinstance(question.model, str) else question.model
+    own = question.attention == "dp"
+    travels = model.is_mixture and (own or question.expert_exchange == "all-to-all")
+    found = []
+    for name, known in catalog_schemes().items():
+        if known.compresses_experts:
+            means = travels
+        else:
+            means = not own or (known.is_raw and not known.drop_attention_percent and known.sequence_split is None)
+        if means:
+            found.append(name)
+    return found
+
+
 def compare_cross_attention(
     cluster: str | Cluster,
     text_tokens: int,
