@@ -18,12 +18,14 @@ from thinwire.reference.families.patterns import (
 )
 from thinwire.reference.families.rules import FULL, NONE, SLIDING, Family, Given, Mixture
 
+
 def _optional_window(given: Given) -> Mapping[str, Any]:
     """Qwen: the window counts only if it is switched on."""
     return {} if given.flag("use_sliding_window") else {"sliding_window": None}
 
 
-def _granite(given: Given) -> Mapping[str, Any]:
+def granite(given: Given) -> Mapping[str, Any]:
+    """Logits are divided by what its configs give."""
     return {"logit_scale": 1.0 / given.scale("logits_scaling")}
 
 
@@ -328,7 +330,7 @@ _GRANITE = replace(
     architectures=("GraniteForCausalLM",),
     keys={"embedding_scale": "embedding_multiplier", "residual_scale": "residual_multiplier"},
     attention_multiplier=True,
-    prepare=_granite,
+    prepare=granite,
 )
 _STARCODER2 = Family(
     architectures=("Starcoder2ForCausalLM",),
