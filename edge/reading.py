@@ -103,16 +103,23 @@ def is_endless(path: str | Path) -> bool:
 # ---- JSON
 
 
-def from_json(path: str | Path, what: str) -> Any:
-    """What a JSON file holds: finite numbers, no key twice, whole numbers of 64 bits."""
-    return parsed_json(text(path, what, JSON_BYTES.most), path, what)
+def from_json(path: str | Path, what: str, constants: bool = False) -> Any:
+    """What a JSON file holds: finite numbers, no key twice, whole numbers of 64 bits.
+
+    constants: NaN and Infinity, which Python writes, may be in it; whoever reads a number then sees to it himself.
+    """
+    return parsed_json(text(path, what, JSON_BYTES.most), path, what, constants)
 
 
-def parsed_json(given: str, path: str | Path, what: str) -> Any:
+def parsed_json(given: str, path: str | Path, what: str, constants: bool = False) -> Any:
     """The same of a text already read."""
     try:
         found = json.loads(
-            given, object_pairs_hook=_object, parse_float=_float, parse_int=_int, parse_constant=_constant
+            given,
+            object_pairs_hook=_object,
+            parse_float=float if constants else _float,
+            parse_int=_int,
+            parse_constant=float if constants else _constant,
         )
     except json.JSONDecodeError as error:
         raise UnreadableError(path, what, f"not JSON: {error.msg}", error.lineno) from None

@@ -36,8 +36,9 @@ class RopeScaling:
     """How a model stretches its rotary positions: transformers' `rope_type` and what its kinds need.
 
     `linear` reads factor; `llama3` the next three; `yarn` factor, original_max_positions and those from beta_fast on;
-    `longrope` short, long, original_max_positions and attention_factor. Other kinds are kept by name only; they cost
-    the same time, and who computes with them refuses them.
+    `longrope` short, long, original_max_positions and attention_factor. `proportional` (Gemma 4) reads factor: the
+    frequencies are spaced over the whole head and its pairs lie half a head apart; those beyond `Rope.dims` stand
+    still. Other kinds are kept by name only; they cost the same time, and who computes with them refuses them.
     """
 
     kind: str
@@ -78,8 +79,10 @@ class Attention:
 
     window: a token attends to so many, itself among them; chunk: to those of its own chunk (Llama 4); None = all
     before it. scale multiplies query times key. sinks: a learned logit a head that takes part in the softmax
-    (gpt-oss). gated: queries are projected twice, the second gates the output (Qwen3-Next). keys_are_values: one
-    projection serves as both (Gemma 4); both are cached.
+    (gpt-oss). gated: queries are projected twice, the second gates the output (Qwen3-Next). head_gate: a value a head
+    gates its output (Step 3.5). keys_are_values: one projection serves as both (Gemma 4); both are cached. borrowed:
+    keys and values are those of an earlier layer, so that this one neither projects nor keeps any (Gemma 4 E4B).
+    value_scale multiplies values (MiMo-V2).
     """
 
     heads: int
@@ -96,7 +99,10 @@ class Attention:
     softcap: float | None = None
     sinks: bool = False
     gated: bool = False
+    head_gate: bool = False
     keys_are_values: bool = False
+    borrowed: bool = False
+    value_scale: float = 1.0
 
     @property
     def values_per_head(self) -> int:
@@ -114,22 +120,25 @@ class Attention:
 
     def values(self, width: int, tp: int) -> Values:
         """Of one rank."""
-        heads, kv = self.heads // tp, self.kv_heads_per_gpu(tp)
+        heads, kv = self.heads // tp, 0 if self.borrowed else self.kv_heads_per_gpu(tp)
         queries = heads * self.head_dim * (2 if self.gated else 1)
         keys_values = kv * (self.head_dim + (0 if self.keys_are_values else self.values_per_head))
         output = heads * self.values_per_head
         norms = {
             "none": 0,
             "l2": 0,
-            "head": 2 * self.head_dim,
+            "head": (1 if self.borrowed else 2) * self.head_dim,
             "row": (heads + kv) * self.head_dim,
             "head-layer": (heads + kv) * self.head_dim,
         }[self.qk_norm]
         other = norms + (queries + keys_values) * self.qkv_bias + width * self.output_bias + heads * self.sinks
-        return Values(attention=width * (queries + keys_values + output), other=other)
+        gate = heads * self.head_gate
+        return Values(attention=width * (queries + keys_values + output + gate), other=other)
 
     def cache_values(self, tp: int) -> int:
         """Of keys and values that one rank keeps a token."""
+        if self.borrowed:
+            return 0
         return self.kv_heads_per_gpu(tp) * (self.head_dim + self.values_per_head)
 
     def state_values(self, tp: int) -> int:
@@ -148,12 +157,14 @@ class Attention:
 @dataclass(frozen=True, slots=True)
 class Indexer:
     """Which cached tokens a sparse latent attention reads: the `top_k` that a small attention scores highest
-    (DeepSeek V3.2, GLM-5). Whole on every rank.
+    (DeepSeek V3.2, GLM-5). Whole on every rank. shared: the choice is an earlier layer's, nothing is computed or kept
+    (GLM-5.2).
     """
 
     heads: int
     head_dim: int
     top_k: int
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +206,7 @@ class Latent:
         else:
             matrices += width * self.q_rank + self.q_rank * queries
             other += self.q_rank + (self.q_rank if self.bias else 0)
-        if self.indexer is not None:
+        if self.indexer is not None and not self.indexer.shared:
             index = self.indexer
             matrices += (self.q_rank or width) * index.heads * index.head_dim + width * (index.head_dim + index.heads)
             other += 2 * index.head_dim  # a layer norm of the index's keys
@@ -203,7 +214,7 @@ class Latent:
 
     def cache_values(self, tp: int) -> int:
         """The latent and the rotated part, whole on every rank."""
-        return self.rank + self.rope_dim + (self.indexer.head_dim if self.indexer else 0)
+        return self.rank + self.rope_dim + (self.indexer.head_dim if self.indexer and not self.indexer.shared else 0)
 
     def state_values(self, tp: int) -> int:
         """Kept a sequence, whatever its length."""
@@ -350,6 +361,11 @@ class FeedForward:
         return ("MLP width", self.width) if self.width % tp else None
 
 
+Scoring = Literal["softmax", "sigmoid", "softmax-of-chosen", "sparse-mixer"]
+"""What a router's logits go through: all of them, or the chosen alone (gpt-oss, Granite); `sparse-mixer`: each choice
+against those near it (Phi-3.5-MoE, arXiv 2409.12136)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Experts:
     """A mixture: `top_k` of `count` experts a token, chosen by a router; `shared` sees every token.
@@ -357,7 +373,9 @@ class Experts:
     groups, top_groups: experts are chosen within the best groups (DeepSeek V2 and V3). scoring: what the router's
     logits go through; normalise: the chosen weights sum to one; scale multiplies them. input_scaled: the weight
     multiplies what the expert is given, not what it gives (Llama 4). correction: a bias for choosing alone, no
-    trained value. shared_gate: a sigmoid gate on the shared expert (Qwen2-MoE).
+    trained value. shared_gate: a sigmoid gate on the shared expert (Qwen2-MoE). latent: the experts work on that many
+    values, projected down from the residual and up again, whole on every rank and counted with the shared expert
+    (Nemotron 3 Super).
     """
 
     count: int
@@ -369,30 +387,37 @@ class Experts:
     router_bias: bool = False
     shared: FeedForward | None = None
     shared_gate: bool = False
-    scoring: Literal["softmax", "sigmoid", "softmax-of-chosen"] = "softmax"
+    scoring: Scoring = "softmax"
     normalise: bool = True
     scale: float = 1.0
     groups: int = 1
     top_groups: int = 1
     correction: bool = False
     input_scaled: bool = False
+    latent: int | None = None
+
+    def _each(self, width: int, inner: int) -> tuple[int, int]:
+        """Values of one expert's matrices and biases, `inner` of its columns."""
+        up, outer = 2 if self.gated else 1, self.latent or width
+        return (up + 1) * outer * inner, (up * inner + outer) * self.bias
 
     def values(self, width: int, tp: int, ep: int = 1) -> Values:
         """Of one rank: count / ep experts, each cut over the tp / ep ranks that share it."""
-        up, held, inner = 2 if self.gated else 1, self.count // ep, self.width // (tp // ep)
-        found = Values(experts=held * (up + 1) * width * inner, router=width * self.count)
-        found["other"] += held * (up * inner + width) * self.bias + self.count * self.router_bias
+        held, (matrices, biases) = self.count // ep, self._each(width, self.width // (tp // ep))
+        found = Values(experts=held * matrices, router=width * self.count)
+        found["other"] += held * biases + self.count * self.router_bias
         if self.shared is not None:
             found += self.shared.values(width, tp, "shared_experts")
             found["other"] += width * self.shared_gate
+        if self.latent is not None:
+            found["shared_experts"] += 2 * width * self.latent
         return found
 
     def active(self, width: int) -> Values:
         """What one token goes through."""
-        up = 2 if self.gated else 1
-        found = self.values(width, 1)
-        found["experts"] = self.top_k * (up + 1) * width * self.width
-        found["other"] -= (self.count - self.top_k) * (up * self.width + width) * self.bias
+        found, (matrices, biases) = self.values(width, 1), self._each(width, self.width)
+        found["experts"] = self.top_k * matrices
+        found["other"] -= (self.count - self.top_k) * biases
         return found
 
     def indivisible(self, tp: int, ep: int = 1) -> tuple[str, int] | None:
@@ -453,6 +478,8 @@ class ModelConfig:
 
     norm_eps dimensionless; max_positions in tokens. embedding_scale multiplies what the table gives, residual_scale
     what each half adds, logit_scale the logits. notes: sentences on what was left out or assumed in reading it.
+    quantisation: JSON of what the checkpoint says of its formats: `quantization_config` of its `config.json`, and
+    `hf_quant_config`, the file beside it; None where it says nothing.
     """
 
     name: str
@@ -471,6 +498,7 @@ class ModelConfig:
     logit_scale: float = 1.0
     extras: int = 0  # trained values beside the layers that cost no time: biases of the head, position tables
     dtype: str | None = None  # that the checkpoint says it is in
+    quantisation: str | None = None
     notes: tuple[str, ...] = field(default=(), compare=False)
 
     @property

@@ -1,0 +1,281 @@
+"""The door to models: a catalog name, a Hugging Face id or a `config.json`, as a `ModelConfig`.
+
+What a file leaves out takes the default that transformers gives its `model_type`. A type that is not in
+`reference.families.table` is refused: its cost would be guessed. The catalog: reference/models/.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import tomllib
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from thinwire.edge.reading import from_json, is_there
+from thinwire.edge.words import cut, place, shown
+from thinwire.reference.core.architecture import ModelConfig
+from thinwire.reference.families.layers import layers_of
+from thinwire.reference.families.rules import Family, Given
+from thinwire.reference.families.table import FAMILIES, TEXT_OF
+
+_MODELS = Path(__file__).resolve().parents[1] / "models"
+_PARTS = ("text_config", "llm_config", "language_config")
+_SENSES = ("vision_config", "vision_tower", "visual", "audio_config", "vision_tower_config", "img_processor")
+_QUANTISED = ("quantization_config", "compression_config")
+# What a config must not have in a family that knows nothing of it, and what has it: the nearest families of a type that
+# is not known, too.
+_EXPERT_KEYS = (
+    "num_local_experts",
+    "num_experts",
+    "n_routed_experts",
+    "moe_num_experts",
+    "moe_intermediate_size",
+    "num_experts_per_tok",
+)
+_LATENT_KEYS = ("kv_lora_rank", "q_lora_rank")
+_RECURRENT_KEYS = ("linear_num_value_heads", "ssm_state_size", "mamba_d_state", "mamba_num_heads", "mamba_n_heads")
+_NEAR = (
+    (("index_topk",), "deepseek_v32"),
+    (_LATENT_KEYS, "deepseek_v3"),
+    (("linear_num_value_heads",), "qwen3_next"),
+    (("ssm_state_size", "mamba_num_heads"), "nemotron_h"),
+    (("mamba_d_state", "mamba_n_heads"), "granitemoehybrid"),
+    (_EXPERT_KEYS, "qwen3_moe"),
+    (("num_key_value_heads",), "llama"),
+)
+
+
+# ---- one config's content
+
+
+def parse_config(data: Mapping[str, Any], name: str, hf_quant: Mapping[str, Any] | None = None) -> ModelConfig:
+    """The model a `config.json`'s content describes; hf_quant: content of an `hf_quant_config.json` beside it.
+
+    Raises ValueError, one line naming the key that is wrong or what is not understood.
+    """
+    text, sees = _text_part(data, name)
+    model_type, architecture = _family(text, data, name)
+    family = FAMILIES[model_type]
+    _refuse_others(text, family, model_type, name)
+    given = Given(text, family, model_type, name)
+    for word, meaning in family.refused.items():
+        if given.flag(word):
+            given.fault(f"{meaning} ({given.key(word)}) is not supported")
+    layers = layers_of(given)
+    width, vocabulary = given.size("hidden_size"), given.size("vocab_size")
+    beside = vocabulary if given.told(family.head_bias) else 0
+    if family.outside is not None:
+        beside += family.outside(given)
+    return ModelConfig(
+        name=name,
+        architecture=architecture,
+        hidden_size=width,
+        vocab_size=vocabulary,
+        layers=layers,
+        norm=family.norm,
+        norm_eps=given.real("norm_eps") or float(given.assumed("norm_eps")),
+        tied_embeddings=_tied(given, data, text),
+        max_positions=given.max_positions(),
+        source=str(data.get("_source", "config.json given by the user")),
+        final_softcap=given.real("final_logit_softcapping") if family.softcaps else None,
+        embedding_scale=width**0.5 if family.embedding_by_width else given.scale("embedding_scale"),
+        residual_scale=given.scale("residual_scale"),
+        logit_scale=given.scale("logit_scale"),
+        extras=beside,
+        dtype=_dtype(data, text),
+        quantisation=_quantisation(data, text, hf_quant, name),
+        notes=_notes(given, data, sees),
+    )
+
+
+def _text_part(data: Mapping[str, Any], name: str) -> tuple[Mapping[str, Any], bool]:
+    """The text decoder's part of a config, and whether there are others for images or sound."""
+    sees = any(data.get(key) for key in _SENSES)
+    for key in _PARTS:
+        part = data.get(key)
+        if part is None:
+            continue
+        if not isinstance(part, Mapping):
+            raise ValueError(f"model {name}: {key}: must be a table; given {shown(part)}")
+        return part, True
+    return data, sees
+
+
+def _family(text: Mapping[str, Any], data: Mapping[str, Any], name: str) -> tuple[str, str]:
+    """The `model_type` and architecture that a config means. Its architecture tells before its type does: Kimi K2 is
+    a DeepSeek-V3 by its architecture, whatever its type.
+    """
+    listed, kind = text.get("architectures"), text.get("model_type")
+    first = listed[0] if isinstance(listed, list) and len(listed) == 1 else None
+    if isinstance(first, str) and first in _by_architecture():
+        found = _by_architecture()[first]
+        # One class may serve types that differ in their defaults.
+        return (kind if isinstance(kind, str) and first in _architectures(kind) else found), first
+    for word in (kind, None if text is data else data.get("model_type")):
+        if isinstance(word, str):
+            word = TEXT_OF.get(word, word)
+            if word in FAMILIES and not (isinstance(first, str) and kind not in FAMILIES and text is data):
+                return word, first if isinstance(first, str) and text is data else FAMILIES[word].architectures[0]
+    what = first if isinstance(first, str) else str(listed or kind)
+    shown_kind = f" (model_type {cut(str(kind))})" if kind is not None and kind != what else ""
+    raise ValueError(
+        f"model {name}: architecture {cut(what)}{shown_kind} is not supported; "
+        f"the nearest that is: {', '.join(_nearest(text, str(kind or ''), what))}. "
+        f"Supported are {len(FAMILIES)} families, from {FAMILIES['llama'].architectures[0]} to "
+        f"{FAMILIES['deepseek_v3'].architectures[0]}: docs/models.md"
+    )
+
+
+@lru_cache(maxsize=1)
+def _by_architecture() -> Mapping[str, str]:
+    return {name: kind for kind, family in reversed(FAMILIES.items()) for name in family.architectures}
+
+
+def _architectures(kind: str) -> tuple[str, ...]:
+    return FAMILIES[kind].architectures if kind in FAMILIES else ()
+
+
+def _nearest(text: Mapping[str, Any], kind: str, architecture: str) -> list[str]:
+    """Types that are supported and most like one that is not: by its keys, then by its name."""
+    by_keys = next((near for keys, near in _NEAR if any(text.get(key) for key in keys)), None)
+    names = difflib.get_close_matches(cut(kind).lower(), FAMILIES, n=2, cutoff=0.5)
+    names = names or [
+        _by_architecture()[near]
+        for near in difflib.get_close_matches(cut(architecture), _by_architecture(), n=2, cutoff=0.5)
+    ]
+    return list(dict.fromkeys([*([by_keys] if by_keys else []), *names])) or ["llama"]
+
+
+def _refuse_others(text: Mapping[str, Any], family: Family, model_type: str, name: str) -> None:
+    """A config that holds what its family does not have is another model under a wrong name."""
+    for what, keys, has in (
+        ("a mixture of experts", _EXPERT_KEYS, family.mixture is not None),
+        ("multi-head latent attention", _LATENT_KEYS, family.latent),
+        ("a recurrence", _RECURRENT_KEYS, family.linear is not None),
+    ):
+        found = next((key for key in keys if text.get(key) and text[key] != 1), None)
+        if found is not None and not has:
+            raise ValueError(f"model {name} has {what} ({found}), which {model_type} does not have")
+
+
+def _tied(given: Given, data: Mapping[str, Any], text: Mapping[str, Any]) -> bool:
+    """Of the whole model's config before its text part's, as transformers ties them."""
+    if text is not data and isinstance(data.get("tie_word_embeddings"), bool):
+        return bool(data["tie_word_embeddings"])
+    if given.raw("tie_word_embeddings") is None:
+        return bool(given.assumed("tie_word_embeddings"))
+    return given.flag("tie_word_embeddings")
+
+
+def _dtype(*configs: Mapping[str, Any]) -> str | None:
+    for config in configs:
+        for key in ("dtype", "torch_dtype"):
+            if isinstance(found := config.get(key), str):
+                return cut(found.removeprefix("torch."))
+    return None
+
+
+def _quantisation(
+    data: Mapping[str, Any], text: Mapping[str, Any], hf_quant: Mapping[str, Any] | None, name: str
+) -> str | None:
+    """What the checkpoint says of its formats, as JSON."""
+    found: dict[str, Any] = {}
+    for key, part in ((key, part) for part in (data, text) for key in _QUANTISED):
+        said = part.get(key)
+        if said is not None and not isinstance(said, Mapping):
+            raise ValueError(f"model {name}: {key}: must be a table; given {shown(said)}")
+        if said and "quantization_config" not in found:
+            found["quantization_config"] = said
+    if hf_quant:
+        found["hf_quant_config"] = hf_quant
+    return json.dumps(found, sort_keys=True) if found else None
+
+
+def _notes(given: Given, data: Mapping[str, Any], sees: bool) -> tuple[str, ...]:
+    found = []
+    if sees:
+        found.append("only the text decoder is priced: image and audio tokens count as input tokens")
+    if more := given.count("mtp"):
+        found.append(f"layers for predicting more than one token are left out: {more}")
+    if given.model_type == "minimax_text_01" and not given.has("attn_type_list"):
+        found.append("attn_type_list is missing: full attention in each eighth layer, as published")
+    if given.family.outside is not None and given.count("hidden_size_per_layer_input"):
+        found.append("embeddings of each layer are counted but take no time")
+    return tuple(found)
+
+
+# ---- names and files
+
+
+@lru_cache(maxsize=1)
+def model_names() -> tuple[str, ...]:
+    """Names of the catalog's models, sorted."""
+    return tuple(sorted(path.stem for path in _MODELS.glob("*.json")))
+
+
+@lru_cache(maxsize=1)
+def model_aliases() -> Mapping[str, tuple[str, str | None]]:
+    """Other names of the catalog's models, in small letters: which model, and which of the table's formats its
+    checkpoint is in; None: as the catalog's. From reference/models/aliases.toml.
+    """
+    table = tomllib.loads((_MODELS / "aliases.toml").read_text("utf-8"))
+    found: dict[str, tuple[str, str | None]] = {}
+    for model, names in table["models"].items():
+        for name in names:
+            base, _, form = name.partition(" as ")
+            found[base.lower()] = (model, form or None)
+    return found
+
+
+@lru_cache(maxsize=1)
+def _formats() -> Mapping[str, Any]:
+    table: dict[str, Any] = tomllib.loads((_MODELS / "aliases.toml").read_text("utf-8"))["formats"]
+    return table
+
+
+def load_model(name_or_path: str) -> ModelConfig:
+    """The model of a catalog name, of a Hugging Face id known to the catalog, of a `config.json`, or of a folder that
+    holds one.
+
+    Raises ValueError for an unknown name (with near matches), a file that is not JSON or a model not supported.
+    """
+    if name_or_path in model_names():
+        return _load(_MODELS / f"{name_or_path}.json", name_or_path)
+    path = Path(name_or_path)
+    if os.path.isdir(path):
+        path = path / "config.json"
+    if is_there(path):
+        return _load(path, path.resolve().parent.name if path.name == "config.json" else path.stem)
+    if (alias := model_aliases().get(name_or_path.lower())) is not None:
+        model, form = alias
+        more = {} if form is None else _formats()[form]
+        return _load(_MODELS / f"{model}.json", model if form is None else name_or_path.rpartition("/")[2], more)
+    raise ValueError(
+        f"unknown model {shown(name_or_path)}; {_did_you_mean(name_or_path)}Allowed: {', '.join(model_names())}, "
+        "or the path of a Hugging Face config.json"
+    )
+
+
+def _did_you_mean(given: str) -> str:
+    """Catalog names like it, those first of which it is another name's slip."""
+    known = {name: name for name in model_names()} | {alias: alias for alias in model_aliases()}
+    known |= {alias.rpartition("/")[2]: alias for alias in model_aliases()}
+    near = difflib.get_close_matches(cut(given).lower(), known, n=3)
+    return f"did you mean {', '.join(dict.fromkeys(known[name] for name in near))}? " if near else ""
+
+
+def _load(path: Path, name: str, more: Mapping[str, Any] | None = None) -> ModelConfig:
+    data = from_json(path, "the model file", constants=True)
+    if not isinstance(data, dict):
+        raise ValueError(f"model file {place(path)} must hold a JSON object, not {type(data).__name__}")
+    beside = path.with_name("hf_quant_config.json")
+    quant = None
+    if path.name == "config.json" and is_there(beside):
+        quant = from_json(beside, "the checkpoint's formats")
+        if not isinstance(quant, dict):
+            raise ValueError(f"model file {place(beside)} must hold a JSON object, not {type(quant).__name__}")
+    return parse_config({**data, **(more or {})}, cut(name), quant)
