@@ -96,6 +96,7 @@ def projected(mixer: Attention, part: AttentionPart, x_BTD: Tensor) -> tuple[Ten
     if part.value_GVxD is None:
         return query_BTHK, key_BTGK, key_BTGK, gate_BTX
     value_BTX = functional.linear(x_BTD, part.value_GVxD, part.value_bias_GV)
+    value_BTX = value_BTX if mixer.value_scale == 1 else value_BTX * mixer.value_scale
     return query_BTHK, key_BTGK, value_BTX.view(*rows, -1, mixer.values_per_head), gate_BTX
 
 

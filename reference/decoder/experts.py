@@ -14,7 +14,7 @@ from torch.nn import functional
 from thinwire.reference.core.architecture import Experts, FeedForward, ModelConfig
 from thinwire.reference.decoder.shard import ExpertsPart, MlpPart
 
-CLAMPED = "gpt-oss"  # gate and up clamped at LIMIT, gate * sigmoid(ALPHA * gate) * (up + 1)
+CLAMPED = "swigluoai"  # gate and up clamped at LIMIT, gate * sigmoid(ALPHA * gate) * (up + 1)
 LIMIT, ALPHA = 7.0, 1.702  # arXiv 2508.10925 and transformers' GptOssConfig
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from thinwire.reference.core.architecture import Attention, Latent, ModelConfig
+from thinwire.reference.core.architecture import Attention, Experts, Latent, ModelConfig
 from thinwire.reference.core.architecture import Layer as Block
 from thinwire.reference.decoder.experts import check_activations
 from thinwire.reference.decoder.rope import check_rope
@@ -113,6 +113,20 @@ def check_known(config: ModelConfig) -> None:
 
 
 def _check_block(config: ModelConfig, layer: Block) -> None:
+    mixer, feed = layer.mixer, layer.feed
+    unknown = {
+        "a gate of one value a head": isinstance(mixer, Attention) and mixer.head_gate,
+        "keys and values of an earlier layer": isinstance(mixer, Attention) and mixer.borrowed,
+        "experts of a latent": isinstance(feed, Experts) and feed.latent is not None,
+        "a sparse mixer for a router": isinstance(feed, Experts) and feed.scoring == "sparse-mixer",
+        "a gate on a shared expert with biases": isinstance(feed, Experts)
+        and feed.shared_gate
+        and feed.shared is not None
+        and feed.shared.bias,
+    }
+    for what, there in unknown.items():
+        if there:
+            raise ValueError(f"model {config.name} has {what}, which the decoder does not compute")
     if layer.extra_norms or layer.extras:
         raise ValueError(f"model {config.name} has norms or values in its layers that the decoder knows nothing of")
     if layer.parallel and layer.norms != "before":

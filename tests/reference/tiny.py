@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from thinwire.reference.core.architecture import ModelConfig
-from thinwire.reference.core.config import parse_config
+from thinwire.reference.families.config import parse_config
 from thinwire.reference.decoder.model import BF16, Decoder
 from thinwire.reference.decoder.sync import Calibrating, ExactSync, Observed, SchemeSync
 from thinwire.reference.decoder.weights import random_weights

@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from thinwire.edge.writing import replacing, write_text
-from thinwire.reference.core.config import load_model
+from thinwire.reference.families.config import load_model
 from thinwire.validation.quality import drawing
 from thinwire.validation.quality.findings import (
     LAST,

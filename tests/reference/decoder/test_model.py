@@ -120,7 +120,7 @@ def hugging_face(family: str, **changes: Any) -> Any:
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_equals_transformers(family: str) -> None:
     """Logits to 1e-4 (they are of size 1 to 10), losses, and greedy continuations token by token, whole and split."""
-    from thinwire.reference.core.config import parse_config
+    from thinwire.reference.families.config import parse_config
 
     oracle = hugging_face(family)
     model = tiny.config(family)
@@ -153,7 +153,7 @@ def test_llama3_scaling_against_its_formula() -> None:
     """Catalog model with the published parameters: short waves untouched, long ones 8 times slower."""
     from dataclasses import replace
 
-    from thinwire.reference.core.config import load_model
+    from thinwire.reference.families.config import load_model
 
     model = load_model("llama-3-8b")
     rope = model.attention.rope

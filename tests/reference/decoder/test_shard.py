@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from thinwire.reference.core.architecture import Attention, FeedForward, ModelConfig
-from thinwire.reference.core.config import load_model
+from thinwire.reference.families.config import load_model
 from thinwire.reference.decoder.model import Decoder, Precision
 from thinwire.reference.decoder.names import layer_shapes
 from thinwire.reference.decoder.shard import Shard, cut, even, shards

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from thinwire.reference.core.architecture import FeedForward, ModelConfig
-from thinwire.reference.core.config import load_model, model_names
+from thinwire.reference.families.config import load_model, model_names
 from thinwire.reference.decoder import weights as subject
 from thinwire.reference.decoder.model import Decoder
 from thinwire.reference.decoder.names import tensor_shapes

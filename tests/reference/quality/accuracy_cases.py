@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from thinwire.reference.catalog import scheme
-from thinwire.reference.core.config import parse_config
+from thinwire.reference.families.config import parse_config
 from thinwire.reference.decoder.model import BF16, Decoder, Precision
 from thinwire.reference.decoder.weights import random_weights
 from thinwire.reference.groups.group import Group, LocalGroup
