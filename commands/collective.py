@@ -1,10 +1,14 @@
 """`thinwire collective`: the time of one collective."""
 
+import re
 from typing import Annotated, Literal
 
 import typer
 
 from thinwire.commands.options import Json, factors, option_of, print_answer, tables
+from thinwire.edge.limits import COUNTS_BYTES
+from thinwire.edge.reading import UnreadableError, text
+from thinwire.edge.words import shown
 from thinwire.sim.question import Placement
 
 
@@ -18,6 +22,17 @@ def collective(
     op: Annotated[
         Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all"], typer.Option(help="What to time.")
     ] = "all_reduce",
+    counts: Annotated[
+        str | None,
+        typer.Option(
+            help="all_to_all: rows to each rank, as in 10,20,30,40, or a CSV file with a line of them for each rank; "
+            "the rank that sends most sends --bytes in all. Evenly when left out."
+        ),
+    ] = None,
+    phase: Annotated[
+        Literal["dispatch", "combine"],
+        typer.Option(help="all_to_all: which codec of a scheme that has some for experts' tokens."),
+    ] = "dispatch",
     profile: option_of(Placement, "profile") = None,  # type: ignore[valid-type]
     scale_link: option_of(Placement, "scaled_links") = None,  # type: ignore[valid-type]
     as_json: Json = False,
@@ -26,5 +41,30 @@ def collective(
     from thinwire.sim import api
 
     links = factors("--scale-link", scale_link)
-    found = api.collective(cluster, scheme, nbytes, tp, op, profile, scaled_links=links, gpus=gpus, nodes=nodes)
+    rows = None if counts is None else _rows(counts)
+    found = api.collective(
+        cluster, scheme, nbytes, tp, op, profile, scaled_links=links, gpus=gpus, nodes=nodes, counts=rows, phase=phase
+    )
     print_answer(found, as_json, lambda: tables().collective(found))
+
+
+def _rows(given: str) -> list[int] | list[list[int]]:
+    """Numbers for every rank alike, or the lines of a file. ValueError for what is neither."""
+    if re.fullmatch(r"[\d,\s+.-]*", given):
+        return _numbers(given)
+    lines = text(given, "counts", COUNTS_BYTES.most).split("\n")
+    found = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                found.append(_numbers(line))
+            except ValueError as error:
+                raise UnreadableError(given, "counts", str(error), number) from None
+    return found
+
+
+def _numbers(given: str) -> list[int]:
+    words = [word.strip() for word in given.split(",")]
+    if not all(re.fullmatch(r"[0-9]{1,15}", word) for word in words):
+        raise ValueError(f"counts must be whole numbers with commas between them: given {shown(given)}")
+    return [int(word) for word in words]

@@ -31,6 +31,7 @@ console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 
 
 WAITING = "waiting for other ranks"
+EXPERTS = ("dispatch", "combine")
 
 
 def _machine(name: str, gpus: Sequence[int]) -> str:
@@ -340,9 +341,17 @@ def gpus(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def schemes(rows: Sequence[Mapping[str, Any]], published: Shown) -> None:
-    """The catalog of schemes, and what others published of their accuracy."""
-    catalog("schemes", rows)
+    """The catalog of schemes, and what others published of their accuracy. Codecs of experts' traffic, which few have,
+    stand in words before the source.
+    """
+    catalog("schemes", [_in_words(row) for row in rows])
     _published([(row["name"], rows_of(find_scheme(row["name"]))) for row in rows], published)
+
+
+def _in_words(row: Mapping[str, Any]) -> dict[str, Any]:
+    said = ", ".join(f"{phase} {row[phase]}" for phase in EXPERTS if row[phase] != "bf16")
+    rest = {key: value for key, value in row.items() if key not in EXPERTS}
+    return rest | {"source": f"{said}; {row['source']}"} if said else rest
 
 
 def _cell(value: object) -> str:

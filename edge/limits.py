@@ -58,6 +58,7 @@ TRACE_BYTES = Count("a trace", 0, 1 << 32, "bytes", "a hundred million rows; /de
 PIPED_TRACE_BYTES = Count(
     "a trace from a pipe", 0, 1 << 26, "bytes", "it is kept in memory, for a pipe can be read but once"
 )
+COUNTS_BYTES = Count("counts of an all-to-all", 0, 1 << 20, "bytes", "256 ranks squared, 15 digits each")
 LINE_BYTES = Count("a line of a trace", 0, 1 << 12, "bytes", "a row has three values")
 DUMP_BYTES = Count("a dump of a machine", 0, 1 << 22, "bytes", "the largest seen has 14 kB; pasted logs a few hundred")
 DUMP_LINES = Count("lines of a dump", 0, 100_000, "lines", "a second of reading; a rack's topology has two thousand")

@@ -6,6 +6,10 @@ allowed), `iso` (the sequence split in halves, or `iso-N` with N % of the tokens
 codec-and-collective scheme takes at most one of each: `flash-int4+exempt-1+spd-50+iso`. Without one,
 `spd-N` and `iso` leave what remains to the `bf16` baseline, and `exempt-N` means nothing.
 
+`dispatch:CODEC` and `combine:CODEC` compress tokens on their way to experts on other ranks, and what comes back;
+`a2a-int4` and its like are names of such pairs. They join any scheme of all-reduces: `flash-int4+a2a-int4`,
+`flash-int8+dispatch:int4`. Without one, all-reduces are left to the `bf16` baseline; bf16 is what is not named.
+
 Spec strings, for schemes that have no name:
 
     COLLECTIVE:REDUCE[/GATHER][@OPTION][@OPTION]   two_step:int4-g32-min/int8-g128-sym@chunk=1048576x2@fused
@@ -49,7 +53,7 @@ from thinwire.reference.core.registry import Cost as Cost
 from thinwire.reference.core.registry import Numerics as Numerics
 from thinwire.reference.core.registry import register as register
 from thinwire.reference.core.registry import unregister as unregister
-from thinwire.reference.core.scheme import MX, Carrier, Collective, GroupedInt, OutlierHybrid, Raw, Scheme
+from thinwire.reference.core.scheme import MX, Carrier, Collective, GroupedInt, OutlierHybrid, Phase, Raw, Scheme
 from thinwire.reference.core.scheme import Codec as Codec
 from thinwire.reference.core.scheme import Section as Section
 
@@ -70,6 +74,10 @@ _B12X = {
     "mxfp8": MX("e4m3", mode="rceil"),
 }
 _NVFP4 = NVFP4()
+_FP8 = _B12X["fp8"]
+_INT2_SR = GroupedInt(2, spikes=True)
+
+_A2A_CODECS = {"int8": _INT8, "int6": _INT6, "int5": _INT5, "int4": _INT4, "int2-sr": _INT2_SR}
 
 _FLASH = "Flash Communication, arXiv 2412.04964, Algorithm 1"
 _FLASH_WIDER = "Flash Communication's two steps (arXiv 2412.04964) at a width that only V2 (2508.03760) gives"
@@ -95,6 +103,13 @@ _SPD = "SPD: Sync-Point Drop, arXiv 2502.20727"
 _CARRIED = "uncompressed, as {} chooses by size: docs/decisions/025-carriers.md"
 _EXEMPT = "first tokens uncompressed: docs/decisions/012-auto.md"
 _EXEMPT_LAST = "a prompt's last tokens uncompressed: docs/decisions/021-prompt-accuracy.md"
+_A2A = "FlashCommunication V2, arXiv 2508.03760, All2All; its groups and metadata are those of docs/decisions/001"
+_DEEPEP = "DeepEP (deepseek-ai), FP8 dispatch, an fp32 scale for 128 values of a token, BF16 combine"
+_FP8_COMBINE = "TensorRT-LLM#11844, moe_a2a fp8_combine; the scale for 128 values is DeepEP's, theirs was not read"
+_NVFP4_DISPATCH = (
+    "vllm#30014, FP4 before the gather; theirs has one fp32 scale for a tensor or, in sglang#38216, a token, "
+    "ours for 512 values, 0.06 bits"
+)
 _ISO = "ISO: Overlap of Computation and Communication within Sequence, arXiv 2409.11155"
 
 _ALL = (
@@ -153,13 +168,21 @@ _ALL = (
     Scheme("spd-50", _BF16, _BF16, "auto", drop_attention_percent=50, source=_SPD),
     Scheme("iso", _BF16, _BF16, "auto", sequence_split=0.5, source=_ISO),
     Scheme("iso-int8", _INT8, _INT8, "two_step", sequence_split=0.5, source=f"{_ISO}; INT8 as in flash-int8"),
+    *(
+        Scheme(f"a2a-{word}", _BF16, _BF16, "auto", source=_A2A, dispatch=codec, combine=codec)
+        for word, codec in _A2A_CODECS.items()
+    ),
+    Scheme("deepep-fp8", _BF16, _BF16, "auto", source=_DEEPEP, dispatch=_FP8),
+    Scheme("fp8-combine", _BF16, _BF16, "auto", source=_FP8_COMBINE, combine=_FP8),
+    Scheme("nvfp4-dispatch", _BF16, _BF16, "auto", source=_NVFP4_DISPATCH, dispatch=NVFP4(512)),
     Scheme("flash-int4+spd-50", _INT4, _INT4, "two_step", 50, source=f"{_FLASH}; {_SPD}"),
     Scheme("flash-int4+iso", _INT4, _INT4, "two_step", sequence_split=0.5, source=f"{_FLASH}; {_ISO}"),
 )
 _CATALOG: Mapping[str, Scheme] = MappingProxyType({entry.name: entry for entry in _ALL})
+_EXPERTS = tuple(entry for entry in _ALL if entry.compresses_experts)  # they say nothing of all-reduces
 
 _GRAMMAR = (
-    "a catalog name, spd-N, iso or iso-N, exempt-N, exempt-last-N, a spec "
+    "a catalog name, spd-N, iso or iso-N, exempt-N, exempt-last-N, dispatch:CODEC, combine:CODEC, a spec "
     "COLLECTIVE:CODEC[/CODEC][@chunk=VALUES[xIN_FLIGHT]][@fused][@by=CARRIER] such as "
     "two_step:int4-g32-min/int8-g128-sym@chunk=1048576x2, or these joined by +: flash-int4+spd-50+iso"
 )
@@ -187,6 +210,7 @@ def _scheme(name_or_spec: str, generation: int) -> Scheme:
     exempt_last: int | None = None
     drop: float | None = None
     split: float | None = None  # percent of the tokens in the first half
+    experts: dict[Phase, Codec | None] = {}
     for part in name_or_spec.split("+"):
         if (percent := _percent(part, "spd")) is not None:
             if drop is not None:
@@ -206,15 +230,48 @@ def _scheme(name_or_spec: str, generation: int) -> Scheme:
             if not count:
                 raise ValueError(f"{family} needs N of 1 or more: {shown(part)}")
             exempt, exempt_last = (exempt, count) if match[1] else (count, exempt_last)
+        elif said := _of_experts(part):
+            if twice := experts.keys() & said.keys():
+                phase = min(twice)
+                raise ValueError(f"scheme {shown(name_or_spec)} says {phase} twice; give one {phase}:CODEC")
+            experts |= said
         else:
             second = _CATALOG.get(part) or _parse_spec(part)
             if base is not None:
                 raise ValueError(
                     f"scheme {shown(name_or_spec)} names two codec schemes, {base.name!r} and {second.name!r}; "
-                    "only exempt-N, exempt-last-N, spd-N and iso combine with one"
+                    "only exempt-N, exempt-last-N, spd-N, iso, dispatch:CODEC and combine:CODEC combine with one"
                 )
             base = second
-    return _combine(name_or_spec, base, exempt, exempt_last, drop, split)
+    return _combine(name_or_spec, base, experts, exempt, exempt_last, drop, split)
+
+
+def _of_experts(part: str) -> dict[Phase, Codec | None]:
+    """What a word says of experts' traffic: by phase, None for bf16; empty where it says nothing of that."""
+    preset = next((entry for entry in _EXPERTS if entry.name == part), None)
+    phases: tuple[Phase, ...] = get_args(Phase)
+    if preset is not None:
+        return {phase: codec for phase in phases if (codec := preset.of_experts(phase)) is not None}
+    word, colon, spec = part.partition(":")
+    for phase in phases:
+        if colon and word == phase:
+            codec = parse_codec(spec)
+            return {phase: None if codec == _BF16 else codec}
+    return {}
+
+
+def _words_of_experts(dispatch: Codec | None, combine: Codec | None) -> list[tuple[str, str]]:
+    """The shortest words for two codecs, each with its source: a preset of both, or one each."""
+    for entry in _EXPERTS:
+        if (entry.dispatch, entry.combine) == (dispatch, combine):
+            return [(entry.name, entry.source)]
+    found = []
+    for phase, codec in (("dispatch", dispatch), ("combine", combine)):
+        alone = (codec, None) if phase == "dispatch" else (None, codec)
+        preset = next((entry for entry in _EXPERTS if (entry.dispatch, entry.combine) == alone), None)
+        if codec is not None:
+            found.append((preset.name, preset.source) if preset else (f"{phase}:{codec.spec}", "spec string"))
+    return found
 
 
 def _percent(part: str, family: str) -> float | None:
@@ -229,12 +286,15 @@ def _percent(part: str, family: str) -> float | None:
 def _combine(
     given: str,
     base: Scheme | None,
+    experts: Mapping[Phase, Codec | None],
     exempt: int | None,
     exempt_last: int | None,
     drop: float | None,
     split: float | None,
 ) -> Scheme:
-    """`base` (None = bf16) with tokens exempt, sync points dropped and the sequence split, under its canonical name."""
+    """`base` (None = bf16) with codecs for experts' traffic, tokens exempt, sync points dropped and the sequence split,
+    under its canonical name.
+    """
     if base is not None and base.collective == "none" and (drop is not None or split is not None):
         raise ValueError(f"scheme {shown(given)}: 'none' has no all-reduce left to drop or to overlap")
     if split is not None and base is not None and base.sequence_split is not None:
@@ -250,6 +310,12 @@ def _combine(
     if base is not None:
         names.append(base.name)
         sources.append(base.source)
+    if experts:
+        dispatch, combine = experts.get("dispatch"), experts.get("combine")
+        for name, source in _words_of_experts(dispatch, combine):
+            names.append(name)
+            sources.append(source)
+        found = replace(found, dispatch=dispatch, combine=combine)
     if exempt is not None:
         names.append(f"exempt-{exempt}")
         sources.append(_EXEMPT)
@@ -266,7 +332,7 @@ def _combine(
         names.append("iso" if split == 50 else f"iso-{_number(split)}")
         sources.append(_ISO)
         found = replace(found, sequence_split=split / 100)
-    name = "+".join(names)
+    name = "+".join(names) or "bf16"
     return _CATALOG.get(name) or replace(found, name=name, source="; ".join(sources))
 
 

@@ -1,4 +1,4 @@
-"""What people put into their models: a custom op that torch.compile keeps whole, and a tensor-parallel style.
+"""What people put into their models: custom ops that torch.compile keeps whole, and a tensor-parallel style.
 
     plan = {
         "model.layers.*.mlp.gate_proj": ColwiseParallel(),
@@ -29,6 +29,7 @@ from torch.distributed.tensor.parallel import ParallelStyle, RowwiseParallel, pa
 from torch.distributed.tensor.placement_types import Placement
 
 from thinwire.reference.allreduce import all_reduce
+from thinwire.reference.alltoall import all_to_all
 from thinwire.reference.catalog import scheme as find_scheme
 from thinwire.reference.codecs.backend import AUTO, for_device
 from thinwire.reference.codecs.backend import backend as find_backend
@@ -47,6 +48,47 @@ def all_reduce_op(x: Tensor, scheme: str, group_name: str, gate_bytes: int = 0, 
 @all_reduce_op.register_fake
 def _(x: Tensor, scheme: str, group_name: str, gate_bytes: int = 0, backend: str = AUTO) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+@torch.library.custom_op("thinwire::all_to_all", mutates_args=())
+def all_to_all_op(
+    x: Tensor,
+    counts: Tensor,
+    scheme: str,
+    group_name: str,
+    phase: str = "dispatch",
+    rows: int = -1,
+    backend: str = AUTO,
+) -> tuple[Tensor, Tensor]:
+    """`reference.alltoall.all_to_all` as an operator: (rows received [S, D], how many came from each rank [ranks]).
+
+    counts: rows of x to each rank, int64 [ranks]. rows: S, with zeros behind what came; ValueError where more come. A
+    graph then knows every shape, as CUDA graphs must. -1: as many as came, of which a graph knows nothing.
+    """
+    process_group = _resolve_process_group(group_name)  # type: ignore[arg-type]
+    chosen = for_device(backend, x.device)
+    found = all_to_all(x, counts.tolist(), scheme, process_group, phase=phase, backend=chosen)  # type: ignore[arg-type]
+    received = torch.tensor(found.counts, dtype=counts.dtype, device=counts.device)
+    if rows < 0:
+        return found.rows, received
+    more = rows - found.rows.shape[0]
+    if more < 0:
+        raise ValueError(f"room for {rows} rows, but {found.rows.shape[0]} came: counts={list(found.counts)}")
+    return nn.functional.pad(found.rows, (0, 0, 0, more)), received
+
+
+@all_to_all_op.register_fake
+def _(
+    x: Tensor,
+    counts: Tensor,
+    scheme: str,
+    group_name: str,
+    phase: str = "dispatch",
+    rows: int = -1,
+    backend: str = AUTO,
+) -> tuple[Tensor, Tensor]:
+    size = torch.library.get_ctx().new_dynamic_size() if rows < 0 else rows
+    return x.new_empty(size, x.shape[1]), torch.empty_like(counts)
 
 
 class CompressedRowwiseParallel(RowwiseParallel):

@@ -19,6 +19,7 @@ from thinwire.reference.codecs.calibration import Calibration
 from thinwire.reference.codecs.layout import dense, section_views
 from thinwire.reference.core.lookup import entry_of
 from thinwire.reference.core.scheme import Codec
+from thinwire.reference.core.tokens import row_values
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -167,6 +168,62 @@ def reduce_flat(
         return buffers[0].new_empty(0, dtype=torch.float32)
     copies = [dense(buffer) for buffer in buffers]
     return found.reduce_flat(copies, numel, codec, calibration=calibration, ranks=ranks, start=start)
+
+
+def encode_rows(x_RD: Tensor, codec: Codec, backend: str = "torch", *, index_M: Tensor | None = None) -> Tensor:
+    """The wire buffer of rows [R, D], or of those at `index_M` in its order: uint8 [codec.wire_bytes(M * row_values)].
+
+    Each row is filled up with zeros to whole groups (`core.tokens.row_values`), so its codes are those of the row by
+    itself. index_M: int64, places may come more than once. Raises ValueError for tensors of other shapes and types, and
+    for a codec that needs a calibration.
+    """
+    if x_RD.dim() != 2:
+        raise ValueError(f"rows must be [rows, width]: shape={list(x_RD.shape)}")
+    _check_float("rows", x_RD.dtype)
+    _check_rows(codec, index_M)
+    found = _backend(backend, codec)
+    each = row_values(codec, x_RD.shape[1])
+    rows = x_RD.shape[0] if index_M is None else index_M.numel()
+    if not rows:
+        return x_RD.new_empty(0, dtype=torch.uint8)
+    fused = getattr(found, "encode_rows", None)
+    if fused is not None and (buffer := fused(x_RD.detach(), index_M, codec, each)) is not None:
+        return dense(buffer)
+    chosen_MD = x_RD if index_M is None else x_RD.index_select(0, index_M)
+    filled = torch.nn.functional.pad(chosen_MD.detach(), (0, each - x_RD.shape[1]))
+    return encode_flat(filled.reshape(-1), codec, backend)
+
+
+def decode_rows(
+    buffer: Tensor, out_RD: Tensor, codec: Codec, backend: str = "torch", *, index_M: Tensor | None = None
+) -> None:
+    """The rows of a wire buffer into those of `out_RD` [R, D], all in order or to the places `index_M`, each once.
+
+    Raises ValueError as `encode_rows` does, and for a buffer of another length.
+    """
+    _check_float("out", out_RD.dtype)
+    _check_rows(codec, index_M)
+    width = out_RD.shape[1]
+    each, rows = row_values(codec, width), out_RD.shape[0] if index_M is None else index_M.numel()
+    _check_buffer(buffer, rows * each, codec)
+    found = _backend(backend, codec)
+    if not rows:
+        return
+    fused = getattr(found, "decode_rows", None)
+    if fused is not None and fused(dense(buffer), out_RD, index_M, codec, each):
+        return
+    rows_MD = decode_flat(buffer, rows * each, codec, backend, dtype=out_RD.dtype).view(rows, each)[:, :width]
+    if index_M is None:
+        out_RD.copy_(rows_MD)
+    else:
+        out_RD[index_M] = rows_MD
+
+
+def _check_rows(codec: Codec, index_M: Tensor | None) -> None:
+    if codec.needs_calibration:
+        raise ValueError(f"rows are encoded without a calibration, which {codec.spec} needs")
+    if index_M is not None and (index_M.dim() != 1 or index_M.dtype != torch.int64):
+        raise ValueError(f"index must be int64 [rows]: given {index_M.dtype} {list(index_M.shape)}")
 
 
 def _backend(name: str, codec: Codec) -> Backend:

@@ -17,7 +17,8 @@ from thinwire.reference.catalog import schemes as catalog_schemes
 from thinwire.reference.core.architecture import ModelConfig
 from thinwire.reference.core.config import load_model, model_names
 from thinwire.reference.core.schedule import Op as CollectiveOp
-from thinwire.reference.core.scheme import Codec, Scheme
+from thinwire.reference.core.scheme import Codec, Phase, Raw, Scheme
+from thinwire.reference.core.tokens import Counts, checked
 from thinwire.reference.mixed import AnyScheme, MixedScheme, auto_budget, entries, find
 from thinwire.sim import predict as main_path
 from thinwire.sim.choices import Compress, Weights
@@ -358,10 +359,15 @@ def collective(
     scaled_links: Mapping[str, float] | None = None,
     gpus: Sequence[int] | str | None = None,
     nodes: int | None = None,
+    counts: Sequence[int] | Sequence[Sequence[int]] | None = None,
+    phase: Phase = "dispatch",
 ) -> dict[str, Any]:
     """One collective on `nbytes` of bf16; the document of `collective --json`.
 
-    nbytes is counted as nccl-tests does: the full buffer, for all_to_all what one rank sends in all.
+    nbytes is counted as nccl-tests does: the full buffer, for all_to_all what one rank sends in all. counts: of an
+    all_to_all, rows to each rank, the same from every rank or a list from each; the rank that sends most then sends
+    nbytes in all, which its rows share evenly. phase: which codec of a scheme that has some for experts' traffic.
+    Others run their reduce codec, as asked for, though it is no experts' codec in a prediction.
     """
     if nbytes < 2 or nbytes % 2:
         raise ValueError(f"bytes must be a positive even number, bf16 values being 2 bytes: bytes={cut(str(nbytes))}")
@@ -371,9 +377,11 @@ def collective(
     found = find(scheme) if isinstance(scheme, str) else scheme
     if isinstance(found, MixedScheme):
         raise ValueError(f"one collective runs one scheme; {found.name} has one for each sync point")
-    ranks = len(taken.gpus)
+    ranks, name = len(taken.gpus), found.name
+    if op == "all_to_all" and found.compresses_experts:
+        found = found.for_experts(phase)
     exchanger = Exchanger(taken, CostModel(costs, taken.gpu), slowdown(ranks, {}))
-    timed = exchanger.time(op, nbytes // 2, found)
+    timed = exchanger.time(op, nbytes // 2, found, counts=_rows_of(op, counts, ranks))
     alone = exchanger.alone(timed)
     codec_s = min(float(alone.codec_s_R.max()), alone.seconds)
     interval = interval_of_exchange(
@@ -387,7 +395,7 @@ def collective(
         )
     return {
         "cluster": taken.name,
-        "scheme": found.name,
+        "scheme": name,
         "tp": ranks,
         "gpus": list(taken.indices),
         "op": op,
@@ -404,6 +412,16 @@ def collective(
         "profile": costs.name,
         "assumptions": list(dict.fromkeys([*said, *costs.fabric.assumptions, *taken.assumptions])),
     }
+
+
+def _rows_of(op: CollectiveOp, counts: Sequence[int] | Sequence[Sequence[int]] | None, ranks: int) -> Counts | None:
+    """Rows from each rank to each. ValueError for counts of another operation, and for those that do not fit."""
+    if counts is None:
+        return None
+    if op != "all_to_all":
+        raise ValueError(f"counts are an all_to_all's: op={op}")
+    alike = all(isinstance(count, int) for count in counts)
+    return checked([counts] * ranks if alike else counts, ranks)  # type: ignore[arg-type,list-item]
 
 
 def size_gate(
@@ -518,6 +536,11 @@ def _scheme_row(s: Scheme) -> dict[str, Any]:
 
     return {
         "name": s.name, "reduce": s.reduce.spec, "gather": s.gather.spec, "collective": s.collective,
-        "bits_per_value": {"reduce": s.reduce.bits_per_value, "gather": s.gather.bits_per_value}, "source": s.source,
+        "dispatch": (s.dispatch or Raw()).spec, "combine": (s.combine or Raw()).spec,
+        "bits_per_value": {
+            "reduce": s.reduce.bits_per_value, "gather": s.gather.bits_per_value,
+            "dispatch": (s.dispatch or Raw()).bits_per_value, "combine": (s.combine or Raw()).bits_per_value,
+        },
+        "source": s.source,
         "published": [found.to_dict() for found in rows_of(s)],
     }  # fmt: skip

@@ -13,6 +13,7 @@ from typing import Literal, get_args
 from thinwire.reference.core.architecture import ModelConfig
 from thinwire.reference.core.schedule import Schedule
 from thinwire.reference.core.scheme import Scheme
+from thinwire.reference.core.tokens import Counts
 from thinwire.reference.mixed import SITES, AnyScheme, Site, plan_of
 from thinwire.sim.choices import Weights
 
@@ -135,12 +136,18 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """A collective over the whole group on `numel` bf16 values, of which the last `exact` travel raw."""
+    """A collective over the whole group on `numel` bf16 values, of which the last `exact` travel raw.
 
-    op: Literal["all_reduce", "all_gather"]
+    counts: of an all_to_all, rows from each rank to each (`reference.core.tokens`); numel is then what the rank that
+    sends most sends, whole rows. None: each sends all the same. scheme: of an all_to_all of experts' tokens what
+    `Scheme.for_experts` gives.
+    """
+
+    op: Literal["all_reduce", "all_gather", "all_to_all"]
     numel: int
     scheme: Scheme | None  # None: uncompressed, by the engine's own choice
     exact: int = 0
+    counts: Counts | None = None
 
 
 @dataclass(frozen=True, slots=True)

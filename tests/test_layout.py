@@ -36,8 +36,8 @@ HOUSE: Mapping[str, tuple[str, ...]] = {
     ),
     "kernels": (ANY,),
     "reference": (
-        "quality/", "decoder/", "bench.py", "bench_groups.py", "parallel.py", "allreduce.py", "groups/", "check.py",
-        "quantize.py", "codecs/", "mixed.py", "catalog.py", "core/",
+        "quality/", "decoder/", "bench.py", "bench_groups.py", "parallel.py", "alltoall.py", "allreduce.py", "groups/",
+        "check.py", "quantize.py", "codecs/", "mixed.py", "catalog.py", "core/",
     ),
     "topologies": (
         "importing/", "dumps/", "picture.py", "draw.py", "load.py", "files.py", "schema.py", "generators.py",

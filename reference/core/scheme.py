@@ -23,6 +23,7 @@ ALIGNMENT_BYTES = 16
 Grid = Literal["symmetric", "minimum", "zero_point"]
 Collective = Literal["auto", "ring", "tree", "two_step", "all_gather", "hierarchical", "nvls", "none"]
 Carrier = Literal["nccl", "vllm", "sglang", "sglang-ipc", "trtllm"]
+Phase = Literal["dispatch", "combine"]  # experts' tokens on their way to experts, and what those gave on its way back
 
 GRID_WORDS: dict[Grid, str] = {"symmetric": "sym", "minimum": "min", "zero_point": "zp"}
 RAW_FORMATS = ("bf16", "fp16", "fp32")
@@ -385,7 +386,9 @@ class Scheme:
     the very first are often a hundred times the others'. exempt_last_tokens: the last tokens of every
     prompt, which travel uncompressed in the same messages: from the very last the first token of the answer is
     predicted. carrier: whose choice `auto` is, by size: NCCL's alone or an engine's; None takes the best that the
-    fabric has. Raises ValueError for a combination that means nothing.
+    fabric has. dispatch, combine: codecs of the tokens that travel to experts on other ranks, and of what comes back;
+    None = uncompressed. All-reduces know nothing of them, nor models without experts. Raises ValueError for a
+    combination that means nothing.
     """
 
     name: str
@@ -401,6 +404,8 @@ class Scheme:
     exempt_last_tokens: int = 0
     source: str = ""
     carrier: Carrier | None = None
+    dispatch: Codec | None = None
+    combine: Codec | None = None
 
     def __post_init__(self) -> None:
         _one_of("collective", self.collective, get_args(Collective))
@@ -432,11 +437,35 @@ class Scheme:
                 "chunks_in_flight must be 1, or more with chunk_values given: "
                 f"chunks_in_flight={self.chunks_in_flight}, chunk_values={self.chunk_values}"
             )
+        for phase in get_args(Phase):
+            codec = self.of_experts(phase)
+            if codec is not None and (codec.is_raw or codec.needs_calibration):
+                why = "None says uncompressed" if codec.is_raw else "tokens have no calibrated scales"
+                raise ValueError(f"{phase} must be a codec that compresses by itself, {why}: {codec.spec}")
 
     @property
     def is_raw(self) -> bool:
-        """True where neither phase compresses."""
+        """True where neither phase of an all-reduce compresses."""
         return self.reduce.is_raw and self.gather.is_raw
+
+    @property
+    def compresses_experts(self) -> bool:
+        """True where tokens are compressed on their way to experts, or back."""
+        return self.dispatch is not None or self.combine is not None
+
+    def of_experts(self, phase: Phase) -> Codec | None:
+        """The codec of one phase of experts' traffic; None = uncompressed."""
+        return self.dispatch if phase == "dispatch" else self.combine
+
+    def for_experts(self, phase: Phase) -> Scheme:
+        """What the all-to-all of one phase runs as, by itself: a direct exchange under its codec, by kernels of their
+        own; uncompressed the carrier's choice. What is dropped, split or exempt is the all-reduces' business.
+        """
+        codec = self.of_experts(phase)
+        if codec is None:
+            by = f"auto:bf16@by={self.carrier}" if self.carrier else "bf16"
+            return Scheme(by, Raw(), Raw(), "auto", source=self.source, carrier=self.carrier)
+        return Scheme(f"two_step:{codec.spec}", codec, codec, "two_step", source=self.source)
 
     @property
     def align(self) -> int:

@@ -1,4 +1,4 @@
-"""How far off an all-reduce of some partial sums may be at most, value by value, whatever the collective.
+"""How far off an all-reduce of some partial sums may be at most, value by value, whatever the collective; and tokens.
 
 A rank's part in the schedule (`execute.RankState`) is run beside what is known of its error: encoding adds the codec's
 bound of the values that are encoded, also of a sum that is encoded again at every hop of a ring; adding up adds the
@@ -16,6 +16,7 @@ from torch import Tensor
 from thinwire.reference.codecs.error import bound
 from thinwire.reference.core.schedule import SWITCH, Schedule, Step, Transfer, Work
 from thinwire.reference.core.scheme import Codec
+from thinwire.reference.core.tokens import row_values
 from thinwire.reference.quantize import decode_flat, encode_flat
 
 HALF_ULP = 2.0**-24  # of fp32, relative
@@ -57,6 +58,16 @@ def all_reduce_bound(partials: Sequence[Tensor], schedule: Schedule) -> Tensor:
     for step in steps:
         _run(ranks, step)
     return torch.stack([rank.error_N for rank in ranks]).amax(0)
+
+
+def tokens_bound(x_RD: Tensor, codec: Codec) -> Tensor:
+    """Largest possible |received - sent| of each value of rows that were encoded once, float64 [R, D].
+
+    In the rows' own type, which what is received has. Raises ValueError as `codecs.error.bound` does.
+    """
+    width = x_RD.shape[1]
+    filled = torch.nn.functional.pad(x_RD.detach(), (0, row_values(codec, width) - width))
+    return bound(filled.reshape(-1), codec, dtype=x_RD.dtype).view(filled.shape)[:, :width]
 
 
 def _run(ranks: list[_Rank], step: Step) -> None:

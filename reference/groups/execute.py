@@ -7,6 +7,7 @@ the flat tensor.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -45,15 +46,21 @@ class Coding:
 
 
 @dataclass(eq=False, slots=True)
-class RankState:
-    """What one rank holds while a schedule runs: the current value of the tensor in fp32, and wire copies."""
+class Part(ABC):
+    """One rank's part in a schedule: wire copies, and whatever they are made of and become."""
 
     rank: int
-    value_N: Tensor
-    coding: Coding
-    _copies: Copies = field(default_factory=dict)
-    _latest: dict[tuple[int, int], Tensor] = field(default_factory=dict)
-    _summed: set[tuple[int, int]] = field(default_factory=set)
+    _copies: Copies = field(default_factory=dict, init=False)
+    _latest: dict[tuple[int, int], Tensor] = field(default_factory=dict, init=False)
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where its buffers lie."""
+
+    @abstractmethod
+    def _do(self, work: Work) -> None:
+        """One work of this rank."""
 
     def do(self, step: Step) -> None:
         """This rank's work of a step, in the order listed."""
@@ -83,6 +90,20 @@ class RankState:
         key = _key(transfer.interval)
         self._copies[(*key, transfer.source)] = buffer
         self._latest[key] = buffer
+
+
+@dataclass(eq=False, slots=True)
+class RankState(Part):
+    """What one rank holds while values are summed or gathered: the current value of the tensor in fp32."""
+
+    value_N: Tensor
+    coding: Coding
+    _summed: set[tuple[int, int]] = field(default_factory=set, init=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensor lies."""
+        return self.value_N.device
 
     def _do(self, work: Work) -> None:
         key = _key(work.interval)

@@ -19,7 +19,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from thinwire.reference.core.schedule import SWITCH, Schedule, Step, Transfer
-from thinwire.reference.groups.execute import Coding, RankState, incoming
+from thinwire.reference.core.scheme import Codec
+from thinwire.reference.core.tokens import Counts, checked, exchange_of_tokens
+from thinwire.reference.groups.execute import Coding, Part, RankState, incoming
 from thinwire.reference.groups.handshake import (
     TAGS,
     Combination,
@@ -29,6 +31,7 @@ from thinwire.reference.groups.handshake import (
     combination,
     counted,
 )
+from thinwire.reference.groups.tokens import Rows, TokenState, combination_of_tokens
 
 _CPU = torch.device("cpu")
 _BROKEN: WeakKeyDictionary[dist.ProcessGroup, str] = WeakKeyDictionary()  # and why
@@ -51,6 +54,14 @@ class Group(ABC):
         """Run a schedule on the flat fp32 values of the ranks held here, in place; gives them back.
 
         form: what the values stand for, and all that ranks must agree on beside the schedule.
+        """
+
+    @abstractmethod
+    def exchange(
+        self, sent: Sequence[Rows], codec: Codec, backend: str, counts: Counts | None = None, form: Form | None = None
+    ) -> tuple[list[Tensor], Counts]:
+        """Send the rows of the ranks held here to where their counts say: what each of these receives, in the order of
+        the ranks that sent it, and rows from each rank to each. counts: these, where every rank knows them already.
         """
 
     def reset_counters(self) -> None:
@@ -80,15 +91,28 @@ class LocalGroup(Group):
             raise ValueError(
                 f"a LocalGroup of {self._size} ranks was given {len(values)} tensors for {schedule.ranks} ranks"
             )
-        states = [RankState(rank, value, coding) for rank, value in enumerate(values)]
+        self._run(schedule, [RankState(rank, value, coding) for rank, value in enumerate(values)])
+        return list(values)
+
+    def exchange(
+        self, sent: Sequence[Rows], codec: Codec, backend: str, counts: Counts | None = None, form: Form | None = None
+    ) -> tuple[list[Tensor], Counts]:
+        """`sent` of all ranks, in rank order."""
+        if len(sent) != self._size:
+            raise ValueError(f"a LocalGroup of {self._size} ranks was given rows of {len(sent)}")
+        found = checked([rows.counts for rows in sent], self._size)
+        states = [TokenState(rank, rows, codec, found, backend) for rank, rows in enumerate(sent)]
+        self._run(exchange_of_tokens(codec, found, sent[0].width), states)
+        return [state.received() for state in states], found
+
+    def _run(self, schedule: Schedule, states: Sequence[Part]) -> None:
         for lane in schedule.lanes:
             for step in lane.steps:
                 for state in states:
                     state.do(step)
                 self._move(step, states)
-        return list(values)
 
-    def _move(self, step: Step, states: Sequence[RankState]) -> None:
+    def _move(self, step: Step, states: Sequence[Part]) -> None:
         sent = {state.rank: state.outgoing(step) for state in states}
         for source, buffers in sent.items():
             for destination, buffer in buffers.items():
@@ -224,15 +248,53 @@ class TorchGroup(Group):
             self._run_lanes(RankState(self.rank, values[0], coding), schedule, tag)
         return list(values)
 
+    def exchange(
+        self, sent: Sequence[Rows], codec: Codec, backend: str, counts: Counts | None = None, form: Form | None = None
+    ) -> tuple[list[Tensor], Counts]:
+        """`sent` of this rank alone. Ranks agree on the codec and the width of rows, once; without `counts` they then
+        tell each other how many there are, every time, which is no part of `sent_bytes`.
+
+        Raises Disagreement as `run` does, where ranks were given different `counts`, too.
+        """
+        if len(sent) != 1:
+            raise ValueError(f"rank {self.rank} of a TorchGroup of {self.size} was given rows of {len(sent)} ranks")
+        rows = sent[0]
+        if counts is not None and checked(counts, self.size)[self.rank] != rows.counts:
+            raise ValueError(f"rank {self.rank} sends {list(rows.counts)} rows, by counts {list(counts[self.rank])}")
+        wanted = combination_of_tokens(codec, self.size, rows, counts, form)
+        with self._agreed(wanted, rows.device) as tag:
+            found = counts if counts is not None else self._all_counts(rows)
+            state = TokenState(self.rank, rows, codec, found, backend)
+            self._run_lanes(state, exchange_of_tokens(codec, found, rows.width), tag)
+        return [state.received()], found
+
+    def _all_counts(self, rows: Rows) -> Counts:
+        """What every rank sends to each; an all-gather of the process group's own."""
+        mine = torch.tensor(rows.counts, dtype=torch.int64, device=rows.device)
+        gathered = [torch.empty_like(mine) for _ in range(self.size)]
+        try:
+            dist.all_gather(gathered, mine, self._group)
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"rank {self.rank} lost a peer while ranks told each other their counts: {error}"
+            ) from error
+        return checked([each.tolist() for each in gathered], self.size)
+
     @contextmanager
     def _collective(self, schedule: Schedule, form: Form | None, device: torch.device) -> Iterator[int]:
+        """`_agreed` of a schedule on values of some form."""
+        with self._agreed(combination(schedule, form, device.type), device) as tag:
+            yield tag
+
+    @contextmanager
+    def _agreed(self, wanted: Combination, device: torch.device) -> Iterator[int]:
         """The one way into a collective: gives the first of its tags, once all ranks are known to be here for it.
 
         What goes wrong inside breaks the process group; what is refused before anything was sent does not.
         """
         if reason := _BROKEN.get(self._group):
             raise RuntimeError(f"this process group broke in an earlier collective, make a new one: {reason}")
-        agreement, wanted = agreement_of(self._group, device), combination(schedule, form, device.type)
+        agreement = agreement_of(self._group, device)
         try:
             self._check_prepared(wanted)
             tag = agreement.enter(wanted)
@@ -263,7 +325,7 @@ class TorchGroup(Group):
                 f"{wanted.form.dtype or 'no dtype'}"
             )
 
-    def _run_lanes(self, state: RankState, schedule: Schedule, tag: int) -> None:
+    def _run_lanes(self, state: Part, schedule: Schedule, tag: int) -> None:
         """tag: as `_collective` gives it."""
         early = {} if self._early is None else self._early[1]
         self._early = None
@@ -279,11 +341,9 @@ class TorchGroup(Group):
                     active += waiting[:1]
                     waiting = waiting[1:]
 
-    def _lane(
-        self, state: RankState, schedule: Schedule, number: int, posted: list[_Pending], tag: int
-    ) -> Iterator[bool]:
+    def _lane(self, state: Part, schedule: Schedule, number: int, posted: list[_Pending], tag: int) -> Iterator[bool]:
         for index, step in enumerate(schedule.lanes[number].steps):
-            posted = self._ahead(schedule, number, index, posted, state.value_N.device, tag)
+            posted = self._ahead(schedule, number, index, posted, state.device, tag)
             pending = posted.pop(0)
             state.do(step)
             self._send(pending, state)
@@ -315,11 +375,11 @@ class TorchGroup(Group):
                     pending.receives[peer] = dist.irecv(buffer, self._peers[peer], self._group, tag)
         return pending
 
-    def _send(self, pending: _Pending, state: RankState) -> None:
+    def _send(self, pending: _Pending, state: Part) -> None:
         pending.kept = state.outgoing(pending.step)
         for peer, buffer in pending.kept.items():
             self.sent_bytes[self.rank, peer] += buffer.numel()
-        if state.value_N.device.type == "cpu":
+        if state.device.type == "cpu":
             # The next rank first, so that not all send to the same one at once.
             for peer in sorted(pending.kept, key=lambda peer: (peer - self.rank) % self.size):
                 buffer = pending.kept[peer]
@@ -332,7 +392,7 @@ class TorchGroup(Group):
         works = dist.batch_isend_irecv(ops) if ops else []
         pending.receives = dict(zip(peers, works, strict=False))
 
-    def _finish(self, pending: _Pending, state: RankState) -> None:
+    def _finish(self, pending: _Pending, state: Part) -> None:
         for works in (pending.receives, pending.sends):
             for peer, work in works.items():
                 with self._losing(peer, pending.where):

@@ -15,6 +15,7 @@ from thinwire.edge.limits import SLOWER
 from thinwire.reference.core.schedule import Op as CollectiveOp
 from thinwire.reference.core.schedule import Schedule, build
 from thinwire.reference.core.scheme import Carrier, Collective, Raw, Scheme
+from thinwire.reference.core.tokens import Counts, exchange_of_tokens, row_width
 from thinwire.reference.mixed import AnyScheme, entries
 from thinwire.sim.costs.carriers import carried
 from thinwire.sim.costs.cost import CostModel
@@ -36,7 +37,7 @@ class Exchanger:
     cost: CostModel
     slowdown_R: Floats
     uncompressed: Scheme = UNCOMPRESSED  # what an exchange without a scheme of its own runs
-    _timed: dict[tuple[str, int, Scheme, int], TimedSchedule] = field(default_factory=dict)
+    _timed: dict[tuple[str, int, Scheme, int, Counts | None], TimedSchedule] = field(default_factory=dict)
     _passed: dict[Schedule, TimedSchedule] = field(default_factory=dict)
     _alone: dict[TimedSchedule, CollectiveTime] = field(default_factory=dict)
     _described: dict[TimedSchedule, str] = field(default_factory=dict)
@@ -60,18 +61,21 @@ class Exchanger:
         """The schedule an exchange runs, with its seconds."""
         if isinstance(exchange, Passing):
             return self._passing(exchange.schedule)
-        return self.time(exchange.op, exchange.numel, exchange.scheme or self.uncompressed, exchange.exact)
+        scheme = exchange.scheme or self.uncompressed
+        return self.time(exchange.op, exchange.numel, scheme, exchange.exact, exchange.counts)
 
-    def time(self, op: CollectiveOp, numel: int, scheme: Scheme, exact: int = 0) -> TimedSchedule:
+    def time(
+        self, op: CollectiveOp, numel: int, scheme: Scheme, exact: int = 0, counts: Counts | None = None
+    ) -> TimedSchedule:
         """One collective of `numel` values under `scheme`, the last `exact` of them raw; `auto` resolves to the fastest
-        baseline, or its carrier's, which sends all of them so.
+        baseline, or its carrier's, which sends all of them so. counts: of an all_to_all, rows from each rank to each.
         """
-        key = (op, numel, scheme, exact)
+        key = (op, numel, scheme, exact, counts)
         if key not in self._timed:
             if scheme.collective == "auto":
-                self._timed[key] = self._uncompressed(op, numel, scheme.carrier)
+                self._timed[key] = self._uncompressed(op, numel, scheme.carrier, counts)
             else:
-                self._timed[key] = self.attach(op, numel, scheme, self._library(op, scheme), exact)
+                self._timed[key] = self.attach(op, numel, scheme, self._library(op, scheme), exact, counts)
         return self._timed[key]
 
     def _passing(self, schedule: Schedule) -> TimedSchedule:
@@ -91,14 +95,25 @@ class Exchanger:
             self._alone[timed] = closed or run_alone(timed, self.routes, self.slowdown_R)
         return self._alone[timed]
 
-    def attach(self, op: CollectiveOp, numel: int, scheme: Scheme, library: str, exact: int = 0) -> TimedSchedule:
+    def attach(
+        self,
+        op: CollectiveOp,
+        numel: int,
+        scheme: Scheme,
+        library: str,
+        exact: int = 0,
+        counts: Counts | None = None,
+    ) -> TimedSchedule:
         """A schedule carried by a library named by the caller."""
         if scheme.collective == "nvls" and self.cluster.reducing_switch is None:
             raise ValueError(f"collective nvls needs a switch that reduces; cluster {self.cluster.name} has none")
         schedule = build(scheme, self.ranks, numel, self.cluster.islands, op, exact)
+        if counts is not None and scheme.collective != "none":
+            schedule = exchange_of_tokens(scheme.reduce, counts, row_width(counts, self.ranks, numel))
         codec_s = partial(self.cost.codec_s, fused=scheme.codec_launch == "fused")
         timed = time_schedule(schedule, library, op, self.cost.fabric, codec_s, self.routes)
         size = f"{numel} values" + (f", the last {exact} uncompressed" if exact else "")
+        size += " at most a rank, in rows, unevenly" if counts is not None else ""
         self._described[timed] = f"{op.replace('_', '-')} of {size}: {scheme.collective} by {library}"
         return timed
 
@@ -127,29 +142,33 @@ class Exchanger:
                     return baseline.library
         return self.cost.fabric.libraries[scheme.codec_launch]
 
-    def _uncompressed(self, op: CollectiveOp, numel: int, carrier: Carrier | None) -> TimedSchedule:
+    def _uncompressed(
+        self, op: CollectiveOp, numel: int, carrier: Carrier | None, counts: Counts | None = None
+    ) -> TimedSchedule:
         """What a carrier would choose; without one, the best there is: where nobody timed this op on the fabric, a
         direct exchange.
         """
         fabric = self.cost.fabric
         if carrier is None:
             return self._fastest(
-                op, numel, fabric.baseline.get(op) or (Baseline(fabric.libraries["separate"], "two_step"),)
+                op, numel, fabric.baseline.get(op) or (Baseline(fabric.libraries["separate"], "two_step"),), counts
             )
         nbytes = numel * Raw().bits_per_value / 8
         found = carried(carrier, op, nbytes, self.cluster, fabric)
-        timed = self._fastest(op, numel, found.choices)
+        timed = self._fastest(op, numel, found.choices, counts)
         said = replace(timed, notes=(found.sentence, *timed.notes))
         self._described[said] = self._described[timed]
         return said
 
-    def _fastest(self, op: CollectiveOp, numel: int, choices: tuple[Baseline, ...]) -> TimedSchedule:
+    def _fastest(
+        self, op: CollectiveOp, numel: int, choices: tuple[Baseline, ...], counts: Counts | None = None
+    ) -> TimedSchedule:
         """The fastest of some ways; a stand-in never beats what was measured."""
         if self.cluster.meshed and self.ranks > 2:  # rings along every link send as a direct exchange does
             direct = (replace(c, collective="two_step") if c.collective == "ring" else c for c in choices)
             choices = tuple(dict.fromkeys(direct))
         candidates = [
-            self.attach(op, numel, uncompressed(choice, numel, self.ranks), choice.library)
+            self.attach(op, numel, uncompressed(choice, numel, self.ranks), choice.library, counts=counts)
             for choice in choices
             if choice.collective != "nvls" or self.cluster.reducing_switch is not None
         ]

@@ -344,8 +344,10 @@ def read_inputs(path: Path) -> Inputs:
 
 
 def _raw(scheme: AnyScheme) -> bool:
-    """Every sync point there, and uncompressed."""
-    return isinstance(scheme, Scheme) and scheme.is_raw and not scheme.drop_attention_percent
+    """Every sync point there, and uncompressed, experts' traffic too."""
+    if not isinstance(scheme, Scheme) or scheme.compresses_experts:
+        return False
+    return scheme.is_raw and not scheme.drop_attention_percent
 
 
 def problem_of(inputs: Inputs) -> Problem:

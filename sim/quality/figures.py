@@ -21,6 +21,7 @@ from thinwire.sim.choices import Compress
 
 TABLES = Path(__file__).parents[1] / "profiles"
 _NAMES = "accuracy-*.json"
+NO_EXPERTS = (None, None)  # models without experts were measured: nothing to dispatch, nothing to combine
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +73,8 @@ def figure(scheme: AnyScheme, tp: int, islands: int = 2, compress: Compress = "p
     tell apart (`reference.core.schedule.build`). compress: positions that the deployment compresses.
 
     None where it was not measured, and on one rank, where nothing is sent. Chunks, fused kernels and names change no
-    figure: schemes are told apart by codecs, collective, exempt tokens, dropped sync points and split sequence. A mixed
-    scheme is no scheme of a table.
+    figure: schemes are told apart by codecs, those for experts too, collective, exempt tokens, dropped sync points and
+    split sequence. A mixed scheme is no scheme of a table.
     """
     if isinstance(scheme, MixedScheme):
         return None
@@ -88,7 +89,8 @@ def identity(scheme: Scheme, tp: int = 4, islands: int = 2) -> tuple[Any, ...]:
     flat = scheme.collective == "hierarchical" and not 1 < islands < tp
     codecs = (scheme.reduce.spec, scheme.gather.spec, "two_step" if flat else scheme.collective)
     exempt = (scheme.exempt_tokens, scheme.exempt_last_tokens)
-    return (*codecs, *exempt, scheme.drop_attention_percent, scheme.sequence_split)
+    experts = tuple(codec and codec.spec for codec in (scheme.dispatch, scheme.combine))
+    return (*codecs, *exempt, scheme.drop_attention_percent, scheme.sequence_split, *experts)
 
 
 @lru_cache(maxsize=8)
@@ -113,7 +115,7 @@ def _rows(path: Path) -> list[tuple[tuple[Any, ...], Figure]]:
             codecs = (row["reduce"], row["gather"], row["collective"])
             options = ("exempt_tokens", "exempt_last_tokens", "drop_attention_percent", "sequence_split")
             known = _figure(table, row)
-            identity = (known.compress, *codecs, *(row[name] for name in options))
+            identity = (known.compress, *codecs, *(row[name] for name in options), *NO_EXPERTS)
             hash(identity)
             found.append((identity, known))
         return found

@@ -54,6 +54,10 @@ PROMISED = [
     "spd-50",
     "iso",
     "iso-int8",
+    *(f"a2a-{word}" for word in ("int8", "int6", "int5", "int4", "int2-sr")),
+    "deepep-fp8",
+    "fp8-combine",
+    "nvfp4-dispatch",
     "flash-int4+spd-50",
     "flash-int4+iso",
 ]
@@ -83,7 +87,7 @@ def test_published_parameters() -> None:
     assert scheme("quickreduce-int4").reduce == GroupedInt(4, 32, "symmetric", metadata="fp16")
     assert scheme("quickreduce-fp8").reduce == MX("e4m3", 32, "fp16")
     assert {entry.name for entry in schemes().values() if entry.codec_launch == "fused"} == {
-        name for name in PROMISED if name.startswith(("quickreduce", "vllm-symm", "trtllm-", "nvfp4"))
+        name for name in PROMISED if name.startswith(("quickreduce", "vllm-symm", "trtllm-", "nvfp4-one", "nvfp4-two"))
     }
     assert scheme("iso").sequence_split == 0.5 and scheme("iso").reduce == Raw()
     assert scheme("iso-int8").reduce == GroupedInt(8) and scheme("iso-int8").sequence_split == 0.5
@@ -278,3 +282,80 @@ def test_a_carrier_needs_an_open_collective_and_a_name() -> None:
     with pytest.raises(ValueError, match="carries raw values only"):
         scheme("auto:int8@by=nccl")
     assert scheme("bf16").carrier is None and scheme("flash-int4").carrier is None
+
+
+# --- experts ---
+
+
+@pytest.mark.parametrize(
+    ("name", "dispatch", "combine", "bits"),
+    [
+        *((f"a2a-int{b}", f"int{b}-g128-zp", f"int{b}-g128-zp", (b + 3 / 16,) * 2) for b in (8, 6, 5, 4)),
+        ("a2a-int2-sr", "int2-g128-zp-sr", "int2-g128-zp-sr", (2.5625, 2.5625)),
+        ("deepep-fp8", "mx-e4m3-b128-fp32", "bf16", (8.25, 16)),  # 7168 bytes and 56 scales a token of 7168 values
+        ("fp8-combine", "bf16", "mx-e4m3-b128-fp32", (16, 8.25)),
+        ("nvfp4-dispatch", "nvfp4-r512", "bf16", (4.5625, 16)),
+    ],
+)
+def test_presets_of_experts_leave_all_reduces_alone(
+    name: str, dispatch: str, combine: str, bits: tuple[float, float]
+) -> None:
+    entry = scheme(name)
+    assert (entry.reduce, entry.gather, entry.collective) == (Raw(), Raw(), "auto")
+    found = [(entry.of_experts(phase) or Raw()) for phase in ("dispatch", "combine")]
+    assert [codec.spec for codec in found] == [dispatch, combine]
+    assert tuple(codec.bits_per_value for codec in found) == bits
+    assert entry.compresses_experts and not scheme("flash-int4").compresses_experts
+
+
+def test_words_of_experts_join_any_scheme() -> None:
+    """Under one name, the shortest: a preset's where one says the same."""
+    both = scheme("flash-int4+a2a-int8")
+    assert both == scheme("combine:int8+dispatch:int8-g128+flash-int4") and both.name == "flash-int4+a2a-int8"
+    assert (both.reduce, both.dispatch, both.combine) == (GroupedInt(4), GroupedInt(8), GroupedInt(8))
+    assert "2412.04964" in both.source and "2508.03760" in both.source
+    assert scheme("dispatch:int4+combine:int4") is schemes()["a2a-int4"]
+    assert scheme("fp8-combine+nvfp4-dispatch").name == "nvfp4-dispatch+fp8-combine"
+    assert scheme("iso+deepep-fp8+spd-20+flash-int4+exempt-1").name == "flash-int4+deepep-fp8+exempt-1+spd-20+iso"
+    assert scheme("flash-int8+dispatch:int5-g64-sym").name == "flash-int8+dispatch:int5-g64-sym"
+    assert scheme("dispatch:bf16") == scheme("bf16") and scheme("iso+combine:bf16") == scheme("iso")
+    assert scheme("none+a2a-int4").dispatch == GroupedInt(4)
+
+
+codecs = st.sampled_from(["bf16", "int4", "int2-sr", "mx-e4m3-b128-fp32", "nvfp4-r512", "hybrid4-k64-dyn", "int6-g64"])
+
+
+@given(bases | st.none(), codecs, codecs, st.booleans())
+def test_names_of_experts_round_trip(base: str | None, dispatch: str, combine: str, split: bool) -> None:
+    words = [*([base] if base else []), f"combine:{combine}", f"dispatch:{dispatch}", *(["iso"] if split else [])]
+    entry = scheme("+".join(words))
+    assert scheme(entry.name) == entry and entry.sequence_split == (0.5 if split else None)
+    for phase, spec in (("dispatch", dispatch), ("combine", combine)):
+        assert (entry.of_experts(phase) or Raw()) == parse_codec(spec)  # type: ignore[arg-type]
+        alone = entry.for_experts(phase)  # type: ignore[arg-type]
+        assert alone.reduce == alone.gather == parse_codec(spec) and scheme(alone.name).reduce == alone.reduce
+        assert alone.collective == ("auto" if spec == "bf16" else "two_step")
+
+
+def test_what_is_uncompressed_is_the_carrier_s_choice() -> None:
+    alone = scheme("vllm+deepep-fp8").for_experts("combine")
+    assert alone.carrier == "vllm" and alone.is_raw and scheme(alone.name).carrier == "vllm"
+
+
+@pytest.mark.parametrize(
+    ("given_name", "message"),
+    [
+        ("a2a-int4+dispatch:int8", "says dispatch twice; give one dispatch:CODEC"),
+        ("combine:int4+combine:int4", "says combine twice"),
+        ("dispatch:hybrid4", "dispatch must be a codec that compresses by itself, tokens have no calibrated scales"),
+        ("combine:fp16", "combine must be a codec that compresses by itself, None says uncompressed: fp16"),
+        ("dispatch:", "unknown codec spec ''"),
+        ("dispatch:zz", "unknown codec spec 'zz'"),
+        ("flash-int4+mxfp4", "only exempt-N, exempt-last-N, spd-N, iso, dispatch:CODEC and combine:CODEC combine"),
+        ("a2a-int4+exempt-1", "exempt-N needs a scheme that compresses"),
+    ],
+)
+def test_what_experts_cannot_have(given_name: str, message: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        scheme(given_name)
+    assert message in str(caught.value)

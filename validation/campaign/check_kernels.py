@@ -63,7 +63,8 @@ def values(numel: int, dtype: torch.dtype, seed: int) -> Tensor:
 
 def codecs() -> list[Codec]:
     """Those of the catalog's schemes and some that it has not, each once; raw ones left out."""
-    found = {codec: None for s in schemes().values() for codec in (s.reduce, s.gather) if not codec.is_raw}
+    each = (codec for s in schemes().values() for codec in (s.reduce, s.gather, s.dispatch, s.combine))
+    found = {codec: None for codec in each if codec is not None and not codec.is_raw}
     return [*found, *(parse_codec(spec) for spec in MORE)]
 
 

@@ -179,6 +179,7 @@ def test_the_shipped_table_is_whole() -> None:
     assert len(rows) == len(found["rows"])
     for compress in ("prompt", "all"):
         asked = [s.name for s in schemes().values() if s.collective != "none" and s.carrier is None]
+        asked = [name for name in asked if not schemes()[name].compresses_experts]  # these tables' models have none
         assert not [name for name in asked if name not in UNMEASURED and (name, 4, compress) not in rows]
         assert not [name for name in UNMEASURED if (name, 4, compress) in rows], "measured: take it off the list"
     for entry in found["rows"]:

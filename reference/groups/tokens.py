@@ -1,0 +1,109 @@
+"""One rank's part in an all-to-all of experts' tokens: rows out of one tensor, rows into another.
+
+Legend: R rows of the tensor, D width, M rows sent, S rows received.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from hashlib import sha256
+
+import torch
+from torch import Tensor
+
+from thinwire.reference.core.schedule import Work
+from thinwire.reference.core.scheme import Codec
+from thinwire.reference.core.tokens import Counts, row_values
+from thinwire.reference.groups.execute import Part
+from thinwire.reference.groups.handshake import Combination, Form
+from thinwire.reference.quantize import decode_rows, encode_rows
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """What one rank sends: `counts[j]` rows to rank j, in order those of `x_RD`, or those at `index_M` of it.
+
+    Raises ValueError where they are not as many as the counts say.
+    """
+
+    x_RD: Tensor
+    counts: tuple[int, ...]
+    index_M: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.x_RD.dim() != 2 or not self.x_RD.shape[1]:
+            raise ValueError(f"rows must be [rows, width], one value wide at least: shape={list(self.x_RD.shape)}")
+        have = self.x_RD.shape[0] if self.index_M is None else self.index_M.numel()
+        if any(type(count) is not int or count < 0 for count in self.counts) or sum(self.counts) != have:
+            raise ValueError(
+                f"counts must say where each of {have} rows goes, whole numbers of 0 or more: {list(self.counts)[:9]}"
+            )
+
+    @property
+    def width(self) -> int:
+        """Values of a row."""
+        return self.x_RD.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where they lie."""
+        return self.x_RD.device
+
+    def chosen(self, start: int, stop: int) -> tuple[Tensor, Tensor | None]:
+        """The rows sent from `start` up to `stop`: a tensor, and their places in it (None: all of it)."""
+        if self.index_M is None:
+            return self.x_RD[start:stop], None
+        return self.x_RD, self.index_M[start:stop]
+
+
+@dataclass(eq=False, slots=True)
+class TokenState(Part):
+    """Encodes the rows of each message, and decodes what comes into the rows received, by the rank that sent it."""
+
+    sent: Rows
+    codec: Codec
+    counts: Counts
+    backend: str
+    out_SD: Tensor = field(init=False)
+    _each: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Room for what is received."""
+        rows = sum(row[self.rank] for row in self.counts)
+        self.out_SD = self.sent.x_RD.new_empty(rows, self.sent.width)
+        self._each = row_values(self.codec, self.sent.width)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the rows lie."""
+        return self.sent.device
+
+    def received(self) -> Tensor:
+        """The rows, once the schedule has run; of one rank alone its own, which nobody encoded."""
+        if len(self.counts) == 1:
+            x_RD, index = self.sent.chosen(0, self.counts[0][0])
+            self.out_SD.copy_(x_RD if index is None else x_RD[index])
+        return self.out_SD
+
+    def _do(self, work: Work) -> None:
+        key = work.interval.start, work.interval.stop
+        rows = key[0] // self._each, key[1] // self._each
+        if work.kind == "encode":
+            x_RD, index_M = self.sent.chosen(*rows)
+            copy = encode_rows(x_RD, work.codec, self.backend, index_M=index_M)
+            self._copies[(*key, self.rank)] = self._latest[key] = copy
+            return
+        source = work.sources[0]
+        start = sum(row[self.rank] for row in self.counts[:source])
+        stop = start + rows[1] - rows[0]
+        decode_rows(self._copies[(*key, source)], self.out_SD[start:stop], work.codec, self.backend)
+
+
+def combination_of_tokens(
+    codec: Codec, ranks: int, rows: Rows, counts: Counts | None, form: Form | None
+) -> Combination:
+    """What ranks must have in common, which is not how many rows each sends, unless all were told beforehand."""
+    said = repr(("rows", ranks, rows.width, type(codec).__name__, codec.spec, counts))
+    return Combination(
+        sha256(said.encode()).hexdigest()[:16], "all_to_all", form or Form((rows.width,)), rows.device.type
+    )
