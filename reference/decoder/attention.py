@@ -86,9 +86,10 @@ def rms(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
 def projected(mixer: Attention, part: AttentionPart, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Queries [B, T, H, K], keys [B, T, G, K] and values [B, T, G, V] of normed inputs; the gate of the output
     [B, T, H K] where there is one."""
-    rows = x_BTD.shape[:2]
-    query_BTHK = functional.linear(x_BTD, part.query_HKxD, part.query_bias_HK).view(*rows, part_heads(mixer, part), -1)
-    key_BTGK = functional.linear(x_BTD, part.key_GKxD, part.key_bias_GK).view(*rows, -1, mixer.head_dim)
+    query_BTHK = _by_head(
+        functional.linear(x_BTD, part.query_HKxD, part.query_bias_HK), mixer.head_dim * (2 if mixer.gated else 1)
+    )
+    key_BTGK = _by_head(functional.linear(x_BTD, part.key_GKxD, part.key_bias_GK), mixer.head_dim)
     gate_BTX = None
     if mixer.gated:
         query_BTHK, gate_BTHK = query_BTHK.chunk(2, dim=-1)
@@ -97,12 +98,12 @@ def projected(mixer: Attention, part: AttentionPart, x_BTD: Tensor) -> tuple[Ten
         return query_BTHK, key_BTGK, key_BTGK, gate_BTX
     value_BTX = functional.linear(x_BTD, part.value_GVxD, part.value_bias_GV)
     value_BTX = value_BTX if mixer.value_scale == 1 else value_BTX * mixer.value_scale
-    return query_BTHK, key_BTGK, value_BTX.view(*rows, -1, mixer.values_per_head), gate_BTX
+    return query_BTHK, key_BTGK, _by_head(value_BTX, mixer.values_per_head), gate_BTX
 
 
-def part_heads(mixer: Attention, part: AttentionPart) -> int:
-    """Query heads that a rank holds."""
-    return part.query_HKxD.shape[0] // (mixer.head_dim * (2 if mixer.gated else 1))
+def _by_head(x_BTX: Tensor, size: int) -> Tensor:
+    """[B, T, heads, size]; of no sequences, too."""
+    return x_BTX.view(*x_BTX.shape[:2], x_BTX.shape[2] // size, size)
 
 
 def head_norm(mixer: Attention, x_BTHK: Tensor, weight: Tensor | None, eps: float, mean_BT: Tensor | None) -> Tensor:
@@ -141,7 +142,7 @@ def latents(mixer: Latent, part: LatentPart, x_BTD: Tensor, turn: Turn) -> tuple
         query_BTQ = functional.linear(x_BTD, part.down_QxD, part.down_bias_Q)
         query_BTQ = rms(query_BTQ, part.down_norm_Q, LATENT_EPS).to(x_BTD.dtype)
     query_BTX = functional.linear(query_BTQ, part.query_HKxQ)
-    query_BHTK = query_BTX.view(*x_BTD.shape[:2], -1, mixer.head_dim).transpose(1, 2)
+    query_BHTK = _by_head(query_BTX, mixer.head_dim).transpose(1, 2)
     still_BHTK, turning_BHTP = query_BHTK[..., : mixer.nope_dim], query_BHTK[..., mixer.nope_dim :]
     query_BHTK = torch.cat((still_BHTK, rotate(turning_BHTP, turn, mixer.rope.interleaved)), dim=-1)
     both_BTX = functional.linear(x_BTD, part.latent_RxD, part.latent_bias_R)
@@ -153,7 +154,7 @@ def latents(mixer: Latent, part: LatentPart, x_BTD: Tensor, turn: Turn) -> tuple
 def expanded(mixer: Latent, part: LatentPart, key_B1SP: Tensor, latent_B1SR: Tensor) -> tuple[Tensor, Tensor]:
     """Keys [B, H, S, K] and values [B, H, S, V] of a rank's heads from what is cached."""
     both_BSX = functional.linear(latent_B1SR.squeeze(1), part.expand_HKVxR)
-    both_BHSX = both_BSX.view(*both_BSX.shape[:2], -1, mixer.nope_dim + mixer.value_dim).transpose(1, 2)
+    both_BHSX = _by_head(both_BSX, mixer.nope_dim + mixer.value_dim).transpose(1, 2)
     key_BHSK, value_BHSV = both_BHSX[..., : mixer.nope_dim], both_BHSX[..., mixer.nope_dim :]
     return torch.cat((key_BHSK, key_B1SP.expand(-1, key_BHSK.shape[1], -1, -1)), dim=-1), value_BHSV
 

@@ -12,28 +12,41 @@ Legend: N tokens of a rank, M rows, C chosen experts of a token, E experts, D wi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from thinwire.reference.alltoall import all_to_all, all_to_all_local
+from thinwire.reference.catalog import scheme as find_scheme
 from thinwire.reference.core.architecture import Experts
+from thinwire.reference.core.scheme import Phase, Scheme
 from thinwire.reference.decoder.experts import chosen, expert, mixed, weighted
 from thinwire.reference.decoder.shard import ExpertsPart
-from thinwire.reference.decoder.sync import ExactSync, ranks_here
-from thinwire.reference.groups.group import Group
+from thinwire.reference.decoder.sync import ranks_here
+from thinwire.reference.groups.group import Group, LocalGroup, TorchGroup
 
-Way = Literal["dispatch", "combine"]
 Counts = Sequence[Sequence[int]]  # rows from each rank to each
 
 
 class Exchange(Protocol):
     """What happens to rows on their way to experts and back."""
 
-    group: Group
-    gathers: bool  # every token to every rank, or each to the ranks of its experts
+    @property
+    def group(self) -> Group:
+        """The ranks."""
+        ...
 
-    def __call__(self, layer: int, way: Way, rows: Sequence[Tensor], counts: Counts) -> list[Tensor]:
+    @property
+    def gathers(self) -> bool:
+        """Does every token go to every rank, or each to the ranks of its experts?"""
+        ...
+
+    def known(self, numbers: Sequence[Sequence[int]]) -> list[list[int]]:
+        """As many numbers of every rank, from those of the ranks held here: how many rows are to be expected."""
+        ...
+
+    def __call__(self, layer: int, way: Phase, rows: Sequence[Tensor], counts: Counts) -> list[Tensor]:
         """What each rank of this process ends up with, [M', D] by source.
 
         Args:
@@ -44,16 +57,57 @@ class Exchange(Protocol):
         ...
 
 
-def known_counts(group: Group, mine: Sequence[Sequence[int]]) -> list[list[int]]:
-    """The counts of all ranks, from those of the ranks held here: an exact sum of numbers below 2^24."""
-    ranks = ranks_here(group)
-    tables = []
-    for rank, counts in zip(ranks, mine, strict=True):
-        table = torch.zeros(1, group.size, len(counts))
-        table[0, rank] = torch.tensor(counts, dtype=torch.float32)
-        tables.append(table)
-    total = ExactSync(group)(0, "mlp", tables, 0, True)[0][0]
-    return [[int(count) for count in row] for row in total]
+class ExactExchange:
+    """Rows as they are, in their own dtype; not counted. All ranks in one process."""
+
+    def __init__(self, group: Group, gathers: bool = False) -> None:
+        self.group, self.gathers = group, gathers
+
+    def known(self, numbers: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Those given. ValueError for those of another number of ranks than the group's."""
+        if len(numbers) != self.group.size:
+            raise ValueError(f"rows of all {self.group.size} ranks are exchanged in one process: given {len(numbers)}")
+        return [list(row) for row in numbers]
+
+    def __call__(self, layer: int, way: Phase, rows: Sequence[Tensor], counts: Counts) -> list[Tensor]:
+        """Never rounds."""
+        parts = [torch.split(x_MD, list(row)) for x_MD, row in zip(rows, counts, strict=True)]
+        return [torch.cat([found[rank] for found in parts]) for rank in range(self.group.size)]
+
+
+class SchemeExchange:
+    """The real numerics of a scheme's dispatch and combine codecs, on any group (`reference.alltoall`).
+
+    How many rows there are travels first, 4 bytes a number from each rank to each other: what an all-to-all of uneven
+    counts asks in any case, and counted with it.
+    """
+
+    def __init__(self, group: Group, scheme: Scheme | str, *, gathers: bool = False, backend: str = "torch") -> None:
+        ranks_here(group)
+        self.group, self.gathers = group, gathers
+        self._scheme = find_scheme(scheme) if isinstance(scheme, str) else scheme
+        self._backend = backend
+
+    def known(self, numbers: Sequence[Sequence[int]]) -> list[list[int]]:
+        """By an all-to-all of them as fp32, which is exact below 2^24."""
+        ranks = self.group.size
+        rows = [torch.tensor([list(row)] * ranks, dtype=torch.float32) for row in numbers]
+        found = self._carry(rows, [[1] * ranks] * ranks, _RAW, "dispatch", "torch")[0]
+        return [[int(number) for number in row] for row in found]
+
+    def __call__(self, layer: int, way: Phase, rows: Sequence[Tensor], counts: Counts) -> list[Tensor]:
+        """ValueError as `all_to_all` raises it."""
+        return self._carry(rows, counts, self._scheme, way, self._backend)
+
+    def _carry(self, rows: Sequence[Tensor], counts: Counts, scheme: Scheme, way: Phase, backend: str) -> list[Tensor]:
+        if isinstance(self.group, LocalGroup):
+            found = all_to_all_local(rows, counts, scheme, group=self.group, phase=way, backend=backend)
+            return [received.rows for received in found]
+        assert isinstance(self.group, TorchGroup)
+        return [all_to_all(rows[0], counts, scheme, self.group, phase=way, backend=backend).rows]
+
+
+_RAW = find_scheme("bf16")  # names no codec for experts' rows: they travel in their own type
 
 
 def spread(
@@ -82,7 +136,7 @@ def spread(
         orders.append(order_M // spec.top_k)
         weights.append(after_M1)
         per_expert.append(index_NC.flatten().bincount(minlength=spec.count).tolist())
-    by_expert = known_counts(exchange.group, per_expert)
+    by_expert = exchange.known(per_expert)
     counts = [[sum(row[expert] for expert in mine) for mine in held] for row in by_expert]
     arrived = exchange(layer, "dispatch", sent, counts)
     made = []
@@ -122,7 +176,7 @@ def _gathered(
 ) -> list[Tensor]:
     """`spread` by an all-gather of tokens and a reduce-scatter of what experts add, in rank order."""
     ranks = exchange.group.size
-    tokens = [row[0] for row in known_counts(exchange.group, [[len(x_ND)] for x_ND in rows])]
+    tokens = [row[0] for row in exchange.known([[len(x_ND)] for x_ND in rows])]
     arrived = exchange(layer, "dispatch", [x_ND.repeat(ranks, 1) for x_ND in rows], [[n] * ranks for n in tokens])
     made = [
         mixed(spec, part, held[rank], x_MD, *chosen(spec, part, x_MD)).to(partial)
@@ -131,23 +185,9 @@ def _gathered(
     back = exchange(layer, "combine", made, [tokens] * ranks)
     found = []
     for out_MD in back:
-        first, *others = out_MD.view(ranks, -1, out_MD.shape[-1])
+        first, *others = out_MD.view(ranks, len(out_MD) // ranks, out_MD.shape[-1])
         total_ND = first.to(torch.promote_types(first.dtype, torch.float32))
         for other_ND in others:
             total_ND = total_ND + other_ND
         found.append(total_ND)
     return found
-
-
-class ExactExchange:
-    """Rows as they are, in their own dtype; not counted. All ranks in one process."""
-
-    def __init__(self, group: Group, gathers: bool = False) -> None:
-        self.group, self.gathers = group, gathers
-
-    def __call__(self, layer: int, way: Way, rows: Sequence[Tensor], counts: Counts) -> list[Tensor]:
-        """ValueError for rows of another number of ranks than the group's."""
-        if len(rows) != self.group.size:
-            raise ValueError(f"rows of all {self.group.size} ranks are exchanged in one process: given {len(rows)}")
-        cut = [torch.split(x_MD, list(row)) for x_MD, row in zip(rows, counts, strict=True)]
-        return [torch.cat([parts[rank] for parts in cut]) for rank in range(self.group.size)]

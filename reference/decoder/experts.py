@@ -61,7 +61,7 @@ def route(spec: Experts, logits_NE: Tensor, correction_E: Tensor | None = None) 
     score_NE = logits_NE.softmax(-1) if spec.scoring == "softmax" else logits_NE.sigmoid()
     choice_NE = score_NE if correction_E is None else score_NE + correction_E
     if spec.groups > 1:
-        inside = choice_NE.view(len(choice_NE), spec.groups, -1)
+        inside = choice_NE.view(len(choice_NE), spec.groups, spec.count // spec.groups)
         best_NG = inside.amax(-1) if correction_E is None else inside.topk(2, dim=-1).values.sum(-1)
         open_NG = torch.zeros_like(best_NG, dtype=torch.bool)
         open_NG.scatter_(-1, best_NG.topk(spec.top_groups, dim=-1).indices, True)

@@ -61,6 +61,7 @@ from thinwire.reference.decoder.state import (
     Projected,
     Stream,
     check_known,
+    longest,
     once,
     own_keys,
 )
@@ -244,7 +245,12 @@ class Decoder:
         self._check_reach(ids_BT.shape[1] + (0 if cache is None else cache.length))
 
     def _check_reach(self, tokens: int) -> None:
-        """ValueError where a sparse attention would leave tokens out."""
+        """ValueError where a sparse attention would leave tokens out, or the model does something else."""
+        most = longest(self.config)
+        if most is not None and tokens > most:
+            raise ValueError(
+                f"{self.config.name} scales queries beyond {most} tokens, which the decoder does not: {tokens} tokens"
+            )
         for layer, _ in self.config.distinct:
             mixer = layer.mixer
             if isinstance(mixer, Latent) and mixer.indexer is not None and tokens > mixer.indexer.top_k:
@@ -419,7 +425,7 @@ class Decoder:
                 mixer.softcap,
                 part.sink_H,
             )
-            out_BTX = out_BHTV.transpose(1, 2).reshape(*x_BTD.shape[:2], -1)
+            out_BTX = out_BHTV.transpose(1, 2).flatten(-2)
             if ready.gate is not None:
                 out_BTX = out_BTX * torch.sigmoid(ready.gate)
             found.append(functional.linear(out_BTX, part.output_DxHV).to(self.precision.partial))
@@ -504,7 +510,7 @@ class Decoder:
             key_BHSK, value_BHSV = expanded(mixer, part.mixer, key_B1SP, latent_B1SR)
             every = range(len(shard.query_heads))
             out_BHTV = attend(query_BHTK, key_BHSK, value_BHSV, every, mask_TS, mixer.scale, None)
-            out_BTX = out_BHTV.transpose(1, 2).reshape(*x_BTD.shape[:2], -1)
+            out_BTX = out_BHTV.transpose(1, 2).flatten(-2)
             found.append(functional.linear(out_BTX, part.mixer.output_DxHV).to(self.precision.partial))
         return found
 

@@ -108,8 +108,32 @@ def check_known(config: ModelConfig) -> None:
                 "allowed: attention and latent attention"
             )
         _check_block(config, layer)
+    for begins, what in _BEYOND.items():
+        if config.architecture.startswith(begins):
+            raise ValueError(f"model {config.name} {what}, which the decoder does not compute")
     if config.extras:
         raise ValueError(f"model {config.name} has {config.extras} values that the decoder knows nothing of")
+
+
+_BEYOND = {
+    "MiniMaxText01": "scales its residual stream layer by layer",
+    "MiniMaxFor": "scales its residual stream layer by layer",
+    "MiniMaxM1": "scales its residual stream layer by layer",
+    "HunYuan": "norms queries and keys after it has turned them",
+}  # arithmetic that the description does not tell, by how the architecture's name begins
+
+
+def longest(config: ModelConfig) -> int | None:
+    """Tokens up to which a model is what its description says; None = any number.
+
+    Llama 4 scales queries without positions from its 8192nd token on, Ministral 3 all behind its original context.
+    """
+    if config.architecture.startswith("Llama4"):
+        return 8191
+    if config.architecture.startswith(("Ministral3", "Mistral3")):
+        ropes = [layer.mixer.rope for layer in config.layers if isinstance(layer.mixer, Attention)]
+        return next((rope.scaling.original_max_positions for rope in ropes if rope and rope.scaling), None)
+    return None
 
 
 def _check_block(config: ModelConfig, layer: Block) -> None:

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from thinwire.reference.core.architecture import ModelConfig
-from thinwire.reference.families.config import load_model, parse_config
 from thinwire.reference.decoder.names import Renamed, Shapes, naming, tensor_shapes
+from thinwire.reference.families.config import load_model, parse_config
 
 _LISTED = 5  # names that an error spells out
 
