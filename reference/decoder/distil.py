@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from thinwire.reference.core.architecture import Attention, FeedForward
+from thinwire.reference.core.architecture import Layer as Block
 from thinwire.reference.decoder.model import Decoder, Layer, Stream
 from thinwire.reference.decoder.shard import LayerPart
 from thinwire.reference.decoder.sync import ExactSync, Sync
@@ -132,17 +134,28 @@ def check(decoder: Decoder, windows_WT: Tensor, layers: Collection[int] = ()) ->
     """What sync-point drop asks for.
 
     Raises ValueError for ranks in other processes, blocks with post-norms (the norm of a partial sum is no part of the
-    norm of the sum), windows that are not [W, T > 1] and a layer that is none.
+    norm of the sum), blocks that are not plain attention followed by a plain MLP, windows that are not [W, T > 1] and a
+    layer that is none.
     """
     config = decoder.config
     if not isinstance(decoder.group, LocalGroup):
         raise ValueError(f"sync-point drop needs all ranks in one process: given a {type(decoder.group).__name__}")
-    if config.post_norms:
+    if any(layer.norms != "before" for layer in config.layers):
         raise ValueError(f"{config.name} norms what attention and MLP give: its sync points cannot be dropped")
+    if not all(_is_plain(layer) for layer in config.layers):
+        raise ValueError(
+            f"{config.name} has blocks that are not attention and then an MLP: none is trained to drop sums"
+        )
     if windows_WT.dim() != 2 or windows_WT.shape[0] < 1 or windows_WT.shape[1] < 2:
         raise ValueError(f"windows must be [windows, tokens], two tokens or more: given {list(windows_WT.shape)}")
     if not set(layers) <= set(range(config.num_layers)):
         raise ValueError(f"layers must lie in 0..{config.num_layers - 1}: layers={sorted(layers)}")
+
+
+def _is_plain(block: Block) -> bool:
+    mixer = block.mixer
+    simple = isinstance(mixer, Attention) and not (mixer.gated or mixer.sinks or mixer.softcap or mixer.keys_are_values)
+    return simple and isinstance(block.feed, FeedForward) and not block.parallel
 
 
 def straying(output_BTD: Tensor, target_BTD: Tensor) -> Tensor:
@@ -228,9 +241,11 @@ def _mapped(layer: Layer, change: Callable[[Tensor], Tensor]) -> Layer:
     def maybe(tensor: Tensor | None) -> Tensor | None:
         return None if tensor is None else change(tensor)
 
-    def mapped(part: LayerPart) -> LayerPart:
-        tensors: dict[str, Any] = {field.name: maybe(getattr(part, field.name)) for field in fields(part)}
-        return LayerPart(**tensors)
+    def mapped(half: Any) -> Any:
+        kept = ("query_norm", "key_norm")
+        tensors = {field.name: getattr(half, field.name) for field in fields(half)}
+        changed = {name: tensor if name in kept else maybe(tensor) for name, tensor in tensors.items()}
+        return replace(half, **changed)
 
-    parts = [mapped(part) for part in layer.parts]
+    parts = [LayerPart(mapped(part.mixer), mapped(part.feed)) for part in layer.parts]
     return replace(layer, output_bias_D=maybe(layer.output_bias_D), down_bias_D=maybe(layer.down_bias_D), parts=parts)

@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from thinwire.reference.decoder.attention import causal_mask, rotary
+from thinwire.reference.core.architecture import Attention
+from thinwire.reference.decoder.attention import causal_mask
 from thinwire.reference.decoder.distil import straying
 from thinwire.reference.decoder.model import Decoder, Stream
-from thinwire.reference.decoder.shard import even
+from thinwire.reference.decoder.shard import AttentionPart, even
 from thinwire.reference.decoder.sync import ExactSync
 from thinwire.reference.mixed import Site
 
@@ -61,7 +62,7 @@ def group_heads(decoder: Decoder, layer: int, inputs_WTD: Tensor, exchanges: int
 
     With grouped queries a rank keeps the key-value heads of all its query heads, so its cache may grow.
     """
-    total, ranks = decoder.config.num_heads, decoder.group.size
+    total, ranks = _attention(decoder, layer).heads, decoder.group.size
     with torch.no_grad():
         sigma_H, heads_WHTD = _heads(decoder, layer, inputs_WTD)
         error = _straying(decoder, layer, inputs_WTD, heads_WHTD)
@@ -96,6 +97,12 @@ def scatter(sigma_H: Sequence[float], norm_H: Sequence[float], ranks: int) -> Gr
     return tuple(tuple(sorted(group)) for group in groups)
 
 
+def _attention(decoder: Decoder, layer: int) -> Attention:
+    mixer = decoder.config.layers[layer].mixer
+    assert isinstance(mixer, Attention)  # `distil.check` refuses others
+    return mixer
+
+
 def _exchanged(groups: Groups, a: int, b: int) -> Groups:
     other = {a: b, b: a}
     return tuple(tuple(sorted(other.get(head, head) for head in group)) for group in groups)
@@ -107,36 +114,38 @@ def _heads(decoder: Decoder, layer: int, inputs_WTD: Tensor) -> tuple[list[float
     sigma: standard deviation of a query's attention weights over the tokens it sees, 0 where it looks at all alike and
     near 1 / sqrt(tokens) where it looks at one, mean over queries.
     """
-    whole, config = decoder.layers[layer], decoder.config
-    size, tokens = config.head_dim, inputs_WTD.shape[1]
-    rope = rotary(decoder.frequency_K, 0, tokens)
-    seen_TS = causal_mask(0, tokens, config.window(layer), inputs_WTD.device)
+    whole, mixer = decoder.layers[layer], _attention(decoder, layer)
+    size, tokens = mixer.values_per_head, inputs_WTD.shape[1]
+    turn = decoder.turn(layer, 0, tokens)
+    seen_TS = causal_mask(0, tokens, mixer.window, inputs_WTD.device, mixer.chunk)
     if seen_TS is None:
         seen_TS = torch.ones(tokens, tokens, dtype=torch.bool, device=inputs_WTD.device)
     count_T = seen_TS.sum(-1)
-    sigma_H, found = [0.0] * config.num_heads, []
+    sigma_H, found = [0.0] * mixer.heads, []
     for input_TD in inputs_WTD:
         added: dict[int, Tensor] = {}
-        x_BTD = decoder.normed(Stream([input_TD[None]]), whole.norms["input_layernorm"])[0]
-        for part, shard in zip(whole.parts, whole.shards, strict=True):
-            if not shard.query_heads:
+        x_BTD = decoder.normed(Stream([input_TD[None]]), layer, "input_layernorm")[0]
+        ready = decoder.project(layer, [x_BTD] * len(whole.parts), turn)
+        for part, shard, found_here in zip(whole.parts, whole.shards, ready, strict=True):
+            if found_here is None:
                 continue
-            query_HTK, key_GSK, value_GSK = (x.squeeze(0) for x in decoder.project(part, x_BTD, rope))
+            assert isinstance(part.mixer, AttentionPart)
+            query_HTK, key_GSK, value_GSV = (x[0] for x in (found_here.query, found_here.key, found_here.value))
             for place, (head, kv) in enumerate(zip(shard.query_heads, shard.kv_of_query, strict=True)):
-                score_TS = (query_HTK[place] @ key_GSK[kv].T).to(input_TD.dtype) * config.query_scale
+                score_TS = (query_HTK[place] @ key_GSK[kv].T).to(input_TD.dtype) * mixer.scale
                 weight_TS = score_TS.masked_fill(~seen_TS, -torch.inf).softmax(-1)
                 variance_T = weight_TS.square().sum(-1) / count_T - count_T.to(weight_TS.dtype).pow(-2)
                 sigma_H[head] += float(variance_T.clamp(min=0).sqrt().mean()) / len(inputs_WTD)
-                out_TK = weight_TS.to(value_GSK.dtype) @ value_GSK[kv]
-                columns = part.output_DxHK[:, place * size : (place + 1) * size]
+                out_TK = weight_TS.to(value_GSV.dtype) @ value_GSV[kv]
+                columns = part.mixer.output_DxHV[:, place * size : (place + 1) * size]
                 added[head] = functional.linear(out_TK, columns).to(input_TD.dtype)
-        found.append([added[head] for head in range(config.num_heads)])
+        found.append([added[head] for head in range(mixer.heads)])
     return sigma_H, found
 
 
 def _mlp_norms(decoder: Decoder, layer: int, inputs_WTD: Tensor, heads_WHTD: list[list[Tensor]]) -> list[float]:
     """Norm of what the MLP's output changes by without a head, over the output's own; mean over windows."""
-    found = [0.0] * decoder.config.num_heads
+    found = [0.0] * _attention(decoder, layer).heads
     for input_TD, heads_HTD in zip(inputs_WTD, heads_WHTD, strict=True):
         whole_TD = sum(heads_HTD[1:], heads_HTD[0])
         output = _mlp_output(decoder, layer, input_TD, whole_TD)

@@ -1,4 +1,4 @@
-"""Checkpoints: Hugging Face safetensors and llama.cpp's GGUF, as one set of tensors with Hugging Face's names.
+"""Checkpoints: Hugging Face safetensors and llama.cpp's GGUF, as one set of tensors by the names of `decoder.names`.
 
 `open_checkpoint(path)` reads headers, checks every name and shape against the model's sizes, and gives a mapping that
 reads a tensor when it is asked for it. `random_weights` stands in for a checkpoint in tests. Both formats give the
@@ -21,45 +21,10 @@ import torch
 from torch import Tensor
 
 from thinwire.reference.core.architecture import ModelConfig
+from thinwire.reference.decoder.names import Renamed, Shapes, naming, tensor_shapes
 from thinwire.reference.families.config import load_model, parse_config
 
-Shapes = dict[str, tuple[int, ...]]
-
-_IGNORED = (".rotary_emb.inv_freq",)  # buffers that old checkpoints carry; they follow from the config
 _LISTED = 5  # names that an error spells out
-
-
-def layer_shapes(config: ModelConfig) -> Shapes:
-    """Tensors of one layer by their names behind `model.layers.N.`, and their shapes."""
-    width, mlp = config.hidden_size, config.intermediate_size
-    query, key = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    rows = {"self_attn.q_proj": query, "self_attn.k_proj": key, "self_attn.v_proj": key}
-    columns = {"self_attn.o_proj": query}
-    found: Shapes = {f"{name}.weight": (size, width) for name, size in rows.items()}
-    found |= {f"{name}.weight": (width, size) for name, size in columns.items()}
-    found |= {"mlp.gate_proj.weight": (mlp, width), "mlp.up_proj.weight": (mlp, width)}
-    found |= {"mlp.down_proj.weight": (width, mlp)}
-    if config.qkv_bias:
-        found |= {f"{name}.bias": (size,) for name, size in rows.items()}
-    if config.output_bias:
-        found["self_attn.o_proj.bias"] = (width,)
-    if config.mlp_bias:
-        found |= {"mlp.gate_proj.bias": (mlp,), "mlp.up_proj.bias": (mlp,), "mlp.down_proj.bias": (width,)}
-    norms = ["input_layernorm", "post_attention_layernorm"]
-    if config.post_norms:
-        norms += ["pre_feedforward_layernorm", "post_feedforward_layernorm"]
-    return found | {f"{name}.weight": (width,) for name in norms}
-
-
-def tensor_shapes(config: ModelConfig) -> Shapes:
-    """Every tensor of a checkpoint, by Hugging Face's name, and its shape."""
-    found: Shapes = {"model.embed_tokens.weight": (config.vocab_size, config.hidden_size)}
-    for layer in range(config.num_layers):
-        found |= {f"model.layers.{layer}.{name}": shape for name, shape in layer_shapes(config).items()}
-    found["model.norm.weight"] = (config.hidden_size,)
-    if not config.tied_embeddings:
-        found["lm_head.weight"] = (config.vocab_size, config.hidden_size)
-    return found
 
 
 class Checkpoint(Mapping[str, Tensor]):
@@ -78,12 +43,13 @@ class Checkpoint(Mapping[str, Tensor]):
     ) -> None:
         self.config, self._read, self._dtype = config, read, dtype
         self._shapes = tensor_shapes(config)
-        _check(self._shapes, shapes, config, where)
+        self._found = Renamed(config, tuple(shapes), lambda name: self._read(name))
+        _check(self._shapes, self._found, shapes, config, where)
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._shapes:
             raise KeyError(name)
-        found = self._read(name)
+        found = self._found[name]
         return found if self._dtype is None else found.to(self._dtype)
 
     def __iter__(self) -> Iterator[str]:
@@ -93,17 +59,19 @@ class Checkpoint(Mapping[str, Tensor]):
         return len(self._shapes)
 
 
-def _check(wanted: Shapes, given: Mapping[str, tuple[int, ...]], config: ModelConfig, where: Path) -> None:
+def _check(
+    wanted: Shapes, found: Renamed, given: Mapping[str, tuple[int, ...]], config: ModelConfig, where: Path
+) -> None:
     # Files of tied models may hold the head a second time; transformers takes the embedding all the same.
-    spare = {"lm_head.weight"} if config.tied_embeddings else set()
-    unknown = [name for name in given if name not in wanted and name not in spare and not name.endswith(_IGNORED)]
+    unknown = [name for name in found.unknown if not (config.tied_embeddings and name.endswith("lm_head.weight"))]
+    shapes = {name: found.shape(name, given) for name in found}
     wrong = [
-        f"{name} {list(given[name])} instead of {list(shape)}"
+        f"{name} {list(shapes[name])} instead of {list(shape)}"
         for name, shape in wanted.items()
-        if name in given and tuple(given[name]) != shape
+        if name in shapes and shapes[name] != shape
     ]
     faults = {
-        "lacks": [name for name in wanted if name not in given],
+        "lacks": found.lacking,
         f"holds what a {config.architecture} has not:": unknown,
         "holds other shapes than its config says:": wrong,
     }
@@ -258,7 +226,7 @@ def _open_gguf(path: Path, dtype: torch.dtype | None) -> Checkpoint:
     file = GGUF(path)
     names = {_hugging_face_name(name): name for name in file.tensors}
     config = _gguf_config(file, tied="lm_head.weight" not in names)
-    heads = {"self_attn.q_proj": config.num_heads, "self_attn.k_proj": config.num_kv_heads}
+    heads = {"self_attn.q_proj": config.attention.heads, "self_attn.k_proj": config.attention.kv_heads}
 
     def read(name: str) -> Tensor:
         found = file.values(names[name])
@@ -323,7 +291,7 @@ def _gguf_config(file: GGUF, tied: bool) -> ModelConfig:
     if scaling == "linear":
         data["rope_scaling"] = {"rope_type": "linear", "factor": file.get("llama.rope.scaling.factor")}
     config = parse_config(data, file.path.stem)
-    _check_neutral(file, config.head_dim)
+    _check_neutral(file, config.attention.head_dim)
     return config
 
 
@@ -358,12 +326,12 @@ def random_weights(config: ModelConfig, seed: int, dtype: torch.dtype = torch.fl
     Matrices are normal with variance 1 / inputs, biases with deviation 0.1, norms about their neutral value with 0.1.
     """
     generator = torch.Generator().manual_seed(seed)
-    neutral = 0.0 if config.architecture == "Gemma2ForCausalLM" else 1.0
+    neutral = 1.0 - naming(config).norm_offset
     found = {}
     for name, shape in tensor_shapes(config).items():
         values = torch.randn(shape, generator=generator)
-        if len(shape) == 2:
-            values *= 1.0 if name.startswith("model.embed") else shape[1] ** -0.5
+        if len(shape) > 1 and "norm" not in name:
+            values *= 1.0 if name.startswith("model.embed") else shape[-1] ** -0.5
         else:
             values = 0.1 * values + (neutral if name.endswith("norm.weight") else 0.0)
         found[name] = values.to(dtype)

@@ -18,7 +18,6 @@ from thinwire.reference.families.patterns import (
 from thinwire.reference.families.rules import FULL, NONE, SLIDING, Family, Given
 
 
-
 def _optional_window(given: Given) -> Mapping[str, Any]:
     """Qwen: the window counts only if it is switched on."""
     return {} if given.flag("use_sliding_window") else {"sliding_window": None}

@@ -206,11 +206,11 @@ def code_version(*modules: str) -> str:
 
 
 def sources(*modules: str) -> dict[str, bytes]:
-    """Modules of reference/ that `quality.accuracy` and those named import or name, themselves or through others, and
-    those of others' codecs. Names are dotted, ours from reference/ on, others' behind `own:`.
+    """Modules of reference/ that `quality.accuracy`, the reading of weights and those named import or name, themselves
+    or through others, and those of others' codecs. Names are dotted, ours from reference/ on, others' behind `own:`.
     """
     seen = {f"own:{name}": text for name, text in own_sources().items()}
-    waiting = ["quality.accuracy", *modules]
+    waiting = ["quality.accuracy", "decoder.weights", *modules]
     while waiting:
         name = waiting.pop()
         if name not in seen:

@@ -78,7 +78,7 @@ def parse_choices(names: Sequence[str], config: ModelConfig) -> dict[str, Scheme
     for name in names:
         if name in found:
             raise ValueError(f"choice {name!r} is given twice")
-        if name == DROP and config.post_norms:
+        if name == DROP and any(layer.norms != "before" for layer in config.layers):
             raise ValueError(
                 f"{config.name} norms what its attention gives, so no point can be dropped: leave out {DROP!r}"
             )

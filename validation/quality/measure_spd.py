@@ -103,8 +103,7 @@ def ready(
         )
         parts = {
             block.layer: [
-                {field.name: getattr(part, field.name) for field in fields(part)}
-                for part in done.decoder.layers[block.layer].parts
+                [_tensors(half) for half in (part.mixer, part.feed)] for part in done.decoder.layers[block.layer].parts
             ]
             for block in done.blocks
             if block.distilled is not None
@@ -116,8 +115,20 @@ def ready(
     for number, parts in made.pop("parts").items():
         heads = made["blocks"][number]["heads"]
         grouped = decoder.layers[number] if heads is None else decoder.load(number, material.checkpoint, heads)
-        layers[number] = replace(grouped, parts=[LayerPart(**part) for part in parts])
+        halves = zip(grouped.parts, parts, strict=True)
+        layers[number] = replace(grouped, parts=[_trained(part, *tensors) for part, tensors in halves])
     return decoder.replaced(layers), made
+
+
+def _tensors(half: Any) -> dict[str, Any]:
+    """A half's tensors by name."""
+    return {field.name: getattr(half, field.name) for field in fields(half)}
+
+
+def _trained(part: LayerPart, mixer: Mapping[str, Any], feed: Mapping[str, Any]) -> LayerPart:
+    """A part with these tensors."""
+    assert part.mixer is not None and part.feed is not None
+    return LayerPart(replace(part.mixer, **mixer), replace(part.feed, **feed))
 
 
 def mean(found: Sequence[Accuracy]) -> Accuracy:

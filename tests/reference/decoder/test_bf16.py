@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from thinwire.reference.core.architecture import ModelConfig
-from thinwire.reference.decoder.attention import frequencies
 from thinwire.reference.decoder.model import BF16, Decoder
+from thinwire.reference.decoder.rope import frequencies
 from thinwire.reference.groups.group import LocalGroup
 
 from .. import tiny
@@ -29,7 +29,9 @@ CASTS = {
 
 def oracle(model: ModelConfig, weights: dict[str, Tensor], ids_T: Tensor, cast: str = "") -> Tensor:
     """Logits [T, V] on one rank. cast: what is rounded to bf16 and should not be; of `factor` the other way round."""
-    gemma, heads, groups, size = model.post_norms, model.num_heads, model.num_kv_heads, model.head_dim
+    mixer, gemma = model.attention, model.layers[0].norms == "both"
+    heads, groups, size = mixer.heads, mixer.kv_heads, mixer.head_dim
+    assert mixer.rope is not None
 
     def kept(what: str, x: Tensor) -> Tensor:
         return x.bfloat16().float() if what == cast else x
@@ -42,7 +44,7 @@ def oracle(model: ModelConfig, weights: dict[str, Tensor], ids_T: Tensor, cast: 
     def product(x_TX: Tensor, name: str) -> Tensor:  # bf16 in, bf16 out
         return functional.linear(x_TX.bfloat16(), weights[name].bfloat16())
 
-    angle_TK = torch.outer(torch.arange(TOKENS).float(), frequencies(model)).repeat(1, 2)
+    angle_TK = torch.outer(torch.arange(TOKENS).float(), frequencies(mixer.rope)).repeat(1, 2)
     cos_TK, sin_TK = kept("angles", angle_TK.cos()), kept("angles", angle_TK.sin())
 
     def turned(x_HTK: Tensor) -> Tensor:
@@ -54,13 +56,11 @@ def oracle(model: ModelConfig, weights: dict[str, Tensor], ids_T: Tensor, cast: 
         k, v = turned(k).repeat_interleave(heads // groups, 1), v.repeat_interleave(heads // groups, 1)
         apart_TS = torch.arange(TOKENS)[:, None] - torch.arange(TOKENS)
         mask_TS = (apart_TS >= 0) & (apart_TS < (window or TOKENS))
-        if model.attention_softcap is None:
-            out = functional.scaled_dot_product_attention(turned(q), k, v, attn_mask=mask_TS, scale=model.query_scale)
+        if mixer.softcap is None:
+            out = functional.scaled_dot_product_attention(turned(q), k, v, attn_mask=mask_TS, scale=mixer.scale)
         else:
-            cap = model.attention_softcap
-            scores = kept(
-                "scores", cap * torch.tanh((turned(q) @ k.transpose(-1, -2)).float() * (model.query_scale / cap))
-            )
+            cap = mixer.softcap
+            scores = kept("scores", cap * torch.tanh((turned(q) @ k.transpose(-1, -2)).float() * (mixer.scale / cap)))
             out = scores.masked_fill(~mask_TS, -torch.inf).softmax(-1).bfloat16() @ v
         return product(out.transpose(1, 2).reshape(TOKENS, -1), f"{prefix}o_proj.weight").float()
 
@@ -78,7 +78,8 @@ def oracle(model: ModelConfig, weights: dict[str, Tensor], ids_T: Tensor, cast: 
     for layer in range(model.num_layers):
         name = f"model.layers.{layer}."
         before_mlp = "pre_feedforward_layernorm.weight" if gemma else "post_attention_layernorm.weight"
-        added_TD = attention(f"{name}self_attn.", norm(x_TD, f"{name}input_layernorm.weight"), model.window(layer))
+        window = model.layers[layer].mixer.window  # type: ignore[union-attr]
+        added_TD = attention(f"{name}self_attn.", norm(x_TD, f"{name}input_layernorm.weight"), window)
         if gemma:
             added_TD = norm(added_TD, f"{name}post_attention_layernorm.weight")
         x_TD = kept("residual", x_TD + added_TD)

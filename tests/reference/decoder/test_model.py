@@ -16,8 +16,9 @@ from thinwire.reference.catalog import scheme
 from thinwire.reference.core.architecture import ModelConfig
 from thinwire.reference.core.schedule import build
 from thinwire.reference.core.scheme import Raw
-from thinwire.reference.decoder.attention import causal_mask, frequencies
+from thinwire.reference.decoder.attention import causal_mask
 from thinwire.reference.decoder.model import BF16, Decoder, Precision
+from thinwire.reference.decoder.rope import frequencies
 from thinwire.reference.decoder.sync import (
     Calibrating,
     ExactSync,
@@ -155,17 +156,20 @@ def test_llama3_scaling_against_its_formula() -> None:
     from thinwire.reference.families.config import load_model
 
     model = load_model("llama-3-8b")
-    scaled, plain = frequencies(model), frequencies(replace(model, rope_scaling=None))
+    rope = model.attention.rope
+    assert rope is not None and rope.scaling is not None
+    scaled, plain = frequencies(rope), frequencies(replace(rope, scaling=None))
     wave = 2 * math.pi / plain
-    assert model.rope_scaling is not None and model.rope_scaling.factor == 8
+    assert rope.scaling.factor == 8
     assert torch.equal(scaled[wave < 8192 / 4], plain[wave < 8192 / 4])
     torch.testing.assert_close(scaled[wave > 8192], plain[wave > 8192] / 8, rtol=1e-6, atol=0)
     assert bool((scaled[:-1] > scaled[1:]).all())
 
 
 def test_unknown_scaling_is_refused() -> None:
-    model = tiny.config("llama", rope_parameters={"rope_type": "yarn", "factor": 4.0})
-    with pytest.raises(ValueError, match=r"rope_scaling 'yarn' is not supported; allowed: none, linear, llama3"):
+    model = tiny.config("llama", rope_parameters={"rope_type": "dynamic", "factor": 4.0})
+    allowed = "none, linear, llama3, yarn, longrope"
+    with pytest.raises(ValueError, match=rf"rope_scaling 'dynamic' is not supported; allowed: {allowed}"):
         decoder(model)
 
 
@@ -430,12 +434,12 @@ def test_gradients_reach_one_block() -> None:
     with torch.enable_grad():
         stream = ours.embed(tiny.ids(model))
         for part in ours.layers[1].parts:
-            part.output_DxHK.requires_grad_()
-            part.gate_FxD.requires_grad_()
+            for tensor in (part.mixer.output_DxHV, part.feed.gate_FxD):  # type: ignore[union-attr]
+                tensor.requires_grad_()  # type: ignore[union-attr]
         ours.block(1, stream).agreed[0].square().mean().backward()  # type: ignore[no-untyped-call]
     for part in ours.layers[1].parts:
-        assert part.output_DxHK.grad is not None and float(part.output_DxHK.grad.norm()) > 0
-        assert part.gate_FxD.grad is not None and float(part.gate_FxD.grad.norm()) > 0
+        for tensor in (part.mixer.output_DxHV, part.feed.gate_FxD):  # type: ignore[union-attr]
+            assert tensor.grad is not None and float(tensor.grad.norm()) > 0  # type: ignore[union-attr]
 
 
 # ---- what is refused

@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from thinwire.reference.core.architecture import Attention, FeedForward, ModelConfig
 from thinwire.reference.decoder.model import Decoder, Precision
+from thinwire.reference.decoder.names import layer_shapes
 from thinwire.reference.decoder.shard import Shard, cut, even, shards
-from thinwire.reference.decoder.weights import layer_shapes, random_weights
+from thinwire.reference.decoder.weights import random_weights
 from thinwire.reference.families.config import load_model
 from thinwire.reference.groups.group import LocalGroup
 
@@ -19,6 +21,18 @@ from .. import tiny
 
 torch.set_num_threads(1)
 BASE = tiny.config("llama-biases")
+
+
+def sized(kv_heads: int, share: int, width: int | None = None, head_dim: int = 8, layers: int = 1) -> ModelConfig:
+    """BASE with other heads and another MLP."""
+    block = BASE.layers[0]
+    assert isinstance(block.mixer, Attention) and isinstance(block.feed, FeedForward) and block.mixer.rope
+    rope = replace(block.mixer.rope, dims=head_dim)
+    mixer = replace(block.mixer, heads=kv_heads * share, kv_heads=kv_heads, head_dim=head_dim, rope=rope)
+    feed = block.feed if width is None else replace(block.feed, width=width)
+    return replace(BASE, layers=(replace(block, mixer=mixer, feed=feed),) * layers)
+
+
 FP64 = Precision(torch.float64, torch.float64, torch.float64)
 
 
@@ -46,10 +60,10 @@ def splits(draw: st.DrawFn) -> tuple[int, int, int, list[list[int]] | None]:
 def test_shards_partition_a_model(split: tuple[int, int, int, list[list[int]] | None], width: int) -> None:
     """Every head and column on one rank; every rank with just the key-value heads that its queries read."""
     kv_heads, share, ranks, heads = split
-    model = replace(BASE, num_heads=kv_heads * share, num_kv_heads=kv_heads, intermediate_size=width)
+    model = sized(kv_heads, share, width)
     found = shards(model, ranks, heads)
     assert [shard.rank for shard in found] == list(range(ranks))
-    assert sorted(h for shard in found for h in shard.query_heads) == list(range(model.num_heads))
+    assert sorted(h for shard in found for h in shard.query_heads) == list(range(kv_heads * share))
     assert [c for shard in found for c in shard.mlp] == list(range(width))
     for shard in found:
         read = [shard.kv_heads[place] for place in shard.kv_of_query]
@@ -66,14 +80,15 @@ def test_even_splits_hold_what_the_simulator_counts(name: str, tp: int) -> None:
     """Where the ranks divide the model, the shares are those of `ModelConfig`, from which weight bytes follow."""
     model = load_model(name)
     for shard in shards(model, tp):
-        assert len(shard.query_heads) == model.num_heads // tp
-        assert len(shard.kv_heads) == model.kv_heads_per_gpu(tp)
-        assert len(shard.mlp) == model.intermediate_size // tp
+        assert len(shard.query_heads) == model.attention.heads // tp
+        assert len(shard.kv_heads) == model.attention.kv_heads_per_gpu(tp)
+        feed = model.layers[0].feed
+        assert isinstance(feed, FeedForward) and len(shard.mlp) == feed.width // tp
 
 
 def test_nine_heads() -> None:
     """SmolLM2's 9 heads and 3 key-value heads: the splits the accuracy runs use."""
-    model = replace(BASE, num_heads=9, num_kv_heads=3)
+    model = sized(3, 3)
     heads = {tp: [len(shard.query_heads) for shard in shards(model, tp)] for tp in (2, 4, 8, 11)}
     assert heads == {2: [5, 4], 4: [3, 2, 2, 2], 8: [2, 1, 1, 1, 1, 1, 1, 1], 11: [1] * 9 + [0, 0]}
     assert [shard.kv_heads for shard in shards(model, 4)] == [(0,), (1,), (1, 2), (2,)]
@@ -85,9 +100,7 @@ def test_nine_heads() -> None:
 def test_partial_sums_add_up_to_the_layer(split: tuple[int, int, int, list[list[int]] | None], width: int) -> None:
     """The sum over ranks is the unsplit layer, to fp64 rounding: terms of size 1 to 10, some dozens of them."""
     kv_heads, share, ranks, heads = split
-    model = replace(
-        BASE, num_layers=1, num_heads=kv_heads * share, num_kv_heads=kv_heads, head_dim=4, intermediate_size=width
-    )
+    model = sized(kv_heads, share, width, head_dim=4)
     whole = random_weights(model, 3, torch.float64)
     outs = []
     for count, assigned in ((1, None), (ranks, heads)):
@@ -105,8 +118,9 @@ def parts(shard: Shard, own: bool) -> dict[str, Tensor]:
         for name, shape in layer_shapes(BASE).items()
     }
     part = cut(BASE, shard, tensors, own)
-    found = {field.name: getattr(part, field.name) for field in fields(part)}
-    assert all(tensor is not None for tensor in found.values())
+    halves = [(half, field.name) for half in (part.mixer, part.feed) for field in fields(half)]  # type: ignore[arg-type]
+    found = {name: getattr(half, name) for half, name in halves if getattr(half, name) is not None}
+    assert len(found) == 12
     for name, tensor in found.items():
         assert tensor.is_contiguous()
         if own:  # nothing larger is kept alive behind it
@@ -121,24 +135,24 @@ def test_cut_takes_the_rows_and_columns_it_says() -> None:
         assert {name: tuple(tensor.shape) for name, tensor in found.items()} == {
             "query_HKxD": (16, 36),
             "key_GKxD": (16, 36),
-            "value_GKxD": (16, 36),
-            "output_DxHK": (36, 16),
+            "value_GVxD": (16, 36),
+            "output_DxHV": (36, 16),
             "gate_FxD": (17, 36),
             "up_FxD": (17, 36),
             "down_DxF": (36, 17),
             "query_bias_HK": (16,),
             "key_bias_GK": (16,),
-            "value_bias_GK": (16,),
+            "value_bias_GV": (16,),
             "gate_bias_F": (17,),
             "up_bias_F": (17,),
         }
         assert found["query_bias_HK"].tolist() == list(range(16, 32))
         assert found["key_bias_GK"].tolist() == list(range(16))
         assert found["down_DxF"][1].tolist() == list(range(50 + 17, 50 + 34))
-        assert found["output_DxHK"][2].tolist() == list(range(2 * 48 + 16, 2 * 48 + 32))
+        assert found["output_DxHV"][2].tolist() == list(range(2 * 48 + 16, 2 * 48 + 32))
         scattered = parts(shards(BASE, 2, [[5, 0], [1, 2, 3, 4]])[0], own)
         assert scattered["query_bias_HK"].tolist() == [*range(40, 48), *range(8)]
-        assert scattered["output_DxHK"][0].tolist() == [*range(40, 48), *range(8)]
+        assert scattered["output_DxHV"][0].tolist() == [*range(40, 48), *range(8)]
         assert scattered["key_bias_GK"].tolist() == list(range(16))
 
 

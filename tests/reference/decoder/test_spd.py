@@ -47,13 +47,16 @@ def decoder(ranks: int = 3, precision: Precision = FP64) -> Decoder:
 
 def tensors(model: Decoder) -> dict[str, Tensor]:
     """Everything a decoder computes with, by name."""
-    found = {"embedding": model._embedding_VD, "head": model._head_VD, "norm": model._norm_D}
+    found = {"embedding": model._embedding_VD, "head": model._head_VD, "norm": model._norms["norm"]}
     for number, layer in enumerate(model.layers):
         found |= {f"{number}.{name}": norm for name, norm in layer.norms.items()}
         assert layer.output_bias_D is not None and layer.down_bias_D is not None
         found |= {f"{number}.output_bias": layer.output_bias_D, f"{number}.down_bias": layer.down_bias_D}
         for rank, part in enumerate(layer.parts):
-            found |= {f"{number}.{rank}.{field.name}": getattr(part, field.name) for field in fields(part)}
+            for half in (part.mixer, part.feed):
+                assert half is not None
+                values = {field.name: getattr(half, field.name) for field in fields(half)}
+                found |= {f"{number}.{rank}.{name}": value for name, value in values.items() if value is not None}
     return found
 
 
@@ -195,7 +198,8 @@ def test_training_lowers_the_error_and_touches_nothing_else(precision: Precision
     assert second == report
     assert all(torch.equal(tensor, tensors(trained)[name]) for name, tensor in tensors(again).items())
     other, _ = distil(ours, IDS_WT, (0,), training=Training(steps=30, learning_rate=3e-3, seed=1))
-    assert not torch.equal(other.layers[0].parts[0].gate_FxD, trained.layers[0].parts[0].gate_FxD)
+    gates = [model.layers[0].parts[0].feed.gate_FxD for model in (other, trained)]  # type: ignore[union-attr]
+    assert not torch.equal(*gates)  # type: ignore[arg-type]
 
 
 def test_trained_blocks_serve_the_whole_model() -> None:
@@ -242,7 +246,7 @@ def test_heads_are_scattered_by_hand() -> None:
 
 def test_heads_add_up_and_sigma_is_a_deviation() -> None:
     """Contributions are what a rank a head would send; flat attention has no sigma."""
-    ours, alone = decoder(), decoder(MODEL.num_heads)
+    ours, alone = decoder(), decoder(MODEL.attention.heads)
     seen: list[Tensor] = []
 
     def hook(layer: int, site: Site, partials: Any) -> None:

@@ -3,6 +3,7 @@
 import gc
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ import tokenizers
 import torch
 from torch import Tensor
 
-from thinwire.reference.core.architecture import ModelConfig
+from thinwire.reference.core.architecture import FeedForward, ModelConfig
 from thinwire.reference.decoder import weights as subject
 from thinwire.reference.decoder.model import Decoder
+from thinwire.reference.decoder.names import tensor_shapes
 from thinwire.reference.decoder.text import open_tokenizer
-from thinwire.reference.decoder.weights import open_checkpoint, random_weights, tensor_shapes
+from thinwire.reference.decoder.weights import open_checkpoint, random_weights
 from thinwire.reference.families.config import load_model, model_names
 from thinwire.reference.groups.group import LocalGroup
 
@@ -72,7 +74,7 @@ def test_safetensors_round_trip(tmp_path: Path, family: str, files: int) -> None
     model = tiny.config(family)
     tensors = random_weights(model, 3, torch.bfloat16)
     found = open_checkpoint(write_folder(tmp_path / "model", family, tensors, files))
-    assert found.config.name == "model" and found.config.num_heads == 6
+    assert found.config.name == "model" and found.config.attention.heads == 6
     assert len(found) == len(tensors) and same(found, tensors)
     wide = open_checkpoint(tmp_path / "model", torch.float32)
     assert same(wide, {name: tensor.float() for name, tensor in tensors.items()})
@@ -101,11 +103,13 @@ def test_each_tensor_is_read_once_and_let_go(tmp_path: Path, monkeypatch: pytest
 
 
 def tensors_of(ours: Decoder) -> Iterator[Tensor]:
-    yield from (ours._embedding_VD, ours._head_VD, ours._norm_D)
+    yield from (ours._embedding_VD, ours._head_VD, *ours._norms.values())
     for layer in ours.layers:
         yield from layer.norms.values()
         for part in layer.parts:
-            yield from (value for name in part.__slots__ if (value := getattr(part, name)) is not None)
+            for half in (part.mixer, part.feed):
+                names = () if half is None else half.__slots__
+                yield from (value for name in names if (value := getattr(half, name)) is not None)
 
 
 def test_tied_heads_and_old_buffers_are_passed_over(tmp_path: Path) -> None:
@@ -214,7 +218,7 @@ GGUF_NAMES = {
 def llama_cpp(name: str, tensor: Tensor, model: ModelConfig) -> tuple[str, np.ndarray[Any, Any]]:
     """A tensor as llama.cpp's converter writes it: its name, and rows of queries and keys interleaved by halves."""
     stem, kind = name.rsplit(".", 1)
-    for projection, heads in (("q_proj", model.num_heads), ("k_proj", model.num_kv_heads)):
+    for projection, heads in (("q_proj", model.attention.heads), ("k_proj", model.attention.kv_heads)):
         if stem.endswith(projection):  # as LlamaModel.permute in convert_hf_to_gguf.py says it
             size = tensor.shape[0] // heads // 2
             tensor = tensor.reshape(heads, 2, size, *tensor.shape[1:]).swapaxes(1, 2).reshape(tensor.shape)
@@ -236,14 +240,16 @@ def write_gguf(
     writer.add_block_count(model.num_layers)
     writer.add_context_length(model.max_positions)
     writer.add_embedding_length(model.hidden_size)
-    writer.add_feed_forward_length(model.intermediate_size)
-    writer.add_head_count(model.num_heads)
-    writer.add_head_count_kv(model.num_kv_heads)
-    writer.add_key_length(model.head_dim)
+    mixer, feed = model.attention, model.layers[0].feed
+    assert isinstance(feed, FeedForward) and mixer.rope is not None
+    writer.add_feed_forward_length(feed.width)
+    writer.add_head_count(mixer.heads)
+    writer.add_head_count_kv(mixer.kv_heads)
+    writer.add_key_length(mixer.head_dim)
     writer.add_layer_norm_rms_eps(model.norm_eps)
-    writer.add_rope_freq_base(model.rope_theta)
-    if model.sliding_window:
-        writer.add_sliding_window(model.sliding_window)
+    writer.add_rope_freq_base(mixer.rope.theta)
+    if mixer.window:
+        writer.add_sliding_window(mixer.window)
     for key, value in (metadata or {}).items():
         if isinstance(value, list):
             writer.add_array(key, value)
@@ -272,12 +278,13 @@ def test_gguf_gives_the_tensors_of_the_hugging_face_folder(tmp_path: Path, famil
     model = tiny.config(family, **changes)
     tensors = tiny.weights(model)
     scaling: dict[str, Any] = {}
-    if model.rope_scaling is not None:
-        scaling = {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": model.rope_scaling.factor}
+    rope = model.attention.rope
+    assert rope is not None
+    if rope.scaling is not None:
+        scaling = {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": rope.scaling.factor}
     found = open_checkpoint(write_gguf(tmp_path / "tiny.gguf", model, tensors, metadata=scaling))
     assert same(found, tensors)
-    kept = {slot: getattr(model, slot) for slot in model.__slots__ if slot not in ("name", "source")}
-    assert {slot: getattr(found.config, slot) for slot in kept} == kept
+    assert replace(found.config, name=model.name, source=model.source) == model
     assert (found.config.name, found.config.source) == ("tiny", "metadata of tiny.gguf")
     halves = open_checkpoint(tmp_path / "tiny.gguf", torch.bfloat16)
     assert same(halves, {name: tensor.bfloat16() for name, tensor in tensors.items()})

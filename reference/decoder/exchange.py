@@ -1,0 +1,193 @@
+"""The seam between a mixture and its wire: how tokens reach experts that lie on other ranks, and come back.
+
+Beside data-parallel attention each rank has tokens of its own. `spread` takes them to the chosen experts and back in
+one of two ways. All-to-all: a row for each token and choice goes to the rank of the expert, and what the expert made of
+it comes back, to be weighted and added up at home. All-gather and reduce-scatter: every rank gets every token, chooses
+for itself, and sends each rank the sum of what its experts add to that rank's tokens. Both are exchanges of rows that
+an `Exchange` carries; `ExactExchange` as they are, `SchemeExchange` under a scheme's codecs.
+
+Legend: N tokens of a rank, M rows, C chosen experts of a token, E experts, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from thinwire.reference.alltoall import all_to_all, all_to_all_local
+from thinwire.reference.catalog import scheme as find_scheme
+from thinwire.reference.core.architecture import Experts
+from thinwire.reference.core.scheme import Phase, Scheme
+from thinwire.reference.decoder.experts import chosen, expert, mixed, weighted
+from thinwire.reference.decoder.shard import ExpertsPart
+from thinwire.reference.decoder.sync import ranks_here
+from thinwire.reference.groups.group import Group, LocalGroup, TorchGroup
+
+Counts = Sequence[Sequence[int]]  # rows from each rank to each
+
+
+class Exchange(Protocol):
+    """What happens to rows on their way to experts and back."""
+
+    @property
+    def group(self) -> Group:
+        """The ranks."""
+        ...
+
+    @property
+    def gathers(self) -> bool:
+        """Does every token go to every rank, or each to the ranks of its experts?"""
+        ...
+
+    def known(self, numbers: Sequence[Sequence[int]]) -> list[list[int]]:
+        """As many numbers of every rank, from those of the ranks held here: how many rows are to be expected."""
+        ...
+
+    def __call__(self, layer: int, way: Phase, rows: Sequence[Tensor], counts: Counts) -> list[Tensor]:
+        """What each rank of this process ends up with, [M', D] by source.
+
+        Args:
+            layer, way: every rank comes by them in the same order.
+            rows: [M, D] of each rank held here, by destination; not changed.
+            counts: rows from each rank to each, the same on every rank.
+        """
+        ...
+
+
+class ExactExchange:
+    """Rows as they are, in their own dtype; not counted. All ranks in one process."""
+
+    def __init__(self, group: Group, gathers: bool = False) -> None:
+        self.group, self.gathers = group, gathers
+
+    def known(self, numbers: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Those given. ValueError for those of another number of ranks than the group's."""
+        if len(numbers) != self.group.size:
+            raise ValueError(f"rows of all {self.group.size} ranks are exchanged in one process: given {len(numbers)}")
+        return [list(row) for row in numbers]
+
+    def __call__(self, layer: int, way: Phase, rows: Sequence[Tensor], counts: Counts) -> list[Tensor]:
+        """Never rounds."""
+        parts = [torch.split(x_MD, list(row)) for x_MD, row in zip(rows, counts, strict=True)]
+        return [torch.cat([found[rank] for found in parts]) for rank in range(self.group.size)]
+
+
+class SchemeExchange:
+    """The real numerics of a scheme's dispatch and combine codecs, on any group (`reference.alltoall`).
+
+    How many rows there are travels first, 4 bytes a number from each rank to each other: what an all-to-all of uneven
+    counts asks in any case, and counted with it.
+    """
+
+    def __init__(self, group: Group, scheme: Scheme | str, *, gathers: bool = False, backend: str = "torch") -> None:
+        ranks_here(group)
+        self.group, self.gathers = group, gathers
+        self._scheme = find_scheme(scheme) if isinstance(scheme, str) else scheme
+        self._backend = backend
+
+    def known(self, numbers: Sequence[Sequence[int]]) -> list[list[int]]:
+        """By an all-to-all of them as fp32, which is exact below 2^24."""
+        ranks = self.group.size
+        rows = [torch.tensor([list(row)] * ranks, dtype=torch.float32) for row in numbers]
+        found = self._carry(rows, [[1] * ranks] * ranks, _RAW, "dispatch", "torch")[0]
+        return [[int(number) for number in row] for row in found]
+
+    def __call__(self, layer: int, way: Phase, rows: Sequence[Tensor], counts: Counts) -> list[Tensor]:
+        """ValueError as `all_to_all` raises it."""
+        return self._carry(rows, counts, self._scheme, way, self._backend)
+
+    def _carry(self, rows: Sequence[Tensor], counts: Counts, scheme: Scheme, way: Phase, backend: str) -> list[Tensor]:
+        if isinstance(self.group, LocalGroup):
+            found = all_to_all_local(rows, counts, scheme, group=self.group, phase=way, backend=backend)
+            return [received.rows for received in found]
+        assert isinstance(self.group, TorchGroup)
+        return [all_to_all(rows[0], counts, scheme, self.group, phase=way, backend=backend).rows]
+
+
+_RAW = find_scheme("bf16")  # names no codec for experts' rows: they travel in their own type
+
+
+def spread(
+    spec: Experts,
+    parts: Sequence[ExpertsPart],
+    held: Sequence[range],
+    here: Sequence[int],
+    rows: Sequence[Tensor],
+    layer: int,
+    exchange: Exchange,
+    partial: torch.dtype,
+) -> list[Tensor]:
+    """What the experts of all ranks add to each rank's own tokens, [N, D] of each rank held here.
+
+    held: experts of every rank. rows: tokens of the ranks `here`. partial: dtype of what comes back.
+    """
+    if exchange.gathers:
+        return _gathered(spec, parts, held, here, rows, layer, exchange, partial)
+    sent, orders, weights, per_expert = [], [], [], []
+    for part, x_ND in zip(parts, rows, strict=True):
+        index_NC, weight_NC = chosen(spec, part, x_ND)
+        order_M = index_NC.flatten().argsort(stable=True)
+        weight_M1 = weight_NC.flatten()[order_M, None]
+        given_MD, after_M1 = weighted(spec, x_ND[order_M // spec.top_k], weight_M1)
+        sent.append(given_MD)
+        orders.append(order_M // spec.top_k)
+        weights.append(after_M1)
+        per_expert.append(index_NC.flatten().bincount(minlength=spec.count).tolist())
+    by_expert = exchange.known(per_expert)
+    counts = [[sum(row[expert] for expert in mine) for mine in held] for row in by_expert]
+    arrived = exchange(layer, "dispatch", sent, counts)
+    made = []
+    for rank, part, x_MD in zip(here, parts, arrived, strict=True):
+        made.append(_made(spec, part, x_MD, [[row[number] for number in held[rank]] for row in by_expert]).to(partial))
+    back = exchange(layer, "combine", made, [list(column) for column in zip(*counts, strict=True)])
+    found = []
+    for x_ND, order_M, weight_M1, out_MD in zip(rows, orders, weights, back, strict=True):
+        total_ND = torch.zeros(x_ND.shape, dtype=weight_M1.dtype, device=x_ND.device)
+        found.append(total_ND.index_add_(0, order_M, out_MD * weight_M1))
+    return found
+
+
+def _made(spec: Experts, part: ExpertsPart, x_MD: Tensor, counts: Counts) -> Tensor:
+    """What the experts of a rank make of rows that lie by source and, within one, by expert. counts: of both."""
+    out_MD, start = torch.empty_like(x_MD), 0
+    places: list[list[int]] = [[] for _ in (counts[0] if counts else ())]
+    for row in counts:
+        for place, count in enumerate(row):
+            places[place].extend(range(start, start + count))
+            start += count
+    for place, chosen_M in enumerate(places):
+        if chosen_M:
+            out_MD[chosen_M] = expert(spec, part, place, x_MD[chosen_M])
+    return out_MD
+
+
+def _gathered(
+    spec: Experts,
+    parts: Sequence[ExpertsPart],
+    held: Sequence[range],
+    here: Sequence[int],
+    rows: Sequence[Tensor],
+    layer: int,
+    exchange: Exchange,
+    partial: torch.dtype,
+) -> list[Tensor]:
+    """`spread` by an all-gather of tokens and a reduce-scatter of what experts add, in rank order."""
+    ranks = exchange.group.size
+    tokens = [row[0] for row in exchange.known([[len(x_ND)] for x_ND in rows])]
+    arrived = exchange(layer, "dispatch", [x_ND.repeat(ranks, 1) for x_ND in rows], [[n] * ranks for n in tokens])
+    made = [
+        mixed(spec, part, held[rank], x_MD, *chosen(spec, part, x_MD)).to(partial)
+        for rank, part, x_MD in zip(here, parts, arrived, strict=True)
+    ]
+    back = exchange(layer, "combine", made, [tokens] * ranks)
+    found = []
+    for out_MD in back:
+        first, *others = out_MD.view(ranks, len(out_MD) // ranks, out_MD.shape[-1])
+        total_ND = first.to(torch.promote_types(first.dtype, torch.float32))
+        for other_ND in others:
+            total_ND = total_ND + other_ND
+        found.append(total_ND)
+    return found
