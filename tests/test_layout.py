@@ -56,7 +56,7 @@ DATA: Mapping[str, frozenset[str]] = {
     "topologies": frozenset({"gpus", "machines"}),
     "edge": frozenset(),
 }
-# reference/ without torch: a room, and the two doors by which schemes are named.
+# reference/ without torch: two rooms, and the two doors by which schemes are named.
 CORE = ("core/", "families/", "mixed.py", "catalog.py")
 # Modules that are no part of the house.
 ELSEWHERE = ("src/thinwire/__init__.py", "src/thinwire/__main__.py", "tests/", "docs/", "examples/")
@@ -163,7 +163,7 @@ def place_of(inside: str, folder: str) -> str | None:
 def part_of_file(path: str) -> str:
     folder, _, inside = path.partition("/")
     if folder == "reference":
-        return "core" if inside.startswith("core/") or inside in CORE or inside == "__init__.py" else "reference"
+        return "core" if inside.startswith(CORE) or inside == "__init__.py" else "reference"
     if folder == "src":
         return "main" if inside == "thinwire/__main__.py" else "face"
     return folder if folder in HOUSE else "tests"
