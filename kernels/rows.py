@@ -53,7 +53,11 @@ class Picked:
 
 
 def picked(codec: Codec, counts: Sequence[int], width: int, device: torch.device) -> Picked:
-    """Messages of `counts` rows of `width` values. Raises ValueError as `form.parts` does."""
+    """Messages of `counts` rows of `width` values. Raises ValueError for raw values and static hybrids, and as
+    `form.parts` does.
+    """
+    if codec.is_raw or codec.needs_calibration:
+        raise ValueError(f"kernels for rows take codecs that compress, and without a calibration: given {codec.spec}")
     each = row_values(codec, width)
     found = parts(codec, tuple(count * each for count in counts), device)
     starts = [0, *accumulate(found.nbytes)]
