@@ -152,7 +152,7 @@ class Decoder:
             tensors.pop("self_attn.o_proj.bias", None),
             next((bias for bias in down if bias is not None), None),
             [cut(self.config, shard, tensors, own=alone, layer=layer) for shard in held],
-            own_keys(split, self._here),
+            own_keys(split, self._here, self.exchange is not None),
         )
 
     def _norm_tensors(self, names: Mapping[str, str], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

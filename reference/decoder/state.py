@@ -87,12 +87,12 @@ class Projected:
     gate: Tensor | None
 
 
-def own_keys(split: Sequence[Shard], here: Sequence[int]) -> tuple[tuple[int, ...], ...]:
-    """Of each rank here, places of the key-value heads that no rank before it holds."""
+def own_keys(split: Sequence[Shard], here: Sequence[int], apart: bool) -> tuple[tuple[int, ...], ...]:
+    """Of each rank here, places of the key-value heads that no rank before it holds; of all where ranks are apart."""
     seen: set[int] = set()
     found = []
     for shard in split:
-        found.append(tuple(place for place, head in enumerate(shard.kv_heads) if head not in seen))
+        found.append(tuple(place for place, head in enumerate(shard.kv_heads) if apart or head not in seen))
         seen.update(shard.kv_heads)
     return tuple(found[rank] for rank in here)
 
