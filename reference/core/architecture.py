@@ -478,8 +478,8 @@ class ModelConfig:
 
     norm_eps dimensionless; max_positions in tokens. embedding_scale multiplies what the table gives, residual_scale
     what each half adds, logit_scale the logits. notes: sentences on what was left out or assumed in reading it.
-    quantisation: JSON of what the checkpoint says of its formats: `quantization_config` of its `config.json`, and
-    `hf_quant_config`, the file beside it; None where it says nothing.
+    quantisation: JSON of what the checkpoint says of its formats: `config`, with the `quantization_config` of its
+    `config.json`, and `hf_quant`, the file beside it; None where both say nothing.
     """
 
     name: str

@@ -9,8 +9,10 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 import tomllib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -132,7 +134,7 @@ def _family(text: Mapping[str, Any], data: Mapping[str, Any], name: str) -> tupl
 
 @lru_cache(maxsize=1)
 def _by_architecture() -> Mapping[str, str]:
-    return {name: kind for kind, family in reversed(FAMILIES.items()) for name in family.architectures}
+    return {name: kind for kind, family in reversed([*FAMILIES.items()]) for name in family.architectures}
 
 
 def _architectures(kind: str) -> tuple[str, ...]:
@@ -182,7 +184,7 @@ def _dtype(*configs: Mapping[str, Any]) -> str | None:
 def _quantisation(
     data: Mapping[str, Any], text: Mapping[str, Any], hf_quant: Mapping[str, Any] | None, name: str
 ) -> str | None:
-    """What the checkpoint says of its formats, as JSON."""
+    """What the checkpoint says of its formats, as JSON: what `reference.core.precision.checkpoint_of` reads."""
     found: dict[str, Any] = {}
     for key, part in ((key, part) for part in (data, text) for key in _QUANTISED):
         said = part.get(key)
@@ -190,9 +192,10 @@ def _quantisation(
             raise ValueError(f"model {name}: {key}: must be a table; given {shown(said)}")
         if said and "quantization_config" not in found:
             found["quantization_config"] = said
-    if hf_quant:
-        found["hf_quant_config"] = hf_quant
-    return json.dumps(found, sort_keys=True) if found else None
+    if not found and not hf_quant:
+        return None
+    found |= {key: text[key] for key in ("num_hidden_layers", "first_k_dense_replace") if key in text}
+    return json.dumps({"config": found, "hf_quant": hf_quant}, sort_keys=True)
 
 
 def _notes(given: Given, data: Mapping[str, Any], sees: bool) -> tuple[str, ...]:
@@ -217,24 +220,42 @@ def model_names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in _MODELS.glob("*.json")))
 
 
+@dataclass(frozen=True, slots=True)
+class Alias:
+    """Another name of a catalog model: its checkpoint may be in another format, or made for other positions."""
+
+    name: str
+    model: str
+    form: str | None = None
+    positions: int | None = None
+
+    def loaded(self, forms: Mapping[str, Any]) -> ModelConfig:
+        """The model, under its own name where something differs."""
+        more: dict[str, Any] = {} if self.form is None else {"quantization_config": forms[self.form]}
+        more |= {} if self.positions is None else {"max_position_embeddings": self.positions}
+        return _load(_MODELS / f"{self.model}.json", self.name.rpartition("/")[2] if more else self.model, more)
+
+
+_ALIAS = re.compile(r"(?P<name>\S+)(?: as (?P<form>\S+))?(?: up to (?P<positions>\d+))?")
+
+
 @lru_cache(maxsize=1)
-def model_aliases() -> Mapping[str, tuple[str, str | None]]:
-    """Other names of the catalog's models, in small letters: which model, and which of the table's formats its
-    checkpoint is in; None: as the catalog's. From reference/models/aliases.toml.
-    """
+def _aliases() -> tuple[Mapping[str, Alias], Mapping[str, Any]]:
     table = tomllib.loads((_MODELS / "aliases.toml").read_text("utf-8"))
-    found: dict[str, tuple[str, str | None]] = {}
+    found = {}
     for model, names in table["models"].items():
-        for name in names:
-            base, _, form = name.partition(" as ")
-            found[base.lower()] = (model, form or None)
-    return found
+        for each in names:
+            said = _ALIAS.fullmatch(each)
+            assert said is not None, each
+            positions = said["positions"]
+            alias = Alias(said["name"], model, said["form"], int(positions) if positions else None)
+            found[alias.name.lower()] = alias
+    return found, table["formats"]
 
 
-@lru_cache(maxsize=1)
-def _formats() -> Mapping[str, Any]:
-    table: dict[str, Any] = tomllib.loads((_MODELS / "aliases.toml").read_text("utf-8"))["formats"]
-    return table
+def model_aliases() -> Mapping[str, Alias]:
+    """Other names of the catalog's models, in small letters. From reference/models/aliases.toml."""
+    return _aliases()[0]
 
 
 def load_model(name_or_path: str) -> ModelConfig:
@@ -251,21 +272,21 @@ def load_model(name_or_path: str) -> ModelConfig:
     if is_there(path):
         return _load(path, path.resolve().parent.name if path.name == "config.json" else path.stem)
     if (alias := model_aliases().get(name_or_path.lower())) is not None:
-        model, form = alias
-        more = {} if form is None else _formats()[form]
-        return _load(_MODELS / f"{model}.json", model if form is None else name_or_path.rpartition("/")[2], more)
+        return alias.loaded(_aliases()[1])
     raise ValueError(
-        f"unknown model {shown(name_or_path)}; {_did_you_mean(name_or_path)}Allowed: {', '.join(model_names())}, "
-        "or the path of a Hugging Face config.json"
+        f"unknown model {shown(name_or_path)}; {_did_you_mean(name_or_path)}Allowed: {len(model_names())} names, which "
+        f"`thinwire models` lists, {len(model_aliases())} more (Hugging Face ids), or the path of a Hugging Face "
+        "config.json"
     )
 
 
 def _did_you_mean(given: str) -> str:
-    """Catalog names like it, those first of which it is another name's slip."""
-    known = {name: name for name in model_names()} | {alias: alias for alias in model_aliases()}
-    known |= {alias.rpartition("/")[2]: alias for alias in model_aliases()}
-    near = difflib.get_close_matches(cut(given).lower(), known, n=3)
-    return f"did you mean {', '.join(dict.fromkeys(known[name] for name in near))}? " if near else ""
+    """Names that look like it: the catalog's before others."""
+    word = cut(given).lower()
+    near = difflib.get_close_matches(word, model_names(), n=3)
+    others = {part: each.name for key, each in model_aliases().items() for part in (key.rpartition("/")[2], key)}
+    near += [others[name] for name in difflib.get_close_matches(word, others, n=3) if others[name] not in near]
+    return f"did you mean {', '.join(near[:3])}? " if near else ""
 
 
 def _load(path: Path, name: str, more: Mapping[str, Any] | None = None) -> ModelConfig:

@@ -7,12 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 from thinwire.edge.words import shown
-from thinwire.reference.families.dense import DENSE
+from thinwire.reference.families.dense import DENSE, granite
 from thinwire.reference.families.mixtures import MIXTURES
 from thinwire.reference.families.patterns import always, by_choice, every, flags, sparse_step
 from thinwire.reference.families.rules import FULL, LINEAR, NONE, Family, Given, Mixture
 
 _LLAMA, _MIXTRAL, _GRANITE_MOE = DENSE["llama"], MIXTURES["mixtral"], MIXTURES["granitemoe"]
+
 
 def _nemotron_words(given: Given) -> list[str]:
     said = given.texts("layers_block_type")
@@ -48,7 +49,7 @@ def _minimax(given: Given, count: int) -> Sequence[str]:
 
 
 def _granite_hybrid(given: Given) -> Mapping[str, Any]:
-    width, found = given.size("hidden_size"), dict[str, Any](_GRANITE_WORDS(given))
+    width, found = given.size("hidden_size"), dict[str, Any](granite(given))
     heads = given.size("mamba_num_heads")
     if given.raw("mamba_head_dim") in (None, "auto"):
         found["mamba_head_dim"] = (given.maybe_size("mamba_expand") or 2) * width // heads

@@ -19,6 +19,7 @@ from thinwire.reference.families.patterns import (
 )
 from thinwire.reference.families.rules import CHUNKED, FULL, SLIDING, Family, Given, Mixture
 
+
 def _llama4_chunks(given: Given, count: int) -> Sequence[str]:
     turns = rotated_by_list("no_rope_layers", "no_rope_layer_interval", 4)(given, count, ())
     return [CHUNKED if rotates else FULL for rotates in turns]
@@ -156,9 +157,7 @@ _DEEPSEEK_V3 = replace(
     ),
 )
 _INDEX = {"index_n_heads": 64, "index_head_dim": 128, "index_topk": 2048}
-_SIGMOID = Mixture(
-    where=dense_first(1), scoring="sigmoid", normalise="norm_topk_prob", shared="count", correction=True
-)
+_SIGMOID = Mixture(where=dense_first(1), scoring="sigmoid", normalise="norm_topk_prob", shared="count", correction=True)
 _GLM_MOE = replace(
     _LLAMA,
     architectures=("Glm4MoeForCausalLM",),
@@ -398,9 +397,7 @@ MIXTURES: Mapping[str, Family] = {
         pattern=_llama4_chunks,
         follows=True,
         has_rope=rotated_by_list("no_rope_layers", "no_rope_layer_interval", 4),
-        mixture=Mixture(
-            where=_llama4_experts, scoring="sigmoid", normalise=False, shared="count", input_scaled=True
-        ),
+        mixture=Mixture(where=_llama4_experts, scoring="sigmoid", normalise=False, shared="count", input_scaled=True),
     ),
     "minimax_m2": Family(
         architectures=("MiniMaxM2ForCausalLM",),

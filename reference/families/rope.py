@@ -11,6 +11,7 @@ from thinwire.reference.families.rules import CHUNKED, FULL, SLIDING, Given
 
 _ROPE_KINDS = {FULL: "full_attention", SLIDING: "sliding_attention", CHUNKED: "chunked_attention"}
 
+
 def rope_of(given: Given, kind: str, head_dim: int, number: int) -> Rope:
     """As transformers: rope_scaling before rope_parameters unless it is empty, the table's base before that beside it;
     both may have a table a kind of layer.

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Annotated, Any, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, Final, Literal, NoReturn, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -24,7 +24,11 @@ Told = bool | str
 Kind = Literal["full", "sliding", "chunked", "linear", "none"]
 """How a layer mixes tokens; `linear`: by the family's recurrence."""
 
-FULL, SLIDING, CHUNKED, LINEAR, NONE = "full", "sliding", "chunked", "linear", "none"
+FULL: Final = "full"
+SLIDING: Final = "sliding"
+CHUNKED: Final = "chunked"
+LINEAR: Final = "linear"
+NONE: Final = "none"
 LAYER_TYPES: Mapping[str, Kind] = {
     "full_attention": "full", "attention": "full", "indexed_attention": "full", "sliding_attention": "sliding",
     "chunked_attention": "chunked", "linear_attention": "linear", "mamba": "linear",
