@@ -249,7 +249,8 @@ class Decoder:
         most = longest(self.config)
         if most is not None and tokens > most:
             raise ValueError(
-                f"{self.config.name} scales queries beyond {most} tokens, which the decoder does not: {tokens} tokens"
+                f"{self.config.name} treats positions beyond {most} otherwise, which the decoder does not: "
+                f"{tokens} tokens"
             )
         for layer, _ in self.config.distinct:
             mixer = layer.mixer

@@ -1,5 +1,5 @@
-"""One of two gloo ranks: writes what a function of a module gives for its group. Never collected; started by
-`gloo.on_two_ranks`.
+"""One of some gloo ranks: writes what a function of a module gives for its group. Never collected; started by
+`gloo.on_ranks`.
 """
 
 import importlib
@@ -13,11 +13,11 @@ import torch.distributed as dist
 from thinwire.reference.groups.group import TorchGroup
 
 
-def main(folder: Path, rank: int, module: Path, function: str) -> None:
+def main(folder: Path, rank: int, module: Path, function: str, ranks: int) -> None:
     """Write `folder/rank<r>.json`."""
     torch.set_num_threads(1)
-    store = dist.FileStore(str(folder / "store"), 2)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    store = dist.FileStore(str(folder / "store"), ranks)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks)
     found = getattr(importlib.import_module(module.stem), function)(TorchGroup())
     (folder / f"rank{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
@@ -25,4 +25,4 @@ def main(folder: Path, rank: int, module: Path, function: str) -> None:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(sys.argv[3]).parent))
-    main(Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])
+    main(Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4], int(sys.argv[5]))

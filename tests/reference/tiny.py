@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from thinwire.reference.core.architecture import ModelConfig
-from thinwire.reference.families.config import parse_config
 from thinwire.reference.decoder.model import BF16, Decoder
 from thinwire.reference.decoder.sync import Calibrating, ExactSync, Observed, SchemeSync
 from thinwire.reference.decoder.weights import random_weights
+from thinwire.reference.families.config import parse_config
 from thinwire.reference.groups.group import Group, LocalGroup
 from thinwire.reference.mixed import plan_of
 

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from thinwire.reference.core.architecture import Attention, FeedForward, ModelConfig
-from thinwire.reference.families.config import load_model
 from thinwire.reference.decoder.model import Decoder, Precision
 from thinwire.reference.decoder.names import layer_shapes
 from thinwire.reference.decoder.shard import Shard, cut, even, shards
 from thinwire.reference.decoder.weights import random_weights
+from thinwire.reference.families.config import load_model
 from thinwire.reference.groups.group import LocalGroup
 
 from .. import tiny

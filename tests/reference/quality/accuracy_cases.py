@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from thinwire.reference.catalog import scheme
-from thinwire.reference.families.config import parse_config
 from thinwire.reference.decoder.model import BF16, Decoder, Precision
 from thinwire.reference.decoder.weights import random_weights
+from thinwire.reference.families.config import parse_config
 from thinwire.reference.groups.group import Group, LocalGroup
 from thinwire.reference.quality.accuracy import Accuracy, Progress, calibrate, evaluate, scheme_run
 from thinwire.reference.quality.results import Results
