@@ -42,8 +42,11 @@ class Exchange(Protocol):
         """Does every token go to every rank, or each to the ranks of its experts?"""
         ...
 
-    def known(self, numbers: Sequence[Sequence[int]]) -> list[list[int]]:
-        """As many numbers of every rank, from those of the ranks held here: how many rows are to be expected."""
+    def known(self, numbers: Sequence[Sequence[int]], device: torch.device) -> list[list[int]]:
+        """As many numbers of every rank, from those of the ranks held here: how many rows are to be expected.
+
+        device: where the rows lie.
+        """
         ...
 
     def __call__(self, layer: int, way: Phase, rows: Sequence[Tensor], counts: Counts) -> list[Tensor]:
@@ -63,7 +66,7 @@ class ExactExchange:
     def __init__(self, group: Group, gathers: bool = False) -> None:
         self.group, self.gathers = group, gathers
 
-    def known(self, numbers: Sequence[Sequence[int]]) -> list[list[int]]:
+    def known(self, numbers: Sequence[Sequence[int]], device: torch.device) -> list[list[int]]:
         """Those given. ValueError for those of another number of ranks than the group's."""
         if len(numbers) != self.group.size:
             raise ValueError(f"rows of all {self.group.size} ranks are exchanged in one process: given {len(numbers)}")
@@ -88,10 +91,10 @@ class SchemeExchange:
         self._scheme = find_scheme(scheme) if isinstance(scheme, str) else scheme
         self._backend = backend
 
-    def known(self, numbers: Sequence[Sequence[int]]) -> list[list[int]]:
+    def known(self, numbers: Sequence[Sequence[int]], device: torch.device) -> list[list[int]]:
         """By an all-to-all of them as fp32, which is exact below 2^24."""
         ranks = self.group.size
-        rows = [torch.tensor([list(row)] * ranks, dtype=torch.float32) for row in numbers]
+        rows = [torch.tensor([list(row)] * ranks, dtype=torch.float32, device=device) for row in numbers]
         found = self._carry(rows, [[1] * ranks] * ranks, _RAW, "dispatch", "torch")[0]
         return [[int(number) for number in row] for row in found]
 
@@ -136,7 +139,7 @@ def spread(
         orders.append(order_M // spec.top_k)
         weights.append(after_M1)
         per_expert.append(index_NC.flatten().bincount(minlength=spec.count).tolist())
-    by_expert = exchange.known(per_expert)
+    by_expert = exchange.known(per_expert, rows[0].device)
     counts = [[sum(row[expert] for expert in mine) for mine in held] for row in by_expert]
     arrived = exchange(layer, "dispatch", sent, counts)
     made = []
@@ -176,7 +179,7 @@ def _gathered(
 ) -> list[Tensor]:
     """`spread` by an all-gather of tokens and a reduce-scatter of what experts add, in rank order."""
     ranks = exchange.group.size
-    tokens = [row[0] for row in exchange.known([[len(x_ND)] for x_ND in rows])]
+    tokens = [row[0] for row in exchange.known([[len(x_ND)] for x_ND in rows], rows[0].device)]
     arrived = exchange(layer, "dispatch", [x_ND.repeat(ranks, 1) for x_ND in rows], [[n] * ranks for n in tokens])
     made = [
         mixed(spec, part, held[rank], x_MD, *chosen(spec, part, x_MD)).to(partial)

@@ -36,7 +36,7 @@ def check_activations(config: ModelConfig) -> None:
         for feed in feeds:
             if feed is not None and feed.activation not in (*_ACTIVATIONS, CLAMPED):
                 allowed = ", ".join((*_ACTIVATIONS, CLAMPED))
-                raise ValueError(f"model {config.name}: activation {feed.activation!r} is not one of {allowed}")
+                raise ValueError(f"model {config.name} has activation {feed.activation!r}; allowed: {allowed}")
 
 
 def activated(feed: FeedForward | Experts, gate: Tensor | None, up: Tensor) -> Tensor:

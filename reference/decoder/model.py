@@ -152,7 +152,7 @@ class Decoder:
             tensors.pop("self_attn.o_proj.bias", None),
             next((bias for bias in down if bias is not None), None),
             [cut(self.config, shard, tensors, own=alone, layer=layer) for shard in held],
-            own_keys(split, self._here),
+            own_keys(split, self._here, self.exchange is not None),
         )
 
     def _norm_tensors(self, names: Mapping[str, str], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -249,7 +249,8 @@ class Decoder:
         most = longest(self.config)
         if most is not None and tokens > most:
             raise ValueError(
-                f"{self.config.name} scales queries beyond {most} tokens, which the decoder does not: {tokens} tokens"
+                f"{self.config.name} treats positions beyond {most} otherwise, which the decoder does not: "
+                f"{tokens} tokens"
             )
         for layer, _ in self.config.distinct:
             mixer = layer.mixer

@@ -1,7 +1,8 @@
 """Rotary positions: how fast each pair of values turns, stretched or not, and turning queries and keys.
 
 Formulas as in transformers' modeling_rope_utils: `linear`, `llama3` (Llama 3.1), `yarn` (arXiv 2309.00071, section 3)
-and `longrope` (arXiv 2402.13753; Phi-3's short and long factors).
+and `longrope` (arXiv 2402.13753; Phi-3's short and long factors). `dynamic` (InternLM 2) stretches nothing within the
+model's own positions, beyond which the decoder refuses it.
 Legend: B sequences, T tokens, H heads, K values of a head, P pairs of values that turn.
 """
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from thinwire.reference.core.architecture import Attention, Latent, ModelConfig, Rope, RopeScaling
 
-ROPE_KINDS = ("linear", "llama3", "yarn", "longrope")
+ROPE_KINDS = ("linear", "llama3", "yarn", "longrope", "dynamic")
 
 Turn = tuple[Tensor, Tensor]  # cosines and sines of positions, fp32 [T, P] each
 
@@ -39,7 +40,7 @@ def frequencies(rope: Rope, tokens: int = 1) -> Tensor:
     # In fp32, as the models were trained: a double would turn the 8000th token by 5e-4 radians.
     places = torch.arange(0, rope.dims, 2, dtype=torch.float32) / rope.dims
     found, scaling = 1.0 / rope.theta**places, rope.scaling
-    if scaling is None:
+    if scaling is None or scaling.kind == "dynamic":
         return found
     if scaling.kind == "linear":
         return found / scaling.factor

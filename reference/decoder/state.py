@@ -87,12 +87,12 @@ class Projected:
     gate: Tensor | None
 
 
-def own_keys(split: Sequence[Shard], here: Sequence[int]) -> tuple[tuple[int, ...], ...]:
-    """Of each rank here, places of the key-value heads that no rank before it holds."""
+def own_keys(split: Sequence[Shard], here: Sequence[int], apart: bool) -> tuple[tuple[int, ...], ...]:
+    """Of each rank here, places of the key-value heads that no rank before it holds; of all where ranks are apart."""
     seen: set[int] = set()
     found = []
     for shard in split:
-        found.append(tuple(place for place, head in enumerate(shard.kv_heads) if head not in seen))
+        found.append(tuple(place for place, head in enumerate(shard.kv_heads) if apart or head not in seen))
         seen.update(shard.kv_heads)
     return tuple(found[rank] for rank in here)
 
@@ -126,13 +126,17 @@ _BEYOND = {
 def longest(config: ModelConfig) -> int | None:
     """Tokens up to which a model is what its description says; None = any number.
 
-    Llama 4 scales queries without positions from its 8192nd token on, Ministral 3 all behind its original context.
+    Llama 4 scales queries without positions from its 8192nd token on, Ministral 3 all behind its original context; a
+    dynamic rotary base grows with the tokens beyond the model's positions.
     """
+    ropes = [layer.mixer.rope for layer, _ in config.distinct if isinstance(layer.mixer, Attention | Latent)]
+    scalings = [rope.scaling for rope in ropes if rope is not None and rope.scaling is not None]
+    if any(scaling.kind == "dynamic" for scaling in scalings):
+        return config.max_positions
     if config.architecture.startswith("Llama4"):
         return 8191
     if config.architecture.startswith(("Ministral3", "Mistral3")):
-        ropes = [layer.mixer.rope for layer in config.layers if isinstance(layer.mixer, Attention)]
-        return next((rope.scaling.original_max_positions for rope in ropes if rope and rope.scaling), None)
+        return next((scaling.original_max_positions for scaling in scalings), None)
     return None
 
 
