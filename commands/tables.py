@@ -326,6 +326,28 @@ def catalog(kind: str, rows: Sequence[Mapping[str, Any]]) -> None:
     console.print(table)
 
 
+def models(rows: Sequence[Mapping[str, Any]]) -> None:
+    """The catalog of models: values trained and used for a token, in billions, and what a token keeps in the cache."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("name", "10^9 values", "active", "layers", "experts", "KV kB/token", "Hugging Face ids"):
+        table.add_column(
+            column,
+            justify="left" if column in ("name", "Hugging Face ids") else "right",
+            no_wrap=column != "Hugging Face ids",
+        )
+    for row in rows:
+        mixture = f"{row['experts_per_token']} of {row['experts']}" if row["experts"] else ""
+        sizes = f"{row['parameters'] / 1e9:.1f}", f"{row['active_parameters'] / 1e9:.1f}", str(row["num_layers"])
+        kept = f"{row['kv_bytes_per_token'] / 1e3:.0f}"
+        few = row["ids"][:IDS_SHOWN]
+        more = f" and {len(row['ids']) - len(few)} more" if len(row["ids"]) > len(few) else ""
+        table.add_row(row["name"], *sizes, mixture, kept, ", ".join(few) + more)
+    console.print(table)
+
+
+IDS_SHOWN = 2
+
+
 def gpus(rows: Sequence[Mapping[str, Any]]) -> None:
     """The catalog of GPUs."""
     table = Table(box=None, pad_edge=False)

@@ -18,7 +18,7 @@ from thinwire.reference.core.architecture import Attention, Experts, FeedForward
 from thinwire.reference.core.schedule import Op as CollectiveOp
 from thinwire.reference.core.scheme import Codec, Phase, Raw, Scheme
 from thinwire.reference.core.tokens import Counts, checked
-from thinwire.reference.families.config import load_model, model_names
+from thinwire.reference.families.config import load_model, model_aliases, model_names
 from thinwire.reference.mixed import AnyScheme, MixedScheme, auto_budget, entries, find
 from thinwire.sim import predict as main_path
 from thinwire.sim.choices import Compress, Weights
@@ -540,6 +540,7 @@ def _model_row(m: ModelConfig) -> dict[str, Any]:
         "experts": mixture.count if mixture else None, "experts_per_token": mixture.top_k if mixture else None,
         "expert_size": mixture.width if mixture else None, "vocab_size": m.vocab_size,
         "kv_bytes_per_token": 2 * m.cache_values(1), "source": m.source,
+        "ids": [alias.name for alias in model_aliases().values() if alias.model == m.name],
     }  # fmt: skip
 
 

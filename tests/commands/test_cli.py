@@ -110,7 +110,8 @@ def test_baselines_and_carriers_that_mean_nothing(capsys: Capture, given: tuple[
 
 
 def test_compare_takes_the_whole_catalog_when_not_told(capsys: Capture) -> None:
-    assert {row["scheme"] for row in document(capsys, *COMPARE)["rows"]} == set(schemes())
+    found = {row["scheme"] for row in document(capsys, *COMPARE)["rows"]}
+    assert found == {name for name, scheme in schemes().items() if not scheme.compresses_experts}
 
 
 @pytest.mark.parametrize("op", ["all_reduce", "all_gather", "reduce_scatter", "all_to_all"])
@@ -363,7 +364,7 @@ def test_a_malformed_machine_file(
     [
         ("{", "config.json:1: not JSON"),
         ("[]", "must hold a JSON object"),
-        ('{"architectures": ["MixtralForCausalLM"]}', "MixtralForCausalLM is not supported"),
+        ('{"architectures": ["WhisperForCausalLM"]}', "WhisperForCausalLM"),
     ],
 )
 def test_a_malformed_model_file(capsys: Capture, tmp_path: Path, text: str, said: str) -> None:
