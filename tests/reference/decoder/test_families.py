@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from thinwire.reference.catalog import scheme
-from thinwire.reference.core.architecture import Experts, Latent, ModelConfig
+from thinwire.reference.core.architecture import Experts, ModelConfig
+from thinwire.reference.core.mixers import Latent
 from thinwire.reference.core.schedule import build
 from thinwire.reference.core.scheme import Codec, Phase
 from thinwire.reference.core.tokens import checked, exchange_of_tokens

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from thinwire.reference.core.architecture import ModelConfig, Rope, RopeScaling
+from thinwire.reference.core.architecture import ModelConfig
+from thinwire.reference.core.mixers import Rope, RopeScaling
 from thinwire.reference.families.config import load_model, model_names, parse_config
 
 from .models import ROOT, attention, feed, minimal, rope, shipped, turned, windows

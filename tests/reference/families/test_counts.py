@@ -8,16 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from thinwire.reference.core.architecture import (
-    Attention,
-    DeltaNet,
-    Experts,
-    FeedForward,
-    Latent,
-    Layer,
-    ModelConfig,
-    StateSpace,
-)
+from thinwire.reference.core.architecture import Experts, FeedForward, Layer, ModelConfig
+from thinwire.reference.core.mixers import Attention, DeltaNet, Latent, StateSpace
 from thinwire.reference.families.config import load_model, model_names
 from thinwire.reference.families.table import FAMILIES, TEXT_OF
 

@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from thinwire.reference.core.architecture import Experts, Latent, Rope, RopeScaling
+from thinwire.reference.core.architecture import Experts
+from thinwire.reference.core.mixers import Latent, Rope, RopeScaling
 from thinwire.reference.families.config import load_model, parse_config
 
 from .models import attention, mixture, rope, row, shipped, windows
