@@ -65,6 +65,7 @@ class Attend:
     kv_heads: int
     head_dim: int
     window: int | None
+    value_dim: int | None = None  # None: as head_dim
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,7 @@ class AttendChunks:
     kv_heads: int
     head_dim: int
     window: int | None
+    value_dim: int | None = None  # None: as head_dim
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,56 @@ class Elementwise:
     width: int
 
 
-Kernel = Gemm | Attend | AttendChunks | CrossAttend | DecodeAttend | Elementwise
+@dataclass(frozen=True, slots=True)
+class RoutedExperts:
+    """Sort `rows` (token, choice) pairs by expert, both products of the `hit` experts that get any of the `experts`
+    held here, the activation between, and every token's rows added up. width: of an expert, on this rank.
+    """
+
+    name: str
+    rows: int
+    hit: int
+    experts: int
+    hidden: int
+    width: int
+    gated: bool
+    precision: str
+
+
+@dataclass(frozen=True, slots=True)
+class LatentDecode:
+    """Attention of one new token of each of `sequences` over MLA's latent cache, as `DecodeAttend` counts contexts;
+    each cached token is `rank` + `rope_dim` values, which all heads read.
+    """
+
+    name: str
+    sequences: int
+    context_tokens: int
+    heads: int
+    rank: int
+    rope_dim: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recurrent:
+    """A linear-attention or state-space layer between its projections: convolution, scan and state. One token each of
+    `sequences` is a decode step.
+    """
+
+    name: str
+    kind: Literal["delta", "mamba2", "lightning"]
+    tokens: int
+    sequences: int
+    heads: int
+    key_dim: int
+    value_dim: int
+    groups: int
+    conv: int
+
+
+Kernel = (
+    Gemm | Attend | AttendChunks | CrossAttend | DecodeAttend | Elementwise | RoutedExperts | LatentDecode | Recurrent
+)
 
 
 Kernels = Mapping[Site, Sequence[tuple[Kernel, ...]]]  # of a layer's blocks, for each part of the sequence

@@ -75,14 +75,15 @@ def peak_of(precision: str, peaks: Mapping[str, float]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class GroupedKernels:
-    """What an engine runs for experts of one precision on one kind of GPU. Build with validation/fits/experts.py.
+    """What an engine runs for experts of one precision on one kind of GPU. Build with validation/mixtures/experts.py.
 
-    Facts: `peak_flops_per_s` (dense, of the format multiplied in), `memory_bandwidth_bytes_per_s`, `bytes_per_value` (of a
-    value), `width_block` (an expert's width is padded to a multiple of it). Fitted: `launch_s`, `depth_s` (of each
-    value that the two products sum over, hidden and width: what one tile takes from end to end), `share_efficiency` of
-    the bandwidth, `expert_s` (to start on an expert), `sharpness` (exponent of the soft maximum), `row_passes` and
-    `passed_passes` (over the activations of a row, of one that another rank's expert has), `efficiencies` (of the peak,
-    at ROWS_AXIS); for the benchmark alone `cache_bytes`, `cache_speedup` and `cache_steepness`. `source` says where the numbers are from.
+    Facts: `peak_flops_per_s` (dense, of the format multiplied in), `memory_bandwidth_bytes_per_s`, `bytes_per_value`
+    (of weights), `width_block` (an expert's width is padded to a multiple of it). Fitted: `launch_s`, `depth_s` (of
+    each value that the two products sum over, hidden and width: what one tile takes from end to end),
+    `share_efficiency` of the bandwidth, `expert_s` (to start on an expert), `sharpness` (exponent of the soft maximum),
+    `row_passes` and `passed_passes` (over the activations of a row, of one that another rank's expert has),
+    `efficiencies` (of the peak, at ROWS_AXIS); for the benchmark alone `cache_bytes`, `cache_speedup` and
+    `cache_steepness`. `source` says where the numbers are from.
     """
 
     precision: str
@@ -112,7 +113,7 @@ class GroupedKernels:
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         exponents = self.sharpness, self.cache_steepness
-        if not (1 <= min(exponents) and max(exponents) <= 100 and self.cache_speedup >= 1):
+        if min(exponents) < 1 or max(exponents) > 100 or self.cache_speedup < 1:
             raise ValueError(f"exponents lie in 1..100, cache_speedup is 1 or more: {exponents}, {self.cache_speedup}")
         if len(self.efficiencies) != len(ROWS_AXIS) or not min(self.efficiencies, default=0.0) > 0:
             raise ValueError(f"need {len(ROWS_AXIS)} efficiencies above 0, got {shown(self.efficiencies)}")
@@ -147,9 +148,7 @@ class GroupedKernels:
     def _padded(self, width: int) -> int:
         return -(-width // self.width_block) * self.width_block
 
-    def _time_s(
-        self, rows: int, hit: int, hidden: int, width: int, gated: bool, passed: int, reading: float
-    ) -> float:
+    def _time_s(self, rows: int, hit: int, hidden: int, width: int, gated: bool, passed: int, reading: float) -> float:
         padded, products = self._padded(width), 3 if gated else 2
         bandwidth = self.memory_bandwidth_bytes_per_s
         row_bytes = ACTIVATION_BYTES * (2 * hidden + (products + 1) * padded)  # in and out of either product
@@ -240,8 +239,8 @@ class ExpertsModel:
         """
         if min(hidden, width) < 1 or passed < 0 or not (0 <= hit <= min(rows, experts)) or (rows and not hit):
             raise ValueError(
-                f"need hidden and width of 1 or more, passed of 0 or more, and 1 <= hit <= rows and experts: rows={rows}"
-                f", hit={hit}, experts={experts}, hidden={hidden}, width={width}, passed={passed}"
+                f"need hidden and width of 1 or more, passed of 0 or more, 1 <= hit <= rows and experts: rows={rows}, "
+                f"hit={hit}, experts={experts}, hidden={hidden}, width={width}, passed={passed}"
             )
         if not rows and not passed:
             return 0.0

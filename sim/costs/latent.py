@@ -64,13 +64,13 @@ class LatentCache:
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         exponents = self.sharpness, self.cache_steepness
-        if not (1 <= min(exponents) and max(exponents) <= 100 and self.cache_speedup >= 1):
+        if min(exponents) < 1 or max(exponents) > 100 or self.cache_speedup < 1:
             raise ValueError(f"exponents lie in 1..100, cache_speedup is 1 or more: {exponents}, {self.cache_speedup}")
 
 
 @dataclass(frozen=True, slots=True)
 class LatentModel:
-    """Seconds of latent attention's calls on one kind of GPU. Build with validation/fits/latent.py.
+    """Seconds of latent attention's calls on one kind of GPU. Build with validation/mixtures/latent.py.
 
     Facts: `peak_flops_per_s` (bf16), `memory_bandwidth_bytes_per_s`, `sm_count`. Fitted: `prefill_launch_s`,
     `prefill_efficiency` (of the peak), `prefill_balance` (the exponent b), `prefill_passes`; `absorb_launch_s`,
@@ -127,9 +127,7 @@ class LatentModel:
         high, low = max(mean_s, longest_s), min(mean_s, longest_s)
         tiles_s = high * (1.0 + (low / high) ** self.prefill_balance) ** (1.0 / self.prefill_balance)
         moved = ELEMENT_BYTES * batch * heads * (qk_dim + value_dim) * (query_tokens + key_tokens)
-        return float(
-            self.prefill_launch_s + tiles_s + self.prefill_passes * moved / self.memory_bandwidth_bytes_per_s
-        )
+        return float(self.prefill_launch_s + tiles_s + self.prefill_passes * moved / self.memory_bandwidth_bytes_per_s)
 
     def absorb_s(self, tokens: int, heads: int, inner_dim: int, rank: int) -> float:
         """Seconds of both small products of decoding: queries into the latent's space, outputs out of it."""
@@ -138,19 +136,19 @@ class LatentModel:
         flops_s = 2 * heads * inner_dim * rank * tokens / (self.absorb_efficiency * self.peak_flops_per_s)
         return 2 * (self.absorb_launch_s + max(moving_s, flops_s))
 
-    def cache(self, kv: str) -> LatentCache:
-        """Of a cache's precision: one that nobody timed is read at the bf16 kernel's shares."""
-        found = self.caches.get(kv)
+    def cache(self, kv_bytes: int) -> LatentCache:
+        """Of a cache whose values have so many bytes: one that nobody timed is read at the bf16 kernel's shares."""
+        if kv_bytes not in (1, 2):
+            raise ValueError(f"values of a latent cache have 1 or 2 bytes: kv_bytes={kv_bytes}")
+        found = self.caches.get("bf16" if kv_bytes == 2 else "fp8")
         if found is not None:
             return found
-        if kv not in ("fp8", "int8"):
-            raise ValueError(f"a latent cache is bf16, fp8 or int8: {shown(kv)}")
-        lender = self.caches.get("fp8", self.caches["bf16"])
+        lender = self.caches["bf16"]
         word = lender.source.removeprefix("assumed: ")
-        return replace(lender, bytes_per_value=1, source=f"assumed: {kv} is read as another cache is ({word})")
+        return replace(lender, bytes_per_value=1, source=f"assumed: fp8 is read as a bf16 cache is ({word})")
 
     def call(
-        self, sequences: int, heads: int, rank: int, rope_dim: int, kv: str = "bf16", inner_dim: int = INNER_DIM
+        self, sequences: int, heads: int, rank: int, rope_dim: int, kv_bytes: int = 2, inner_dim: int = INNER_DIM
     ) -> DecodeCall:
         """A call of so many sequences, the products around it included. ValueError for shapes that no kernel runs."""
         if min(sequences, heads, rank, inner_dim) < 1 or rope_dim < 0:
@@ -158,15 +156,15 @@ class LatentModel:
                 f"need sequences, heads, rank and inner_dim of 1 or more, rope_dim of 0 or more, got sequences="
                 f"{sequences}, heads={heads}, rank={rank}, rope_dim={rope_dim}, inner_dim={inner_dim}"
             )
-        return self._call(self.cache(kv), sequences, heads, rank, rope_dim, inner_dim)
+        return self._call(self.cache(kv_bytes), sequences, heads, rank, rope_dim, inner_dim)
 
     def _call(
         self, cache: LatentCache, sequences: int, heads: int, rank: int, rope_dim: int, inner_dim: int
     ) -> DecodeCall:
         queries = ELEMENT_BYTES * heads * (2 * rank + rope_dim)  # bytes of a sequence, its outputs with them
         alone_s = cache.sequence_s + cache.query_passes * queries / self.memory_bandwidth_bytes_per_s
-        read_s = cache.bytes_per_value * (rank + rope_dim) / (
-            cache.share_efficiency * self.memory_bandwidth_bytes_per_s
+        read_s = (
+            cache.bytes_per_value * (rank + rope_dim) / (cache.share_efficiency * self.memory_bandwidth_bytes_per_s)
         )
         computed = -(-heads // cache.head_block) * cache.head_block
         flops_s = 2 * computed * (2 * rank + rope_dim) / (cache.efficiency * self.peak_flops_per_s)
@@ -188,7 +186,7 @@ class LatentModel:
         heads: int,
         rank: int,
         rope_dim: int,
-        kv: str = "bf16",
+        kv_bytes: int = 2,
         inner_dim: int = INNER_DIM,
     ) -> float:
         """Seconds of one call of an engine: a new token of each of `sequences`, whose contexts are `context_tokens` in
@@ -196,14 +194,14 @@ class LatentModel:
         """
         if not sequences and not context_tokens:
             return 0.0
-        return self.call(sequences, heads, rank, rope_dim, kv, inner_dim).seconds(context_tokens)
+        return self.call(sequences, heads, rank, rope_dim, kv_bytes, inner_dim).seconds(context_tokens)
 
     def replayed_s(
-        self, sequences: int, context_tokens: int, heads: int, rank: int, rope_dim: int, kv: str = "bf16"
+        self, sequences: int, context_tokens: int, heads: int, rank: int, rope_dim: int, kv_bytes: int = 2
     ) -> float:
         """The same as the published rows measure it, replayed: what fits the L2 is read from there."""
-        cache = self.cache(kv)
-        call = self.call(sequences, heads, rank, rope_dim, kv)
+        cache = self.cache(kv_bytes)
+        call = self.call(sequences, heads, rank, rope_dim, kv_bytes)
         moved = cache.bytes_per_value * (rank + rope_dim) * (context_tokens + sequences)
         warm = 1.0 / (1.0 + (moved / cache.cache_bytes) ** cache.cache_steepness)
         faster = replace(
@@ -213,9 +211,9 @@ class LatentModel:
         reading = self._call(faster, sequences, heads, rank, rope_dim, INNER_DIM)
         return replace(call, token_s=reading.token_s).seconds(context_tokens)
 
-    def least_token_s(self, heads: int, rank: int, rope_dim: int, kv: str = "bf16") -> float:
+    def least_token_s(self, heads: int, rank: int, rope_dim: int, kv_bytes: int = 2) -> float:
         """What a token of context adds at least, whatever the batch."""
-        return self.call(1, heads, rank, rope_dim, kv).token_s
+        return self.call(1, heads, rank, rope_dim, kv_bytes).token_s
 
     def moved_to(
         self, gpu: str, peak_flops_per_s: float, memory_bandwidth_bytes_per_s: float, sm_count: int

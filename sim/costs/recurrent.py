@@ -12,8 +12,8 @@ One call stands for a short causal convolution over the layer's inputs (where it
 step and start are those of a state of 128 x 128 and grow with its size. The delta net is fitted to rows of its kernels;
 of Mamba 2 only the convolution was published, of lightning attention nothing: their scans take the delta net's numbers
 by the size of their states, and say so. Prompts' bytes that fit the L2 are read from there, for the kernel before has
-just written them; states are not (docs/decisions/032-mixture-kernels.md). Seconds never decrease with tokens at
-the same number of sequences, nor with sequences of the same length.
+just written them; states are not (docs/decisions/032-mixture-kernels.md). A prompt's seconds never decrease with its
+length, nor with sequences of the same length, nor do a step's with sequences.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ Part = TypeVar("Part", Convolution, Scan)
 
 @dataclass(frozen=True, slots=True)
 class RecurrentModel:
-    """Seconds of one call of a layer with a state on one kind of GPU. Build with validation/fits/recurrent.py."""
+    """Seconds of one call of a layer with a state on one kind of GPU. Build with validation/mixtures/recurrent.py."""
 
     gpu: str
     memory_bandwidth_bytes_per_s: float
@@ -181,9 +181,7 @@ class RecurrentModel:
             both_s = high * (1 + (low / high) ** its.sharpness) ** (1 / its.sharpness) if high else 0.0
             moved = ELEMENT_BYTES * 2 * tokens * _channels(heads, key_dim, value_dim, groups)
             warm = _warm(moved, its.cache_bytes, its.cache_speedup)
-            return float(
-                its.prefill_launch_s + both_s + its.passes * moved * warm / self.memory_bandwidth_bytes_per_s
-            )
+            return float(its.prefill_launch_s + both_s + its.passes * moved * warm / self.memory_bandwidth_bytes_per_s)
         moved = 2 * STATE_BYTES * chains * key_dim * value_dim
         moving_s = moved / (its.decode_efficiency * self.memory_bandwidth_bytes_per_s)
         if replayed:

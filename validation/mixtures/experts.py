@@ -1,7 +1,7 @@
 """Fit `thinwire.sim.costs.experts.GroupedKernels` to the published rows, and say how good they are.
 
-    python -m thinwire.validation.fits.experts            # in-sample and each model's shape left out
-    python -m thinwire.validation.fits.experts --skew     # rows of skewed routing, which the fits do not see
+    python -m thinwire.validation.mixtures.experts            # in-sample and each model's shape left out
+    python -m thinwire.validation.mixtures.experts --skew     # rows of skewed routing, which the fits do not see
 
 Data: validation/published/experts.csv (aiconfigurator-core 0.12.0, Apache-2.0). What a row's token count means for one
 rank (`Routing`) was worked out from the collector and the rows themselves: docs/decisions/032-mixture-kernels.md.
@@ -16,6 +16,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,16 +39,16 @@ GROUPING = "vllm 0.24.0"  # whose rows went through the model's own router
 # vLLM has a second kernel for some models there (another activation, widths that the usual one refuses), at half the
 # speed: which model gets it is no matter of shape. So it is with mxfp4 but for gpt-oss.
 MINOR_ON = ("b200_sxm", "b300_sxm", "gb200", "gb300")
-FEWEST_SHAPES = 3  # of models, to say how far off a fit is on one that it has not seen
+FEWEST_SHAPES = 3  # of models, to leave one out; else a width is
 
 
 def routed(tokens: int, shape: Shape, ep: int, grouped: bool) -> tuple[int, int]:
     """(Rows, experts hit) of the first of `ep` ranks, as the collector's balanced routing gives them.
 
     Token t's i-th choice is expert t + i * stride, the stride experts / top-k rounded up; of fewer tokens than a stride
-    the first choices are spread over it. A grouped router keeps four groups of experts; all eight look alike, so the first
-    four are kept, and what a token chose elsewhere goes to the first of the experts left: each of the first four gets
-    every token.
+    the first choices are spread over it. A grouped router keeps four groups of experts; all eight look alike, so the
+    first four are kept, and what a token chose elsewhere goes to the first of the experts left: each of the first four
+    gets every token.
     """
     _, _, top, experts = shape
     stride = -(-experts // top)
@@ -104,8 +105,10 @@ class Rows:
 
     def only(self, keep: npt.NDArray[np.bool_]) -> Rows:
         """The rows where `keep` [R] is true."""
-        arrays = (getattr(self, name)[keep] for name in list(Rows.__dataclass_fields__)[:-1])
-        return Rows(*arrays, self.shapes)
+        arrays: dict[str, Any] = {
+            name: getattr(self, name)[keep] for name in Rows.__dataclass_fields__ if name != "shapes"
+        }
+        return Rows(**arrays, shapes=self.shapes)
 
 
 @cache
@@ -136,15 +139,15 @@ def read_rows(distribution: str = "balanced") -> dict[tuple[str, str], Rows]:
             rows, hit = routing[asked]
             if hit:
                 columns.setdefault(key, []).append(
-                    (rows, hit, tokens * shape[2] - rows, shape[0], shape[1] // tp, shape[:2] not in UNGATED, tokens, ep,
-                     float(value) * 1e-6, seen.index(shape), number)
+                    (rows, hit, tokens * shape[2] - rows, shape[0], shape[1] // tp, shape[:2] not in UNGATED, tokens,
+                     ep, float(value) * 1e-6, seen.index(shape), number)
                 )  # fmt: skip
     found = {}
     for key, lines in columns.items():
         arrays = np.array(lines, dtype=np.float64).T
-        found[key] = Rows(
-            *arrays[:5], arrays[5] > 0, *arrays[6:9], *arrays[9:].astype(np.int64), shapes=tuple(shapes[key])
-        )
+        columns_of: dict[str, Any] = dict(zip(Rows.__dataclass_fields__, arrays, strict=False))
+        columns_of |= {"gated": arrays[5] > 0, "shape": arrays[9].astype(np.int64), "line": arrays[10].astype(np.int64)}
+        found[key] = Rows(**columns_of, shapes=tuple(shapes[key]))
     return found
 
 
@@ -193,7 +196,7 @@ class _Prepared:
     def seconds(self, log_values: Floats) -> Floats:
         """`GroupedKernels.replayed_s` in arrays [R].
 
-        The one formula written twice, for speed; tests/validation/fits/test_experts.py holds the two together.
+        The one formula written twice, for speed; tests/validation/mixtures/test_experts.py holds the two together.
         """
         names = len(NAMES)
         v = dict(zip(NAMES, np.exp(log_values[:names]), strict=True))
@@ -251,9 +254,7 @@ def fit(rows: Rows, gpu: str, precision: str, source: str = "") -> GroupedKernel
     return build(precision, block, known, blocks[block][1], source)
 
 
-def build(
-    precision: str, block: int, known: tuple[float, float], log_values: Floats, source: str
-) -> GroupedKernels:
+def build(precision: str, block: int, known: tuple[float, float], log_values: Floats, source: str) -> GroupedKernels:
     """Kernels from fitted numbers, rounded, so that the profile is short and exact."""
     v = {name: float(f"{math.exp(x):.4g}") for name, x in zip(NAMES, log_values, strict=False)}
     names = len(NAMES)
@@ -303,7 +304,9 @@ def peaks(gpu: str) -> dict[str, float]:
 def predict(kernels: GroupedKernels, rows: Rows) -> Floats:
     """Seconds [R] as the benchmark would measure them, by the model itself."""
     columns = zip(rows.rows, rows.hit, rows.hidden, rows.width, rows.gated, rows.passed, strict=True)
-    return np.array([kernels.replayed_s(int(r), int(h), int(d), int(w), bool(g), int(p)) for r, h, d, w, g, p in columns])
+    return np.array(
+        [kernels.replayed_s(int(r), int(h), int(d), int(w), bool(g), int(p)) for r, h, d, w, g, p in columns]
+    )
 
 
 def errors(kernels: GroupedKernels, rows: Rows) -> Floats:
@@ -312,21 +315,24 @@ def errors(kernels: GroupedKernels, rows: Rows) -> Floats:
 
 
 def folds(rows: Rows) -> Iterator[npt.NDArray[np.bool_]]:
-    """Masks of the rows of one model's shape, one after another."""
-    for shape in range(len(rows.shapes)):
-        yield rows.shape == shape
+    """Masks of the rows of one model's shape, one after another; where there are few, of one width and its ranks."""
+    if len(rows.shapes) >= FEWEST_SHAPES:
+        for shape in range(len(rows.shapes)):
+            yield rows.shape == shape
+        return
+    cuts = np.stack([rows.width, rows.ep], 1)
+    for cut in np.unique(cuts, axis=0):
+        yield (cuts == cut).all(1)
 
 
 def left_out(rows: Rows, gpu: str, precision: str, chosen: slice = slice(None)) -> tuple[Floats, Rows]:
     """(Logarithms of measured over predicted, rows) of shapes that the fit has not seen; `chosen`: of which folds."""
-    logs, kept = [], np.zeros(len(rows), dtype=bool)
-    found = np.zeros(len(rows))
+    kept, found = np.zeros(len(rows), dtype=bool), np.zeros(len(rows))
     for out in list(folds(rows))[chosen]:
         model = fit(rows.only(~out), gpu, precision, "measured: left out")
         found[out] = np.log(rows.time_s[out] / predict(model, rows.only(out)))
         kept |= out
-    logs = found[kept]
-    return logs, rows.only(kept)
+    return found[kept], rows.only(kept)
 
 
 def table(names: Sequence[str], lines: Mapping[str, Sequence[Floats]]) -> None:
@@ -353,11 +359,9 @@ def main(argv: list[str] | None = None) -> None:
         return
     lines = {}
     for (gpu, precision), rows in read_rows().items():
-        cells = [errors(fit(rows, gpu, precision), rows)]
-        if len(rows.shapes) >= FEWEST_SHAPES:
-            logs, _ = left_out(rows, gpu, precision)
-            cells.append(np.abs(np.exp(-logs) - 1))
-        lines[f"{gpu} {precision} ({len(rows):,})"] = cells
+        logs, _ = left_out(rows, gpu, precision)
+        cells = [errors(fit(rows, gpu, precision), rows), np.abs(np.exp(-logs) - 1)]
+        lines[f"{gpu} {precision} ({len(rows):,} of {len(rows.shapes)} shapes)"] = cells
     table(["in-sample", "a model's shape out"], lines)
 
 

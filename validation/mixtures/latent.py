@@ -1,22 +1,23 @@
 """Fit `thinwire.sim.costs.latent.LatentModel` to the published rows, and say how good it is.
 
-    python -m thinwire.validation.fits.latent     # in-sample and each number of heads left out
+    python -m thinwire.validation.mixtures.latent     # in-sample and each number of heads left out
 
 Data: validation/published/latent_prefill.csv, latent_decode.csv, latent_bmm.csv (aiconfigurator-core 0.12.0,
-Apache-2.0). Two kinds of rows are fitted together. Of vLLM whole attention modules of DeepSeek-V3 in bf16: our own
-products are added to what is fitted, and norms, rope and copies, which some of these tables ran unfused, by numbers of
-the table (`extra_`, dropped); what long prompts and contexts take is vLLM's. Of TensorRT-LLM (on GDDR boards decoding by
-SGLang, with vLLM's Triton kernel) attention alone: launches and what grows with sequences are these rows', their rates
-are dropped. The A100 has prefill rows of attention alone and none of vLLM's decode kernel. Deterministic: fixed start
-and order, no randomness.
+Apache-2.0). Two kinds of rows are fitted together. Of vLLM whole attention modules of DeepSeek-V3 in bf16: the products
+of the shipped profiles are added to what is fitted, and norms, rope and copies, which some of these tables ran unfused,
+by numbers of the table (`extra_`, dropped); what long prompts and contexts take is vLLM's. Of TensorRT-LLM (on GDDR
+boards decoding by SGLang, with vLLM's Triton kernel) attention alone: launches and what grows with sequences are these
+rows', their rates are dropped. The A100 has prefill rows of attention alone and none of vLLM's decode kernel.
+Deterministic: fixed start and order, no randomness.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import cache, partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,9 +28,9 @@ from thinwire.sim.costs.gemm import GemmModel
 from thinwire.sim.costs.latent import ELEMENT_BYTES, INNER_DIM, LatentCache, LatentModel
 from thinwire.sim.costs.shipped import profile_of
 from thinwire.topologies.load import load_gpu
-from thinwire.validation.fits.experts import table
 from thinwire.validation.fits.gpus import SYSTEMS
 from thinwire.validation.fits.published_tables import rows as table_rows
+from thinwire.validation.mixtures.experts import table
 
 Floats = npt.NDArray[np.float64]
 Masks = npt.NDArray[np.bool_]
@@ -63,7 +64,8 @@ class Rows:
 
     def only(self, keep: Masks) -> Rows:
         """The rows where `keep` [R] is true."""
-        return Rows(*(getattr(self, name)[keep] for name in Rows.__dataclass_fields__))
+        arrays: dict[str, Any] = {name: getattr(self, name)[keep] for name in Rows.__dataclass_fields__}
+        return Rows(**arrays)
 
 
 def shipped_products(gpu: str) -> GemmModel:
@@ -78,12 +80,11 @@ def _rest_s(gemm: GemmModel, phase: str, tokens: int, heads: int) -> float:
     return sum(gemm.time_s(tokens, n, k) for n, k in shapes)
 
 
-def read_rows(phase: str, gemms: Mapping[str, GemmModel] | None = None) -> dict[tuple[str, str], Rows]:
-    """(GPU, precision of the cache) -> rows of PREFILL or DECODE, in file order. gemms: products by GPU, the shipped
-    ones without.
-    """
+@cache
+def read_rows(phase: str) -> dict[tuple[str, str], Rows]:
+    """(GPU, precision of the cache) -> rows of PREFILL or DECODE, in file order; products as shipped."""
     columns: dict[tuple[str, str], list[tuple[float, ...]]] = {}
-    products: dict[str, GemmModel] = dict(gemms or {})
+    products: dict[str, GemmModel] = {}
     rest: dict[tuple[str, int, int], float] = {}
     for number, row in enumerate(table_rows(phase)):
         gpu = SYSTEMS[row["system"]]
@@ -99,13 +100,13 @@ def read_rows(phase: str, gemms: Mapping[str, GemmModel] | None = None) -> dict[
             if (gpu, m, heads) not in rest:
                 rest[gpu, m, heads] = _rest_s(products[gpu], phase, m, heads)
             columns.setdefault((gpu, row.get("kv", "bf16")), []).append(
-                (batch, tokens, heads, rest[gpu, m, heads] * module, float(value) * 1e-6, not module,
-                 number)
+                (batch, tokens, heads, rest[gpu, m, heads] * module, float(value) * 1e-6, not module, number)
             )
     found = {}
     for key, lines in columns.items():
         arrays = np.array(lines, dtype=np.float64).T
-        found[key] = Rows(*arrays[:5], arrays[5] > 0, arrays[6].astype(np.int64))
+        values: dict[str, Any] = dict(zip(Rows.__dataclass_fields__, arrays, strict=True))
+        found[key] = Rows(**values | {"alone": arrays[5] > 0, "line": arrays[6].astype(np.int64)})
     return found
 
 
@@ -265,9 +266,14 @@ def rounded(values: Floats) -> list[float]:
     return [float(f"{math.exp(v):.4g}") for v in values]
 
 
+def named(cls: type[Any], values: Sequence[Any]) -> dict[str, Any]:
+    """A dataclass's fields from values in their order."""
+    return dict(zip((each.name for each in fields(cls)), values, strict=True))
+
+
 def cache_of(kv: str, block: int, log_values: Floats, source: str) -> LatentCache:
     """From fitted numbers."""
-    return LatentCache(BYTES[kv], block, *rounded(log_values[:OWN]), source=source)
+    return LatentCache(**named(LatentCache, [BYTES[kv], block, *rounded(log_values[:OWN]), source]))
 
 
 def fit(
@@ -303,21 +309,31 @@ def fit(
 FEWEST_HEADS = 3  # numbers of heads that a cache's rows must have: RTX PRO 6000's of fp8 are of one head alone
 
 
-def decode_of(rows: Mapping[tuple[str, str], Rows], gpu: str) -> dict[str, Rows]:
-    """A GPU's rows by the cache's precision, where they are enough."""
-    return {
-        kv: r for (its, kv), r in rows.items() if its == gpu and len(np.unique(r.heads[~r.alone])) >= FEWEST_HEADS
-    }
+def fitted_rows(phase: str, gpu: str) -> dict[str, Rows]:
+    """A GPU's rows of PREFILL or DECODE by the cache's precision, where modules of enough numbers of heads were timed,
+    or attention alone was.
+    """
+    found = {kv: rows for (its, kv), rows in read_rows(phase).items() if its == gpu}
+    enough = {kv: len(np.unique(rows.heads[~rows.alone])) >= FEWEST_HEADS for kv, rows in found.items()}
+    return {kv: rows for kv, rows in found.items() if enough[kv] or rows.alone.all()}
 
 
-def fit_all(gemms: Mapping[str, GemmModel] | None = None) -> dict[str, LatentModel]:
+def fit_all() -> dict[str, LatentModel]:
     """The measured GPUs' models; decoding that only another GPU's kernel tells about is moved from it."""
-    prefill, decode = read_rows(PREFILL, gemms), read_rows(DECODE, gemms)
-    found = {gpu: fit(gpu, rows, decode_of(decode, gpu)) for (gpu, _), rows in prefill.items()}
+    gpus = [gpu for gpu, _ in read_rows(PREFILL)]
+    found = {gpu: fit(gpu, fitted_rows(PREFILL, gpu)["bf16"], fitted_rows(DECODE, gpu)) for gpu in gpus}
     for gpu, lender in LENT.items():
         moved = found[lender].moved_to(gpu, *facts(gpu))
         found[gpu] = LatentModel.from_dict({**found[gpu].to_dict(), "caches": moved.to_dict()["caches"]})
     return dict(sorted(found.items()))
+
+
+def predict(model: LatentModel, rows: Rows, phase: str, kv: str = "bf16") -> Floats:
+    """Seconds [R] of attention alone as the benchmark would measure it, by the model itself."""
+    lines = zip(rows.batch, rows.tokens, rows.heads, strict=True)
+    if phase == PREFILL:
+        return np.array([model.prefill_s(int(b), int(t), int(t), int(h), QK, VALUE) for b, t, h in lines])
+    return np.array([model.replayed_s(int(b), int(b * t), int(h), RANK, ROPE, BYTES[kv]) for b, t, h in lines])
 
 
 def seconds(gpu: str, rows: Rows, phase: str, kv: str, fitted: Rows) -> Floats:
@@ -344,7 +360,7 @@ def told(rows: Rows) -> Masks:
     """Rows of modules that attention is half of at least [R]: what they are off by, it is off by. Where there are no
     modules, all.
     """
-    return rows.alone | True if rows.alone.all() else ~rows.alone & (rows.rest_s < 0.5 * rows.time_s)
+    return np.ones(len(rows), bool) if rows.alone.all() else ~rows.alone & (rows.rest_s < 0.5 * rows.time_s)
 
 
 def main() -> None:
@@ -352,9 +368,13 @@ def main() -> None:
     lines = {}
     for phase in (PREFILL, DECODE):
         for (gpu, kv), rows in read_rows(phase).items():
-            if len(np.unique(rows.heads[~rows.alone])) < FEWEST_HEADS and not rows.alone.all():
+            if kv not in fitted_rows(phase, gpu):
                 continue
-            logs, ratio, own = left_out(gpu, rows, phase, kv), seconds(gpu, rows, phase, kv, rows) / rows.time_s, told(rows)
+            logs, ratio, own = (
+                left_out(gpu, rows, phase, kv),
+                seconds(gpu, rows, phase, kv, rows) / rows.time_s,
+                told(rows),
+            )
             off = np.abs(np.exp(-logs) - 1)
             cells = [np.abs(ratio - 1), off, off[own], off[rows.alone]]
             lines[f"{phase} {gpu} {kv} ({len(rows):,})"] = cells
