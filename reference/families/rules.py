@@ -209,9 +209,12 @@ class Given:
         return None if value is None else self.checked(kind, word, value)
 
     def _needed(self, kind: str, word: str) -> Any:
-        if not self.has(word) and self.raw(word) is None:
+        value = self.raw(word)
+        if value is None:  # null is as good as nothing: Gemma's hidden_activation
+            value = self.assumed(word)
+        if value is None:
             self.fault(f"{self.key(word)}: missing key")
-        return self.checked(kind, word, self.raw(word))
+        return self.checked(kind, word, value)
 
     def size(self, word: str) -> int:
         """A width or a count, above zero."""
