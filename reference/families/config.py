@@ -22,7 +22,7 @@ from thinwire.edge.words import cut, place, shown
 from thinwire.reference.core.architecture import ModelConfig
 from thinwire.reference.families.layers import layers_of
 from thinwire.reference.families.rules import Family, Given
-from thinwire.reference.families.table import FAMILIES, TEXT_OF
+from thinwire.reference.families.table import FAMILIES, SIZES, TEXT_OF
 
 _MODELS = Path(__file__).resolve().parents[1] / "models"
 _PARTS = ("text_config", "llm_config", "language_config", "thinker_config")
@@ -63,7 +63,7 @@ def parse_config(data: Mapping[str, Any], name: str, hf_quant: Mapping[str, Any]
     model_type, architecture = _family(text, data, name)
     family = FAMILIES[model_type]
     _refuse_others(text, family, model_type, name)
-    given = Given(text, family, model_type, name)
+    given = Given(text, family, model_type, name, {} if text is data else SIZES.get(model_type, {}))
     for word, meaning in family.refused.items():
         if given.flag(word):
             given.fault(f"{meaning} ({given.key(word)}) is not supported")

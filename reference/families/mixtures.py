@@ -286,6 +286,7 @@ MIXTURES: Mapping[str, Family] = {
             "num_experts_per_tok": 1,
             "n_shared_experts": 1,
             "intermediate_size": 16384,
+            "moe_intermediate_size": 8192,
             "attention_chunk_size": 8192,
             "use_qk_norm": True,
         },

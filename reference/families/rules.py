@@ -145,11 +145,20 @@ def _adapters() -> Mapping[str, TypeAdapter[Any]]:
 class Given:
     """A config's content read by one family's rules: every value is checked when it is asked for.
 
-    Faults are ValueErrors that name the model and the key.
+    sizes: what is assumed where neither the file nor the family says. Faults are ValueErrors that name the model and
+    the key.
     """
 
-    def __init__(self, data: Mapping[str, Any], family: Family, model_type: str, name: str) -> None:
+    def __init__(
+        self,
+        data: Mapping[str, Any],
+        family: Family,
+        model_type: str,
+        name: str,
+        sizes: Mapping[str, int] | None = None,
+    ) -> None:
         self.data, self.family, self.model_type, self.name = data, family, model_type, name
+        self.sizes = sizes or {}
         self.own: Mapping[str, Any] = {}
         if family.prepare is not None:
             self.own = family.prepare(self)
@@ -160,6 +169,7 @@ class Given:
             return self
         found = Given.__new__(Given)
         found.data, found.family, found.model_type, found.name = self.data, self.family, self.model_type, self.name
+        found.sizes = self.sizes
         found.own = {**self.own, **own}
         return found
 
@@ -189,7 +199,8 @@ class Given:
 
     def assumed(self, word: str) -> Any:
         """What transformers assumes where the file is silent."""
-        return self.family.defaults.get(word, USUAL.get(word))
+        found = self.family.defaults.get(word, USUAL.get(word))
+        return self.sizes.get(word) if found is None else found
 
     def max_positions(self) -> int:
         """Tokens."""

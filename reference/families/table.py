@@ -27,3 +27,34 @@ TEXT_OF: Mapping[str, str] = {
     "minicpm4": "minicpm", "smolvlm": "llama", "idefics3": "llama", "granite_speech": "granite",
 }  # fmt: skip
 """Other words for a family: what holds a text decoder, where that part does not say its own."""
+
+_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+SIZES: Mapping[str, Mapping[str, int]] = {
+    name: dict(zip(_SIZES, sizes, strict=True))
+    for name, sizes in {
+        "llama": (4096, 11008, 32, 32, 32000),
+        "mistral": (4096, 14336, 32, 32, 32000),
+        "ministral3": (4096, 14336, 34, 32, 131072),
+        "qwen2": (4096, 22016, 32, 32, 151936),
+        "qwen3": (4096, 22016, 32, 32, 151936),
+        "qwen3_moe": (2048, 6144, 24, 32, 151936),
+        "qwen3_vl_text": (4096, 22016, 32, 32, 151936),
+        "qwen3_vl_moe_text": (2048, 5632, 24, 16, 151936),
+        "qwen3_5_text": (4096, 12288, 32, 16, 248320),
+        "gemma": (3072, 24576, 28, 16, 256000),
+        "gemma2": (2304, 9216, 26, 8, 256000),
+        "gemma3_text": (2304, 9216, 26, 8, 262208),
+        "gemma4_text": (2304, 9216, 30, 8, 262144),
+        "llama4_text": (5120, 16384, 48, 40, 202048),
+        "phi3": (3072, 8192, 32, 32, 32064),
+        "granite": (4096, 11008, 32, 32, 32000),
+        "cohere2": (8192, 22528, 40, 64, 256000),
+        "deepseek_v3": (7168, 18432, 61, 128, 129280),
+        "kimi_k2": (7168, 18432, 61, 128, 129280),
+        "glm4": (4096, 13696, 40, 32, 151552),
+        "smollm3": (2048, 11008, 36, 16, 128256),
+    }.items()
+}
+"""Sizes of transformers' classes. A text part inside a config leaves out what equals them: LLaVA 1.5's says but its
+vocabulary. At the top of a file they are always said, and a missing one is a fault.
+"""
