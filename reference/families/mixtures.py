@@ -69,6 +69,20 @@ def _hunyuan(given: Given) -> Mapping[str, Any]:
     return found
 
 
+def _mimo(given: Given) -> Mapping[str, Any]:
+    """Layers with a window have twice the key-value heads; it reaches so far back, the token itself not counted."""
+    found: dict[str, Any] = {}
+    if given.raw("swa_num_key_value_heads") is None:
+        found["swa_num_key_value_heads"] = 2 * given.size("num_key_value_heads")
+    if (before := given.positions("sliding_window_size")) is not None:
+        found["sliding_window"] = before + 1
+    return found
+
+
+def _mimo_kinds(given: Given, count: int) -> Sequence[str]:
+    return [FULL if layer == 0 or (layer + 1) % 6 == 0 else SLIDING for layer in range(count)]
+
+
 _LLAMA, _QWEN2, _QWEN3, _GRANITE, _ERNIE, _HUNYUAN = (
     DENSE[name] for name in ("llama", "qwen2", "qwen3", "granite", "ernie4_5", "hunyuan_v1_dense")
 )
@@ -221,7 +235,6 @@ MIXTURES: Mapping[str, Family] = {
             "num_experts_per_tok": 4,
             "moe_intermediate_size": 1408,
             "intermediate_size": 5632,
-            "tie_word_embeddings": True,
         },
         prepare=None,
         pattern=None,
@@ -319,7 +332,6 @@ MIXTURES: Mapping[str, Family] = {
         architectures=("OlmoeForCausalLM",),
         keys={"moe_intermediate_size": "intermediate_size"},
         defaults={
-            "num_key_value_heads": 16,
             "norm_eps": 1e-5,
             "max_position_embeddings": 4096,
             "num_experts": 64,
@@ -334,7 +346,7 @@ MIXTURES: Mapping[str, Family] = {
     "dots1": replace(
         _LLAMA,
         architectures=("Dots1ForCausalLM",),
-        defaults={"num_key_value_heads": 32, "sliding_window": 4096},
+        defaults={"num_key_value_heads": 32, "sliding_window": 4096, "moe_intermediate_size": 1408},
         mlp_bias=False,
         qk_norm="head",
         pattern=behind("max_window_layers", 62),
@@ -399,7 +411,6 @@ MIXTURES: Mapping[str, Family] = {
         keys={
             "norm_eps": ("layernorm_epsilon", "rms_norm_eps"),
             "rope_local_base_freq": "swa_rope_theta",
-            "sliding_window": ("sliding_window_size", "sliding_window"),
         },
         defaults={
             "num_key_value_heads": 4,
@@ -407,7 +418,7 @@ MIXTURES: Mapping[str, Family] = {
             "v_head_dim": 128,
             "norm_eps": 1e-5,
             "max_position_embeddings": 131072,
-            "sliding_window": 128,
+            "sliding_window": 129,
             "partial_rotary_factor": 0.334,
             "rope_theta": 5e6,
             "rope_local_base_freq": 10000.0,
@@ -428,13 +439,9 @@ MIXTURES: Mapping[str, Family] = {
         qkv_bias="attention_bias",
         sinks=(SLIDING,),
         plain_sliding=True,
-        pattern=flags("hybrid_layer_pattern", SLIDING, FULL, lambda given, count: _mimo_kinds(count)),
+        pattern=flags("hybrid_layer_pattern", SLIDING, FULL, _mimo_kinds),
         follows=True,
-        prepare=lambda given: (
-            {}
-            if given.raw("swa_num_key_value_heads") is not None
-            else {"swa_num_key_value_heads": 2 * given.size("num_key_value_heads")}
-        ),
+        prepare=_mimo,
         mixture=replace(SIGMOID, shared="count"),
     ),
     "step3p5": _STEP,
@@ -499,7 +506,3 @@ MIXTURES: Mapping[str, Family] = {
         mixture=replace(SIGMOID, where=always("sparse")),
     ),
 }
-
-
-def _mimo_kinds(count: int) -> Sequence[str]:
-    return [FULL if layer == 0 or (layer + 1) % 6 == 0 else SLIDING for layer in range(count)]
