@@ -168,6 +168,41 @@ def test_what_a_model_does_beyond_its_tokens_is_refused(kind: str, most: int) ->
         decoder.forward(ids(1, 2, 1), cache)
 
 
+def test_what_means_nothing_is_refused() -> None:
+    dense, group = oracles.config("qwen3"), LocalGroup(2)
+    weights = random_weights(dense, 7)
+    with pytest.raises(ValueError, match="tiny-qwen3 has no experts to spread: ep=2"):
+        Decoder(dense, weights, group, ep=2)
+    model = oracles.config("mixtral")
+    weights = random_weights(model, 7)
+    with pytest.raises(ValueError, match="ep must divide the ranks: ep=2, ranks=3"):
+        Decoder(model, weights, LocalGroup(3), ep=2)
+    sync = SchemeSync(group, plan_of("bf16", 2))
+    with pytest.raises(ValueError, match="sequences of its own there is no sync"):
+        Decoder(model, weights, group, sync=sync, exchange=ExactExchange(group))
+    apart = Decoder(model, weights, group, exchange=ExactExchange(group))
+    with pytest.raises(ValueError, match="nothing is summed: give no sync"):
+        apart.forward(ids(2, 3, 1), sync=sync)
+    with pytest.raises(ValueError, match="rows of all 2 ranks are exchanged in one process: given 1"):
+        ExactExchange(group).known([[1]], torch.device("cpu"))
+    scaled = oracles.config("granite")
+    dropping = SchemeSync(group, plan_of("bf16", 2) | {(0, "attention"): None})
+    with pytest.raises(ValueError, match=r"tiny-granite scales what .*cannot be dropped"):
+        Decoder(scaled, random_weights(scaled, 7), group).forward(ids(2, 3, 1), sync=dropping)
+
+
+def test_sequences_of_ranks_that_are_apart_go_on() -> None:
+    """Losses and greedy continuations are those of one rank, also where sequences do not go into the ranks."""
+    model, ids_BT = oracles.config("deepseek_v3"), ids(3, 7, 4)
+    weights = random_weights(model, 7)
+    one = Decoder(model, weights, LocalGroup(1))
+    for gathers in (False, True):
+        apart = Decoder(model, weights, LocalGroup(2), exchange=ExactExchange(LocalGroup(2), gathers))
+        torch.testing.assert_close(apart.nll(ids_BT), one.nll(ids_BT), rtol=0, atol=1e-5)
+        torch.testing.assert_close(apart.nll(ids_BT, split=0.5), one.nll(ids_BT), rtol=0, atol=1e-5)
+        assert torch.equal(apart.generate(ids_BT, 5), one.generate(ids_BT, 5))
+
+
 # ---- on the wire
 
 
