@@ -31,8 +31,11 @@ def schemes(published: Published = "few", as_json: Json = False) -> None:
 
 
 def models(as_json: Json = False) -> None:
-    """The catalog of models, with sources."""
-    _catalog("models", as_json)
+    """The catalog of models, with the Hugging Face ids that stand for them; sources with --json."""
+    from thinwire.sim import api
+
+    rows = api.catalog("models")
+    print_answer({"models": rows}, as_json, lambda: tables().models(rows))
 
 
 def clusters(as_json: Json = False) -> None:

@@ -63,17 +63,21 @@ def compare(
         raise ValueError("Missing option '--model'.")
     from thinwire.sim import api
 
-    asked = api.names("schemes") if wanted is None else wanted
+    asked = api.schemes_for(question) if wanted is None else wanted
     found = api.compare(asked, question, baseline="bf16" if baseline is None else baseline, compress=compress)
     note_positions(found.baseline.model, question.input_tokens)
     document = found.to_dict() | {"question": question.given(without=("scheme",))}
     print_answer(document, as_json, lambda: tables().comparison(found, published))
 
 
+# What a question says of a decoder's whole prefill, and of experts.
+DECODERS = ("launch", "slow_ranks", "ep", "attention", "expert_exchange", "expert_skew")
+
+
 def _cross(
     context: typer.Context, question: Question, wanted: list[str] | None, asked: dict[str, Any], as_json: bool
 ) -> None:
-    for name, instead in (("input_tokens", "text-tokens"), ("launch", None), ("slow_ranks", None)):
+    for name, instead in (("input_tokens", "text-tokens"), *((name, None) for name in DECODERS)):
         if given(context, name):
             takes = f"; --workload cross-attention takes --{instead}" if instead else ""
             raise ValueError(f"{options_of(Question)[name].flag} is a decoder's{takes}")

@@ -278,7 +278,7 @@ def cross_comparison(c: CrossComparison) -> None:
     prompt, config = base.prompt, base.model.config
     console.print(
         f"{base.model.layers} cross-attention layers of [bold]{config.name}[/bold] ({prompt.weights}, "
-        f"{config.num_heads} heads, {config.num_kv_heads} key-value heads of {config.head_dim}) on {base.tp} x "
+        f"{base.model.heads} heads, {base.model.kv_heads} key-value heads of {base.model.head_dim}) on {base.tp} x "
         f"{base.cluster.gpu.name} of {_machine(base.cluster.name, base.cluster.indices)}, batch {prompt.batch}, "
         f"{prompt.text_tokens} text and {prompt.visual_tokens} visual tokens"
     )
@@ -324,6 +324,28 @@ def catalog(kind: str, rows: Sequence[Mapping[str, Any]]) -> None:
         source = row[last] if isinstance(row[last], str) else "\n".join(row[last])
         table.add_row(*(_cell(row[c]) for c in columns), source)
     console.print(table)
+
+
+def models(rows: Sequence[Mapping[str, Any]]) -> None:
+    """The catalog of models: values trained and used for a token, in billions, and what a token keeps in the cache."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("name", "10^9 values", "active", "layers", "experts", "KV kB/token", "Hugging Face ids"):
+        table.add_column(
+            column,
+            justify="left" if column in ("name", "Hugging Face ids") else "right",
+            no_wrap=column != "Hugging Face ids",
+        )
+    for row in rows:
+        mixture = f"{row['experts_per_token']} of {row['experts']}" if row["experts"] else ""
+        sizes = f"{row['parameters'] / 1e9:.1f}", f"{row['active_parameters'] / 1e9:.1f}", str(row["num_layers"])
+        kept = f"{row['kv_bytes_per_token'] / 1e3:.0f}"
+        few = row["ids"][:IDS_SHOWN]
+        more = f" and {len(row['ids']) - len(few)} more" if len(row["ids"]) > len(few) else ""
+        table.add_row(row["name"], *sizes, mixture, kept, ", ".join(few) + more)
+    console.print(table)
+
+
+IDS_SHOWN = 2
 
 
 def gpus(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -92,6 +92,7 @@ DIGITS = Count("digits of a number in a scheme", 1, 40, "digits", "nothing there
 
 LAYERS = Count("layers of a model", 1, 1 << 12, "layers", "each has sync points of its own to plan")
 WIDTH = Count("a width, a vocabulary or a count of heads", 1, 1 << 24, "values", "64 times Gemma 2's vocabulary")
+SKEW = Limit("how unevenly experts are chosen", 0, 4, "", "the first of 128 then takes 92 % of what is chosen")
 POSITIONS = Count("positions of a model", 1, 1 << 40, "tokens", "context windows are a million")
 
 # ---- machines

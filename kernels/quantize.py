@@ -17,7 +17,9 @@ from thinwire.kernels import hybrid_dynamic, hybrid_static
 from thinwire.kernels.decode import decode_into
 from thinwire.kernels.encode import encode_into
 from thinwire.kernels.form import parts
+from thinwire.kernels.gather_encode import gather_encode_into
 from thinwire.kernels.reduce import reduce_into
+from thinwire.kernels.scatter_decode import scatter_decode_into
 from thinwire.kernels.static_tables import StaticParts, static_parts
 from thinwire.reference.core.scheme import ALIGNMENT_BYTES, Codec, OutlierHybrid, Raw
 
@@ -89,6 +91,26 @@ def reduce_flat(
     run = hybrid_dynamic.reduce_into if isinstance(codec, OutlierHybrid) else reduce_into
     run(wire_RPB, total_N, parts(codec, (numel,), total_N.device))
     return total_N
+
+
+def encode_rows(x_RD: Tensor, index_M: Tensor | None, codec: Codec, each: int) -> Tensor | None:
+    """The wire buffer of rows, or of those at `index_M`, of `each` values on the wire; None for raw ones."""
+    if isinstance(codec, Raw):
+        return None
+    rows = x_RD.shape[0] if index_M is None else index_M.numel()
+    buffer = torch.empty(codec.wire_bytes(rows * each), dtype=torch.uint8, device=x_RD.device)
+    dense = x_RD if x_RD.stride(1) == 1 else x_RD.contiguous()
+    gather_encode_into(dense.resolve_neg(), index_M, (rows,), buffer, codec)
+    return buffer
+
+
+def decode_rows(buffer: Tensor, out_RD: Tensor, index_M: Tensor | None, codec: Codec, each: int) -> bool:
+    """Decode rows into `out_RD`, or to its places `index_M`; False, and nothing done, for what kernels cannot reach."""
+    if isinstance(codec, Raw) or out_RD.stride(1) != 1:
+        return False
+    rows = out_RD.shape[0] if index_M is None else index_M.numel()
+    scatter_decode_into(aligned(buffer), out_RD, index_M, (rows,), codec)
+    return True
 
 
 def _is_static(codec: Codec) -> bool:

@@ -219,6 +219,40 @@ def decode_rows(
         out_RD[index_M] = rows_MD
 
 
+def combine_rows(
+    buffers: Sequence[Tensor],
+    counts: Sequence[int],
+    place_TA: Tensor,
+    weight_TA: Tensor,
+    width: int,
+    codec: Codec,
+    backend: str = "torch",
+    *,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Tokens [T, D]: the sum over choices A of weight times the row received, added in fp32 and in their order.
+
+    buffers: messages of `counts` rows. place_TA: int64, numbers of the rows received, over all messages, below 0 for a
+    choice that has none. weight_TA: fp32. Raises ValueError as `decode_rows` does, and for other shapes and types.
+    """
+    if place_TA.dim() != 2 or place_TA.shape != weight_TA.shape or len(buffers) != len(counts):
+        raise ValueError(
+            f"places and weights are [tokens, choices], counts for each buffer: given {list(place_TA.shape)}, "
+            f"{list(weight_TA.shape)}, {len(counts)} and {len(buffers)}"
+        )
+    if (place_TA.dtype, weight_TA.dtype) != (torch.int64, torch.float32):
+        raise ValueError(f"places are int64, weights float32: given {place_TA.dtype} and {weight_TA.dtype}")
+    rows_MD = torch.empty(sum(counts), width, dtype=torch.float32, device=place_TA.device)
+    for buffer, rows in zip(buffers, torch.split(rows_MD, list(counts)), strict=True):
+        decode_rows(buffer, rows, codec, backend)
+    total_TD = torch.zeros(len(place_TA), width, dtype=torch.float32, device=place_TA.device)
+    for place_T, weight_T in zip(place_TA.T, weight_TA.T, strict=True):
+        there_T1 = (place_T >= 0)[:, None]
+        more_TD = weight_T[:, None] * rows_MD[place_T.clamp(min=0)] if len(rows_MD) else total_TD
+        total_TD = torch.where(there_T1, total_TD + more_TD, total_TD)
+    return total_TD.to(dtype)
+
+
 def _check_rows(codec: Codec, index_M: Tensor | None) -> None:
     if codec.needs_calibration:
         raise ValueError(f"rows are encoded without a calibration, which {codec.spec} needs")

@@ -14,11 +14,12 @@ from thinwire.edge.words import place as place_of
 from thinwire.reference.catalog import parse_codec
 from thinwire.reference.catalog import scheme as find_scheme
 from thinwire.reference.catalog import schemes as catalog_schemes
-from thinwire.reference.core.architecture import ModelConfig
-from thinwire.reference.core.config import load_model, model_names
+from thinwire.reference.core.architecture import Experts, FeedForward, ModelConfig
+from thinwire.reference.core.mixers import Attention, Latent
 from thinwire.reference.core.schedule import Op as CollectiveOp
 from thinwire.reference.core.scheme import Codec, Phase, Raw, Scheme
 from thinwire.reference.core.tokens import Counts, checked
+from thinwire.reference.families.config import load_model, model_aliases, model_names
 from thinwire.reference.mixed import AnyScheme, MixedScheme, auto_budget, entries, find
 from thinwire.sim import predict as main_path
 from thinwire.sim.choices import Compress, Weights
@@ -32,6 +33,7 @@ from thinwire.sim.interval import interval_of_exchange
 from thinwire.sim.predict import WhatIf
 from thinwire.sim.question import Placement, Question, question_of
 from thinwire.sim.report import Prediction
+from thinwire.sim.sharing import Sharing
 from thinwire.sim.workload import Prompt
 from thinwire.topologies.choose import choose
 from thinwire.topologies.cluster import Cluster, Gpu
@@ -86,6 +88,7 @@ class Placed:
     model: ModelConfig
     cluster: Cluster
     profile: Profile
+    sharing: Sharing
 
 
 def place(question: Placement) -> Placed:
@@ -93,7 +96,15 @@ def place(question: Placement) -> Placed:
     scaled, numbered = dict(question.scaled_links), question.gpus
     gpus = group(question.cluster, question.tp, scaled, gpus=numbered, nodes=question.nodes)
     costs = _profile_of(gpus, question.profile)
-    return Placed(load_model(question.model) if isinstance(question.model, str) else question.model, gpus, costs)
+    model = load_model(question.model) if isinstance(question.model, str) else question.model
+    return Placed(model, gpus, costs, _sharing(question, len(gpus.gpus)))
+
+
+def _sharing(question: Placement, gpus: int) -> Sharing:
+    """How so many GPUs share a model out, as asked."""
+    attention, exchange = question.attention, question.expert_exchange
+    ep = question.ep or (gpus if attention == "dp" or exchange == "all-to-all" else 1)
+    return Sharing(gpus, ep, attention, exchange, question.expert_skew)
 
 
 def _profile_of(gpus: Cluster, profile: str | Profile | None, kernels: bool = True) -> Profile:
@@ -128,7 +139,15 @@ def answer(question: Question) -> Prediction:
 def _answered(question: Question, prompt: Prompt, placed: Placed) -> Prediction:
     scheme, what_if = scheme_of(question, placed, prompt), WhatIf(dict(question.slow_ranks))
     return main_path.predict(
-        placed.model, placed.cluster, scheme, prompt, placed.profile, what_if, question.folded, question.launch
+        placed.model,
+        placed.cluster,
+        scheme,
+        prompt,
+        placed.profile,
+        what_if,
+        question.folded,
+        question.launch,
+        placed.sharing,
     )
 
 
@@ -281,6 +300,24 @@ def compare(
     return Comparison(reference, tuple(sorted(rows, key=lambda row: (row.ttft_s, row.scheme.name))), compress)
 
 
+def schemes_for(question: Question) -> list[str]:
+    """The catalog's schemes that differ in what they do for a question: codecs of experts' traffic where some travels,
+    codecs of all-reduces where there are any.
+    """
+    model = load_model(question.model) if isinstance(question.model, str) else question.model
+    own = question.attention == "dp"
+    travels = model.is_mixture and (own or question.expert_exchange == "all-to-all")
+    found = []
+    for name, known in catalog_schemes().items():
+        if known.compresses_experts:
+            means = travels
+        else:
+            means = not own or (known.is_raw and not known.drop_attention_percent and known.sequence_split is None)
+        if means:
+            found.append(name)
+    return found
+
+
 def compare_cross_attention(
     cluster: str | Cluster,
     text_tokens: int,
@@ -319,18 +356,13 @@ def compare_cross_attention(
 
     taken = group(cluster, tp, scaled_links, gpus=gpus, nodes=nodes)
     found = load_model(model) if isinstance(model, str) else model
-    config = replace(
-        found,
-        num_heads=found.num_heads if heads is None else heads,
-        num_kv_heads=found.num_kv_heads if kv_heads is None else kv_heads,
-        head_dim=found.head_dim if head_dim is None else head_dim,
-    )
+    own = {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim}
     layers = max(1, found.num_layers // LAYERS_SHARE) if cross_layers is None else cross_layers
     wanted = (
         METHODS if methods is None else tuple(cast("Method", name) for name in methods)
     )  # unknown: refused in build
     return compare_cross(
-        CrossModel(config, layers),
+        CrossModel(found, layers, **{name: value for name, value in own.items() if value is not None}),
         taken,
         CrossPrompt(batch, text_tokens, visual_tokens, weights),
         _profile_of(taken, profile),
@@ -497,10 +529,20 @@ def catalog(kind: str) -> list[dict[str, Any]]:
 
 
 def _model_row(m: ModelConfig) -> dict[str, Any]:
+    mixers = [layer.mixer for layer in m.layers if layer.mixer is not None]
+    heads = next((mixer for mixer in mixers if isinstance(mixer, Attention | Latent)), None)
+    dense = next((layer.feed for layer in m.layers if isinstance(layer.feed, FeedForward)), None)
+    mixture = next((layer.feed for layer in m.layers if isinstance(layer.feed, Experts)), None)
     return {
-        "name": m.name, "architecture": m.architecture, "parameters": m.parameters, "hidden_size": m.hidden_size,
-        "num_layers": m.num_layers, "num_heads": m.num_heads, "num_kv_heads": m.num_kv_heads, "head_dim": m.head_dim,
-        "intermediate_size": m.intermediate_size, "vocab_size": m.vocab_size, "source": m.source,
+        "name": m.name, "architecture": m.architecture, "parameters": m.parameters,
+        "active_parameters": m.active_parameters, "hidden_size": m.hidden_size, "num_layers": m.num_layers,
+        "num_heads": heads.heads if heads else None,
+        "num_kv_heads": heads.kv_heads if isinstance(heads, Attention) else None,
+        "head_dim": heads.head_dim if heads else None, "intermediate_size": dense.width if dense else None,
+        "experts": mixture.count if mixture else None, "experts_per_token": mixture.top_k if mixture else None,
+        "expert_size": mixture.width if mixture else None, "vocab_size": m.vocab_size,
+        "kv_bytes_per_token": 2 * m.cache_values(1), "source": m.source,
+        "ids": [alias.name for alias in model_aliases().values() if alias.model == m.name],
     }  # fmt: skip
 
 

@@ -2,11 +2,20 @@
 
 from typing import Literal
 
+Precision = Literal["bf16", "fp8"]
+"""Formats of weights, and of the products with them."""
+
 Weights = Literal["bf16", "fp8"]
 """Precision of weights and GEMMs."""
 
 Launch = Literal["eager", "graph"]
 """Kernels launched one by one, as engines prefill, or as a CUDA graph."""
+
+Attending = Literal["tp", "dp"]
+"""Attention cut by heads over all ranks, or held whole by every rank for sequences of its own."""
+
+Exchanging = Literal["all-gather", "all-to-all"]
+"""How tokens reach experts: every rank has all of them, or they go where their experts are."""
 
 Compress = Literal["prompt", "all"]
 """Positions that a deployment compresses: those of prompts, whose messages are large, or every one, decode's too."""

@@ -15,7 +15,17 @@ from thinwire.sim.costs.cost import CODEC_SPREADS, CostModel
 from thinwire.sim.costs.elementwise import elementwise_bytes
 from thinwire.sim.costs.spread import UNKNOWN, Spread, another_host, find, sum_interval
 from thinwire.sim.events.timeline import Carried, Timeline
-from thinwire.sim.workload import AttendChunks, DecodeAttend, Elementwise, Gemm, Kernel, Workload
+from thinwire.sim.shapes import (
+    AttendChunks,
+    DecodeAttend,
+    Elementwise,
+    Gemm,
+    Kernel,
+    LatentDecode,
+    Recurrent,
+    RoutedExperts,
+)
+from thinwire.sim.workload import Workload
 
 Kernels = Mapping[tuple[int, str], Kernel]
 COMPUTE_ELSEWHERE = "compute on another host"
@@ -73,6 +83,12 @@ def kernel_spread(kernel: Kernel, cost: CostModel) -> Spread | None:
             return find(spreads, max(context for _, context in chunks), "attention")
         case DecodeAttend(sequences=sequences, context_tokens=context):
             return find(spreads, context // sequences, "decode attention", "attention")
+        case LatentDecode(sequences=sequences, context_tokens=context):
+            return find(spreads, context // sequences, "latent decode", "decode attention", "attention")
+        case RoutedExperts(rows=rows, precision=precision):
+            return find(spreads, rows, f"experts {precision}")
+        case Recurrent(kind=kind, tokens=tokens):
+            return find(spreads, tokens, f"recurrent {kind}")
         case _:
             return find(spreads, kernel.key_tokens, "attention")
 

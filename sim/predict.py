@@ -21,6 +21,7 @@ from thinwire.sim.events.network import Floats
 from thinwire.sim.events.timeline import Fold, Timeline
 from thinwire.sim.interval import kernels_of
 from thinwire.sim.report import Prediction, Traffic, assumptions
+from thinwire.sim.sharing import Sharing
 from thinwire.sim.workload import Prompt, Workload, build, memory_bytes
 from thinwire.topologies.cluster import Cluster
 
@@ -41,22 +42,25 @@ def predict(
     what_if: WhatIf = WhatIf(),
     folded: bool = True,
     launch: Launch = "eager",
+    sharing: Sharing | None = None,
 ) -> Prediction:
-    """Time to first token of one prompt on all GPUs of `cluster`, tensor-parallel.
+    """Time to first token of one prompt on all GPUs of `cluster`.
 
     folded: simulate identical layers until they repeat exactly, and each distinct collective once. The unfolded run
         gives the same result to 1e-9, event by event.
 
     launch: kernels launched one by one, as engines prefill, or as a CUDA graph.
 
+    sharing: how the GPUs share the model out; None = tensor parallelism.
+
     Raises:
         ValueError: a model that does not divide over the GPUs or does not fit them, a prompt that cannot be split.
     """
-    tp = len(cluster.gpus)
-    check_machine(model, cluster, prompt, profile)
-    workload = build(model, scheme, prompt, tp)
+    sharing = Sharing(len(cluster.gpus)) if sharing is None else sharing
+    check_machine(model, cluster, prompt, profile, sharing)
+    workload = build(model, scheme, prompt, sharing)
     cost = CostModel(profile, cluster.gpu, launch)
-    exchanger = Exchanger(cluster, cost, slowdown(tp, what_if.slow_ranks), left_uncompressed(scheme))
+    exchanger = Exchanger(cluster, cost, slowdown(sharing.ranks, what_if.slow_ranks), left_uncompressed(scheme))
     result, folds = run(workload, exchanger, cost, folded)
     return Prediction(
         model=model,
@@ -66,9 +70,10 @@ def predict(
         profile=profile.name,
         timeline=timeline_of(result, folds),
         traffic=traffic(workload, exchanger),
-        assumptions=assumptions(prompt, scheme, cost, exchanger),
+        assumptions=assumptions(model, sharing, prompt, scheme, cost, exchanger),
         cost=cost,
         kernels=kernels_of(workload),
+        sharing=sharing,
     )
 
 
@@ -103,10 +108,10 @@ def _simulate(workload: Workload, exchanger: Exchanger, cost: CostModel, replay:
     return engine.run(program)
 
 
-def check_machine(model: ModelConfig, cluster: Cluster, prompt: Prompt, profile: Profile) -> None:
+def check_machine(model: ModelConfig, cluster: Cluster, prompt: Prompt, profile: Profile, sharing: Sharing) -> None:
     """Refuse a precision the GPU lacks, and a prompt that does not fit, with the arithmetic."""
     check_precision(cluster, prompt.weights, profile)
-    need = memory_bytes(model, prompt, len(cluster.gpus))
+    need = memory_bytes(model, prompt, sharing)
     total = sum(need.values())
     if total > cluster.gpu.memory_bytes:
         terms = " + ".join(f"{name} {nbytes / 1e9:.1f}" for name, nbytes in need.items())

@@ -12,8 +12,8 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
-from thinwire.edge.limits import BATCH, GPUS, TOKENS, Limit
-from thinwire.sim.choices import Launch, Weights
+from thinwire.edge.limits import BATCH, GPUS, SKEW, TOKENS, Limit
+from thinwire.sim.choices import Attending, Exchanging, Launch, Weights
 from thinwire.topologies.choose import numbers, text_of
 
 if TYPE_CHECKING:
@@ -109,6 +109,11 @@ class Placement:
         profile: path of a JSON profile, or a Profile; None takes the shipped ones.
         scaled_links: "source->target" pattern -> factor on its bandwidth, as a what-if; kept as pairs.
         slow_ranks: rank -> factor on its kernels' time, as a what-if; kept as pairs.
+        ep: ranks that hold experts of their own, whole; None: every rank has a part of every expert, or, where
+            attention is "dp" or experts are reached by "all-to-all", all ranks.
+        attention: "tp", cut by heads, or "dp": every rank holds it whole, for sequences of its own.
+        expert_exchange: "all-gather", every rank has all tokens, or "all-to-all", tokens go where their experts are.
+        expert_skew: how unevenly experts are chosen (`sim.sharing`): 0, all alike.
     """
 
     model: str | ModelConfig = field(
@@ -166,6 +171,37 @@ class Placement:
             "ranks",
             "What-if: RANK=FACTOR on the time of a straggler's kernels; may be repeated.",
             flag="--slow-rank",
+        ),
+    )
+    ep: int | None = field(
+        default=None,
+        kw_only=True,
+        metadata=option(
+            "count",
+            "Spread a mixture's experts over N ranks, whole. Left out: over all where attention is dp or the exchange "
+            "all-to-all, else every rank has its columns of each.",
+            limit=GPUS,
+        ),
+    )
+    attention: Attending = field(
+        default="tp",
+        kw_only=True,
+        metadata=option(
+            "choice", "Cut attention by heads, or give every rank sequences of its own.", choices=get_args(Attending)
+        ),
+    )
+    expert_exchange: Exchanging = field(
+        default="all-gather",
+        kw_only=True,
+        metadata=option(
+            "choice", "Every rank has all tokens, or tokens go where their experts are.", choices=get_args(Exchanging)
+        ),
+    )
+    expert_skew: float = field(
+        default=0.0,
+        kw_only=True,
+        metadata=option(
+            "amount", "How unevenly experts are chosen: the i-th in proportion to i ** -SKEW. 0: all alike.", limit=SKEW
         ),
     )
 

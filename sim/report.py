@@ -7,14 +7,16 @@ from typing import Any
 
 from thinwire.reference.core.architecture import ModelConfig
 from thinwire.reference.core.lookup import entry_of
-from thinwire.reference.core.scheme import Codec
+from thinwire.reference.core.scheme import Codec, Scheme
 from thinwire.reference.mixed import AnyScheme, MixedScheme, entries, plan_of
 from thinwire.sim.costs.cost import CODEC_SPREADS, CostModel
 from thinwire.sim.costs.spread import ANOTHER_HOST, CONFIDENCE, Spread
 from thinwire.sim.events.exchange import Exchanger
 from thinwire.sim.events.timeline import Breakdown, Timeline
 from thinwire.sim.interval import Interval, Kernels, interval_of
-from thinwire.sim.workload import FP8_ROWS, Prompt
+from thinwire.sim.shapes import FP8_ROWS
+from thinwire.sim.sharing import Sharing
+from thinwire.sim.workload import Prompt
 from thinwire.topologies.cluster import Cluster
 
 
@@ -41,6 +43,7 @@ class Prediction:
     assumptions: tuple[str, ...]
     cost: CostModel = field(repr=False, compare=False)
     kernels: Kernels = field(repr=False, compare=False)
+    sharing: Sharing
 
     @cached_property
     def interval(self) -> Interval:
@@ -84,6 +87,7 @@ class Prediction:
             "batch": self.prompt.batch,
             "input_tokens": self.prompt.input_tokens,
             "weights": self.prompt.weights,
+            **(shared_out(self.sharing) if self.model.is_mixture else {}),
             "ttft_ms": self.ttft_s * 1e3,
             "ttft_ms_interval": [self.interval.low_s * 1e3, self.interval.high_s * 1e3],
             "interval_confidence": CONFIDENCE,
@@ -106,11 +110,54 @@ def fused_codecs(scheme: AnyScheme) -> bool:
 LAUNCHED = {"eager": "one by one", "graph": "as a CUDA graph"}
 
 
-def assumptions(prompt: Prompt, scheme: AnyScheme, cost: CostModel, exchanger: Exchanger) -> tuple[str, ...]:
+def shared_out(sharing: Sharing) -> dict[str, Any]:
+    """How a mixture's experts are shared out, as documents say it."""
+    return {
+        "ep": sharing.ep,
+        "attention": sharing.attention,
+        "expert_exchange": sharing.exchange,
+        "expert_skew": sharing.skew,
+    }
+
+
+MEGATRON = (
+    "tensor parallelism as in Megatron-LM: every rank does the same work; embeddings are replicated and only the "
+    "last token's logits are computed"
+)
+OWN_SEQUENCES = (
+    "attention is data-parallel: every rank holds all that is dense, for sequences of its own, as even as can be; only "
+    "experts' tokens travel, and an all-reduce's codec compresses nothing"
+)
+
+
+def sharing_sentences(model: ModelConfig, sharing: Sharing, schemes: Iterable[Scheme]) -> list[str]:
+    """How the ranks share the model out, and what is taken of its router."""
+    sentences = [MEGATRON if sharing.dense_ranks == sharing.ranks else OWN_SEQUENCES]
+    compressed = any(scheme.compresses_experts for scheme in schemes)
+    if not model.is_mixture:
+        return [*sentences, f"{model.name} has no experts: codecs of dispatch and combine do nothing"][: 1 + compressed]
+    chosen = f"skewed ({sharing.skew:g}, seed {sharing.seed})" if sharing.skew else "uniform"
+    sentences.append(
+        f"the router's choices are {chosen}; the rank whose experts get most tokens sets the pace, by expected numbers"
+    )
+    if sharing.exchange == "all-to-all":
+        sentences.append("a token travels once to each rank that holds any of its experts, and comes back summed up")
+    travels = sharing.exchange == "all-to-all" or sharing.dense_ranks < sharing.ranks
+    if compressed and not travels:
+        sentences.append(
+            "every rank has all tokens, so nothing is dispatched: codecs of dispatch and combine do nothing "
+            "(--expert-exchange all-to-all, --attention dp)"
+        )
+    return sentences
+
+
+def assumptions(
+    model: ModelConfig, sharing: Sharing, prompt: Prompt, scheme: AnyScheme, cost: CostModel, exchanger: Exchanger
+) -> tuple[str, ...]:
     """Every sentence a prediction rests on: its own, then the machine's, then the profile's."""
     sentences = [
-        "tensor parallelism as in Megatron-LM: every rank does the same work; embeddings are replicated and only the "
-        "last token's logits are computed",
+        *sharing_sentences(model, sharing, entries(scheme)),
+        *model.notes,
         f"one prefill of all {prompt.batch * prompt.input_tokens} tokens, nothing else on the GPUs; sampling and "
         "detokenising the first token are not counted",
         *kernel_sentences(prompt.weights, cost),

@@ -6,22 +6,20 @@ same part of the sequence has ended on its rank. The split follows Megatron-LM (
 and MLP are column- then row-parallel, so each block ends in an all-reduce of (tokens x hidden) partial sums.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from thinwire.reference.core.architecture import ModelConfig
-from thinwire.reference.core.schedule import Schedule
+from thinwire.reference.core.architecture import Experts, FeedForward, Layer, ModelConfig
+from thinwire.reference.core.mixers import Attention, Latent, Mixer
 from thinwire.reference.core.scheme import Scheme
-from thinwire.reference.core.tokens import Counts
 from thinwire.reference.mixed import SITES, AnyScheme, Site, plan_of
 from thinwire.sim.choices import Weights
+from thinwire.sim.layers import After, Stage, precision, product, recurrent, stages, weight_bytes
+from thinwire.sim.shapes import Attend, Elementwise, Exchange, Gemm, Kernel, Passing, Rows
+from thinwire.sim.sharing import Sharing, load, sharing_of
 
 Stream = Literal["compute", "communication"]
-
-FP8_ROWS = 4
-"""Rows an engine pads an fp8 product to a multiple of: on Hopper others cost an extra copy (docs/decisions/003), and on
-other GPUs three more rows cost next to nothing, so the rule is one for all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,121 +39,6 @@ class Prompt:
                 raise ValueError(f"{name} must be at least 1: {name}={value}")
         if self.weights not in get_args(Weights):
             raise ValueError(f"weights must be {' or '.join(get_args(Weights))}: weights={self.weights!r}")
-
-
-@dataclass(frozen=True, slots=True)
-class Gemm:
-    """(m, k) @ (k, n)."""
-
-    name: str
-    m: int
-    n: int
-    k: int
-    precision: Weights
-
-
-@dataclass(frozen=True, slots=True)
-class Attend:
-    """Causal attention of the last `query_tokens` of `key_tokens`, per sequence."""
-
-    name: str
-    batch: int
-    query_tokens: int
-    key_tokens: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    window: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class CrossAttend:
-    """Attention of `query_tokens` on all of `key_tokens` tokens of another sequence, per sequence."""
-
-    name: str
-    batch: int
-    query_tokens: int
-    key_tokens: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-
-
-@dataclass(frozen=True, slots=True)
-class AttendChunks:
-    """Causal attention of chunks of several sequences in one call; each is (tokens, its context with them)."""
-
-    name: str
-    chunks: tuple[tuple[int, int], ...]
-    heads: int
-    kv_heads: int
-    head_dim: int
-    window: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class DecodeAttend:
-    """Attention of one new token of each of `sequences`, whose contexts are `context_tokens` in all, the new tokens
-    counted.
-    """
-
-    name: str
-    sequences: int
-    context_tokens: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    window: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Elementwise:
-    """A memory-bound kernel; `width` values wide over `tokens` rows."""
-
-    name: str
-    op: str  # one of sim.costs.elementwise.OPS
-    tokens: int
-    width: int
-
-
-Kernel = Gemm | Attend | AttendChunks | CrossAttend | DecodeAttend | Elementwise
-
-
-Kernels = Mapping[Site, Sequence[tuple[Kernel, ...]]]  # of a layer's blocks, for each part of the sequence
-Sizes = Callable[[int, Scheme], "Rows"]  # (part, scheme) -> its tokens, and which of them the scheme exempts
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """Tokens of a part, and those that a scheme exempts: the first of their sequence, the last of their prompt."""
-
-    tokens: int
-    first: int = 0
-    last: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """A collective over the whole group on `numel` bf16 values, of which the last `exact` travel raw.
-
-    counts: of an all_to_all, rows from each rank to each (`reference.core.tokens`); numel is then what the rank that
-    sends most sends, whole rows. None: each sends all the same. scheme: of an all_to_all of experts' tokens what
-    `Scheme.for_experts` gives.
-    """
-
-    op: Literal["all_reduce", "all_gather", "all_to_all"]
-    numel: int
-    scheme: Scheme | None  # None: uncompressed, by the engine's own choice
-    exact: int = 0
-    counts: Counts | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Passing:
-    """Blocks handed on round the ring of ranks, as a schedule says."""
-
-    schedule: Schedule
-    op: Literal["passing"] = "passing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,29 +71,8 @@ class Workload:
 
 
 @dataclass(frozen=True, slots=True)
-class Shard:
-    """One rank's share of a layer."""
-
-    heads: int
-    kv_heads: int
-    intermediate: int
-    vocabulary: int
-
-    @classmethod
-    def of(cls, model: ModelConfig, tp: int) -> "Shard":
-        """Raises ValueError where the model does not divide over `tp` ranks."""
-        model.check_tp(tp)
-        return cls(
-            heads=model.num_heads // tp,
-            kv_heads=model.kv_heads_per_gpu(tp),
-            intermediate=model.intermediate_size // tp,
-            vocabulary=-(-model.vocab_size // tp),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A part of every sequence that is carried through the layers on its own (ISO cuts the sequence in two)."""
+class Piece:
+    """A piece of every sequence that is carried through the layers on its own (ISO cuts the sequence in two)."""
 
     queries: int
     keys: int
@@ -223,40 +85,45 @@ class Part:
         return Rows(prompt.batch * self.queries, prompt.batch * first, prompt.batch * last)
 
 
-def parts(prompt: Prompt, split: float | None) -> tuple[Part, ...]:
+def parts(prompt: Prompt, split: float | None) -> tuple[Piece, ...]:
     """The sequence whole, or in two with the causal order kept (ISO, arXiv 2409.11155)."""
     total = prompt.input_tokens
     if split is None:
-        return (Part(total, total),)
+        return (Piece(total, total),)
     first = round(total * split)
     if not 0 < first < total:
         raise ValueError(f"sequence_split leaves a half empty: sequence_split={split}, input_tokens={total}")
-    return Part(first, first), Part(total - first, total)
+    return Piece(first, first), Piece(total - first, total)
 
 
-def build(model: ModelConfig, scheme: AnyScheme, prompt: Prompt, tp: int) -> Workload:
-    """The workload of one rank.
+def build(model: ModelConfig, scheme: AnyScheme, prompt: Prompt, sharing: Sharing | int) -> Workload:
+    """The workload of one rank: where ranks have sequences of their own, of the one that has most. sharing: a number of
+    ranks is tensor parallelism.
 
     Raises:
-        ValueError: where the model does not divide over tp, the sequence cannot be split, or a mixed scheme is for
-        another number of layers.
+        ValueError: where the model does not divide over the ranks, the sequence cannot be split, or a mixed scheme is
+        for another number of layers.
     """
-    shard = Shard.of(model, tp)
-    sequence_parts = parts(prompt, scheme.sequence_split if tp > 1 else None)  # nothing to overlap with
-    of_part = [prompt.batch * part.queries for part in sequence_parts]
+    sharing = sharing_of(sharing)
+    sharing.check(model)
+    ranks, dense = sharing.ranks, sharing.dense_ranks
+    sequence_parts = parts(prompt, scheme.sequence_split if ranks > 1 else None)  # nothing to overlap with
+    mine = prompt if dense == ranks else replace(prompt, batch=sharing.own(prompt.batch))
+    of_part = [mine.batch * part.queries for part in sequence_parts]
 
-    def kernels(window: int | None) -> Kernels:
-        return {
-            "attention": [_attention(model, shard, prompt, part, window) for part in sequence_parts],
-            "mlp": [mlp(model, shard, tokens, prompt.weights) for tokens in of_part],
-        }
+    def stages_of(part: int, layer: Layer, after: After) -> list[Stage]:
+        def rows(scheme: Scheme) -> Rows:
+            return sequence_parts[part].rows(scheme, prompt)
 
-    def sizes(part: int, scheme: Scheme) -> Rows:
-        return sequence_parts[part].rows(scheme, prompt)
+        def attends(mixer: Mixer) -> tuple[Kernel, ...]:
+            return attending(model, mixer, dense, mine, sequence_parts[part])
 
-    layers = layers_of(model, scheme, tp, kernels, sizes)
+        tokens, own = prompt.batch * sequence_parts[part].queries, None if mine is prompt else of_part[part]
+        return list(stages(model, layer, sharing, after, tokens, rows, attends, prompt.weights, own))
+
+    layers = layers_of(model, scheme, ranks, len(of_part), stages_of)
     opening = [Op("embedding", i, (embedding(model, tokens),)) for i, tokens in enumerate(of_part)]
-    last = closing(model, shard, sum(of_part), prompt.batch, tp, len(of_part) - 1)
+    last = closing(model, dense, sum(of_part), mine.batch, len(of_part) - 1)
     return Workload(tuple(opening), layers, last)
 
 
@@ -265,12 +132,17 @@ def embedding(model: ModelConfig, tokens: int) -> Kernel:
     return Elementwise("embedding", "embedding", tokens, model.hidden_size)
 
 
-def closing(model: ModelConfig, shard: Shard, tokens: int, sampled: int, tp: int, part: int) -> tuple[Op, ...]:
+def vocabulary(model: ModelConfig, tp: int) -> int:
+    """Entries of it that one rank has."""
+    return -(-model.vocab_size // tp)
+
+
+def closing(model: ModelConfig, tp: int, tokens: int, sampled: int, part: int) -> tuple[Op, ...]:
     """The final norm of all tokens, and the logits of the `sampled` sequences that get a token, if any."""
     head: tuple[Kernel, ...] = (Elementwise("final norm", "add_rms_norm", tokens, model.hidden_size),)
     if not sampled:
         return (Op("final norm", part, head),)
-    head = (*head, Gemm("lm head", sampled, shard.vocabulary, model.hidden_size, "bf16"))
+    head = (*head, Gemm("lm head", sampled, vocabulary(model, tp), model.hidden_size, "bf16"))
     if tp == 1:
         return (Op("logits", part, head),)
     gather = Exchange("all_gather", sampled * model.vocab_size, None)
@@ -278,111 +150,128 @@ def closing(model: ModelConfig, shard: Shard, tokens: int, sampled: int, tp: int
 
 
 def layers_of(
-    model: ModelConfig, scheme: AnyScheme, tp: int, kernels: Callable[[int | None], Kernels], sizes: Sizes
+    model: ModelConfig,
+    scheme: AnyScheme,
+    tp: int,
+    parts: int,
+    stages_of: Callable[[int, Layer, After], Sequence[Stage]],
 ) -> tuple[tuple[Op, ...], ...]:
     """The ops of every layer; layers alike are one object, by which they fold.
 
-    kernels: of the blocks of a layer with this attention window, for each part of the sequence. ValueError for a mixed
-    scheme of another number of layers.
+    stages_of: (part of the sequence, layer, schemes of its sync points) -> its stages. ValueError for a mixed scheme of
+    another number of layers.
     """
+    distinct: dict[int, tuple[Op, ...]] = {}
+    found = []
+    kinds = kinds_of(model, scheme, tp)
+    for kind in kinds:
+        if id(kind) not in distinct:
+            of_part = [stages_of(part, kind.layer, kind.after) for part in range(parts)]
+            distinct[id(kind)] = tuple(_issued(of_part))
+        found.append(distinct[id(kind)])
+    return tuple(found)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Kind:
+    """A layer as far as its work goes: what it is made of, and what happens at its sync points."""
+
+    layer: Layer
+    after: After
+
+
+def kinds_of(model: ModelConfig, scheme: AnyScheme, tp: int) -> list[Kind]:
+    """The kind of every layer, first to last; kinds alike are one object. ValueError as `layers_of`."""
     plan = plan_of(scheme, model.num_layers)
-    distinct: dict[tuple[int | None, int, int], tuple[Op, ...]] = {}
-    layers = []
-    for number in range(model.num_layers):
-        window = model.window(number)
+    distinct: dict[tuple[int, ...], Kind] = {}
+    same: dict[Layer, Layer] = {}
+    found = []
+    for number, layer in enumerate(model.layers):
+        layer = same.setdefault(layer, layer)
         after: dict[Site, Scheme | None] = {site: plan[number, site] if tp > 1 else None for site in SITES}
-        key = (window, id(after["attention"]), id(after["mlp"]))  # a plan's equal schemes are one object
+        key = (id(layer), *map(id, after.values()))  # a plan's equal schemes are one object
         if key not in distinct:
-            distinct[key] = tuple(_layer(model.hidden_size, kernels(window), after, sizes))
-        layers.append(distinct[key])
-    return tuple(layers)
+            distinct[key] = Kind(layer, after)
+        found.append(distinct[key])
+    return found
 
 
-def _layer(width: int, kernels: Kernels, after: Mapping[Site, Scheme | None], sizes: Sizes) -> Iterator[Op]:
-    """Compute and exchanges of one layer in issue order; blocks with no exchange between them are one op."""
-    waiting: list[tuple[Kernel, ...]] = [()] * len(kernels["mlp"])
-    name = ""
-    for block in SITES:
-        name = f"{name}+{block}" if name else block
-        scheme = after[block]
-        exchanged = scheme is not None and scheme.collective != "none"
-        for i, of_part in enumerate(kernels[block]):
-            waiting[i] += of_part
-            if exchanged or block == SITES[-1]:
-                yield Op(name, i, waiting[i])
-                waiting[i] = ()
-            if scheme is not None and exchanged:
-                for what, exchange in all_reduces(scheme, sizes(i, scheme), width):
-                    yield Op(f"all-reduce {what} {block}", i, exchange=exchange)
-        if exchanged:
-            name = ""
+def _issued(of_part: Sequence[Sequence[Stage]]) -> Iterator[Op]:
+    """Stages of all parts of the sequence in issue order."""
+    for row in zip(*of_part, strict=True):
+        for part, stage in enumerate(row):
+            yield Op(stage.name, part, stage.kernels)
+            for what, exchange in stage.exchanges:
+                yield Op(what, part, exchange=exchange)
 
 
-def all_reduces(scheme: Scheme, rows: Rows, width: int) -> Iterator[tuple[str, Exchange]]:
-    """What one sync point sends, with words for it: the first tokens exempt go uncompressed and before the others, the
-    last in the same messages as the others; where no others are left, those too go uncompressed.
-    """
-    if rows.first:
-        yield "of exempt tokens after", Exchange("all_reduce", rows.first * width, None)
-    left = rows.tokens - rows.first
-    if left and left == rows.last:
-        yield "of exempt tokens after", Exchange("all_reduce", left * width, None)
-    elif left:
-        yield "after", Exchange("all_reduce", left * width, scheme, rows.last * width)
+def attending(model: ModelConfig, mixer: Mixer, tp: int, prompt: Prompt, part: Piece) -> tuple[Kernel, ...]:
+    """What a part of the prompt runs between a mixer's projections."""
+    batch, queries, keys = prompt.batch, part.queries, part.keys
+    match mixer:
+        case Attention():
+            heads, kv_heads = mixer.heads // tp, mixer.kv_heads_per_gpu(tp)
+            shape = heads, kv_heads, mixer.head_dim
+
+            def attend(name: str, sequences: int, queries: int, keys: int, window: int | None) -> Attend:
+                return Attend(name, sequences, queries, keys, *shape, window, mixer.value_dim)
+
+            chunk = mixer.chunk
+            if chunk is None or keys <= chunk:
+                return (attend("attention", batch, queries, keys, mixer.window),)
+            if queries != keys:  # a part that starts within a chunk: as if its tokens saw a window as long
+                return (attend("attention", batch, queries, keys, chunk),)
+            whole, rest = divmod(keys, chunk)
+            found = (attend("attention", batch * whole, chunk, chunk, None),)
+            return (*found, attend("attention of the last chunk", batch, rest, rest, None)) if rest else found
+        case Latent():
+            heads, window = mixer.heads // tp, mixer.reach
+            expand = product(
+                "kv_b",
+                batch * keys,
+                heads * (mixer.nope_dim + mixer.value_dim),
+                mixer.rank,
+                precision(model, prompt.weights, "attention"),
+            )
+            attend_s = Attend("attention", batch, queries, keys, heads, heads, mixer.head_dim, window, mixer.value_dim)
+            if mixer.indexer is None or keys <= mixer.indexer.top_k:
+                return expand, replace(attend_s, window=None)
+            if mixer.indexer.shared:
+                return expand, attend_s
+            index = mixer.indexer  # scores alone are half of attention's products: heads half as wide
+            scores = Attend("index scores", batch, queries, keys, index.heads, 1, index.head_dim // 2, None)
+            return expand, scores, attend_s
+        case _:
+            return (recurrent(mixer, tp, batch * queries, batch),)
 
 
-def _attention(model: ModelConfig, shard: Shard, prompt: Prompt, part: Part, window: int | None) -> tuple[Kernel, ...]:
-    tokens, weights = prompt.batch * part.queries, prompt.weights
-    before, behind = around_attention(model, shard, tokens, weights)
-    heads, kv_heads, dim = shard.heads, shard.kv_heads, model.head_dim
-    attend = Attend("attention", prompt.batch, part.queries, part.keys, heads, kv_heads, dim, window)
-    return (*before, attend, *behind)
-
-
-def product(name: str, tokens: int, n: int, k: int, weights: Weights) -> Gemm:
-    """(tokens, k) @ (k, n) as an engine launches it, in prompts and in decoding alike."""
-    return Gemm(name, tokens if weights == "bf16" else -(-tokens // FP8_ROWS) * FP8_ROWS, n, k, weights)
-
-
-def around_attention(
-    model: ModelConfig, shard: Shard, tokens: int, weights: Weights
-) -> tuple[tuple[Kernel, ...], tuple[Kernel, ...]]:
-    """Kernels of one rank's attention block before and behind attention itself."""
-    hidden, dim, heads, kv_heads = model.hidden_size, model.head_dim, shard.heads, shard.kv_heads
-    before: tuple[Kernel, ...] = (
-        *norms(model, tokens),
-        product("qkv", tokens, (heads + 2 * kv_heads) * dim, hidden, weights),
-        Elementwise("rope", "rope", tokens, (heads + kv_heads) * dim),
-    )
-    return before, (product("o", tokens, hidden, heads * dim, weights),)
-
-
-def mlp(model: ModelConfig, shard: Shard, tokens: int, weights: Weights) -> tuple[Kernel, ...]:
-    """The gated MLP of one rank, its norm included."""
-    hidden, inner = model.hidden_size, shard.intermediate
-    return (
-        *norms(model, tokens),
-        product("gate_up", tokens, 2 * inner, hidden, weights),
-        Elementwise("activation", "silu_mul" if model.activation == "silu" else "gelu_mul", tokens, inner),
-        product("down", tokens, hidden, inner, weights),
-    )
-
-
-def norms(model: ModelConfig, tokens: int) -> tuple[Kernel, ...]:
-    """The residual addition fused with the norm before a block; Gemma 2 also normalises what the last block gave."""
-    before = Elementwise("norm", "add_rms_norm", tokens, model.hidden_size)
-    return (Elementwise("post norm", "rms_norm", tokens, model.hidden_size), before) if model.post_norms else (before,)
-
-
-def memory_bytes(model: ModelConfig, prompt: Prompt, tp: int) -> dict[str, float]:
+def memory_bytes(model: ModelConfig, prompt: Prompt, sharing: Sharing | int) -> dict[str, float]:
     """What one GPU must hold: weights, the prompt's KV cache, and the widest activations of a layer (all bf16 but
     the weights).
     """
-    shard = Shard.of(model, tp)
-    tokens = prompt.batch * prompt.input_tokens
-    widest = 2 * model.hidden_size + 3 * shard.intermediate  # residual, block input, gate, up and their product
+    sharing = sharing_of(sharing)
+    tp, batch = sharing.dense_ranks, prompt.batch if sharing.attention == "tp" else sharing.own(prompt.batch)
+    cached = batch * (model.cache_values(tp, prompt.input_tokens) + model.state_values(tp))
     return {
-        "weights": model.weight_bytes(tp, 8 if prompt.weights == "fp8" else 16),
-        "kv_cache": 2.0 * model.num_layers * 2 * shard.kv_heads * model.head_dim * tokens,
-        "activations": 2.0 * widest * tokens,
+        "weights": weight_bytes(model, prompt.weights, sharing),
+        "kv_cache": 2.0 * cached,
+        "activations": 2.0 * widest(model, sharing, batch * prompt.input_tokens),
     }
+
+
+def widest(model: ModelConfig, sharing: Sharing, tokens: int) -> float:
+    """Values of `tokens` tokens of the rank's own in the widest half of a layer: residual and input of the half; gate,
+    up and their product, for each row of its experts.
+    """
+    found = 0.0
+    for layer, _ in model.distinct:
+        match layer.feed:
+            case Experts() as feed:
+                columns = sharing.ranks // sharing.ep
+                all_tokens = tokens if sharing.attention == "tp" else tokens * sharing.ranks
+                rows = load(feed, sharing, all_tokens).rows
+                shared = tokens * feed.shared.width / sharing.shared_ranks if feed.shared else 0.0
+                found = max(found, rows * feed.width / columns + shared)
+            case FeedForward() as feed:
+                found = max(found, tokens * (feed.width // sharing.dense_ranks))
+    return 2 * model.hidden_size * tokens + 3 * found

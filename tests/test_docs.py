@@ -15,7 +15,7 @@ import pytest
 import typer
 
 from thinwire.commands.cli import COMMANDS, app
-from thinwire.reference.core.config import model_names
+from thinwire.reference.families.config import model_names
 from thinwire.sim import api
 from thinwire.topologies.load import cluster_names, gpu_names
 

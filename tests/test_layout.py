@@ -32,12 +32,13 @@ HOUSE: Mapping[str, tuple[str, ...]] = {
     ),
     "sim": (
         "cli.py", "bench/", "sweeps/", "planning/", "schema.py", "serving/", "api.py", "cross/", "predict.py",
-        "report.py", "interval.py", "question.py", "quality/", "events/", "costs/", "workload.py", "choices.py",
+        "report.py", "interval.py", "question.py", "quality/", "events/", "costs/", "workload.py", "layers.py",
+        "sharing.py", "shapes.py", "choices.py",
     ),
     "kernels": (ANY,),
     "reference": (
         "quality/", "decoder/", "bench.py", "bench_groups.py", "parallel.py", "alltoall.py", "allreduce.py", "groups/",
-        "check.py", "quantize.py", "codecs/", "mixed.py", "catalog.py", "core/",
+        "check.py", "quantize.py", "codecs/", "mixed.py", "catalog.py", "families/", "core/",
     ),
     "topologies": (
         "importing/", "dumps/", "picture.py", "draw.py", "load.py", "files.py", "schema.py", "generators.py",
@@ -55,8 +56,8 @@ DATA: Mapping[str, frozenset[str]] = {
     "topologies": frozenset({"gpus", "machines"}),
     "edge": frozenset(),
 }
-# reference/ without torch: a room, and the two doors by which schemes are named.
-CORE = ("core/", "mixed.py", "catalog.py")
+# reference/ without torch: two rooms, and the two doors by which schemes are named.
+CORE = ("core/", "families/", "mixed.py", "catalog.py")
 # Modules that are no part of the house.
 ELSEWHERE = ("src/thinwire/__init__.py", "src/thinwire/__main__.py", "tests/", "docs/", "examples/")
 MAX_LINES = 600
@@ -162,7 +163,7 @@ def place_of(inside: str, folder: str) -> str | None:
 def part_of_file(path: str) -> str:
     folder, _, inside = path.partition("/")
     if folder == "reference":
-        return "core" if inside.startswith("core/") or inside in CORE or inside == "__init__.py" else "reference"
+        return "core" if inside.startswith(CORE) or inside == "__init__.py" else "reference"
     if folder == "src":
         return "main" if inside == "thinwire/__main__.py" else "face"
     return folder if folder in HOUSE else "tests"

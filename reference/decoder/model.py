@@ -27,7 +27,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from thinwire.reference.core.architecture import Attention, Experts, FeedForward, Latent, ModelConfig
+from thinwire.reference.core.architecture import Experts, FeedForward, ModelConfig
+from thinwire.reference.core.mixers import Attention, Latent
 from thinwire.reference.decoder.attention import (
     Cache,
     attend,

@@ -67,8 +67,7 @@ def parse_config(data: Mapping[str, Any], name: str, hf_quant: Mapping[str, Any]
     for word, meaning in family.refused.items():
         if given.flag(word):
             given.fault(f"{meaning} ({given.key(word)}) is not supported")
-    layers = layers_of(given)
-    width, vocabulary = given.size("hidden_size"), given.size("vocab_size")
+    width, vocabulary, layers = given.size("hidden_size"), given.size("vocab_size"), layers_of(given)
     beside = vocabulary if given.told(family.head_bias) else 0
     if family.outside is not None:
         beside += family.outside(given)

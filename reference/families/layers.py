@@ -11,19 +11,8 @@ from typing import Any
 
 from thinwire.edge.limits import WIDTH
 from thinwire.edge.words import shown
-from thinwire.reference.core.architecture import (
-    Attention,
-    DeltaNet,
-    Experts,
-    FeedForward,
-    Indexer,
-    Latent,
-    Layer,
-    Lightning,
-    Mixer,
-    Scoring,
-    StateSpace,
-)
+from thinwire.reference.core.architecture import Experts, FeedForward, Layer, Scoring
+from thinwire.reference.core.mixers import Attention, DeltaNet, Indexer, Latent, Lightning, Mixer, StateSpace
 from thinwire.reference.families.rope import rope_of
 from thinwire.reference.families.rules import CHUNKED, FULL, LAYER_TYPES, LINEAR, NONE, SLIDING, Given, Mixture
 

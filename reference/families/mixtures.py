@@ -47,7 +47,11 @@ def _ernie_experts(given: Given, count: int) -> Sequence[str]:
 
 def _ernie(given: Given) -> Mapping[str, Any]:
     # Vision-language ones have two rows of experts, text and image; text goes through the first.
-    return {word: _numbers(given, word)[0] for word in ("num_experts", "moe_intermediate_size") if given.has(word)}
+    return {
+        word: _numbers(given, word)[0]
+        for word in ("num_experts", "moe_intermediate_size")
+        if isinstance(given.raw(word), list)
+    }
 
 
 def _numbers(given: Given, word: str) -> list[int]:

@@ -16,7 +16,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from thinwire.edge.limits import LAYERS, POSITIONS, WIDTH
 from thinwire.edge.words import cut, refusal, shown
-from thinwire.reference.core.architecture import Norm, QkNorm, Scoring
+from thinwire.reference.core.architecture import Scoring
+from thinwire.reference.core.mixers import Norm, QkNorm
 
 Told = bool | str
 """A fact of a family, or the word of its configs that tells."""

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.resources import files
 from itertools import product
 from pathlib import Path
@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from thinwire.reference.catalog import scheme
-from thinwire.reference.core.config import load_model
+from thinwire.reference.families.config import load_model
 from thinwire.sim import api
 from thinwire.sim.choices import Weights
 from thinwire.sim.costs.shipped import load_profile
@@ -81,7 +81,7 @@ def simpy_event_s(events: int = 100_000) -> float:
 
 def one(cluster: Cluster, name: str, folded: bool, layers: int = 80) -> Callable[[], object]:
     """A prediction of Llama-3-70B, catalog look-ups done."""
-    model = replace(load_model("llama-3-70b"), num_layers=layers)
+    model = load_model("llama-3-70b").with_layers(layers)
     profile, chosen = load_profile(cluster), scheme(name)
     return lambda: predict(model, cluster, chosen, PROMPT, profile, folded=folded)
 

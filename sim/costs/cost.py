@@ -17,7 +17,7 @@ from thinwire.reference.core.schedule import Work
 from thinwire.sim.choices import Launch
 from thinwire.sim.costs.elementwise import elementwise_bytes
 from thinwire.sim.costs.profile import CompiledCodec, FabricProfile, GpuProfile, Profile, Quantity
-from thinwire.sim.workload import Attend, AttendChunks, CrossAttend, DecodeAttend, Elementwise, Gemm, Kernel
+from thinwire.sim.shapes import Attend, AttendChunks, CrossAttend, DecodeAttend, Elementwise, Gemm, Kernel
 from thinwire.topologies.cluster import Gpu
 
 BF16_BYTES = 2
@@ -141,6 +141,8 @@ def _kernel_alone_s(costs: GpuProfile, kernel: Kernel) -> float:
             )
         case Elementwise(op=op, tokens=tokens, width=width):
             return costs.elementwise.time_s(op, elementwise_bytes(op, tokens, width))
+        case _:
+            raise ValueError(f"no cost of such kernels is known: {kernel.name}")
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -26,20 +26,9 @@ from thinwire.edge.words import shown
 from thinwire.reference.core.architecture import ModelConfig
 from thinwire.reference.core.cross_schedule import CrossShape, Wire, lv_exchanges, ring_exchanges
 from thinwire.reference.core.cross_schedule import Exchange as Hop
-from thinwire.sim.workload import (
-    CrossAttend,
-    Elementwise,
-    Exchange,
-    Kernel,
-    Op,
-    Passing,
-    Prompt,
-    Shard,
-    Workload,
-    mlp,
-    norms,
-    product,
-)
+from thinwire.sim.layers import mlp, norms, product
+from thinwire.sim.shapes import CrossAttend, Elementwise, Exchange, Kernel, Passing
+from thinwire.sim.workload import Op, Prompt, Workload
 
 Method = Literal["lv-xattn", "ring-attention", "all-gather", "none"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -73,23 +62,30 @@ class CrossPrompt:
 
 @dataclass(frozen=True, slots=True)
 class CrossModel:
-    """`layers` cross-attention layers of a model's width, heads and MLP."""
+    """`layers` cross-attention layers of a model's width, heads and MLP; heads, kv_heads, head_dim: None = the model's.
+
+    ValueError for a model without grouped-query attention or without a dense MLP.
+    """
 
     config: ModelConfig
     layers: int
+    heads: int = None  # type: ignore[assignment]  # the model's from here on
+    kv_heads: int = None  # type: ignore[assignment]
+    head_dim: int = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         if type(self.layers) is not int or self.layers < 1:
             raise ValueError(f"cross_layers must be a whole number of at least 1: cross_layers={shown(self.layers)}")
         LAYERS.check("cross_layers", self.layers)
-        for name in ("num_heads", "num_kv_heads", "head_dim"):
-            WIDTH.check(name, max(1, getattr(self.config, name)))  # below, the shape says what it needs
+        for name in ("heads", "kv_heads", "head_dim"):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, getattr(self.config.attention, name))
+            WIDTH.check(name, max(1, getattr(self, name)))  # below, the shape says what it needs
 
     def shape(self, prompt: CrossPrompt, ranks: int) -> CrossShape:
         """Sizes, and who holds what. ValueError for head counts that do not go together."""
-        c = self.config
         return CrossShape.even(
-            prompt.batch, c.num_heads, c.num_kv_heads, c.head_dim, prompt.text_tokens, prompt.visual_tokens, ranks
+            prompt.batch, self.heads, self.kv_heads, self.head_dim, prompt.text_tokens, prompt.visual_tokens, ranks
         )
 
 
@@ -97,7 +93,7 @@ def build(model: CrossModel, method: Method, prompt: CrossPrompt, ranks: int, wi
     """The workload of one of `ranks` GPUs. ValueError for an unknown method or sizes that do not go together."""
     if method not in METHODS:
         raise ValueError(f"unknown way to do cross-attention {shown(method)}; allowed: {', '.join(METHODS)}")
-    pieces = _Pieces(model.config, prompt, model.shape(prompt, ranks))
+    pieces = _Pieces(model, prompt, model.shape(prompt, ranks))
     alone = ranks == 1 or method == "none"
     match "none" if alone else method:
         case "lv-xattn":
@@ -113,7 +109,7 @@ def build(model: CrossModel, method: Method, prompt: CrossPrompt, ranks: int, wi
 class _Pieces:
     """The kernels of a layer on the GPU with most tokens."""
 
-    config: ModelConfig
+    model: CrossModel
     prompt: CrossPrompt
     shape: CrossShape
 
@@ -124,42 +120,42 @@ class _Pieces:
     @property
     def query(self) -> tuple[Kernel, ...]:
         """Norm and queries of the text."""
-        c = self.config
-        width = c.num_heads * c.head_dim
-        return (*norms(c, self._rows), product("query", self._rows, width, c.hidden_size, self.prompt.weights))
+        c, width = self.model.config, self.model.heads * self.model.head_dim
+        norm = norms(c, c.layers[0], self._rows)
+        return (*norm, product("query", self._rows, width, c.hidden_size, self.prompt.weights))
 
     @property
     def keys(self) -> tuple[Kernel, ...]:
         """Keys and values of the visual tokens, which come in the model's width."""
-        c = self.config
-        rows, width = self.prompt.batch * max(self.shape.visual), 2 * c.num_kv_heads * c.head_dim
-        return (product("key_value", rows, width, c.hidden_size, self.prompt.weights),)
+        rows, width = self.prompt.batch * max(self.shape.visual), 2 * self.model.kv_heads * self.model.head_dim
+        return (product("key_value", rows, width, self.model.config.hidden_size, self.prompt.weights),)
 
     def attend(self, visual_tokens: int | None = None) -> CrossAttend:
         """The text's queries (of whichever GPU) on one GPU's keys, or on `visual_tokens`."""
-        c, tokens = self.config, max(self.shape.visual) if visual_tokens is None else visual_tokens
+        tokens = max(self.shape.visual) if visual_tokens is None else visual_tokens
         return CrossAttend(
             "cross-attention",
             self.prompt.batch,
             max(self.shape.text),
             tokens,
-            c.num_heads,
-            c.num_kv_heads,
-            c.head_dim,
+            self.model.heads,
+            self.model.kv_heads,
+            self.model.head_dim,
         )
 
     @property
     def merge(self) -> Elementwise:
         """Add a partial output, in fp32, to another: read both, write one."""
-        values = self.config.num_heads * self.config.head_dim
+        values = self.model.heads * self.model.head_dim
         return Elementwise("merge", "residual_add", self._rows, 2 * values)  # two bf16 make an fp32
 
     @property
     def output(self) -> tuple[Kernel, ...]:
         """Output projection and MLP of the text."""
-        c = self.config
-        o = product("o", self._rows, c.hidden_size, c.num_heads * c.head_dim, self.prompt.weights)
-        return (o, *mlp(c, Shard.of(c, 1), self._rows, self.prompt.weights))
+        c, weights = self.model.config, self.prompt.weights
+        o = product("o", self._rows, c.hidden_size, self.model.heads * self.model.head_dim, weights)
+        norm = norms(c, c.layers[0], self._rows, "mlp")
+        return (o, *norm, *mlp(c, c.feed_forward, 1, self._rows, weights))
 
 
 def _lv_xattn(pieces: _Pieces, hops: tuple[Hop | None, ...]) -> Iterator[Op]:
@@ -222,11 +218,11 @@ def memory_bytes(
     them (decoding needs them again), and what one layer's exchange takes besides.
     """
     c, shape = model.config, model.shape(prompt, ranks)
-    heads, kv_heads = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
-    weights = c.hidden_size * (2 * heads + 2 * kv_heads + 3 * c.intermediate_size)
+    heads, kv_heads = model.heads * model.head_dim, model.kv_heads * model.head_dim
+    weights = c.hidden_size * (2 * heads + 2 * kv_heads) + c.feed_forward.values(c.hidden_size, 1)["feed_forward"]
     own, rows = prompt.batch * max(shape.visual), prompt.batch * max(shape.text)
     passing = {
-        "lv-xattn": 2 * rows * (heads * (2 + partial_bits / 8) + 4 * c.num_heads),  # one arriving, one leaving
+        "lv-xattn": 2 * rows * (heads * (2 + partial_bits / 8) + 4 * model.heads),  # one arriving, one leaving
         "ring-attention": 2 * own * 2 * kv_heads * 2.0,
         "all-gather": prompt.batch * prompt.visual_tokens * 2 * kv_heads * 2.0,
         "none": 0.0,

@@ -23,7 +23,7 @@ from thinwire.sim.costs.profile import Baseline
 from thinwire.sim.events.analytic import closed_form
 from thinwire.sim.events.collective import CollectiveTime, TimedSchedule, run_alone, time_schedule
 from thinwire.sim.events.network import Floats, Routes
-from thinwire.sim.workload import Exchange, Passing
+from thinwire.sim.shapes import Exchange, Passing
 from thinwire.topologies.cluster import Cluster
 
 UNCOMPRESSED = Scheme(name="bf16", reduce=Raw(), gather=Raw(), collective="auto")

@@ -13,8 +13,8 @@ from pydantic import Field, create_model, model_validator
 
 from thinwire.edge.words import shown
 from thinwire.reference.core.architecture import ModelConfig
-from thinwire.reference.core.config import load_model
 from thinwire.reference.core.scheme import Scheme
+from thinwire.reference.families.config import load_model
 from thinwire.reference.mixed import AnyScheme, find
 from thinwire.sim.api import decodes_exactly
 from thinwire.sim.choices import AccuracyFrom, Compress

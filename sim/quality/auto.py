@@ -31,8 +31,9 @@ from thinwire.sim.choices import Compress
 from thinwire.sim.costs.cost import CostModel
 from thinwire.sim.costs.profile import Profile
 from thinwire.sim.events.exchange import Exchanger, slowdown
+from thinwire.sim.layers import all_reduces
 from thinwire.sim.quality.losses import UNCOMPRESSED, Sensitivities
-from thinwire.sim.workload import Part, Prompt, all_reduces
+from thinwire.sim.workload import Piece, Prompt
 from thinwire.topologies.cluster import Cluster
 
 GAP = 1e-3  # of the objective, to which the optimum is proven: a prediction is never that exact
@@ -148,7 +149,7 @@ class Prices(dict[str, float]):
 
     def __missing__(self, name: str) -> float:
         scheme, tokens = find_scheme(name), self._prompt.input_tokens
-        rows = Part(tokens, tokens).rows(scheme, self._prompt)
+        rows = Piece(tokens, tokens).rows(scheme, self._prompt)
         timed = (self._exchanger.timed(exchange) for _, exchange in all_reduces(scheme, rows, self._width))
         self[name] = math.fsum(self._exchanger.alone(found).seconds for found in timed)
         return self[name]

@@ -12,42 +12,36 @@ alike are one class; where the slowest is also the last to leave every exchange,
 """
 
 import math
-from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from thinwire.reference.core.architecture import ModelConfig
+from thinwire.reference.core.mixers import Attention, Mixer
 from thinwire.reference.core.scheme import Scheme
-from thinwire.reference.mixed import SITES, AnyScheme, plan_of
+from thinwire.reference.mixed import AnyScheme, entries
 from thinwire.sim.choices import Weights
 from thinwire.sim.costs.carriers import edges
 from thinwire.sim.costs.cost import CostModel
-from thinwire.sim.costs.decode_attention import DecodeCall
 from thinwire.sim.events.collective import CollectiveTime
 from thinwire.sim.events.exchange import UNCOMPRESSED, Exchanger
 from thinwire.sim.events.fold import find_runs
 from thinwire.sim.events.network import Ints
-from thinwire.sim.report import machine_sentences
+from thinwire.sim.layers import Stage, stages
+from thinwire.sim.report import machine_sentences, sharing_sentences
+from thinwire.sim.serving.attending import Attending, Call, Chunk, attending
 from thinwire.sim.serving.plane import MonotonePlane
-from thinwire.sim.serving.workload import Chunk, Share, shares
-from thinwire.sim.workload import (
-    Elementwise,
-    Exchange,
-    Gemm,
-    Kernel,
-    Op,
-    Shard,
-    all_reduces,
-    around_attention,
-    mlp,
-)
+from thinwire.sim.serving.streams import Row, Streams
+from thinwire.sim.serving.table import BOUND, MonotoneTable
+from thinwire.sim.serving.workload import Share, busiest, shares
+from thinwire.sim.shapes import Elementwise, Exchange, Gemm, Kernel, Rows
+from thinwire.sim.sharing import Sharing
+from thinwire.sim.workload import Kind, Op, kinds_of, vocabulary
 
-BOUND = 0.01
 CHUNKS_KEPT = 1 << 16  # chunks whose attention is remembered
 STEADY = 1e-12  # relative: sums of the same numbers in another order
 FOREVER = 1 << 40
@@ -82,64 +76,6 @@ class Pace(Protocol):
 
 
 @dataclass(eq=False)
-class MonotoneTable:
-    """A positive function of 1..largest that never decreases: within `bound` (relative) of the truth everywhere.
-
-    edges: numbers at which it may step, down too; between two of them it never decreases.
-    """
-
-    function: Callable[[int], float]
-    largest: int
-    bound: float = BOUND
-    edges: tuple[int, ...] = ()
-    asked: int = 0  # evaluations of the function so far
-    _at: list[int] = field(default_factory=list)
-    _value: list[float] = field(default_factory=list)
-    _dense: list[float] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        if self.largest < 1 or not self.bound > 0:
-            raise ValueError(f"a table needs largest >= 1 and bound > 0: {self.largest}, {self.bound}")
-        self._dense = [-1.0] * (self.largest + 1)
-
-    def __call__(self, n: int) -> float:
-        """The value at `n`; ValueError outside 1..largest."""
-        if not 1 <= n <= self.largest:
-            raise ValueError(f"the table covers 1..{self.largest}: {n}")
-        if self._dense[n] < 0:
-            self._dense[n] = self._find(n)
-        return self._dense[n]
-
-    def _find(self, n: int) -> float:
-        if not self._at:
-            ends = {1, self.largest, *(at for edge in self.edges for at in (edge - 1, edge) if 1 <= at <= self.largest)}
-            for place, at in enumerate(sorted(ends)):
-                self._know(at, place)
-        while True:
-            right = bisect_left(self._at, n)
-            if self._at[right] == n:
-                return self._value[right]
-            low, high = self._at[right - 1], self._at[right]
-            slow, fast = self._value[right - 1], self._value[right]
-            if fast <= slow * (1 + self.bound):
-                return slow + (fast - slow) * (n - low) / (high - low)
-            self._know((low + high) // 2, right)
-
-    def _know(self, n: int, place: int) -> None:
-        self.asked += 1
-        self._at.insert(place, n)
-        self._value.insert(place, self.function(n))
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class _Kind:
-    """A layer as far as time goes: what its attention sees, and what is exchanged after its two blocks."""
-
-    window: int | None
-    after: tuple[Scheme | None, Scheme | None]
-
-
-@dataclass(eq=False)
 class IterationModel:
     """The pace of one replica, on the machine and with the straggler that its exchangers know.
 
@@ -158,10 +94,14 @@ class IterationModel:
     host_s: float = 0.0
     bound: float = BOUND
     gated: bool = False
+    sharing: Sharing | None = None
 
     def __post_init__(self) -> None:
         tp = self.exchanger.ranks
-        self._shard = Shard.of(self.model, tp)
+        self._sharing = Sharing(tp) if self.sharing is None else self.sharing
+        self._sharing.check(self.model)
+        self._dense = self._sharing.dense_ranks
+        self._alone = self._dense < tp  # ranks have sequences of their own
         slowdown_R = self.exchanger.slowdown_R
         self._slowdown = float(slowdown_R.max())
         self._classes = [np.flatnonzero(slowdown_R == factor) for factor in np.unique(slowdown_R)]  # the slowest last
@@ -169,20 +109,21 @@ class IterationModel:
         self._split = self.scheme.sequence_split if tp > 1 else None
         self._runs = self._layers(tp)
         kinds = [kind for pattern, repeats in self._runs for kind in pattern * repeats]
-        self._windows = Counter(kind.window for kind in kinds)
-        self._schemes = Counter(scheme for kind in kinds for scheme in kind.after if scheme is not None)
+        self._kinds = Counter(kinds)
+        self._mixers = Counter(kind.layer.mixer for kind in kinds if kind.layer.mixer is not None)
+        self._schemes = Counter(scheme for kind in kinds for scheme in self._reduced(kind))
         self._decoded = Counter[Scheme | None]()  # a token alone in its sequence is the last, so it may be exempt
         for scheme, times in self._schemes.items():
             self._decoded[None if scheme.exempt_last_tokens else scheme] += times
         self._exempts_first = any(scheme.exempt_tokens for scheme in self._schemes)
         self._exempts_last = any(scheme.exempt_last_tokens for scheme in self._schemes)
-        attend = self.exchanger.cost.profile.gpu.attention
         self._eager, self._graph = (
             self._launched(on, sent)
             for on, sent in ((self.exchanger, self._schemes), (self.decode_exchanger, self._decoded))
         )
-        self._eager_call_s = attend.floor_s * self._slowdown + self._eager.gap_s
-        self._decoding = lru_cache(self.sequences)(self._decode_call)
+        self._attending = {mixer: self._attending_of(mixer) for mixer in self._mixers}
+        self._eager_calls_s = sum(times * self._attending[mixer].call_s for mixer, times in self._mixers.items())
+        self._decoding = lru_cache(self.sequences)(self._decode_calls)
         self._attended_s = lru_cache(CHUNKS_KEPT)(self._chunk_s)
         self._attended_everywhere_s = lru_cache(CHUNKS_KEPT)(self._chunk_everywhere_s)
 
@@ -228,10 +169,10 @@ class IterationModel:
             raise ValueError(f"an iteration has at most {self.tokens} tokens, and a whole prompt is in one: {tokens}")
         sampled = sequences + finishing
         exempts = self._exempts_first or self._exempts_last
-        if self._split is not None or exempts or not self._slowest_leaves_last(self._eager, tokens):
+        if self._split is not None or exempts or self._alone or not self._slowest_leaves_last(self._eager, tokens):
             parts = shares(Share(tuple(chunks), sequences, context_tokens, finishing), self._split)
             return self._streams_s(self._eager, parts, sampled) + self.host_s
-        found = self._eager.whole(tokens) + self.model.num_layers * self._eager_call_s
+        found = self._eager.whole(tokens) + self._eager_calls_s
         found += sum([self._attended_everywhere_s(*chunk) for chunk in chunks])
         if sequences:
             found += self._decode_s(self._eager.gap_s, sequences, context_tokens)
@@ -243,15 +184,17 @@ class IterationModel:
             parts = (Share((), sequences, context_tokens),)
             return Line(self._streams_s(self._graph, parts, sequences) + self.host_s, 0.0, 1)
         attended_s, per_token_s, until = 0.0, 0.0, math.inf
-        call = self._decoding(sequences)
-        for window, layers in self._windows.items():
-            piece = call.piece(context_tokens, window)
+        ranks = self._sharing.ranks // self._dense  # that have a share of the sequences each
+        own = -(-sequences // ranks)
+        for mixer, call in self._decoding(own).items():
+            layers = self._mixers[mixer]
+            piece = call.piece(max(own, -(-context_tokens // ranks)), mixer.reach)
             attended_s += layers * piece.seconds
-            per_token_s += layers * piece.per_token_s
-            until = min(until, piece.until)
+            per_token_s += layers * piece.per_token_s / ranks
+            until = min(until, piece.until * ranks)
         holds = FOREVER if until == math.inf else int((until - context_tokens) // sequences) + 1
         first_s = self._graph.whole(sequences) + self._graph.head(sequences) + self.host_s
-        first_s += attended_s * self._slowdown + self.model.num_layers * self._graph.gap_s
+        first_s += attended_s * self._slowdown + self._mixers.total() * self._graph.gap_s
         return Line(first_s, per_token_s * self._slowdown, holds)
 
     def floor_s(self, prompt_tokens: int, sequences: int) -> float:
@@ -271,7 +214,7 @@ class IterationModel:
             known_s = self._graph.least(tokens) + self._graph.head(decoding)
             known_s += self._least_decode_s(self._graph.gap_s, decoding)
         else:
-            known_s = self._eager.least(tokens) + self.model.num_layers * self._eager_call_s
+            known_s = self._eager.least(tokens) + self._eager_calls_s
             if sequences:
                 known_s += self._eager.head(decoding) + self._least_decode_s(self._eager.gap_s, decoding)
         below = (
@@ -283,9 +226,12 @@ class IterationModel:
         """What every token of context that decoding reads adds to an iteration at least, whatever its batch: layers
         with a window stop reading more.
         """
-        decoding = self.exchanger.cost.profile.gpu.decode_attention
-        per_layer_s = decoding.least_token_s(self._shard.kv_heads, self.model.head_dim)
-        return self._windows[None] * per_layer_s * self._slowdown
+        decoding, tp = self.exchanger.cost.profile.gpu.decode_attention, self._dense
+        found = 0.0
+        for mixer, layers in self._mixers.items():
+            if isinstance(mixer, Attention) and mixer.reach is None:
+                found += layers * decoding.least_token_s(mixer.kv_heads_per_gpu(tp), mixer.head_dim)
+        return found * self._slowdown * tp / self.exchanger.ranks
 
     def sentences(self) -> list[str]:
         """What the durations rest on, the exchanges asked for so far among them."""
@@ -301,6 +247,8 @@ class IterationModel:
             *(["all-reduces go uncompressed at sizes at which the scheme would take longer"] if self.gated else []),
             "attention of all prompt chunks of an iteration is one call, and takes the sum of what they take alone",
             f"decode attention takes what a batch of equal contexts does, as long in all ({decoding.source})",
+            *sharing_sentences(self.model, self._sharing, entries(self.scheme))[1:],
+            *self.model.notes,
             *machine_sentences(self.weights, costs, self.exchanger),
         ]
 
@@ -317,26 +265,23 @@ class IterationModel:
     def _streams_s(self, on: "_Launched", parts: Sequence[Share], sampled: int) -> float:
         """Until all sequences that get a token have it."""
         hidden, costs = self.model.hidden_size, on.exchanger.cost
-        mlps = [on.mlp(part.tokens) for part in parts]
-        blocks = {window: [self._attention_of_s(on, part, window) for part in parts] for window in self._windows}
-        sent: dict[Scheme | None, list[list[list[float]]]] = {None: [[] for _ in parts]}
-        for scheme in self._schemes:
-            asked = [all_reduces(scheme, part.rows(scheme), hidden) for part in parts]
-            sent[scheme] = [[self._sent_s(on, exchange) for _, exchange in exchanges] for exchanges in asked]
-        at = _Streams(self._speeds, len(parts))
-        for part, share in enumerate(parts):
+        mine = [busiest(part, self._sharing) for part in parts]
+        attended = {mixer: [self._attended_of_s(on, part, mixer) for part in mine] for mixer in self._mixers}
+        rows = {kind: self._rows_of(on, kind, parts, mine, attended) for kind in self._kinds}
+        at = Streams(self._speeds, len(parts))
+        for part, share in enumerate(mine):
             at.compute(part, self._kernel_s(costs, Elementwise("embedding", "embedding", share.tokens, hidden)))
         for pattern, repeats in self._runs:
             for left in range(repeats - 1, -1, -1):
                 before = at.state()
                 for kind in pattern:
-                    at.layer((blocks[kind.window], mlps), [sent[scheme] for scheme in kind.after])
+                    at.layer(rows[kind])
                 steps = [now - was for now, was in zip(at.state(), before, strict=True)]
                 if max(steps) - min(steps) <= STEADY * max(at.free_s):  # all repeats to come are like this one
                     at.wait(left * steps[0])
                     break
         last = len(parts) - 1
-        at.compute(last, self._kernel_s(costs, self._final_norm(sum(part.tokens for part in parts))))
+        at.compute(last, self._kernel_s(costs, self._final_norm(sum(part.tokens for part in mine))))
         if not sampled:
             return at.end_s
         if len(self._speeds) == 1:
@@ -345,8 +290,18 @@ class IterationModel:
         at.compute(last, head_s)
         return at.end_s + gather_s
 
-    def _sent_s(self, on: "_Launched", exchange: Exchange) -> list[float]:
-        """Seconds of an all-reduce on each class of ranks."""
+    def _sent_s(
+        self, on: "_Launched", exchange: Exchange, where: tuple[Kind, int, int], tokens: int, own: int
+    ) -> list[float]:
+        """Seconds of an exchange on each class of ranks. where: its place, of a layer's stage. tokens: of all ranks;
+        own: of the one that has most.
+        """
+        if exchange.op != "all_reduce":
+            alone = self._alone and exchange.op == "all_to_all"
+            if (where, alone) not in on.others:
+                asked = [partial(self._other_s, on.exchanger, where, alone, ranks) for ranks in self._classes]
+                on.others[where, alone] = [self._table(other_s) for other_s in asked]
+            return [of_class(own if alone else tokens) for of_class in on.others[where, alone]]
         scheme, hidden = exchange.scheme, self.model.hidden_size
         tokens, exact = exchange.numel // hidden, exchange.exact // hidden
         if scheme is None or not exact:
@@ -356,38 +311,93 @@ class IterationModel:
             on.beside[scheme] = [MonotonePlane(left_s, self.bound) for left_s in asked]
         return [of_class(tokens - exact, exact) for of_class in on.beside[scheme]]
 
+    def _other_s(
+        self, on: Exchanger, where: tuple[Kind, int, int], alone: bool, ranks: Ints | slice, tokens: int
+    ) -> float:
+        """Of an exchange that is no all-reduce, by tokens of all ranks, or of the one that has most."""
+        kind, number, place = where
+        stage = self._stages(kind, tokens, own=tokens if alone else None)[number]
+        return float(self._exchanged(on, stage.exchanges[place][1]).finish_s_R[ranks].max())
+
     def _slowest_leaves_last(self, on: "_Launched", tokens: int) -> bool:
         """Then every exchange and what comes before it take as long as on the slowest ranks."""
         if len(self._classes) == 1:
             return True
+        if any(
+            each.op != "all_reduce" for k in self._kinds for s in self._stages(k, tokens) for _, each in s.exchanges
+        ):
+            return False
         left = [[of_class(tokens) for of_class in on.sent[scheme]] for scheme in on.schemes]
         return all(max(seconds) == seconds[-1] for seconds in left)
 
-    def _attention_of_s(self, on: "_Launched", part: Share, window: int | None) -> float:
-        """The attention block of one part, in one layer."""
-        found = on.attention(part.tokens)
+    def _attended_of_s(self, on: "_Launched", part: Share, mixer: Mixer) -> float:
+        """What one part runs between a mixer's projections, in one layer."""
+        found = 0.0
         if part.chunks:
-            found += self._eager_call_s + sum(self._attended_s(*chunk, window) for chunk in part.chunks)
+            found += self._attending[mixer].call_s + sum(self._attended_s(*chunk, mixer) for chunk in part.chunks)
         if part.sequences:
-            attended_s = self._decoding(part.sequences).seconds(part.context_tokens, window)
+            attended_s = self._decoding(part.sequences)[mixer].seconds(part.context_tokens, mixer.reach)
             found += on.gap_s + attended_s * self._slowdown
         return found
 
-    def _layers(self, tp: int) -> list[tuple[list[_Kind], int]]:
+    def _rows_of(
+        self,
+        on: "_Launched",
+        kind: Kind,
+        parts: Sequence[Share],
+        mine: Sequence[Share],
+        attended: Mapping[Mixer, Sequence[float]],
+    ) -> list[Row]:
+        """The stages of a layer: seconds of each part's kernels, and of what each sends behind them. mine: what of each
+        part is on the rank that has most.
+        """
+        found = []
+        asked = [self._stages(kind, part.tokens, part.rows, own.tokens) for part, own in zip(parts, mine, strict=True)]
+        for number, row in enumerate(zip(*asked, strict=True)):
+            on_own = self._alone and row[0].basis == "own"
+            computed = [on.computed[kind][number](part.tokens) for part in (mine if on_own else parts)]
+            if number == 0 and kind.layer.mixer is not None:
+                computed = [each + more for each, more in zip(computed, attended[kind.layer.mixer], strict=True)]
+            sent = [
+                [self._sent_s(on, e, (kind, number, place), part.tokens, own.tokens) for place, (_, e) in enumerate(of)]
+                for of, part, own in zip((stage.exchanges for stage in row), parts, mine, strict=True)
+            ]
+            found.append((computed, sent))
+        return found
+
+    def _reduced(self, kind: Kind) -> list[Scheme]:
+        """The schemes of a layer's all-reduces."""
+        sent = (exchange for stage in self._stages(kind, 1) for _, exchange in stage.exchanges)
+        return [each.scheme for each in sent if each.op == "all_reduce" and each.scheme is not None]
+
+    def _others_s(self, on: Exchanger, kind: Kind, tokens: int, ranks: Ints | slice) -> float:
+        """Seconds until the last of `ranks` leaves each exchange of a layer that is no all-reduce, one after the
+        other.
+        """
+        found = 0.0
+        for stage in self._stages(kind, tokens):
+            for _, exchange in stage.exchanges:
+                if exchange.op != "all_reduce":
+                    found += float(self._exchanged(on, exchange).finish_s_R[ranks].max())
+        return found
+
+    def _stages(
+        self, kind: Kind, tokens: int, rows: Callable[[Scheme], Rows] | None = None, own: int | None = None
+    ) -> list[Stage]:
+        """A layer's stages but for attention. rows: None = all tokens go alike. own: of the rank that has most."""
+        sizes = rows or (lambda _: Rows(tokens))
+        own = own if self._alone else None
+        after, weights = kind.after, self.weights
+        return list(stages(self.model, kind.layer, self._sharing, after, tokens, sizes, lambda _: (), weights, own))
+
+    def _layers(self, tp: int) -> list[tuple[list[Kind], int]]:
         """Patterns of layers and how often each repeats, first to last."""
-        plan = plan_of(self.scheme, self.model.num_layers)
-        distinct: dict[tuple[int | None, int, int], tuple[_Kind, tuple[Op, ...]]] = {}
-        layers = []
-        for layer in range(self.model.num_layers):
-            after = [plan[layer, site] if tp > 1 else None for site in SITES]
-            kept = [None if scheme is None or scheme.collective == "none" else scheme for scheme in after]
-            key = (self.model.window(layer), id(kept[0]), id(kept[1]))
-            if key not in distinct:
-                distinct[key] = _Kind(key[0], (kept[0], kept[1])), (Op(str(len(distinct)), 0),)
-            layers.append(distinct[key])
+        stand_ins: dict[Kind, tuple[Op, ...]] = {}
+        kinds = kinds_of(self.model, self.scheme, tp)
+        layers = [stand_ins.setdefault(kind, (Op(str(len(stand_ins)), 0),)) for kind in kinds]
         found, at = [], 0
-        for run in find_runs([stand_in for _, stand_in in layers]):
-            found.append(([kind for kind, _ in layers[at : at + run.pattern]], run.repeats))
+        for run in find_runs(layers):
+            found.append((kinds[at : at + run.pattern], run.repeats))
             at += run.pattern * run.repeats
         return found
 
@@ -407,25 +417,26 @@ class IterationModel:
             gap_s=on.cost.gap_s.value * self._slowdown,
             whole=whole,
             least=whole if len(self._classes) == 1 and not mixed else of_slowest,
-            attention=self._table(partial(self._attention_s, on.cost)),
-            mlp=self._table(partial(self._mlp_s, on.cost)),
+            computed={kind: self._computed(on.cost, kind) for kind in self._kinds},
             head=MonotoneTable(lambda sampled: sum(self._head_parts(on, sampled)), self.sequences, self.bound),
             sent={
                 scheme: [self._table(partial(self._left_s, on, scheme, ranks)) for ranks in self._classes]
                 for scheme in (None, *sent)
             },
             beside={},
+            others={},
         )
 
     def _kernel_s(self, costs: CostModel, *kernels: Kernel) -> float:
         return sum([costs.kernel_s(kernel) for kernel in kernels]) * self._slowdown
 
-    def _attention_s(self, costs: CostModel, tokens: int) -> float:
-        before, behind = around_attention(self.model, self._shard, tokens, self.weights)
-        return self._kernel_s(costs, *before, *behind)
+    def _computed(self, costs: CostModel, kind: Kind) -> list[MonotoneTable]:
+        """The kernels of each stage of a layer but for attention, by tokens."""
 
-    def _mlp_s(self, costs: CostModel, tokens: int) -> float:
-        return self._kernel_s(costs, *mlp(self.model, self._shard, tokens, self.weights))
+        def stage_s(number: int, tokens: int) -> float:
+            return self._kernel_s(costs, *self._stages(kind, tokens, own=tokens)[number].kernels)
+
+        return [self._table(partial(stage_s, number)) for number in range(len(self._stages(kind, 1)))]
 
     def _final_norm(self, tokens: int) -> Kernel:
         return Elementwise("final norm", "add_rms_norm", tokens, self.model.hidden_size)
@@ -471,43 +482,50 @@ class IterationModel:
         """
         costs = on.cost
         embedding = Elementwise("embedding", "embedding", tokens, self.model.hidden_size)
-        layer_s = self._attention_s(costs, tokens) + self._mlp_s(costs, tokens)
+        layers_s = sum(
+            times * self._kernel_s(costs, *(kernel for stage in self._stages(kind, tokens) for kernel in stage.kernels))
+            for kind, times in self._kinds.items()
+        )
         sent_s = sum(times * self._left_s(on, scheme, ranks, tokens, gated=gated) for scheme, times in schemes.items())
         ends_s = self._kernel_s(costs, embedding, self._final_norm(tokens))
-        return ends_s + self.model.num_layers * layer_s + sent_s
+        sent_s += sum(times * self._others_s(on, kind, tokens, ranks) for kind, times in self._kinds.items())
+        return ends_s + layers_s + sent_s
 
     def _head_parts(self, on: Exchanger, sampled: int) -> tuple[float, float]:
         """Seconds of the logits of so many sequences, and of gathering them."""
-        head = Gemm("lm head", sampled, self._shard.vocabulary, self.model.hidden_size, "bf16")
+        head = Gemm("lm head", sampled, vocabulary(self.model, self._dense), self.model.hidden_size, "bf16")
         gather_s = 0.0
-        if on.ranks > 1:
+        if self._dense > 1:
             gather_s = self._exchanged(on, Exchange("all_gather", sampled * self.model.vocab_size, None)).seconds
         return self._kernel_s(on.cost, head), gather_s
 
-    def _chunk_s(self, tokens: int, context: int, window: int | None) -> float:
-        """Attention of a chunk in one layer, beyond what a call costs at least."""
-        costs, shard = self.exchanger.cost.profile.gpu.attention, self._shard
-        alone_s = costs.time_s(1, tokens, context, shard.heads, shard.kv_heads, self.model.head_dim, window)
-        return (alone_s - costs.floor_s) * self._slowdown
+    def _attending_of(self, mixer: Mixer) -> Attending:
+        on, slow = self.exchanger, self._slowdown
+        found = attending(self.model, mixer, self._dense, self.weights, on.cost, on.cost.gap_s.value)
+        return replace(found, call_s=found.call_s * slow)
+
+    def _chunk_s(self, tokens: int, context: int, mixer: Mixer) -> float:
+        """What a chunk adds to a mixer's call in one layer."""
+        return self._attending[mixer].chunk_s(tokens, context) * self._slowdown
 
     def _chunk_everywhere_s(self, tokens: int, context: int) -> float:
-        return sum(layers * self._chunk_s(tokens, context, window) for window, layers in self._windows.items())
+        return sum(layers * self._chunk_s(tokens, context, mixer) for mixer, layers in self._mixers.items())
 
-    def _decode_call(self, sequences: int) -> DecodeCall:
-        """Decode attention of one layer, but for the contexts."""
-        shard, decoding = self._shard, self.exchanger.cost.profile.gpu.decode_attention
-        return decoding.call(sequences, shard.heads, shard.kv_heads, self.model.head_dim)
+    def _decode_calls(self, sequences: int) -> dict[Mixer, Call]:
+        """Decoding of one layer of each mixer, but for the contexts."""
+        return {mixer: self._attending[mixer].decode(sequences) for mixer in self._mixers}
 
     def _decode_s(self, gap_s: float, sequences: int, context_tokens: int) -> float:
-        """Decode attention of all layers."""
-        call, found = self._decoding(sequences), self.model.num_layers * gap_s
-        for window, layers in self._windows.items():
-            found += layers * call.seconds(context_tokens, window) * self._slowdown
+        """Decoding between the projections of all layers."""
+        found = self._mixers.total() * gap_s
+        for mixer, call in self._decoding(sequences).items():
+            found += self._mixers[mixer] * call.seconds(context_tokens, mixer.reach) * self._slowdown
         return found
 
     def _least_decode_s(self, gap_s: float, sequences: int) -> float:
-        """Decode attention of all layers, without what `least_token_s` counts."""
-        return self.model.num_layers * (gap_s + self._decoding(sequences).least_s * self._slowdown)
+        """The same, without what `least_token_s` counts."""
+        calls = self._decoding(sequences).items()
+        return sum(self._mixers[mixer] * (gap_s + call.least_s * self._slowdown) for mixer, call in calls)
 
 
 @dataclass(eq=False, slots=True)
@@ -522,66 +540,18 @@ class _Launched:
     gap_s: float
     whole: MonotoneTable
     least: MonotoneTable
-    attention: MonotoneTable
-    mlp: MonotoneTable
+    computed: dict[Kind, list[MonotoneTable]]
     head: MonotoneTable
     sent: dict[Scheme | None, list[MonotoneTable]]
     beside: dict[Scheme, list[MonotonePlane]]
+    others: dict[tuple[tuple[Kind, int, int], bool], list[MonotoneTable]]
 
     @property
     def tables(self) -> list[MonotoneTable]:
         """All of them."""
-        kinds = (self.whole, self.least, self.attention, self.mlp, self.head)
-        return list(dict.fromkeys([*kinds, *(table for row in self.sent.values() for table in row)]))
-
-
-class _Streams:
-    """When the two streams of each class of ranks are free, and when each part has got as far as it has there.
-
-    speeds: seconds of a kernel on each class, the slowest's taken as 1.
-    """
-
-    def __init__(self, speeds: Sequence[float], parts: int) -> None:
-        self.speeds = speeds
-        self.ends_s = [[0.0] * len(speeds) for _ in range(parts)]
-        self.free_s, self.sending_s = ([0.0] * len(speeds) for _ in range(2))
-
-    @property
-    def end_s(self) -> float:
-        """When everything has ended."""
-        return max(map(max, self.ends_s))
-
-    def state(self) -> list[float]:
-        return [*self.free_s, *self.sending_s, *(end for ends in self.ends_s for end in ends)]
-
-    def wait(self, seconds: float) -> None:
-        """Everything that much later."""
-        for moments in (self.free_s, self.sending_s, *self.ends_s):
-            moments[:] = [moment + seconds for moment in moments]
-
-    def compute(self, part: int, seconds: float) -> None:
-        """Kernels on the compute stream."""
-        free, ends = self.free_s, self.ends_s[part]
-        for g, speed in enumerate(self.speeds):
-            free[g] = ends[g] = max(free[g], ends[g]) + seconds * speed
-
-    def send(self, part: int, left_s: Sequence[float]) -> None:
-        """An exchange, which begins when the last has come and which each class leaves in its time."""
-        begin = max(*self.sending_s, *self.ends_s[part])
-        self.sending_s[:] = self.ends_s[part][:] = [begin + seconds for seconds in left_s]
-
-    def layer(self, blocks: Sequence[Sequence[float]], after: Sequence[Sequence[Sequence[Sequence[float]]]]) -> None:
-        """Attention and MLP of each part, with what is exchanged after each; blocks with nothing between them go on."""
-        waiting = [0.0] * len(self.ends_s)
-        for block, exchanges in zip(blocks, after, strict=True):
-            last = block is blocks[-1]
-            for part, seconds in enumerate(block):
-                waiting[part] += seconds
-                if exchanges[part] or last:
-                    self.compute(part, waiting[part])
-                    waiting[part] = 0.0
-                for left_s in exchanges[part]:
-                    self.send(part, left_s)
+        alone = (self.whole, self.least, self.head)
+        rows = (*self.computed.values(), *self.sent.values(), *self.others.values())
+        return list(dict.fromkeys([*alone, *(table for row in rows for table in row)]))
 
 
 def rounded_down(number: int) -> int:

@@ -15,13 +15,16 @@ from thinwire.sim.costs.cost import CostModel
 from thinwire.sim.costs.profile import Profile
 from thinwire.sim.events.exchange import Exchanger, left_uncompressed, slowdown
 from thinwire.sim.predict import check_precision
+from thinwire.sim.report import shared_out
 from thinwire.sim.serving.arrivals import ClosedLoop, Drawn, Load, Trace, lengths_from
-from thinwire.sim.serving.iteration import BOUND, IterationModel
+from thinwire.sim.serving.iteration import IterationModel
 from thinwire.sim.serving.question import LARGEST_ITERATION, Deployment, Service
 from thinwire.sim.serving.replica import Batching
 from thinwire.sim.serving.run import Change, Run, Setup, Simulation, Window
 from thinwire.sim.serving.statistics import NO_SLO, Slo
+from thinwire.sim.serving.table import BOUND
 from thinwire.sim.serving.workload import kv_bytes_per_token
+from thinwire.sim.sharing import Sharing
 from thinwire.sim.workload import Prompt, memory_bytes
 from thinwire.topologies.choose import named
 from thinwire.topologies.cluster import Cluster
@@ -87,9 +90,9 @@ class Paces:
     @cached_property
     def limits(self) -> Batching:
         """Limits of an iteration, the KV cache's among them. ValueError where the model leaves no room for it."""
-        d, tp = self.deployment, len(self.cluster.gpus)
+        d, gpus = self.deployment, len(self.cluster.gpus)
         check_precision(self.cluster, d.weights, self.profile)
-        need = memory_bytes(self.model, Prompt(1, d.token_budget, d.weights), tp)
+        need = memory_bytes(self.model, Prompt(1, d.token_budget, d.weights), self.healthy.sharing)
         memory = self.cluster.gpu.memory_bytes * d.memory_share
         left = memory - need["weights"] - need["activations"]
         kv_tokens, fit = d.kv_tokens, int(left // self.kv_bytes_per_token)
@@ -99,9 +102,9 @@ class Paces:
             kv_tokens = fit
             if kv_tokens < 1:
                 raise ValueError(
-                    f"{self.model.name} ({d.weights}) leaves no room for a KV cache on {tp} x {self.cluster.gpu.name}: "
-                    f"weights {need['weights'] / 1e9:.1f} + activations {need['activations'] / 1e9:.1f} GB of "
-                    f"{memory / 1e9:.1f} GB a GPU"
+                    f"{self.model.name} ({d.weights}) leaves no room for a KV cache on {gpus} x "
+                    f"{self.cluster.gpu.name}: weights {need['weights'] / 1e9:.1f} + activations "
+                    f"{need['activations'] / 1e9:.1f} GB of {memory / 1e9:.1f} GB a GPU"
                 )
         return Batching(d.token_budget, d.max_sequences, kv_tokens, d.chunked_prefill)
 
@@ -135,13 +138,14 @@ class Paces:
                 d.host_s,
                 self.bound,
                 d.gated,
+                self.healthy.sharing,
             )
         return self._known[key]
 
     @cached_property
-    def kv_bytes_per_token(self) -> int:
-        """Of keys and values on one GPU."""
-        return kv_bytes_per_token(self.model, len(self.cluster.gpus))
+    def kv_bytes_per_token(self) -> float:
+        """Of keys and values on one GPU, for a token of the replica's."""
+        return kv_bytes_per_token(self.model, self.healthy.sharing)
 
     def changes(self, faults: Sequence[Fault]) -> tuple[Change, ...]:
         """Faults as changes of pace, those that overlap taken together."""
@@ -181,6 +185,7 @@ class ServingResult:
     replica_gpus: tuple[int, ...]  # of its machine, by number
     profile: str
     assumptions: tuple[str, ...]
+    sharing: Sharing | None = None  # of a mixture's experts
 
     @property
     def gpus(self) -> int:
@@ -200,6 +205,7 @@ class ServingResult:
             "decode_replicas": d.decode_replicas,
             "gpus": self.gpus,
             "weights": d.weights,
+            **({} if self.sharing is None else shared_out(self.sharing)),
             "policy": d.policy,
             "gated": d.gated,
             "batching": asdict(self.limits),
@@ -274,6 +280,7 @@ def serve(
         assumptions=tuple(
             dict.fromkeys([*_sentences(deployment, load, known.cluster, known.scheme), *pace.sentences()])
         ),
+        sharing=known.healthy.sharing if known.model.is_mixture else None,
     )
 
 

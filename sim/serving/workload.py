@@ -10,28 +10,16 @@ weights for a few rows, and two halves would read them twice.
 
 from dataclasses import dataclass, replace
 
-from thinwire.reference.core.architecture import ModelConfig
+from thinwire.reference.core.architecture import Layer, ModelConfig
+from thinwire.reference.core.mixers import Mixer
 from thinwire.reference.core.scheme import Scheme
 from thinwire.reference.mixed import AnyScheme
 from thinwire.sim.choices import Weights
-from thinwire.sim.workload import (
-    AttendChunks,
-    DecodeAttend,
-    Kernel,
-    Kernels,
-    Op,
-    Rows,
-    Shard,
-    Workload,
-    around_attention,
-    closing,
-    embedding,
-    layers_of,
-    mlp,
-)
-
-Chunk = tuple[int, int]
-"""Tokens of a prompt in this iteration, and tokens of its context with them."""
+from thinwire.sim.layers import After, Stage, stages
+from thinwire.sim.serving.attending import Chunk, chunk_kernels, decode_kernels
+from thinwire.sim.shapes import Kernel, Rows
+from thinwire.sim.sharing import Sharing, sharing_of
+from thinwire.sim.workload import Op, Workload, closing, embedding, layers_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,42 +103,55 @@ def shares(whole: Share, split: float | None) -> tuple[Share, ...]:
     return Share(tuple(first), finishing=ended), rest
 
 
-def build(model: ModelConfig, scheme: AnyScheme, iteration: Iteration, tp: int, weights: Weights) -> Workload:
+def build(
+    model: ModelConfig, scheme: AnyScheme, iteration: Iteration, sharing: Sharing | int, weights: Weights
+) -> Workload:
     """The workload of one rank, for `sim.predict.run`. ValueError as `sim.workload.build`."""
-    shard = Shard.of(model, tp)
-    parts = shares(iteration.whole, scheme.sequence_split if tp > 1 else None)
+    sharing = sharing_of(sharing)
+    sharing.check(model)
+    tp = sharing.dense_ranks
+    parts = shares(iteration.whole, scheme.sequence_split if sharing.ranks > 1 else None)
+    mine = [busiest(part, sharing) for part in parts]
 
-    def kernels(window: int | None) -> Kernels:
-        around = [around_attention(model, shard, part.tokens, weights) for part in parts]
-        return {
-            "attention": [
-                (*before, *attention(model, shard, part, window), *behind)
-                for part, (before, behind) in zip(parts, around, strict=True)
-            ],
-            "mlp": [mlp(model, shard, part.tokens, weights) for part in parts],
-        }
+    def stages_of(part: int, layer: Layer, after: After) -> list[Stage]:
+        share, own = parts[part], mine[part]
 
-    def sizes(part: int, scheme: Scheme) -> Rows:
-        return parts[part].rows(scheme)
+        def attends(mixer: Mixer) -> tuple[Kernel, ...]:
+            prefill = chunk_kernels(model, mixer, tp, own.chunks, weights)
+            return (*prefill, *decode_kernels(mixer, tp, own.sequences, own.context_tokens))
 
-    layers = layers_of(model, scheme, tp, kernels, sizes)
-    opening = tuple(Op("embedding", i, (embedding(model, part.tokens),)) for i, part in enumerate(parts))
-    last = closing(model, shard, iteration.whole.tokens, iteration.sampled, tp, len(parts) - 1)
+        alone = None if own is share else own.tokens
+        return list(stages(model, layer, sharing, after, share.tokens, share.rows, attends, weights, alone))
+
+    layers = layers_of(model, scheme, sharing.ranks, len(parts), stages_of)
+    opening = tuple(Op("embedding", i, (embedding(model, part.tokens),)) for i, part in enumerate(mine))
+    sampled = iteration.sampled if tp == sharing.ranks else min(iteration.sampled, busiest_sampled(iteration, sharing))
+    last = closing(model, tp, sum(part.tokens for part in mine), sampled, len(parts) - 1)
     return Workload(opening, layers, last)
 
 
-def attention(model: ModelConfig, shard: Shard, part: Share, window: int | None) -> tuple[Kernel, ...]:
-    """One call for all chunks, and one for all decoding sequences."""
-    heads, kv_heads, dim = shard.heads, shard.kv_heads, model.head_dim
-    found: tuple[Kernel, ...] = ()
-    if part.chunks:
-        found += (AttendChunks("attention", part.chunks, heads, kv_heads, dim, window),)
-    if part.sequences:
-        decoding = part.sequences, part.context_tokens
-        found += (DecodeAttend("decode attention", *decoding, heads, kv_heads, dim, window),)
-    return found
+def busiest(part: Share, sharing: Sharing) -> Share:
+    """What the rank with most tokens has of a part, where ranks have sequences of their own: chunks go to the rank that
+    has least so far, longest first; sequences that decode are as even as can be, and so are their contexts.
+    """
+    if sharing.attention == "tp" or sharing.ranks == 1:
+        return part
+    held: list[list[Chunk]] = [[] for _ in range(sharing.ranks)]
+    for chunk in sorted(part.chunks, reverse=True):
+        min(held, key=lambda chunks: sum(tokens for tokens, _ in chunks)).append(chunk)
+    most = max(held, key=lambda chunks: sum(tokens for tokens, _ in chunks))
+    sequences = sharing.own(part.sequences)
+    return Share(tuple(most), sequences, max(sequences, sharing.own(part.context_tokens)))
 
 
-def kv_bytes_per_token(model: ModelConfig, tp: int) -> int:
-    """What one GPU keeps of a token: keys and values of all layers, in bf16."""
-    return 2 * 2 * model.num_layers * model.kv_heads_per_gpu(tp) * model.head_dim
+def busiest_sampled(iteration: Iteration, sharing: Sharing) -> int:
+    """Sequences that get a token on the rank that has most of them."""
+    return sharing.own(iteration.whole.sequences) + sharing.own(iteration.finishing)
+
+
+def kv_bytes_per_token(model: ModelConfig, sharing: Sharing | int) -> float:
+    """What one GPU keeps of a token of the replica's: keys and values of all layers, in bf16, windows left out of
+    account. Where ranks have sequences of their own, each keeps its share of them whole.
+    """
+    sharing = sharing_of(sharing)
+    return 2 * model.cache_values(sharing.dense_ranks) * sharing.dense_ranks / sharing.ranks

@@ -20,7 +20,7 @@ from thinwire.edge.reading import content as read_content
 from thinwire.edge.reading import is_regular, is_there
 from thinwire.edge.reading import text as read_text
 from thinwire.edge.words import place
-from thinwire.reference.core.config import load_model, model_names
+from thinwire.reference.families.config import load_model, model_names
 from thinwire.reference.mixed import auto_budget, find
 from thinwire.sim.costs.profile import Profile
 from thinwire.sim.costs.shipped import load_profile

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from thinwire.reference.core.config import load_model
+from thinwire.reference.families.config import load_model
 from thinwire.sim import api
 from thinwire.sim.costs.shipped import load_profile
 from thinwire.sim.question import Question

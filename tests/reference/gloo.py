@@ -68,14 +68,13 @@ def run(
 
 def on_two_ranks(folder: Path, module: ModuleType, function: str) -> list[Any]:
     """What `function(group)` of a module of these tests gives in each of two gloo processes, by rank."""
-    return on_ranks(folder, module, function, 2)
+    return on_ranks(2, folder, module, function)
 
 
-def on_ranks(folder: Path, module: ModuleType, function: str, ranks: int) -> list[Any]:
-    """What `function(group)` of a module of these tests gives in each of some gloo processes, by rank."""
+def on_ranks(ranks: int, folder: Path, module: ModuleType, function: str) -> list[Any]:
+    """The same of more processes."""
     worker = str(Path(__file__).with_name("group_worker.py"))
-    command = [sys.executable, worker, str(folder)]
-    asked = [str(module.__file__), function, str(ranks)]
-    processes = [subprocess.Popen([*command, str(rank), *asked]) for rank in range(ranks)]
+    command = [sys.executable, worker, str(folder), str(ranks)]
+    processes = [subprocess.Popen([*command, str(rank), str(module.__file__), function]) for rank in range(ranks)]
     assert [process.wait(timeout=120) for process in processes] == [0] * ranks
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(ranks)]

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from thinwire.reference.groups.group import TorchGroup
 
 
-def main(folder: Path, rank: int, module: Path, function: str, ranks: int) -> None:
+def main(folder: Path, ranks: int, rank: int, module: Path, function: str) -> None:
     """Write `folder/rank<r>.json`."""
     torch.set_num_threads(1)
     store = dist.FileStore(str(folder / "store"), ranks)
@@ -24,5 +24,5 @@ def main(folder: Path, rank: int, module: Path, function: str, ranks: int) -> No
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(sys.argv[3]).parent))
-    main(Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4], int(sys.argv[5]))
+    sys.path.insert(0, str(Path(sys.argv[4]).parent))
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]), sys.argv[5])

@@ -7,12 +7,14 @@ their numbers are.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 
 from thinwire.reference.core.architecture import ModelConfig
-from thinwire.reference.core.config import load_model
+from thinwire.reference.core.mixers import Attention
 from thinwire.reference.core.schedule import Op, Primitive, Schedule, Work
+from thinwire.reference.families.config import load_model
 from thinwire.sim.costs.attention import CORRECTIONS, AttentionModel
 from thinwire.sim.costs.cost import CostModel
 from thinwire.sim.costs.decode_attention import SHARE_NODES, DecodeAttentionModel
@@ -204,7 +206,26 @@ def exchanger(cluster: Cluster, profile: Profile, slow_ranks: dict[int, float] |
 @cache
 def small(name: str, layers: int) -> ModelConfig:
     """A catalog model with few layers."""
-    return replace(load_model(name), num_layers=layers)
+    return load_model(name).with_layers(layers)
+
+
+def with_attention(model: ModelConfig, **changes: Any) -> ModelConfig:
+    """The model with something else in every layer's attention."""
+    return replace(
+        model,
+        layers=tuple(
+            replace(layer, mixer=replace(layer.mixer, **changes)) if isinstance(layer.mixer, Attention) else layer
+            for layer in model.layers
+        ),
+    )
+
+
+def with_window(model: ModelConfig, window: int) -> ModelConfig:
+    """The model with another window where its layers have one."""
+    changed = with_attention(model, window=window).layers
+    kept = [isinstance(layer.mixer, Attention) and layer.mixer.window is None for layer in model.layers]
+    pairs = zip(model.layers, changed, kept, strict=True)
+    return replace(model, layers=tuple(old if keep else new for old, new, keep in pairs))
 
 
 def close(a: float, b: float, relative: float = 1e-9) -> bool:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thinwire.reference.catalog import scheme
-from thinwire.reference.core.config import load_model
+from thinwire.reference.families.config import load_model
 from thinwire.reference.mixed import MixedScheme
 from thinwire.sim import api
 from thinwire.sim.quality.auto import Prices

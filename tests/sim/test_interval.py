@@ -18,7 +18,8 @@ from thinwire.sim.events.timeline import Carried, Fold, Span, Timeline
 from thinwire.sim.interval import Term, interval_of, interval_of_exchange, kernel_spread, kernels_of
 from thinwire.sim.predict import WhatIf, predict
 from thinwire.sim.report import NOTABLE, Prediction, host_sentence
-from thinwire.sim.workload import Attend, Elementwise, Gemm, Prompt, build
+from thinwire.sim.shapes import Attend, Elementwise, Gemm
+from thinwire.sim.workload import Prompt, build
 
 from .helpers import CATALOG, close, machine, made_up, small, switched
 

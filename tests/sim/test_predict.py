@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 
 import thinwire
 from thinwire.reference.catalog import scheme, schemes
-from thinwire.reference.core.config import load_model
 from thinwire.reference.core.schedule import build as build_schedule
+from thinwire.reference.families.config import load_model
 from thinwire.sim import api
 from thinwire.sim.costs.cost import CostModel
 from thinwire.sim.costs.shipped import load_profile
+from thinwire.sim.layers import weight_bytes
 from thinwire.sim.predict import WhatIf, predict, run
 from thinwire.sim.report import Prediction
 from thinwire.sim.workload import Prompt, build
@@ -251,7 +252,7 @@ def test_a_model_that_does_not_fit_is_refused_with_the_arithmetic() -> None:
     assert sums
     weights, cache, activations, total = map(float, sums.groups())
     assert abs(weights + cache + activations - total) <= 0.2
-    assert weights == round(load_model("llama-3-70b").weight_bytes(4, 16) / 1e9, 1)
+    assert weights == round(weight_bytes(load_model("llama-3-70b"), "bf16", 4) / 1e9, 1)
     assert str(refused.value).endswith("memory 24.0 GB")
     assert api.predict("llama-3-8b", "4xl4-pcie", "bf16").ttft_s > 0
 

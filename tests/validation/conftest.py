@@ -34,8 +34,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     import tokenizers
     import torch
 
-    from thinwire.reference.core.config import parse_config
     from thinwire.reference.decoder.weights import random_weights
+    from thinwire.reference.families.config import parse_config
 
     folder = tmp_path_factory.mktemp("model") / "tiny"
     folder.mkdir()

@@ -24,8 +24,8 @@ from typing import Any
 
 from thinwire.reference.catalog import scheme as find_scheme
 from thinwire.reference.core.architecture import ModelConfig
-from thinwire.reference.core.config import parse_config
 from thinwire.reference.core.schedule import build
+from thinwire.reference.families.config import parse_config
 from thinwire.sim.costs.profile import Profile
 from thinwire.sim.sweeps.sweep import build as code
 from thinwire.topologies.cluster import Cluster

@@ -27,11 +27,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from thinwire.reference.catalog import scheme as find_scheme
-from thinwire.reference.core.config import parse_config
 from thinwire.reference.core.schedule import Interval, Schedule, Step, Transfer, Work, build
 from thinwire.reference.decoder.model import Decoder
 from thinwire.reference.decoder.sync import SchemeSync
 from thinwire.reference.decoder.weights import random_weights
+from thinwire.reference.families.config import parse_config
 from thinwire.reference.groups.execute import Coding, RankState
 from thinwire.reference.groups.group import TorchGroup
 from thinwire.reference.groups.handshake import Form

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from thinwire.edge.words import place, shown
 from thinwire.reference.catalog import scheme
-from thinwire.reference.core.config import load_model
+from thinwire.reference.families.config import load_model
 from thinwire.sim.costs.attention import AttentionModel
 from thinwire.sim.costs.cost import CostModel
 from thinwire.sim.costs.decode_attention import DecodeAttentionModel
@@ -23,7 +23,8 @@ from thinwire.sim.costs.elementwise import OPS, ElementwiseModel, OpCost
 from thinwire.sim.costs.gemm import GemmModel
 from thinwire.sim.costs.profile import CodecCost, FabricProfile, GpuProfile, Profile, Quantity
 from thinwire.sim.costs.spread import ANOTHER_HOST, Spread
-from thinwire.sim.workload import Kernel, Prompt, build
+from thinwire.sim.shapes import Kernel
+from thinwire.sim.workload import Prompt, build
 from thinwire.topologies.cluster import Gpu
 from thinwire.validation.campaign.shapes import FUSED
 from thinwire.validation.fits import attention as fit_attention

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import lsq_linear
 
-from thinwire.reference.core.config import load_model
+from thinwire.reference.families.config import load_model
 from thinwire.sim.costs.elementwise import OPS, ElementwiseModel, OpCost, elementwise_bytes
 from thinwire.topologies.load import load_gpu
 from thinwire.validation.fits.published_tables import PUBLISHED
@@ -84,8 +84,8 @@ def read_vidur(path: Path = PUBLISHED / "dense_ops_by_tp.csv") -> dict[tuple[str
         for row in csv.DictReader(stream):
             layer = load_model(MODELS[row["model"]])
             tp, tokens = int(row["tp"]), int(row["num_tokens"])
-            rotated = (layer.num_heads + layer.num_kv_heads) * layer.head_dim
-            width = {"rope": rotated // tp, "silu_mul": layer.intermediate_size // tp}
+            rotated = (layer.attention.heads + layer.attention.kv_heads) * layer.attention.head_dim
+            width = {"rope": rotated // tp, "silu_mul": layer.feed_forward.width // tp}
             shape = shapes.setdefault((row["model"], row["tp"]), len(shapes))
             for op, columns in COLUMNS.items():
                 moved = elementwise_bytes(op, tokens, width.get(op, layer.hidden_size))

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thinwire.reference.catalog import scheme
-from thinwire.reference.core.config import load_model
+from thinwire.reference.families.config import load_model
 from thinwire.sim.costs.gemm import GemmModel
 from thinwire.sim.costs.profile import FabricProfile, GpuProfile, Profile, Quantity
 from thinwire.sim.costs.transfer import longest_rate

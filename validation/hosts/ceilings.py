@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from thinwire.reference.catalog import scheme
-from thinwire.reference.core.config import load_model
+from thinwire.reference.families.config import load_model
 from thinwire.sim.costs.profile import FabricProfile, GpuProfile, Profile
 from thinwire.sim.costs.spread import find
 from thinwire.sim.predict import predict

@@ -25,14 +25,17 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from thinwire.kernels.combine import combine_kernel
 from thinwire.kernels.decode import decode_kernel
 from thinwire.kernels.encode import encode_kernel
-from thinwire.kernels.form import form, hybrid_form
+from thinwire.kernels.form import Form, form, hybrid_form
+from thinwire.kernels.gather_encode import gather_encode_hybrid_kernel, gather_encode_kernel
 from thinwire.kernels.hybrid_dynamic import hybrid_decode_kernel, hybrid_encode_kernel, hybrid_reduce_kernel
 from thinwire.kernels.hybrid_static import static_encode_kernel, static_reduce_kernel, tile_shape
 from thinwire.kernels.launch import ASSUMED, options
 from thinwire.kernels.norm import most_registers, norm_kernel, tile_of, written_out
 from thinwire.kernels.reduce import can_requantise, reduce_kernel, requantise_kernel, unrolled
+from thinwire.kernels.scatter_decode import scatter_decode_hybrid_kernel, scatter_decode_kernel
 from thinwire.reference.core.lookup import parse_codec
 from thinwire.reference.core.scheme import OutlierHybrid
 from thinwire.validation.instructions.machine_code import read, saturated, widths
@@ -43,13 +46,15 @@ TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 POINTERS = {
     "values_ptr": "*bf16", "wire_ptr": "*u8", "table_ptr": "*i64", "sums_ptr": "*u8", "sums_table_ptr": "*i64",
     "residual_ptr": "*bf16", "weight_ptr": "*bf16", "normed_ptr": "*bf16", "lists_ptr": "*i32", "divisors_ptr": "*fp32",
-    "scales_ptr": "*fp32", "hidden": "fp32", "epsilon": "fp32",
+    "scales_ptr": "*fp32", "hidden": "fp32", "epsilon": "fp32", "rows_ptr": "*bf16", "tokens_ptr": "*bf16",
+    "index_ptr": "*i64", "spots_ptr": "*i64", "place_ptr": "*i64", "part_ptr": "*i32",
 }  # fmt: skip
 # Strides between rows and buffers are multiples of 16, as the launchers ask for and Triton then finds out.
 STRIDES = (
     "values_row", "wire_row", "wire_rank", "wire_part", "sums_row", "sums_part", "residual_row", "normed_row",
-    "divisors_row", "scales_rank",
+    "divisors_row", "scales_rank", "rows_stride", "tokens_stride",
 )  # fmt: skip
+LIKE = {"gather_encode": "encode", "scatter_decode": "decode", "combine": "reduce"}  # whose tuning they have
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +71,8 @@ class Job:
 
 
 def job(kernel: str, spec: str, ranks: int = RANKS) -> Job:
-    """`encode`, `decode`, `reduce`, `requantise` of a codec, or `norm`, `reduce_norm`, at the default tuning.
+    """`encode`, `decode`, `reduce`, `requantise` of a codec, those of rows (`LIKE`), or `norm`, `reduce_norm`, at the
+    default tuning.
 
     ValueError where a codec has no such kernel.
     """
@@ -85,12 +91,21 @@ def job(kernel: str, spec: str, ranks: int = RANKS) -> Job:
         return Job(norm_kernel, constants, {"sums_ptr": "*bf16"}, chosen, rows * groups * found.padded)
     if kernel == "requantise" and not can_requantise(found, found):
         raise ValueError(f"{spec} is not reduced and encoded in one kernel")
-    tuning = ASSUMED[kernel].holding(found.least)
+    tuning = ASSUMED[LIKE.get(kernel, kernel)].holding(found.least)
     groups = tuning.groups(found)
     values = groups * found.padded
     each: dict[str, tuple[Any, dict[str, Any]]] = {
         "encode": (encode_kernel, {"FORM": found, "TILE_GROUPS": groups, "PAIRS": True}),
         "decode": (decode_kernel, {"SATURATES": True, "FORM": found, "TILE_GROUPS": groups}),
+        "gather_encode": (
+            gather_encode_kernel,
+            {"FORM": found, "TILE_GROUPS": groups, "INDEXED": True, "EXACT": exact(found), "PAIRS": True},
+        ),
+        "scatter_decode": (
+            scatter_decode_kernel,
+            {"FORM": found, "TILE_GROUPS": groups, "INDEXED": True, "EXACT": exact(found)},
+        ),
+        "combine": (combine_kernel, {"FORM": found, "TILE_GROUPS": groups, "EXACT": exact(found)}),
         "reduce": (reduce_kernel, {"FORM": found, "TILE_GROUPS": groups, "UNROLLED": unrolled(ranks, found)}),
         "requantise": (
             requantise_kernel,
@@ -98,17 +113,29 @@ def job(kernel: str, spec: str, ranks: int = RANKS) -> Job:
         ),
     }
     function, constants = each[kernel]
-    return Job(function, constants, {}, options(tuning), values)
+    types = {"weight_ptr": "*fp32"} if kernel == "combine" else {}
+    return Job(function, constants, types, options(tuning), values)
+
+
+def exact(found: Form) -> bool:
+    """Whether rows of whole groups need no mask."""
+    return found.group == found.padded
 
 
 def _hybrid(kernel: str, codec: OutlierHybrid, ranks: int) -> Job:
     hybrid = hybrid_form(codec)
-    if kernel not in ("encode", "decode", "reduce"):
-        raise ValueError(f"outlier hybrids have encode, decode and reduce: {kernel}")
-    tuning = ASSUMED[kernel]
-    if codec.scale == "dynamic":
+    constants: dict[str, Any]
+    dynamic = codec.scale == "dynamic"
+    if kernel not in ("encode", "decode", "reduce") and not (dynamic and kernel in ("gather_encode", "scatter_decode")):
+        raise ValueError(f"outlier hybrids have encode, decode and reduce, dynamic ones rows: {kernel}")
+    tuning = ASSUMED[LIKE.get(kernel, kernel)]
+    if dynamic:
         groups = tuning.groups(hybrid)
-        constants: dict[str, Any] = {"FORM": hybrid, "TILE_GROUPS": groups}
+        if kernel in LIKE:
+            picks = gather_encode_hybrid_kernel if kernel == "gather_encode" else scatter_decode_hybrid_kernel
+            constants = {"FORM": hybrid, "TILE_GROUPS": groups, "INDEXED": True}
+            return Job(picks, constants, {}, options(tuning), groups * hybrid.padded_group)
+        constants = {"FORM": hybrid, "TILE_GROUPS": groups}
         if kernel == "reduce":
             constants["UNROLLED"] = unrolled(ranks)
         function = {"encode": hybrid_encode_kernel, "decode": hybrid_decode_kernel, "reduce": hybrid_reduce_kernel}

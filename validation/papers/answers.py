@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import cast
 
 from thinwire.reference.catalog import scheme as find_scheme
-from thinwire.reference.core.config import load_model
+from thinwire.reference.families.config import load_model
 from thinwire.sim import api
 from thinwire.sim.costs.cost import CostModel
 from thinwire.sim.costs.profile import Profile, Quantity

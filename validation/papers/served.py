@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass as checked
 
 from thinwire.edge.reading import from_toml
-from thinwire.reference.core.config import load_model
+from thinwire.reference.families.config import load_model
 from thinwire.sim.choices import Weights
 from thinwire.sim.serving.question import Service
 from thinwire.sim.serving.serve import answer

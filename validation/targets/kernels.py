@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thinwire.reference.catalog import scheme
-from thinwire.reference.core.config import load_model
+from thinwire.reference.families.config import load_model
 from thinwire.sim.costs.attention import AttentionModel
 from thinwire.sim.costs.gemm import GemmModel
 from thinwire.sim.costs.profile import GpuProfile, Profile

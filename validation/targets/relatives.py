@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from thinwire.reference.catalog import scheme
-from thinwire.reference.core.config import load_model
+from thinwire.reference.families.config import load_model
 from thinwire.sim.costs.shipped import load_profile
 from thinwire.sim.costs.spread import find, sum_interval
 from thinwire.sim.costs.transfer import RELATIONS
@@ -112,14 +112,15 @@ def _a40() -> Iterator[Point]:
     (printed,) = (name for name, gpu in VIDUR_GPUS.items() if gpu == "a40")
     for _, row in select("dense_ops_by_tp", gpu=printed):
         model, tp, tokens = load_model(MODELS[row["model"]]), int(row["tp"]), int(row["num_tokens"])
-        query, key_value = model.num_heads * model.head_dim, model.num_kv_heads * model.head_dim
+        heads, inner = model.attention, model.feed_forward.width
+        query, key_value = heads.heads * heads.head_dim, heads.kv_heads * heads.head_dim
         if tokens < LEAST_TOKENS:
             continue
         for column, n, k in (
             ("attn_pre_proj_us", (query + 2 * key_value) // tp, model.hidden_size),
             ("attn_post_proj_us", model.hidden_size, query // tp),
-            ("mlp_up_proj_us", 2 * model.intermediate_size // tp, model.hidden_size),
-            ("mlp_down_proj_us", model.hidden_size, model.intermediate_size // tp),
+            ("mlp_up_proj_us", 2 * inner // tp, model.hidden_size),
+            ("mlp_down_proj_us", model.hidden_size, inner // tp),
         ):
             label = f"a40 {row['model']} TP{tp} {column.removesuffix('_us')} m={tokens}"
             yield _product("a40", label, tokens, n, k, float(row[column]) * 1e-6)

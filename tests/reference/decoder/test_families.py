@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from thinwire.reference.catalog import scheme
-from thinwire.reference.core.architecture import Experts, Latent, ModelConfig
+from thinwire.reference.core.architecture import Experts, ModelConfig
+from thinwire.reference.core.mixers import Latent
 from thinwire.reference.core.schedule import build
 from thinwire.reference.core.scheme import Codec, Phase
 from thinwire.reference.core.tokens import checked, exchange_of_tokens
@@ -232,7 +233,7 @@ def test_processes_give_the_bits_of_one_process(tmp_path: Path) -> None:
 
     Exact sums are no wire: one process does not count them, several do.
     """
-    found = gloo.on_ranks(tmp_path, oracles, "of_both", 4)
+    found = gloo.on_ranks(4, tmp_path, oracles, "of_both")
     for size in (2, 4):
         local = oracles.of_local(size)
         assert len(local) > 20

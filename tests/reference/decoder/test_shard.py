@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from thinwire.reference.core.architecture import Attention, Experts, FeedForward, ModelConfig
+from thinwire.reference.core.architecture import Experts, FeedForward, ModelConfig
+from thinwire.reference.core.mixers import Attention
 from thinwire.reference.decoder.model import Decoder, Precision
 from thinwire.reference.decoder.names import layer_shapes
 from thinwire.reference.decoder.shard import Shard, cut, even, shards

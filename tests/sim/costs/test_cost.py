@@ -13,7 +13,7 @@ from thinwire.reference.core.scheme import MX, Codec, Collective, GroupedInt, Ra
 from thinwire.sim.costs.cost import CostModel, codec_traffic
 from thinwire.sim.costs.elementwise import elementwise_bytes
 from thinwire.sim.costs.profile import CodecKernel, CompiledCodec, Profile, Quantity
-from thinwire.sim.workload import Attend, AttendChunks, CrossAttend, DecodeAttend, Elementwise, Gemm
+from thinwire.sim.shapes import Attend, AttendChunks, CrossAttend, DecodeAttend, Elementwise, Gemm
 
 from ..helpers import CATALOG, GPU, US, all_close, close, fabric, gpu_profile, machine, made_up
 

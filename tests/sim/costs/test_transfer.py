@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from thinwire.reference.core.config import load_model
+from thinwire.reference.families.config import load_model
 from thinwire.sim import api
 from thinwire.sim.costs.profile import GpuProfile
 from thinwire.sim.costs.shipped import PROFILES, load_profile, profile_of, transfer_spreads

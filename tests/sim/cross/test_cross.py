@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thinwire.reference.catalog import parse_codec
-from thinwire.reference.core.config import load_model
 from thinwire.reference.core.cross_schedule import CrossShape, Wire, lv_bytes, ring_bytes
+from thinwire.reference.families.config import load_model
 from thinwire.sim.api import compare_cross_attention
 from thinwire.sim.costs.attention import SPLIT_LIMIT, TILE_ROWS, key_splits
 from thinwire.sim.costs.cost import CostModel
@@ -24,7 +24,7 @@ from thinwire.sim.costs.profile import Profile
 from thinwire.sim.cross.predict import BF16_WIRE, CrossPrediction, compare_cross, predict_cross
 from thinwire.sim.cross.workload import METHODS, CrossModel, CrossPrompt, Method, build, memory_bytes
 from thinwire.sim.events.timeline import Span
-from thinwire.sim.workload import CrossAttend, Elementwise
+from thinwire.sim.shapes import CrossAttend, Elementwise
 from thinwire.topologies.cluster import Cluster
 
 from ...command import run
@@ -301,8 +301,8 @@ def test_comparison() -> None:
     own = compare_cross_attention(
         "8xl40s-pcie", 64, 512, "llama-3-70b", ["none"], 2, cross_layers=3, heads=16, kv_heads=4, head_dim=64
     )
-    config = own.baseline.model.config
-    assert (config.num_heads, config.num_kv_heads, config.head_dim, config.hidden_size) == (16, 4, 64, 8192)
+    asked = own.baseline.model
+    assert (asked.heads, asked.kv_heads, asked.head_dim, asked.config.hidden_size) == (16, 4, 64, 8192)
     assert own.baseline.model.layers == 3 and [row.method for row in own.rows] == ["none"]
     assert compare_cross_attention("8xl40s-pcie", 64, 512, "llama-3-70b").baseline.model.layers == 20
 

@@ -20,7 +20,7 @@ from thinwire.sim.costs.profile import Baseline, FabricProfile, Profile
 from thinwire.sim.events.analytic import closed_form
 from thinwire.sim.events.collective import run_alone
 from thinwire.sim.events.exchange import UNCOMPRESSED, Exchanger, left_uncompressed, slowdown, uncompressed
-from thinwire.sim.workload import Exchange, Passing
+from thinwire.sim.shapes import Exchange, Passing
 from thinwire.topologies.generators import Wire, full_mesh
 
 from ..helpers import CATALOG, US, all_close, attach, close, exchanger, fabric, gpu_profile, machine, protocol, switched

@@ -17,9 +17,10 @@ from thinwire.sim.events.fold import KEPT_REPEATS, find_runs, folds_of, kept_lay
 from thinwire.sim.events.timeline import Span
 from thinwire.sim.predict import WhatIf, predict
 from thinwire.sim.report import Prediction
-from thinwire.sim.workload import Elementwise, Op, Prompt
+from thinwire.sim.shapes import Elementwise
+from thinwire.sim.workload import Op, Prompt
 
-from ..helpers import all_close, close, machine, small
+from ..helpers import all_close, close, machine, small, with_window
 
 MACHINES = (("8xh100-nvlink", 8), ("8xl40s-pcie", 4), ("8xmi300x-xgmi", 8))
 
@@ -281,6 +282,6 @@ def test_posted_transfers_are_not_folded() -> None:
 
 def test_layers_that_differ_are_not_folded() -> None:
     cluster, profile = machine("8xl40s-pcie", 4)
-    model = replace(small("gemma-2-27b", 6), sliding_window=100)
+    model = with_window(small("gemma-2-27b", 6), 100)
     found = predict(model, cluster, scheme("bf16"), Prompt(1, 500), profile)
     assert found.timeline.folds == ()  # three repeats of two layers: too few to prove a steady state

@@ -5,7 +5,6 @@ import json
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from thinwire.reference.catalog import scheme
-from thinwire.reference.core.config import load_model
+from thinwire.reference.families.config import load_model
 from thinwire.reference.mixed import DROP, SITES, entries, plan_of
 from thinwire.sim import api
 from thinwire.sim.choices import Compress
@@ -242,7 +241,7 @@ def test_tables_are_checked(tmp_path: Path) -> None:
 
 
 def test_another_number_of_layers_is_refused(losses: Path) -> None:
-    model = replace(load_model(MODEL), num_layers=29)
+    model = load_model(MODEL).with_layers(29)
     with pytest.raises(ValueError, match="sensitivities of smollm2-135m are for 30 layers, smollm2-135m has 29"):
         api.auto(0.01, model, **MACHINE, sensitivities=losses)
     with pytest.raises(ValueError, match=r"budget must be 0 or more: budget=-0.1"):

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thinwire.reference.catalog import scheme, schemes
-from thinwire.reference.core.config import model_names
+from thinwire.reference.families.config import model_names
 from thinwire.reference.mixed import MixedScheme
 from thinwire.sim import api
 from thinwire.sim.quality import published

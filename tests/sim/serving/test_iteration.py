@@ -10,12 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from thinwire.reference.catalog import scheme
-from thinwire.reference.core.config import load_model
+from thinwire.reference.core.architecture import Layer
 from thinwire.reference.core.scheme import Scheme
+from thinwire.reference.families.config import load_model
 from thinwire.sim.costs.cost import CostModel
 from thinwire.sim.events.exchange import Exchanger, slowdown
 from thinwire.sim.predict import run, timeline_of
-from thinwire.sim.serving.iteration import BOUND, DIP, IterationModel, MonotoneTable
+from thinwire.sim.serving.iteration import DIP, IterationModel
+from thinwire.sim.serving.table import BOUND, MonotoneTable
 from thinwire.sim.serving.workload import Iteration, Share, build
 
 from ..helpers import machine
@@ -149,9 +151,9 @@ def test_where_parts_are_uneven_more_tokens_are_faster_by_no_more_than_is_carrie
 ) -> None:
     gpus, profile = machine(cluster, tp)
     on = Exchanger(gpus, CostModel(profile, gpus.gpu), slowdown(tp, {}))
-    model = replace(
-        load_model("llama-3-8b"), hidden_size=width, num_heads=48, num_kv_heads=tp, intermediate_size=48 * tp
-    )
+    known = load_model("llama-3-8b")
+    layer = Layer(replace(known.attention, heads=48, kv_heads=tp), replace(known.feed_forward, width=48 * tp))
+    model = replace(known, hidden_size=width, layers=(layer,) * known.num_layers)
     pace = IterationModel(model, scheme(name), "bf16", on, on, 64, 8)
     assert pace.dip == DIP
     assert "within 6.0%" in pace.sentences()[0]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import thinwire
+from thinwire.sim.layers import weight_bytes
 from thinwire.sim.serving.arrivals import ClosedLoop, Drawn, Fixed, LogNormal, Trace
 from thinwire.sim.serving.question import Deployment
 from thinwire.sim.serving.serve import Fault, Paces, ServingResult, parse_fault, serve
@@ -121,7 +122,7 @@ def test_memory_left_by_weights_is_the_kv_cache() -> None:
     paces = Paces(deployment(memory_share=0.8))
     model, gpu = paces.model, paces.cluster.gpu
     room = paces.limits.kv_tokens * kv_bytes_per_token(model, 4)
-    assert room < 0.8 * gpu.memory_bytes - model.weight_bytes(4, 16) < room + 3e9
+    assert room < 0.8 * gpu.memory_bytes - weight_bytes(model, "bf16", 4) < room + 3e9
     assert Paces(deployment(weights="fp8")).limits.kv_tokens > Paces(deployment()).limits.kv_tokens
     assert Paces(deployment(kv_tokens=5000)).limits.kv_tokens == 5000
     with pytest.raises(ValueError, match="no room for a KV cache"):

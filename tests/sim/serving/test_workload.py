@@ -7,22 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thinwire.reference.catalog import scheme
-from thinwire.reference.core.config import load_model
+from thinwire.reference.families.config import load_model
 from thinwire.sim.costs.cost import CostModel
+from thinwire.sim.layers import product, weight_bytes
 from thinwire.sim.predict import run, timeline_of
 from thinwire.sim.serving.workload import Iteration, Share, build, kv_bytes_per_token, shares
-from thinwire.sim.workload import (
-    AttendChunks,
-    DecodeAttend,
-    Exchange,
-    Gemm,
-    Kernel,
-    Prompt,
-    Rows,
-    Workload,
-    memory_bytes,
-    product,
-)
+from thinwire.sim.shapes import AttendChunks, DecodeAttend, Exchange, Gemm, Kernel, Rows
+from thinwire.sim.workload import Prompt, Workload, memory_bytes
 from thinwire.sim.workload import build as build_prompt
 
 from ..helpers import close, exchanger, machine, small
@@ -170,7 +161,7 @@ def test_a_step_is_no_faster_than_the_memory(model: str, cluster: str, tp: int, 
         build(config, scheme("bf16"), Iteration(Share((), sequences, context)), tp, "bf16"), cluster, tp, "graph"
     )
     embedding = 2 * config.vocab_size * config.hidden_size / tp
-    moved = config.weight_bytes(tp, 16) - embedding + kv_bytes_per_token(config, tp) * context
+    moved = weight_bytes(config, "bf16", tp) - embedding + kv_bytes_per_token(config, tp) * context
     bound_s = moved / gpus.gpu.memory_bandwidth_bytes_per_s
     assert bound_s < step_s < 3.5 * bound_s
 

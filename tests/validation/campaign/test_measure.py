@@ -38,7 +38,7 @@ sys.modules.update({m.__name__: m for m in (check, bench)})
 BLOCKED = """
 import sys
 allowed = sys.stdlib_module_names | {"torch", "triton", "numpy", "scipy", "pytest", "thinwire"}
-apart = ("thinwire.sim", "thinwire.topologies", "thinwire.reference.core.config")
+apart = ("thinwire.sim", "thinwire.topologies", "thinwire.reference.families.config")
 class Refuse:
     def find_spec(self, name, path=None, target=None):
         if name in apart or name.split(".")[0] in refused:

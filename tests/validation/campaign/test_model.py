@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from thinwire.reference.catalog import scheme
-from thinwire.reference.core.config import load_model
+from thinwire.reference.families.config import load_model
 from thinwire.sim.costs.elementwise import OPS
 from thinwire.sim.costs.elementwise import elementwise_bytes as simulated_bytes
-from thinwire.sim.workload import Attend, Gemm, Prompt, build
-from thinwire.sim.workload import Elementwise as SimulatedElementwise
+from thinwire.sim.shapes import Attend, Gemm
+from thinwire.sim.shapes import Elementwise as SimulatedElementwise
+from thinwire.sim.workload import Prompt, build
 from thinwire.validation.campaign import campaign, shapes
 from thinwire.validation.campaign import gpu as measure_gpu
 from thinwire.validation.campaign import model as measure_model

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from thinwire.reference.catalog import scheme as find_scheme
-from thinwire.reference.core.config import parse_config
 from thinwire.reference.core.schedule import Schedule, build
 from thinwire.reference.core.scheme import GroupedInt
+from thinwire.reference.families.config import parse_config
 from thinwire.sim.costs.cost import CostModel
 from thinwire.sim.costs.profile import CodecKernel, FabricProfile, gpu_profile, gpu_profile_dict
 from thinwire.sim.events import exchange

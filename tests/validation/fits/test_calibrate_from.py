@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from thinwire.reference.catalog import scheme
-from thinwire.reference.core.config import load_model
+from thinwire.reference.families.config import load_model
 from thinwire.sim.costs.elementwise import OPS
 from thinwire.sim.costs.profile import GpuProfile, Profile, gpu_profile
 from thinwire.sim.costs.shipped import load_profile

@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from thinwire.reference.core.config import load_model
+from thinwire.reference.families.config import load_model
 from thinwire.sim.costs.decode_attention import SHARE_NODES
 from thinwire.validation.fits import decode
 from thinwire.validation.fits.published_tables import rows as published
@@ -53,7 +53,7 @@ def test_the_rows_have_the_heads_of_the_catalog() -> None:
     for name in ("llama-2-7b", "llama-2-13b", "llama-2-70b", "llama-3-8b", "llama-3-70b", "qwen2.5-72b",
                  "mistral-7b", "mistral-nemo-12b", "gemma-2-27b"):  # fmt: skip
         config = load_model(name)
-        wanted |= {(config.num_heads // tp, config.kv_heads_per_gpu(tp)) for tp in (1, 2, 4, 8)}
+        wanted |= {(config.attention.heads // tp, config.attention.kv_heads_per_gpu(tp)) for tp in (1, 2, 4, 8)}
     found = {(int(r["num_heads"]), int(r["num_kv_heads"])) for r in published(decode.TABLE)}
     assert found == wanted - unmeasured
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from thinwire.reference.core.config import load_model
+from thinwire.reference.families.config import load_model
 from thinwire.sim.costs.profile import GpuProfile
 from thinwire.sim.costs.shipped import load_profile
 from thinwire.topologies.load import load_cluster

@@ -8,7 +8,7 @@ import pytest
 
 from thinwire.edge.reading import from_toml
 from thinwire.reference.catalog import scheme
-from thinwire.reference.core.config import load_model
+from thinwire.reference.families.config import load_model
 from thinwire.sim.cross.workload import METHODS
 from thinwire.topologies.load import load_cluster
 from thinwire.validation.fits.published_tables import PUBLISHED, rows

@@ -12,7 +12,7 @@ import torch
 
 from thinwire.commands import quality as commands
 from thinwire.reference.catalog import scheme
-from thinwire.reference.core.config import parse_config
+from thinwire.reference.families.config import parse_config
 from thinwire.reference.mixed import DROP
 from thinwire.reference.quality.results import digest
 from thinwire.reference.quality.sensitivity import PointLoss, parse_choices

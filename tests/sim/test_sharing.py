@@ -1,0 +1,190 @@
+"""Experts shared out: who computes how much, and who sends how many rows to whom."""
+
+from dataclasses import replace
+from itertools import product
+from math import ceil, comb, isclose
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from thinwire.reference.catalog import scheme
+from thinwire.reference.core.architecture import Experts, FeedForward, Layer, ModelConfig
+from thinwire.reference.core.mixers import Attention, Rope
+from thinwire.sim.layers import held, weight_bytes
+from thinwire.sim.shapes import Attend, Gemm, RoutedExperts
+from thinwire.sim.sharing import Sharing, chances, load, returned, sharing_of, visits
+from thinwire.sim.workload import Prompt, Workload, build, memory_bytes
+
+HIDDEN = 1024
+EXPERTS = Experts(64, 4, 512, shared=FeedForward(768))
+
+
+def model(feed: Experts = EXPERTS, layers: int = 3) -> ModelConfig:
+    """A dense layer first, then mixtures."""
+    mixer = Attention(16, 8, 64, 0.125, Rope(64))
+    row = (Layer(mixer, FeedForward(2048)), *(Layer(mixer, feed),) * (layers - 1))
+    return ModelConfig("tiny", "Tiny", HIDDEN, 8000, row, "rms", 1e-6, False, 4096, "made for a test")
+
+
+def exchanges(workload: Workload, layer: int) -> list[tuple[str, str, int]]:
+    return [(op.name, op.exchange.op, op.exchange.numel) for op in workload.layers[layer] if op.exchange]  # type: ignore[union-attr]
+
+
+def routed(workload: Workload) -> RoutedExperts:
+    (found,) = (k for op in workload.layers[1] for k in op.kernels if isinstance(k, RoutedExperts))
+    return found
+
+
+@pytest.mark.parametrize("given_", [
+    {"ranks": 0}, {"ranks": 8, "ep": 3}, {"ranks": 8, "ep": 4, "exchange": "all-to-all"}, {"ranks": 8, "skew": 4.5},
+    {"ranks": 8, "attention": "pp"}, {"ranks": 8, "exchange": "deepep"},
+])  # fmt: skip
+def test_ways_that_do_not_fit_together_are_refused(given_: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=str(list(given_.values())[-1]).replace(".", r"\.")):
+        Sharing(**given_)  # type: ignore[arg-type]
+
+
+def test_a_model_without_experts_takes_none_of_it() -> None:
+    mixer = Attention(16, 8, 64, 0.125, Rope(64))
+    dense = replace(model(), layers=(Layer(mixer, FeedForward(2048)),) * 3)
+    for sharing in (Sharing(8, 8), Sharing(8, attention="dp"), Sharing(8, skew=1.0)):
+        with pytest.raises(ValueError, match="tiny has no experts"):
+            sharing.check(dense)
+    Sharing(8).check(dense)
+    with pytest.raises(ValueError, match="key-value heads=8"):
+        Sharing(5).check(replace(dense, layers=(Layer(replace(mixer, heads=15), FeedForward(2050)),)))
+
+
+def test_a_mixture_is_divided_by_what_is_cut() -> None:
+    Sharing(32, 32, "dp").check(model())  # heads need not divide
+    with pytest.raises(ValueError, match="attention heads of tiny: tp=32"):
+        Sharing(32, 32).check(model())
+    with pytest.raises(ValueError, match="experts of tiny evenly: GPUs=24, ep=24, experts=64"):
+        Sharing(24, 24, "dp").check(model())
+    with pytest.raises(ValueError, match="experts' width"):
+        Sharing(3, attention="dp").check(model())
+
+
+@given(
+    count=st.sampled_from([8, 16, 64, 256]), top_k=st.integers(1, 8), groups=st.sampled_from([1, 2, 4, 8]),
+    skew=st.sampled_from([0.0, 0.5, 1.2, 4.0]), tokens=st.integers(1, 10_000), seed=st.integers(0, 9),
+)  # fmt: skip
+def test_a_token_chooses_as_many_experts_as_it_does(
+    count: int, top_k: int, groups: int, skew: float, tokens: int, seed: int
+) -> None:
+    feed, sharing = Experts(count, top_k, 64), Sharing(8, groups, skew=skew, seed=seed)
+    found = chances(feed, sharing)
+    everyone = [chance for group in found for chance in group]
+    assert len(found) == groups and isclose(sum(everyone), top_k)
+    assert all(0 < chance <= 1 for chance in everyone)
+    busiest = load(feed, sharing, tokens)
+    assert tokens * top_k / groups * (1 - 1e-9) <= busiest.rows <= tokens * min(top_k, count // groups)
+    assert 1 <= busiest.hit <= min(count // groups, busiest.rows)
+    more = load(feed, sharing, tokens + 1)
+    assert more.rows >= busiest.rows and more.hit >= busiest.hit
+
+
+@given(skew=st.floats(0.1, 4.0), seed=st.integers(0, 99))
+def test_skew_loads_the_busiest_rank_more_and_hits_fewer_experts(skew: float, seed: int) -> None:
+    even, uneven = load(EXPERTS, Sharing(8, 8), 512), load(EXPERTS, Sharing(8, 8, skew=skew, seed=seed), 512)
+    assert uneven.rows >= even.rows == 256
+    assert load(EXPERTS, Sharing(8, skew=skew, seed=seed), 16).hit <= load(EXPERTS, Sharing(8), 16).hit
+
+
+def test_uniform_choices_hit_what_a_closed_form_says() -> None:
+    assert load(EXPERTS, Sharing(8), 1) == load(EXPERTS, Sharing(1), 1)
+    assert load(EXPERTS, Sharing(8), 1).hit == 4
+    assert load(EXPERTS, Sharing(8), 10).hit == ceil(64 * (1 - (60 / 64) ** 10))
+    assert load(EXPERTS, Sharing(8, 8), 10).rows == 5  # 40 pairs on 8 ranks
+
+
+@pytest.mark.parametrize(("count", "top_k", "ranks"), list(product((32, 64, 256), (1, 2, 8), (2, 4, 8))))
+def test_a_token_visits_about_as_many_ranks_as_drawing_without_putting_back(count: int, top_k: int, ranks: int) -> None:
+    counts = visits(Experts(count, top_k, 64), Sharing(ranks, ranks, exchange="all-to-all"), 100_000)
+    exact = 1 - comb(count - count // ranks, top_k) / comb(count, top_k)
+    assert all(count_ == counts[0][0] for row in counts for count_ in row)
+    assert 0.93 * exact <= counts[0][0] / 100_000 <= exact + 1e-5
+    assert top_k > 1 or counts[0][0] == 100_000 // ranks
+
+
+def test_what_goes_out_comes_back() -> None:
+    counts = visits(EXPERTS, Sharing(4, 4, exchange="all-to-all", skew=1.5), 1000)
+    assert len(set(counts)) == 1 and len(set(counts[0])) > 1
+    assert returned(counts)[1] == (counts[0][1],) * 4 and returned(returned(counts)) == counts
+
+
+# ---- what travels
+
+
+def test_under_tensor_parallelism_only_all_reduces_travel() -> None:
+    for sharing in (Sharing(8), Sharing(8, 2), Sharing(8, 8), Sharing(8, 8, skew=1.0)):
+        workload = build(model(), scheme("a2a-int4"), Prompt(2, 100), sharing)
+        assert workload.all_reduce_count == 6
+        for layer in range(3):
+            assert {(op, numel) for _, op, numel in exchanges(workload, layer)} == {("all_reduce", 200 * HIDDEN)}
+    whole, spread = (routed(build(model(), scheme("bf16"), Prompt(2, 100), s)) for s in (Sharing(8), Sharing(8, 8)))
+    assert (whole.rows, whole.experts, whole.width) == (800, 64, 64)
+    assert (spread.rows, spread.experts, spread.width) == (100, 8, 512)
+    assert whole.rows * whole.width == spread.rows * spread.width
+
+
+def test_tokens_sent_to_experts_turn_an_all_reduce_into_its_halves() -> None:
+    sharing = Sharing(8, 8, exchange="all-to-all")
+    workload = build(model(), scheme("a2a-int4"), Prompt(2, 100), sharing)
+    counts = visits(EXPERTS, sharing, 25)
+    assert exchanges(workload, 1) == [
+        ("reduce-scatter after attention", "reduce_scatter", 200 * HIDDEN),
+        ("dispatch", "all_to_all", sum(counts[0]) * HIDDEN),
+        ("combine", "all_to_all", sum(returned(counts)[0]) * HIDDEN),
+        ("all-gather after experts", "all_gather", 200 * HIDDEN),
+    ]
+    sent = [op.exchange for op in workload.layers[1] if op.exchange and op.exchange.op == "all_to_all"]
+    wanted = scheme("a2a-int4")
+    assert [each.scheme.reduce for each in sent] == [wanted.dispatch, wanted.combine]  # type: ignore[union-attr]
+    assert workload.all_reduce_count == 2  # of the dense layer
+
+
+@pytest.mark.parametrize("exchange", ["all-gather", "all-to-all"])
+def test_with_sequences_of_their_own_ranks_send_experts_tokens_alone(exchange: str) -> None:
+    sharing = Sharing(8, 8, "dp", exchange)  # type: ignore[arg-type]
+    workload = build(model(), scheme("a2a-int4"), Prompt(16, 100), sharing)
+    assert workload.all_reduce_count == 0 and exchanges(workload, 0) == []
+    ops = [op for _, op, _ in exchanges(workload, 1)]
+    assert ops == (["all_gather", "reduce_scatter"] if exchange == "all-gather" else ["all_to_all"] * 2)
+    (attend,) = (k for op in workload.layers[1] for k in op.kernels if isinstance(k, Attend))
+    assert (attend.batch, attend.heads, attend.kv_heads) == (2, 16, 8)
+    assert routed(workload).rows == 1600 * 4 // 8
+    (head,) = (k for op in workload.after for k in op.kernels if isinstance(k, Gemm))
+    assert (head.m, head.n) == (2, 8000) and not [op for op in workload.after if op.exchange]
+
+
+def test_a_floor_sends_nothing() -> None:
+    sent, own = Sharing(8, 8, exchange="all-to-all"), Sharing(8, 8, "dp", "all-to-all")
+    for sharing in (Sharing(8), Sharing(8, 8, "dp"), sent, own):
+        workload = build(model(), scheme("none"), Prompt(16, 100), sharing)
+        assert [exchange for layer in range(3) for exchange in exchanges(workload, layer)] == []
+
+
+# ---- what is held
+
+
+def test_what_ranks_hold_adds_up() -> None:
+    known = model()
+    whole, cut = known.values(1), known.values(8)
+    for sharing in (Sharing(8), Sharing(8, 8), Sharing(8, 2)):
+        assert held(known, sharing) == known.values(8, sharing.ep)
+    assert 8 * cut["experts"] == whole["experts"] == 8 * held(known, Sharing(8, 8, "dp"))["experts"]
+    alone = held(known, Sharing(8, 8, "dp"))
+    for part in ("attention", "feed_forward", "shared_experts", "router", "embedding", "head"):
+        assert alone[part] == whole[part]
+    sent = held(known, Sharing(8, 8, exchange="all-to-all"))
+    assert sent["shared_experts"] == whole["shared_experts"] and sent["attention"] == cut["attention"]
+    assert held(known, Sharing(1)) == whole
+
+
+def test_memory_of_own_sequences_is_their_cache_whole() -> None:
+    cut, alone = (memory_bytes(model(), Prompt(16, 100), s) for s in (Sharing(8, 8), Sharing(8, 8, "dp")))
+    assert cut["kv_cache"] == alone["kv_cache"]  # an eighth of the heads of 16 sequences, all heads of 2
+    assert alone["weights"] == weight_bytes(model(), "bf16", Sharing(8, 8, "dp")) > cut["weights"]
+    assert sharing_of(8) == Sharing(8)
