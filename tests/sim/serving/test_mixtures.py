@@ -96,6 +96,5 @@ def test_a_deployment_carries_its_experts() -> None:
     pace = known.pace()
     assert pace.sharing == Sharing(4, 4, "dp", "all-gather", 0.5)
     assert any("skewed (0.5, seed 0)" in sentence for sentence in pace.sentences())
-    assert (
-        known.limits.kv_tokens > 4 * Paces(Deployment("qwen3-30b-a3b", "8xl40s-pcie", "bf16", 4)).limits.kv_tokens / 4
-    )
+    cut = Paces(Deployment("qwen3-30b-a3b", "8xh200-nvlink", "bf16", 4))
+    assert 0 < known.limits.kv_tokens < cut.limits.kv_tokens  # attention is held four times
