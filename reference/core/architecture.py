@@ -2,8 +2,8 @@
 
 A model is a row of layers. A layer mixes tokens (attention, latent attention, a linear or state-space recurrence) and
 feeds each forward (an MLP, or a mixture of experts), with norms before, after or both, one after the other or side by
-side. The simulator, the reference decoder, weights and memory all read this description; `reference.families`
-says where a `config.json` keeps each number. Counts are exact: `tests/reference/families/test_counts.py` holds them
+side. The simulator, the reference decoder, weights and memory all read this description; `reference.families` says
+where a `config.json` keeps each number. Counts are exact: `tests/reference/families/test_counts.py` holds them
 against transformers' own modules.
 
 Splitting follows Megatron-LM (arXiv 1909.08053, section 3): heads, MLP columns and vocabulary are shared out over `tp`

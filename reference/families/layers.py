@@ -235,7 +235,7 @@ def _experts(given: Given, rules: Mixture) -> Experts:
     if beside > WIDTH.most:
         given.fault(f"shared experts must be at most {WIDTH.most} wide: {beside}")
     said = given.raw("scoring_func")
-    if said is not None and said not in _SCORINGS:
+    if said is not None and (not isinstance(said, str) or said not in _SCORINGS):
         given.fault(f"{given.key('scoring_func')} must be one of {', '.join(_SCORINGS)}: {shown(said)}")
     activation = _activation(given) if rules.activation is None else rules.activation
     return Experts(

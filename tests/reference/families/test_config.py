@@ -243,7 +243,7 @@ def test_layer_types_are_followed_where_the_family_has_them() -> None:
         ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel is not supported; the nearest that is: "),
         (
             {"architectures": ["DeepseekV4ForCausalLM"], "model_type": "deepseek_v4", "index_topk": 512},
-            "DeepseekV4ForCausalLM (model_type deepseek_v4) is not supported; the nearest that is: deepseek_v32",
+            "DeepseekV4ForCausalLM (model_type 'deepseek_v4') is not supported; the nearest that is: deepseek_v32",
         ),
         ({"architectures": None}, "architecture None is not supported"),
         ({"hidden_size": 0}, "hidden_size: must be a positive finite number; given 0"),
