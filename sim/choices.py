@@ -2,8 +2,9 @@
 
 from typing import Literal
 
-Weights = Literal["bf16", "fp8"]
-"""Precision of weights and GEMMs."""
+from thinwire.reference.core.precision import Kv as Kv  # where a checkpoint's own are read
+from thinwire.reference.core.precision import Precision as Precision
+from thinwire.reference.core.precision import Weights as Weights
 
 Launch = Literal["eager", "graph"]
 """Kernels launched one by one, as engines prefill, or as a CUDA graph."""
