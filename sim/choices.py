@@ -4,7 +4,9 @@ from typing import Literal
 
 from thinwire.reference.core.precision import Kv as Kv  # where a checkpoint's own are read
 from thinwire.reference.core.precision import Precision as Precision
-from thinwire.reference.core.precision import Weights as Weights
+
+Weights = Literal["bf16", "fp8"]
+"""Precision of weights and GEMMs. `reference.core.precision.Weights` once questions are priced in all of them."""
 
 Launch = Literal["eager", "graph"]
 """Kernels launched one by one, as engines prefill, or as a CUDA graph."""

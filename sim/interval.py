@@ -15,7 +15,7 @@ from thinwire.sim.costs.cost import CODEC_SPREADS, CostModel
 from thinwire.sim.costs.elementwise import elementwise_bytes
 from thinwire.sim.costs.spread import UNKNOWN, Spread, another_host, find, sum_interval
 from thinwire.sim.events.timeline import Carried, Timeline
-from thinwire.sim.workload import AttendChunks, DecodeAttend, Elementwise, Gemm, Kernel, Workload
+from thinwire.sim.workload import Attend, AttendChunks, DecodeAttend, Elementwise, Gemm, Kernel, Workload
 
 Kernels = Mapping[tuple[int, str], Kernel]
 COMPUTE_ELSEWHERE = "compute on another host"
@@ -63,16 +63,20 @@ def kernels_of(workload: Workload) -> Kernels:
 
 def kernel_spread(kernel: Kernel, cost: CostModel) -> Spread | None:
     """What a kernel alone is off by; None for a product at the sustained rate, which `prefill` holds."""
-    spreads = cost.profile.gpu.spreads
+    spreads, heads, cache = cost.profile.gpu.spreads, cost.profile.gpu.heads, cost.cache
     match kernel:
         case Gemm(m=m, precision=precision):
             return None if cost.is_sustained(kernel) else find(spreads, m, f"gemm {precision}")
         case Elementwise(op=op, tokens=tokens, width=width):
             return find(spreads, elementwise_bytes(op, tokens, width), "elementwise")
-        case AttendChunks(chunks=chunks):
-            return find(spreads, max(context for _, context in chunks), "attention")
-        case DecodeAttend(sequences=sequences, context_tokens=context):
-            return find(spreads, context // sequences, "decode attention", "attention")
+        case AttendChunks(chunks=chunks, head_dim=dim, window=window):
+            longest = max(context for _, context in chunks)
+            return find(spreads, longest, *heads.parts("attention", dim, window, cache))
+        case DecodeAttend(sequences=sequences, context_tokens=context, head_dim=dim, window=window):
+            parts = heads.parts("decode attention", dim, window, cache)
+            return find(spreads, context // sequences, *parts, "attention")
+        case Attend(key_tokens=keys, head_dim=dim, window=window):
+            return find(spreads, keys, *heads.parts("attention", dim, window, cache))
         case _:
             return find(spreads, kernel.key_tokens, "attention")
 

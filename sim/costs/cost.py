@@ -16,6 +16,7 @@ from thinwire.reference.core.lookup import entry_of
 from thinwire.reference.core.schedule import Work
 from thinwire.sim.choices import Launch
 from thinwire.sim.costs.elementwise import elementwise_bytes
+from thinwire.sim.costs.heads import Cache
 from thinwire.sim.costs.profile import CompiledCodec, FabricProfile, GpuProfile, Profile, Quantity
 from thinwire.sim.workload import Attend, AttendChunks, CrossAttend, DecodeAttend, Elementwise, Gemm, Kernel
 from thinwire.topologies.cluster import Gpu
@@ -35,6 +36,7 @@ class CostModel:
     profile: Profile
     gpu: Gpu
     launch: Launch = "eager"
+    cache: Cache = "bf16"  # precision of the KV cache
 
     def __post_init__(self) -> None:
         if self.launch not in get_args(Launch):
@@ -52,7 +54,7 @@ class CostModel:
 
     def kernel_s(self, kernel: Kernel) -> float:
         """Seconds from this kernel's start to the next one's."""
-        return _kernel_alone_s(self.profile.gpu, kernel) + self.gap_s.value
+        return _kernel_alone_s(self.profile.gpu, kernel, self.cache) + self.gap_s.value
 
     def is_sustained(self, product: Gemm) -> bool:
         """Is a product held to the rate that power allows over a whole prefill?"""
@@ -103,12 +105,13 @@ def _sustained_s(costs: GpuProfile, product: Gemm) -> float:
     return 2.0 * product.m * product.n * product.k / costs.sustained_flops_per_s[product.precision].value
 
 
-def _kernel_alone_s(costs: GpuProfile, kernel: Kernel) -> float:
+def _kernel_alone_s(costs: GpuProfile, kernel: Kernel, cache: Cache) -> float:
     match kernel:
         case Gemm(m=m, n=n, k=k, precision=precision):
             return max(costs.gemm[precision].time_s(m, n, k), _sustained_s(costs, kernel))
         case Attend():
-            return costs.attention.time_s(
+            attention = costs.attention_for(kernel.head_dim, _cutting(kernel.window, kernel.key_tokens), cache)
+            return attention.time_s(
                 kernel.batch,
                 kernel.query_tokens,
                 kernel.key_tokens,
@@ -127,11 +130,11 @@ def _kernel_alone_s(costs: GpuProfile, kernel: Kernel) -> float:
                 kernel.head_dim,
             )
         case AttendChunks(chunks=chunks, heads=heads, kv_heads=kv_heads, head_dim=dim, window=window):
-            model = costs.attention
+            model = costs.attention_for(dim, _cutting(window, max(keys for _, keys in chunks)), cache)
             alone_s = (model.time_s(1, tokens, keys, heads, kv_heads, dim, window) for tokens, keys in chunks)
-            return model.floor_s + sum(seconds - model.floor_s for seconds in alone_s)
+            return model.floor_s + sum(max(seconds - model.floor_s, 0.0) for seconds in alone_s)
         case DecodeAttend():
-            return costs.decode_attention.time_s(
+            return costs.decode_attention_for(kernel.head_dim, kernel.window, cache).time_s(
                 kernel.sequences,
                 kernel.context_tokens,
                 kernel.heads,
@@ -141,6 +144,11 @@ def _kernel_alone_s(costs: GpuProfile, kernel: Kernel) -> float:
             )
         case Elementwise(op=op, tokens=tokens, width=width):
             return costs.elementwise.time_s(op, elementwise_bytes(op, tokens, width))
+
+
+def _cutting(window: int | None, key_tokens: int) -> int | None:
+    """A window, where it cuts any context."""
+    return None if window is None or window >= key_tokens else window
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -46,6 +46,11 @@ B_BYTES: Mapping[str, float] = {precision: bits / 8 for precision, bits in BITS.
 A_BYTES: Mapping[str, float] = {
     "bf16": 2, "fp8": 1, "fp8-block": 1 + 4 / 128, "int8": 1, "int4": 2, "nvfp4": 0.5 + 1 / 16, "mxfp4": 2,
 }  # fmt: skip
+# Whose rate of a GPU's file a precision's products run at: of weight-only ones, whose kernels unpack weights, bf16's.
+PEAK: Mapping[str, str] = {
+    "bf16": "bf16", "fp8": "fp8", "fp8-block": "fp8", "int8": "int8", "int4": "bf16", "nvfp4": "fp4", "mxfp4": "bf16",
+}  # fmt: skip
+ROW_STEP: Mapping[str, int] = {"int4": 16, "mxfp4": 16}  # `Roofline.row_step` of weight-only kernels, as Marlin's
 LARGEST_CORRECTION = 10  # of a logarithm: whatever weights add up to, the roofline is not wrong by 20,000
 FORM = 1  # of the JSON: raised when TILES, the features or the formulas change, since weights fitted to others mislead
 
@@ -80,6 +85,8 @@ class Roofline:
         split_s: cost of adding up the parts when k is split; None where the library does not split (fp8 in vLLM).
         quantise_passes: time of quantising A on the fly, in passes over it (read bf16, write A's format: 3 m k bytes in
             fp8) at the full bandwidth; 0 where A stays bf16, or was measured without.
+        row_step: a tile taller than m does the work of m rows, rounded up to so many, as kernels made for decode do; 0:
+            that of all its rows.
         pad_launch_s, pad_passes: fp8 on Hopper only, m above 256 and not a multiple of 4. Copying A and C to and from
             padded buffers: a fixed cost and passes over 2 m k + 4 m n bytes at the full bandwidth.
     """
@@ -92,6 +99,7 @@ class Roofline:
     quantise_passes: float = 0.0
     pad_launch_s: float = 0.0
     pad_passes: float = 0.0
+    row_step: int = 0
 
     def __post_init__(self) -> None:
         if len(self.tile_efficiencies) != len(TILES):
@@ -106,6 +114,7 @@ class Roofline:
             self.quantise_passes,
             self.pad_launch_s,
             self.pad_passes,
+            self.row_step,
         )
         if min(positive) <= 0 or min(*others, *self.tile_efficiencies) < 0:
             raise ValueError(f"times and passes must not be negative, efficiencies must be positive: {shown(self)}")
@@ -127,7 +136,8 @@ class Roofline:
         for (rows, columns), efficiency in zip(TILES, self.tile_efficiencies, strict=True):
             if efficiency > 0:
                 tiles = np.ceil(m / rows) * np.ceil(n / columns)
-                tile_s = 2 * rows * columns * k / (per_sm * efficiency)
+                worked = np.minimum(rows, np.ceil(m / self.row_step) * self.row_step) if self.row_step else rows
+                tile_s = 2 * worked * columns * k / (per_sm * efficiency)
                 compute = np.minimum(compute, np.ceil(tiles / gpu.sm_count) * (self.wave_s + tile_s))
                 for parts in self._splits:
                     waves = np.ceil(parts * tiles / gpu.sm_count)
@@ -151,7 +161,8 @@ class Roofline:
         compute = math.inf
         for (rows, columns), efficiency in zip(TILES, self.tile_efficiencies, strict=True):
             if efficiency > 0:
-                tiles, tile_s = -(-m // rows) * -(-n // columns), rows * columns * flops_s / efficiency
+                worked = min(rows, -(-m // self.row_step) * self.row_step) if self.row_step else rows
+                tiles, tile_s = -(-m // rows) * -(-n // columns), worked * columns * flops_s / efficiency
                 compute = min(compute, -(-tiles // sms) * (self.wave_s + tile_s))
                 for parts in self._splits:
                     compute = min(compute, -(-parts * tiles // sms) * (self.wave_s + tile_s / parts) + split_s)
@@ -400,7 +411,7 @@ class GemmModel:
             "source": self.source,
             "dtype": self.dtype,
             "gpu": asdict(self.gpu),
-            "base": asdict(self.base) | {"tile_efficiencies": list(self.base.tile_efficiencies)},
+            "base": _base_dict(self.base),
             "correction": None,
         }
         if self.correction is not None:
@@ -429,6 +440,11 @@ class GemmModel:
             base=value_of(Roofline, given.get("base"), "GEMM model: base"),
             correction=None if correction is None else _correction(correction, "GEMM model: correction"),
         )
+
+
+def _base_dict(base: Roofline) -> dict[str, Any]:
+    table = asdict(base) | {"tile_efficiencies": list(base.tile_efficiencies)}
+    return {name: value for name, value in table.items() if name != "row_step" or value}
 
 
 def _correction(table: object, what: str) -> Correction:

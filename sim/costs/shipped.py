@@ -1,6 +1,7 @@
 """Profiles as files: those shipped in `sim/profiles/`, by the names that a machine gives, and a user's own by path.
 
-`gpu-<name>.json`, `fabric-<name>.json`, and `transferred.json`: how far off profiles are that a relative lent.
+`gpu-<name>.json`, `fabric-<name>.json`, and `transferred.json`: how far off profiles are that a relative lent. With a
+GPU goes `attention-<name>.json`, its attention with other heads, windows and caches, or the relative's.
 """
 
 import json
@@ -14,6 +15,7 @@ from pydantic import TypeAdapter
 
 from thinwire.edge.reading import from_json
 from thinwire.edge.words import place
+from thinwire.sim.costs.heads import heads_of
 from thinwire.sim.costs.profile import FabricProfile, GpuProfile, Profile, fabric_profile, gpu_profile
 from thinwire.sim.costs.spread import Spread
 from thinwire.sim.costs.transfer import Relation, relation_to
@@ -32,7 +34,8 @@ def load_profile(cluster: Cluster, path: str | None = None, kernels: bool = True
     (`STAND_IN`), and says so. ValueError for what is no profile, or one of another GPU.
     """
     given = {} if path is None else _parts(from_json(path, "profile"), path)
-    gpu = gpu_profile(given["gpu"]) if "gpu" in given else profile_of(_known_by(cluster.gpu, kernels))
+    known = _known_by(cluster.gpu, kernels)
+    gpu = with_heads(gpu_profile(given["gpu"]), cluster.gpu) if "gpu" in given else profile_of(known)
     fabric = shipped_fabric(cluster)
     own = [fabric_profile(given[key]) for key in ("fabric", "within") if key in given]
     if own:
@@ -83,8 +86,28 @@ def shipped_fabric(cluster: Cluster) -> FabricProfile:
 def profile_of(gpu: Gpu) -> GpuProfile:
     """The shipped profile of a GPU; of one without, its relative's moved to it. ValueError where it names none."""
     if gpu.relative is None or _file("gpu", gpu.name).exists():
-        return _shipped_gpu(gpu.name)
+        return _whole(gpu)
     return _derived(gpu, gpu.relative)
+
+
+@lru_cache
+def _whole(gpu: Gpu) -> GpuProfile:
+    return with_heads(_shipped_gpu(gpu.name), gpu)
+
+
+def with_heads(profile: GpuProfile, gpu: Gpu) -> GpuProfile:
+    """The profile with its GPU's attention of other heads, windows and caches: its own, a relative's, or none."""
+    own, lender = _file("attention", gpu.name), gpu
+    while not own.exists():
+        if lender.relative is None:
+            return profile
+        lender = load_gpu(lender.relative)
+        own = _file("attention", lender.name)
+    found = heads_of(json.loads(own.read_text("utf-8")))
+    if lender is gpu:
+        return replace(profile, heads=found, spreads=(*profile.spreads, *found.spreads))
+    said = f"assumed: as on {lender.name}"
+    return replace(profile, heads=found.moved_to(gpu.name, gpu.memory_bandwidth_bytes_per_s, gpu.sm_count, said))
 
 
 @lru_cache
