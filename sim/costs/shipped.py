@@ -105,7 +105,9 @@ def with_heads(profile: GpuProfile, gpu: Gpu) -> GpuProfile:
         own = _file("attention", lender.name)
     found = heads_of(json.loads(own.read_text("utf-8")))
     if lender is gpu:
-        return replace(profile, heads=found, spreads=(*profile.spreads, *found.spreads))
+        told = {spread.part for spread in found.spreads}
+        spreads = (*(spread for spread in profile.spreads if spread.part not in told), *found.spreads)
+        return replace(profile, heads=found, spreads=spreads)
     said = f"assumed: as on {lender.name}"
     return replace(profile, heads=found.moved_to(gpu.name, gpu.memory_bandwidth_bytes_per_s, gpu.sm_count, said))
 

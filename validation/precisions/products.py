@@ -94,7 +94,8 @@ def _spreads(precision: str, name: str, pairs: Iterable[tuple[GemmModel, Sequenc
         logs += fit_gemm.residuals(model, rows).tolist()
         count += 1
     how = "derived from another precision's roofline" if name == "derived" else f"moved within the {name}"
-    source = f"assumed: as {count} models are off that were {how}"
+    models = "one model is off that was" if count == 1 else f"{count} models are off that were"
+    source = f"assumed: as {models} {how}"
     return by_regime(f"gemm {precision}", sizes, logs, REGIMES, source, centred=True)
 
 
