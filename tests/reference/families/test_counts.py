@@ -117,7 +117,12 @@ def theirs(name: str) -> int:
             body = Step3p7TextModel(config)
             return sum(each.numel() for each in body.parameters()) + config.vocab_size * config.hidden_size
         config = transformers.CONFIG_MAPPING[kind].from_dict(text)
-        found = transformers.AutoModelForCausalLM.from_config(config)
+        if kind == "mistral4":  # in no table of classes
+            from transformers.models.mistral4.modeling_mistral4 import Mistral4ForCausalLM
+
+            found = Mistral4ForCausalLM(config)
+        else:
+            found = transformers.AutoModelForCausalLM.from_config(config)
     found.tie_weights()
     return sum(each.numel() for each in found.parameters())
 
