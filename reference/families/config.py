@@ -284,9 +284,9 @@ def _load(path: Path, name: str, more: Mapping[str, Any] | None = None) -> Model
     data = from_json(path, "the model file", constants=True)
     if not isinstance(data, dict):
         raise ValueError(f"model file {place(path)} must hold a JSON object, not {type(data).__name__}")
-    beside = path.with_name("hf_quant_config.json")
+    beside = path.with_name(f"{path.name.removesuffix('config.json')}hf_quant_config.json")
     quant = None
-    if path.name == "config.json" and is_there(beside):
+    if path.name.endswith("config.json") and is_there(beside):
         quant = from_json(beside, "the checkpoint's formats")
         if not isinstance(quant, dict):
             raise ValueError(f"model file {place(beside)} must hold a JSON object, not {type(quant).__name__}")
