@@ -33,6 +33,7 @@ class Variant(NamedTuple):
 
 
 BASE = Variant(128, 0, "bf16")
+_SPREADS = TypeAdapter(tuple[Spread, ...])
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,7 @@ def heads_of(data: Mapping[str, Any]) -> Heads:
         tuple((_variant(each), tuple(each["adjust"])) for each in prefill),
         tuple((_variant(each), DecodeAttentionModel.from_dict(each["model"])) for each in decode),
         str(data.get("source")),
-        TypeAdapter(tuple[Spread, ...]).validate_python(data.get("spreads")),
+        _SPREADS.validate_python(data.get("spreads")),
     )
 
 
