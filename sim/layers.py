@@ -128,7 +128,7 @@ def _together(
     if layer.mixer is not None:
         halves["attention"] = mixing(model, layer, tp, tokens, attends, weights)
     if isinstance(layer.feed, Experts):
-        routed = experts(model, layer.feed, sharing, tokens, weights)
+        routed = experts(model, layer.feed, sharing, tokens, weights, True)
         beside = (*router(model, layer.feed, tokens), *shared_experts(model, layer.feed, tp, tokens, weights))
         halves["mlp"] = (*norms(model, layer, tokens, "mlp"), *beside, routed)
     elif layer.feed is not None:
@@ -218,7 +218,7 @@ def _with_own_tokens(
     opening = (*norms(model, layer, own, "mlp"), *router(model, layer.feed, own))
     opening += shared_experts(model, layer.feed, 1, own, weights)
     yield Stage("router", opening, () if silent else (gather,), "own")
-    routed_kernel = experts(model, layer.feed, sharing, tokens, weights)
+    routed_kernel = experts(model, layer.feed, sharing, tokens, weights, True)
     yield Stage("experts", (routed_kernel,), () if silent else (scatter,))
 
 
@@ -244,7 +244,7 @@ def _through_experts(
     opening = (*norms(model, layer, own, "mlp"), *router(model, layer.feed, own))
     opening += shared_experts(model, layer.feed, sharing.shared_ranks, own, weights)
     yield Stage("router", opening, () if silent else (("dispatch", dispatch),), "own")
-    routed = experts(model, layer.feed, sharing, own * sharing.ranks, weights)
+    routed = experts(model, layer.feed, sharing, own * sharing.ranks, weights, False)
     yield Stage("experts", (routed,), (() if silent else (("combine", combine),)) + behind, "own")
 
 
@@ -382,8 +382,12 @@ def mlp(
     return up, act, product(f"{prefix}down", tokens, hidden, inner, fmt)
 
 
-def experts(model: ModelConfig, feed: Experts, sharing: Sharing, tokens: int, weights: Weights) -> RoutedExperts:
-    """What the busiest rank's experts make of their rows of `tokens` tokens of all ranks."""
+def experts(
+    model: ModelConfig, feed: Experts, sharing: Sharing, tokens: int, weights: Weights, gathered: bool
+) -> RoutedExperts:
+    """What the busiest rank's experts make of their rows of `tokens` tokens of all ranks. gathered: it has those of
+    others, too, and passes over them.
+    """
     # Latent experts (Nemotron 3) work on `feed.latent` values a row, projected before and behind by `shared_experts`.
     found = load(feed, sharing, tokens)
     return RoutedExperts(
@@ -395,6 +399,7 @@ def experts(model: ModelConfig, feed: Experts, sharing: Sharing, tokens: int, we
         feed.width // (sharing.ranks // sharing.ep),
         feed.gated,
         precision(model, weights, "experts"),
+        max(0, tokens * feed.top_k - found.rows) if gathered else 0,
     )
 
 

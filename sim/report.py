@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 from thinwire.reference.core.architecture import ModelConfig
 from thinwire.reference.core.lookup import entry_of
+from thinwire.reference.core.mixers import Attention
 from thinwire.reference.core.precision import kv_of
 from thinwire.reference.core.scheme import Codec, Phase, Raw, Scheme
 from thinwire.reference.mixed import AnyScheme, MixedScheme, entries, plan_of
@@ -171,7 +172,7 @@ def assumptions(
         f"one prefill of all {prompt.batch * prompt.input_tokens} tokens, nothing else on the GPUs; sampling and "
         "detokenising the first token are not counted",
         *kernel_sentences(used, cost),
-        *cache_sentences(model, prompt),
+        *cache_sentences(model, prompt.weights, cost),
     ]
     for entry in entries(scheme):
         if not entry.is_raw:
@@ -215,13 +216,17 @@ def products_in(model: ModelConfig, weights: Weights) -> tuple[Precision, ...]:
     return tuple(dict.fromkeys(fmt for part, fmt in precisions(model, weights).items() if part != "experts"))
 
 
-def cache_sentences(model: ModelConfig, prompt: Prompt) -> list[str]:
-    """What the checkpoint says of precision where it was asked, and what the cache is in where that is not bf16."""
-    said = [*model.checkpoint.notes] if prompt.weights == "auto" else []
-    kv = kv_of(model.checkpoint, prompt.kv)
-    if kv != "bf16":
-        why = "as the checkpoint says" if prompt.kv == "auto" else "as asked"
-        said.append(f"keys and values are kept in {kv}, {why}")
+def cache_sentences(model: ModelConfig, weights: Weights, cost: CostModel) -> list[str]:
+    """What the checkpoint says of precision where it was asked, what attention of these heads and windows rests on, and
+    what the cache is in where that is not bf16.
+    """
+    said, gpu = [*model.checkpoint.notes] if weights == "auto" else [], cost.profile.gpu
+    mixers = [layer.mixer for layer, _ in model.distinct if isinstance(layer.mixer, Attention)]
+    for head_dim, reach in sorted({(mixer.head_dim, mixer.reach) for mixer in mixers}, key=str):
+        said += gpu.heads.sentences(gpu.gpu, head_dim, reach, cost.cache)
+    if cost.cache != "bf16":
+        why = "as the checkpoint says" if model.checkpoint.kv == cost.cache else "as asked"
+        said.append(f"keys and values are kept in {cost.cache}, {why}")
     return said
 
 

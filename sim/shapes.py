@@ -107,6 +107,7 @@ class RoutedExperts:
     width: int
     gated: bool
     precision: Precision
+    passed: int = 0  # pairs of other ranks' experts, which are looked at and left
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,9 +52,12 @@ class Checkpoint:
     weights: tuple[tuple[Part, Precision], ...] = tuple((part, "bf16") for part in PARTS)
     kv: Literal["fp8", "int8"] | None = None
     notes: tuple[str, ...] = ()
+    unknown: str = ""  # why it is not known, for who asks
 
     def of(self, part: Part) -> Precision:
-        """Precision of one part."""
+        """Precision of one part. ValueError for a checkpoint that is not understood."""
+        if self.unknown:
+            raise ValueError(self.unknown)
         return dict(self.weights)[part]
 
     @property

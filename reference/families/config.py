@@ -186,7 +186,11 @@ def _checkpoint(
         said = part.get(key)
         if said is not None and not isinstance(said, Mapping):
             raise ValueError(f"model {name}: {key}: must be a table; given {shown(said)}")
-    return checkpoint_of({**data, "text_config": text}, hf_quant, name)
+    given = {key: value for key, value in data.items() if key not in _QUANTISED or value}
+    try:
+        return checkpoint_of({**given, "text_config": text}, hf_quant, name)
+    except ValueError as error:  # sizes are known all the same: who asks for another precision is answered
+        return Checkpoint(unknown=str(error))
 
 
 def _notes(given: Given, data: Mapping[str, Any], sees: bool) -> tuple[str, ...]:

@@ -28,8 +28,8 @@ from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any
 
+from thinwire.edge.tables import value_of
 from thinwire.edge.words import shown
-from thinwire.sim.costs.tables import value_of
 
 TILE_ROWS = 128
 """Queries of one tile: what FlashAttention 3 takes, and FlashAttention 2 on an A100, at head_dim 128. Other

@@ -191,6 +191,7 @@ def _kernel_alone_s(cost: CostModel, costs: GpuProfile, kernel: Kernel) -> float
                 kernel.width,
                 kernel.gated,
                 kernel.precision,
+                kernel.passed,
             )
         case LatentDecode():
             return cost.mixture.latent.decode_s(

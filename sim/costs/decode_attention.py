@@ -27,8 +27,8 @@ from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+from thinwire.edge.tables import value_of
 from thinwire.edge.words import shown
-from thinwire.sim.costs.tables import value_of
 
 ELEMENT_BYTES = 2
 """bf16 keys and values, as in the published rows."""

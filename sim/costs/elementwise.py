@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from thinwire.edge.tables import mapping, value_of
 from thinwire.edge.words import cut, shown
-from thinwire.sim.costs.tables import mapping, value_of
 
 PASSES: Mapping[str, int] = {
     "rms_norm": 2,  # read x, write y; width = hidden size (first norm, Gemma 2's post-norms)

@@ -27,8 +27,8 @@ from itertools import pairwise
 from typing import Any
 
 from thinwire.edge.limits import COMPUTE
+from thinwire.edge.tables import mapping, number, value_of
 from thinwire.edge.words import shown
-from thinwire.sim.costs.tables import mapping, number, value_of
 
 ACTIVATION_BYTES = 2
 """bf16 rows between kernels; what is quantised on the way is absorbed by the fitted passes."""

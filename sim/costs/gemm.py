@@ -28,9 +28,9 @@ import numpy as np
 import numpy.typing as npt
 
 from thinwire.edge.limits import LOG_FACTOR, WIDTH
+from thinwire.edge.tables import listed, mapping, numbers, value_of
 from thinwire.edge.words import cut, shown
 from thinwire.reference.core.precision import BITS
-from thinwire.sim.costs.tables import listed, mapping, numbers, value_of
 
 Floats = npt.NDArray[np.float64]
 

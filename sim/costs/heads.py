@@ -14,10 +14,10 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import TypeAdapter
 
+from thinwire.edge.tables import listed, mapping
 from thinwire.sim.costs.attention import AttentionModel
 from thinwire.sim.costs.decode_attention import ELEMENT_BYTES, DecodeAttentionModel
 from thinwire.sim.costs.spread import Spread
-from thinwire.sim.costs.tables import listed, mapping
 
 Cache = Literal["bf16", "fp8", "int8"]
 CACHES: tuple[Cache, ...] = ("bf16", "fp8", "int8")

@@ -21,10 +21,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from thinwire.edge.tables import mapping, value_of
 from thinwire.edge.words import shown
 from thinwire.sim.costs.attention import TILE_ROWS, scored_pairs
 from thinwire.sim.costs.decode_attention import DecodeCall
-from thinwire.sim.costs.tables import mapping, value_of
 
 ELEMENT_BYTES = 2  # bf16 queries, keys, values, outputs
 INNER_DIM = 128  # of a query and a value without rope, in every MLA model so far but GLM-5's 192 and 256

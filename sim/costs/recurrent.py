@@ -22,8 +22,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeVar, get_args
 
+from thinwire.edge.tables import mapping, value_of
 from thinwire.edge.words import shown
-from thinwire.sim.costs.tables import mapping, value_of
 
 Kind = Literal["delta", "mamba2", "lightning"]
 

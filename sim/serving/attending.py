@@ -33,7 +33,9 @@ class Calls:
     @property
     def least_s(self) -> float:
         """What they take at least, without what each token of context adds."""
-        return self.fixed_s + sum(call.least_s for call, _ in self.reading)
+        return self.fixed_s + sum(
+            call.least_s if window is None else call.seconds(call.sequences, window) for call, window in self.reading
+        )
 
     def seconds(self, context_tokens: int) -> float:
         """With so many tokens of context in all."""

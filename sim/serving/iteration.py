@@ -32,7 +32,7 @@ from thinwire.sim.events.exchange import UNCOMPRESSED, Exchanger
 from thinwire.sim.events.fold import find_runs
 from thinwire.sim.events.network import Ints
 from thinwire.sim.layers import Stage, stages
-from thinwire.sim.report import machine_sentences, products_in, sharing_sentences
+from thinwire.sim.report import cache_sentences, machine_sentences, products_in, sharing_sentences
 from thinwire.sim.serving.attending import Attending, Calls, Chunk, attending
 from thinwire.sim.serving.plane import MonotonePlane
 from thinwire.sim.serving.streams import Row, Streams
@@ -256,6 +256,7 @@ class IterationModel:
             f"decode attention takes what a batch of equal contexts does, as long in all ({decoding.source})",
             *sharing_sentences(self.model, self._sharing, entries(self.scheme))[1:],
             *self.model.notes,
+            *cache_sentences(self.model, self.weights, costs),
             *machine_sentences(products_in(self.model, self.weights), costs, self.exchanger),
         ]
 

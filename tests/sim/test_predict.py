@@ -258,7 +258,7 @@ def test_a_model_that_does_not_fit_is_refused_with_the_arithmetic() -> None:
 
 
 def test_a_precision_the_gpu_lacks_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"a100-sxm has no fp8 GEMMs: weights=fp8, it has bf16"):
+    with pytest.raises(ValueError, match=r"a100-sxm has no fp8 arithmetic: weights=fp8, it runs bf16"):
         api.predict("llama-3-8b", "8xa100-nvlink", "bf16", weights="fp8")
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from thinwire.sim.costs.cost import CostModel
 from thinwire.sim.costs.heads import BASE, CACHES, NO_HEADS, Cache, Heads, Variant, heads_dict, heads_of, nearest
 from thinwire.sim.costs.shipped import PROFILES, load_profile, profile_of
-from thinwire.sim.workload import Attend, AttendChunks, DecodeAttend
+from thinwire.sim.shapes import Attend, AttendChunks, DecodeAttend
 from thinwire.topologies.load import gpu_names, load_cluster, load_gpu
 
 MEASURED = ("b200-sxm", "b300-sxm", "gb200", "gb300", "h100-sxm", "h200-sxm", "l40s", "rtx-pro-6000")

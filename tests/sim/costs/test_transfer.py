@@ -101,7 +101,7 @@ def test_precisions_that_the_gpu_lacks_go() -> None:
         profile = profile_of(load_gpu(name))
         assert set(profile.gemm) == set(profile.sustained_flops_per_s) == {"bf16"}
         assert not any(s.part == "gemm fp8" for s in profile.spreads)
-    with pytest.raises(ValueError, match="a40 has no fp8 GEMMs: weights=fp8, it has bf16"):
+    with pytest.raises(ValueError, match="a40 has no fp8 arithmetic: weights=fp8, it runs bf16, int4, mxfp4"):
         api.predict("llama-3-8b", alone(load_gpu("a40")), "bf16", weights="fp8")
 
 

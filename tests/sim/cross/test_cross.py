@@ -484,7 +484,7 @@ DECODER = ("compare", "--model", "llama-3-8b", "--cluster", "8xl40s-pcie")
         (changed("--cross-layers", "0"), "cross_layers must be a whole number of at least 1: cross_layers=0"),
         (changed("--partial", "int99"), "bits must lie in 2..8"),
         (changed("--partial", "hybrid4"), "no calibrated scales"),
-        (changed("--weights", "fp8"), "a100-sxm has no fp8 GEMMs"),
+        (changed("--weights", "fp8"), "a100-sxm has no fp8 arithmetic"),
         (changed("--input-tokens", "1024"), "--workload cross-attention takes --text-tokens"),
         (changed("--tp", "9"), "1..8, the GPUs of 8xa100-nvlink"),
         (changed("--model", "llama-9"), "unknown model 'llama-9'"),
@@ -506,5 +506,5 @@ def test_python_refuses_the_same() -> None:
     bad: Any = 1.5
     with pytest.raises(ValueError, match=r"visual_tokens must be a whole number of at least 1: visual_tokens=1\.5"):
         compare_cross_attention("8xl40s-pcie", 4, bad)
-    with pytest.raises(ValueError, match="weights must be bf16 or fp8"):
+    with pytest.raises(ValueError, match="weights must be one of bf16, fp8"):
         compare_cross_attention("8xl40s-pcie", 4, 4, weights=bad)

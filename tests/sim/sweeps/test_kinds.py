@@ -266,10 +266,11 @@ def test_rows_are_what_serve_says(spec: Path, expected: bytes, tmp_path: Path) -
         for name in ("goodput_requests_per_s", "output_tokens_per_s", "queue_length", "in_system"):
             assert {"value": row[name], "half_width": row[f"{name}_half_width"]}.items() <= said[name].items()
         plain = (
-            "model", "cluster", "scheme", "tp", "replicas", "gpus", "weights", "policy", "seed", "utilisation",
+            "model", "cluster", "scheme", "tp", "replicas", "gpus", "policy", "seed", "utilisation",
             "slo_attainment", "saturated", "filling", "kv_cache_most", "end_s", "iterations", "events", "little_error",
         )  # fmt: skip
         assert {name: row[name] for name in plain} == {name: said[name] for name in plain}
+        assert (row["weights"], said["weights"]) == ("auto", "bf16")
         assert (row["duration"], row["warm_up"]) == (said["duration_s"], said["warm_up_s"])
         assert {name: row[f"requests_{name}"] for name in said["requests"]} == said["requests"]
         assert (row["queue_length_most"], row["in_system_growth"]) == (
