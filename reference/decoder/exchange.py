@@ -1,11 +1,11 @@
 """The seam between a mixture and its wire: how tokens reach experts that lie on other ranks, and come back.
 
 Beside data-parallel attention each rank has tokens of its own. `spread` takes them to the chosen experts and back in
-one of two ways. All-to-all: a token goes once to each rank that holds any of its experts, with their numbers and weights
-beside it, and one row comes back from each, what the experts there add to it; at home these are added up, in the order
-of the ranks (DeepEP's way, and `sim.sharing.visits` counts these rows). All-gather and reduce-scatter: every rank gets
-every token, chooses for itself, and sends each rank the sum of what its experts add to that rank's tokens. Both are
-exchanges of rows that an `Exchange` carries; `ExactExchange` as they are, `SchemeExchange` under a scheme's codecs.
+one of two ways. All-to-all, as DeepEP does: a token goes once to each rank that holds any of its experts, with their
+numbers and weights beside it, and one row comes back from each, what the experts there add to it; at home these rows
+are added up, in the order of the ranks. All-gather and reduce-scatter: every rank gets every token, chooses for itself,
+and sends each rank the sum of what its experts add to that rank's tokens. Both are exchanges of rows that an `Exchange`
+carries; `ExactExchange` as they are, `SchemeExchange` under a scheme's codecs.
 
 Legend: N tokens of a rank, M rows, C chosen experts of a token, D width, X numbers beside a row.
 """
@@ -157,7 +157,7 @@ def spread(
     found = []
     for x_ND, of_rank, out_MD in zip(rows, tokens, back, strict=True):
         total_ND = torch.zeros_like(x_ND, dtype=torch.promote_types(partial, torch.float32))
-        for token_M, added_MD in zip(of_rank, out_MD.split([len(token_M) for token_M in of_rank]), strict=True):
+        for token_M, added_MD in zip(of_rank, torch.split(out_MD, [len(token_M) for token_M in of_rank]), strict=True):
             total_ND[token_M] += added_MD  # no token twice: the same sum on every device
         found.append(total_ND)
     return found

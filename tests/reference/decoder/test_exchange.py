@@ -46,8 +46,8 @@ class Written(ExactExchange):
 @pytest.mark.parametrize("kind", ["mixtral", "deepseek_v3", "gpt_oss", "llama4_text", "qwen3_moe"])
 @pytest.mark.parametrize("ranks", [2, 3, 4])
 def test_a_token_goes_once_to_each_rank_of_its_experts(kind: str, ranks: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Told token by token from what routers chose, in plain Python: rows, their order and number, what lies beside them,
-    and as many rows back.
+    """Told token by token from what routers chose, in plain Python: rows, their order and number, what lies beside
+    them, and as many rows back.
     """
     routed: list[tuple[Tensor, Tensor, Tensor]] = []
 
@@ -124,7 +124,7 @@ def test_ranks_add_up_what_their_experts_give(scaled: bool) -> None:
     up_EFxD, down_EDxF, router_ExD = normal(7, 6, 4), normal(7, 4, 6), normal(7, 4)
     held = even(7, ranks)
     parts = [
-        ExpertsPart(router_ExD=router_ExD, up_XFxD=up_EFxD[mine], down_XDxF=down_EDxF[mine])
+        ExpertsPart(router_ExD, None, up_EFxD[mine], down_EDxF[mine])
         for mine in (slice(experts.start, experts.stop) for experts in held)
     ]
     rows = [normal(count, 4) for count in (5, 0, 8)]
@@ -137,6 +137,28 @@ def test_ranks_add_up_what_their_experts_give(scaled: bool) -> None:
                 made_D = down_EDxF[number] @ (up_EFxD[number] @ given_D).relu().square()
                 wanted_ND[token] += made_D if scaled else weight * made_D
         torch.testing.assert_close(got_ND, wanted_ND, rtol=1e-12, atol=1e-12)
+
+
+class Told(ExactExchange):
+    """Has each rank give back what it is told to."""
+
+    def __call__(self, layer: int, way: Phase, rows: Sequence[Tensor], counts: Counts) -> list[Tensor]:
+        back = [torch.tensor([[1.0, 1.0]]), torch.tensor([[2.0**24, 2.0**-9]]), torch.tensor([[-(2.0**24), 0.0]])]
+        if way == "combine":
+            rows = [told_1D.to(x_MD.dtype).repeat(len(x_MD), 1) for told_1D, x_MD in zip(back, rows, strict=True)]
+        return super().__call__(layer, way, rows, counts)
+
+
+def test_home_adds_in_fp32_and_in_the_order_of_the_ranks() -> None:
+    """1 + 2^24 - 2^24 is 0 in that order alone, and 1 + 2^-9 more than bf16 holds."""
+    spec = Experts(3, 3, 4, gated=False)
+    part = ExpertsPart(torch.ones(3, 2), None, torch.ones(1, 4, 2).bfloat16(), torch.ones(1, 2, 4).bfloat16())
+    rows = [torch.ones(count, 2, dtype=torch.bfloat16) for count in (2, 0, 1)]
+    for got_ND, x_ND in zip(
+        spread(spec, [part] * 3, even(3, 3), range(3), rows, 0, Told(LocalGroup(3)), torch.bfloat16), rows, strict=True
+    ):
+        assert torch.equal(got_ND, torch.tensor([[0.0, 1 + 2.0**-9]]).expand(len(x_ND), 2))
+        assert got_ND.dtype == torch.float32
 
 
 def test_what_lies_beside_rows_is_never_rounded() -> None:
