@@ -63,7 +63,8 @@ def all_to_all(
         phase: "dispatch" or "combine".
         backend: who runs the codec, "torch" or "triton".
         index: int64 places in x of the rows to send, in the order sent: x itself may then lie in any order, and a row
-            go to several ranks. A token goes to each of its experts so, in one pass over memory on a GPU.
+            go to several ranks. A token goes to each of its experts, or once to each rank of these, so, in one pass
+            over memory on a GPU.
 
     Every rank must call with the same width, dtype, phase and arguments, in the same order as its other collectives.
     A width that groups do not divide is filled up with zeros on the wire, row by row. Rows that stay on their rank are

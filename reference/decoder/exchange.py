@@ -1,12 +1,13 @@
 """The seam between a mixture and its wire: how tokens reach experts that lie on other ranks, and come back.
 
 Beside data-parallel attention each rank has tokens of its own. `spread` takes them to the chosen experts and back in
-one of two ways. All-to-all: a row for each token and choice goes to the rank of the expert, and what the expert made of
-it comes back, to be weighted and added up at home. All-gather and reduce-scatter: every rank gets every token, chooses
-for itself, and sends each rank the sum of what its experts add to that rank's tokens. Both are exchanges of rows that
-an `Exchange` carries; `ExactExchange` as they are, `SchemeExchange` under a scheme's codecs.
+one of two ways. All-to-all, as DeepEP does: a token goes once to each rank that holds any of its experts, with their
+numbers and weights beside it, and one row comes back from each, what the experts there add to it; at home these rows
+are added up, in the order of the ranks. All-gather and reduce-scatter: every rank gets every token, chooses for itself,
+and sends each rank the sum of what its experts add to that rank's tokens. Both are exchanges of rows that an `Exchange`
+carries; `ExactExchange` as they are, `SchemeExchange` under a scheme's codecs.
 
-Legend: N tokens of a rank, M rows, C chosen experts of a token, E experts, D width.
+Legend: N tokens of a rank, M rows, C chosen experts of a token, D width, X numbers beside a row.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from thinwire.reference.alltoall import all_to_all, all_to_all_local
 from thinwire.reference.catalog import scheme as find_scheme
 from thinwire.reference.core.architecture import Experts
 from thinwire.reference.core.scheme import Phase, Scheme
-from thinwire.reference.decoder.experts import chosen, expert, mixed, weighted
+from thinwire.reference.decoder.experts import chosen, mixed
 from thinwire.reference.decoder.shard import ExpertsPart
 from thinwire.reference.decoder.sync import ranks_here
 from thinwire.reference.groups.group import Group, LocalGroup, TorchGroup
@@ -49,6 +50,10 @@ class Exchange(Protocol):
         """
         ...
 
+    def beside(self, rows: Sequence[Tensor], counts: Counts) -> list[Tensor]:
+        """What comes with the rows of a dispatch of these counts: a few numbers of each, [M', X], never rounded."""
+        ...
+
     def __call__(self, layer: int, way: Phase, rows: Sequence[Tensor], counts: Counts) -> list[Tensor]:
         """What each rank of this process ends up with, [M', D] by source.
 
@@ -72,6 +77,10 @@ class ExactExchange:
             raise ValueError(f"rows of all {self.group.size} ranks are exchanged in one process: given {len(numbers)}")
         return [list(row) for row in numbers]
 
+    def beside(self, rows: Sequence[Tensor], counts: Counts) -> list[Tensor]:
+        """As other rows."""
+        return self(0, "dispatch", rows, counts)
+
     def __call__(self, layer: int, way: Phase, rows: Sequence[Tensor], counts: Counts) -> list[Tensor]:
         """Never rounds."""
         parts = [torch.split(x_MD, list(row)) for x_MD, row in zip(rows, counts, strict=True)]
@@ -81,8 +90,9 @@ class ExactExchange:
 class SchemeExchange:
     """The real numerics of a scheme's dispatch and combine codecs, on any group (`reference.alltoall`).
 
-    How many rows there are travels first, 4 bytes a number from each rank to each other: what an all-to-all of uneven
-    counts asks in any case, and counted with it.
+    What is no row of a token travels raw, and the group counts it with the rest: how many rows there are, 4 bytes a
+    number from each rank to each other, which an all-to-all of uneven counts asks in any case; then what lies beside
+    the rows, 8 bytes a choice. The simulator counts the rows alone.
     """
 
     def __init__(self, group: Group, scheme: Scheme | str, *, gathers: bool = False, backend: str = "torch") -> None:
@@ -97,6 +107,10 @@ class SchemeExchange:
         rows = [torch.tensor([list(row)] * ranks, dtype=torch.float32, device=device) for row in numbers]
         found = self._carry(rows, [[1] * ranks] * ranks, _RAW, "dispatch", "torch")[0]
         return [[int(number) for number in row] for row in found]
+
+    def beside(self, rows: Sequence[Tensor], counts: Counts) -> list[Tensor]:
+        """ValueError as `all_to_all` raises it: for fp64, too."""
+        return self._carry(rows, counts, _RAW, "dispatch", "torch")
 
     def __call__(self, layer: int, way: Phase, rows: Sequence[Tensor], counts: Counts) -> list[Tensor]:
         """ValueError as `all_to_all` raises it."""
@@ -129,42 +143,39 @@ def spread(
     """
     if exchange.gathers:
         return _gathered(spec, parts, held, here, rows, layer, exchange, partial)
-    sent, orders, weights, per_expert = [], [], [], []
-    for part, x_ND in zip(parts, rows, strict=True):
-        index_NC, weight_NC = chosen(spec, part, x_ND)
-        order_M = index_NC.flatten().argsort(stable=True)
-        weight_M1 = weight_NC.flatten()[order_M, None]
-        given_MD, after_M1 = weighted(spec, x_ND[order_M // spec.top_k], weight_M1)
-        sent.append(given_MD)
-        orders.append(order_M // spec.top_k)
-        weights.append(after_M1)
-        per_expert.append(index_NC.flatten().bincount(minlength=spec.count).tolist())
-    by_expert = exchange.known(per_expert, rows[0].device)
-    counts = [[sum(row[expert] for expert in mine) for mine in held] for row in by_expert]
+    routed = [visited(held, *chosen(spec, part, x_ND)) for part, x_ND in zip(parts, rows, strict=True)]
+    tokens = [[token_M for token_M, _ in of_rank] for of_rank in routed]
+    counts = exchange.known([[len(token_M) for token_M in of_rank] for of_rank in tokens], rows[0].device)
+    said = exchange.beside([torch.cat([said_MX for _, said_MX in of_rank]) for of_rank in routed], counts)
+    sent = [x_ND[torch.cat(of_rank)] for x_ND, of_rank in zip(rows, tokens, strict=True)]
     arrived = exchange(layer, "dispatch", sent, counts)
     made = []
-    for rank, part, x_MD in zip(here, parts, arrived, strict=True):
-        made.append(_made(spec, part, x_MD, [[row[number] for number in held[rank]] for row in by_expert]).to(partial))
+    for rank, part, x_MD, said_MX in zip(here, parts, arrived, said, strict=True):
+        index_MC, weight_MC = said_MX.chunk(2, dim=-1)
+        made.append(mixed(spec, part, held[rank], x_MD, index_MC.long(), weight_MC).to(partial))
     back = exchange(layer, "combine", made, [list(column) for column in zip(*counts, strict=True)])
     found = []
-    for x_ND, order_M, weight_M1, out_MD in zip(rows, orders, weights, back, strict=True):
-        total_ND = torch.zeros(x_ND.shape, dtype=weight_M1.dtype, device=x_ND.device)
-        found.append(total_ND.index_add_(0, order_M, out_MD * weight_M1))
+    for x_ND, of_rank, out_MD in zip(rows, tokens, back, strict=True):
+        total_ND = torch.zeros_like(x_ND, dtype=torch.promote_types(partial, torch.float32))
+        for token_M, added_MD in zip(of_rank, torch.split(out_MD, [len(token_M) for token_M in of_rank]), strict=True):
+            total_ND[token_M] += added_MD  # no token twice: the same sum on every device
+        found.append(total_ND)
     return found
 
 
-def _made(spec: Experts, part: ExpertsPart, x_MD: Tensor, counts: Counts) -> Tensor:
-    """What the experts of a rank make of rows that lie by source and, within one, by expert. counts: of both."""
-    out_MD, start = torch.empty_like(x_MD), 0
-    places: list[list[int]] = [[] for _ in (counts[0] if counts else ())]
-    for row in counts:
-        for place, count in enumerate(row):
-            places[place].extend(range(start, start + count))
-            start += count
-    for place, chosen_M in enumerate(places):
-        if chosen_M:
-            out_MD[chosen_M] = expert(spec, part, place, x_MD[chosen_M])
-    return out_MD
+def visited(held: Sequence[range], index_NC: Tensor, weight_NC: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """By rank: the tokens that go there, in order and each once, [M], and what lies beside them, [M, 2 C].
+
+    Beside a token: numbers of its experts, -1 for those of other ranks, then their weights, 0 for those. In the
+    weights' type, where numbers below 2^24 are exact.
+    """
+    found = []
+    for experts in held:
+        here_NC = (index_NC >= experts.start) & (index_NC < experts.stop)
+        (token_M,) = torch.where(here_NC.any(-1))
+        said_NX = torch.cat([index_NC.where(here_NC, -1), weight_NC.where(here_NC, 0)], dim=-1)
+        found.append((token_M, said_NX[token_M]))
+    return found
 
 
 def _gathered(
