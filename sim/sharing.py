@@ -13,9 +13,11 @@ rank with most rows sets the pace, since all wait for it.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import ceil
+from math import ceil, comb
 from random import Random
 from typing import get_args
+
+import numpy as np
 
 from thinwire.edge.limits import SKEW
 from thinwire.edge.words import shown
@@ -143,13 +145,45 @@ def _capped(weights: Sequence[float], total: int) -> list[float]:
 @lru_cache(maxsize=4096)
 def visits(feed: Experts, sharing: Sharing, own: int) -> Counts:
     """Rows from each rank to each in a dispatch, where each rank has `own` tokens: a token goes once to every rank that
-    holds any of its experts. Each of its `top_k` choices is taken to fall on a rank by that rank's share alone.
+    holds any of its experts (DeepEP). As expected, rounded up.
     """
-    to = []
-    for chosen in chances(feed, sharing):
-        share = min(1.0, sum(chosen) / feed.top_k)
-        to.append(min(own, ceil(own * (1 - (1 - share) ** feed.top_k) - ROUNDING)))
+    to = [min(own, ceil(own * share - ROUNDING)) for share in visited_shares(feed, sharing)]
     return tuple(tuple(to) for _ in range(sharing.ranks))
+
+
+@lru_cache(maxsize=256)
+def visited_shares(feed: Experts, sharing: Sharing) -> tuple[float, ...]:
+    """By rank: of a token's chances to go there. Even choices among all experts are drawn without putting back; where
+    experts are chosen within the best groups (DeepSeek) tokens are drawn; where they are skewed each choice is taken
+    to fall on a rank by that rank's share alone.
+    """
+    ranks, held = sharing.ep, feed.count // sharing.ep
+    if sharing.skew:
+        shares = (min(1.0, sum(chosen) / feed.top_k) for chosen in chances(feed, sharing))
+        return tuple(1 - (1 - share) ** feed.top_k for share in shares)
+    if feed.groups > 1:
+        return (_grouped_share(feed, ranks, sharing.seed),) * ranks
+    return (1 - comb(feed.count - held, feed.top_k) / comb(feed.count, feed.top_k),) * ranks
+
+
+DRAWN = 4000
+"""Tokens that are drawn: half a percent of what each rank gets."""
+
+
+@lru_cache(maxsize=256)
+def _grouped_share(feed: Experts, ranks: int, seed: int) -> float:
+    """Of a token's chances to go to a rank, over tokens with random logits: experts are chosen in the groups that score
+    best, by their best expert (DeepSeek V2), or by their best two where a correction biases the choice (V3).
+    """
+    score_NE = np.random.default_rng(seed).standard_normal((DRAWN, feed.count))
+    if feed.scoring == "sigmoid":
+        score_NE = 1 / (1 + np.exp(-score_NE))
+    of_group_NGM = np.sort(score_NE.reshape(DRAWN, feed.groups, -1), axis=-1)
+    best_NG = of_group_NGM[..., -2:].sum(-1) if feed.correction else of_group_NGM[..., -1]
+    open_NG = best_NG >= np.sort(best_NG, axis=-1)[:, [-feed.top_groups]]
+    score_NE = np.where(np.repeat(open_NG, feed.count // feed.groups, axis=-1), score_NE, -np.inf)
+    chosen_NE = score_NE >= np.sort(score_NE, axis=-1)[:, [-feed.top_k]]
+    return float(chosen_NE.reshape(DRAWN, ranks, -1).any(-1).mean())
 
 
 def returned(counts: Counts) -> Counts:

@@ -13,7 +13,7 @@ from thinwire.reference.core.architecture import Experts, FeedForward, Layer, Mo
 from thinwire.reference.core.mixers import Attention, Rope
 from thinwire.sim.layers import held, weight_bytes
 from thinwire.sim.shapes import Attend, Gemm, RoutedExperts
-from thinwire.sim.sharing import Sharing, chances, load, returned, sharing_of, visits
+from thinwire.sim.sharing import Sharing, chances, load, returned, sharing_of, visited_shares, visits
 from thinwire.sim.workload import Prompt, Workload, build, memory_bytes
 
 HIDDEN = 1024
@@ -100,12 +100,18 @@ def test_uniform_choices_hit_what_a_closed_form_says() -> None:
 
 
 @pytest.mark.parametrize(("count", "top_k", "ranks"), list(product((32, 64, 256), (1, 2, 8), (2, 4, 8))))
-def test_a_token_visits_about_as_many_ranks_as_drawing_without_putting_back(count: int, top_k: int, ranks: int) -> None:
+def test_a_token_visits_as_many_ranks_as_drawing_without_putting_back(count: int, top_k: int, ranks: int) -> None:
     counts = visits(Experts(count, top_k, 64), Sharing(ranks, ranks, exchange="all-to-all"), 100_000)
     exact = 1 - comb(count - count // ranks, top_k) / comb(count, top_k)
-    assert all(count_ == counts[0][0] for row in counts for count_ in row)
-    assert 0.93 * exact <= counts[0][0] / 100_000 <= exact + 1e-5
-    assert top_k > 1 or counts[0][0] == 100_000 // ranks
+    assert {count_ for row in counts for count_ in row} == {ceil(100_000 * exact - 1e-9)}
+
+
+def test_groups_keep_a_token_on_fewer_ranks() -> None:
+    """DeepSeek V3 on as many ranks as groups: a token's choices lie in four of eight."""
+    grouped = replace(EXPERTS, count=256, top_k=8, groups=8, top_groups=4, scoring="sigmoid", correction=True)
+    sharing = Sharing(8, 8, "dp", "all-to-all")
+    inside, outside = (sum(visited_shares(feed, sharing)) for feed in (grouped, replace(grouped, groups=1)))
+    assert 3.8 < inside <= 4 and 5.2 < outside < 5.4
 
 
 def test_what_goes_out_comes_back() -> None:
