@@ -21,7 +21,7 @@ from thinwire.topologies.load import cluster_names, gpu_names
 
 from .command import Capture, run
 
-PAGES = ("README.md", "docs/commands.md", "docs/trust.md", "docs/structure.md")
+PAGES = ("README.md", "docs/commands.md", "docs/models.md", "docs/trust.md", "docs/structure.md")
 PARALLEL = "parallelize"  # snippets of that are run by tests/reference/test_parallel.py, on two ranks
 
 
@@ -82,9 +82,44 @@ def test_every_row_of_trust_stands_in_a_report(root: Path, pages: dict[str, str]
 
 
 def test_how_many_of_what(pages: dict[str, str]) -> None:
-    words = {10: "ten", 18: "eighteen"}
-    assert f"{words[len(model_names())]} in\n  the catalog. Not yet" in pages["README.md"]
+    words = {18: "eighteen"}
+    assert f"{len(model_names())} in the catalog" in pages["README.md"]
     assert f"Machines: {words[len(cluster_names())]} in the catalog" in pages["README.md"]
+
+
+# What the columns of docs/models.md's table of mixtures are: how the model is shared out, and the scheme.
+OWN = {"attention": "dp", "expert_exchange": "all-to-all"}
+WAYS: tuple[tuple[dict[str, str], str], ...] = (
+    ({}, "bf16"), ({}, "flash-int4"), (OWN, "bf16"), (OWN, "deepep-fp8"), (OWN, "a2a-int4"),
+)  # fmt: skip
+
+
+def test_what_the_page_on_models_says_of_mixtures(pages: dict[str, str]) -> None:
+    """Each cell as predicted; and what is said of them below."""
+    table = pages["docs/models.md"].split("<!-- mixtures")[1].split("<!-- end of mixtures")[0]
+    said = {(row[0].split(", ")[0], row[0].split(", ")[1]): row[1:] for row in rows_of(table) if "tensor" not in row[1]}
+    found, shares, seconds, breakdowns = {}, {}, {}, {}
+    for model in ("deepseek-v3", "qwen3-235b-a22b"):
+        for machine in ("8xh200-nvlink", "8xrtx-pro-6000-pcie"):
+            cells = []
+            for place, (how, scheme) in enumerate(WAYS):
+                p = api.predict(model, machine, scheme, batch=8, input_tokens=4096, **how)
+                share = p.breakdown.exposed_communication_s / p.ttft_s
+                cells.append(f"{p.ttft_s:.2f} ({share:.0%})")
+                shares[machine, model, place], seconds[machine, model, place] = share, p.ttft_s
+                breakdowns[machine, model, place] = p.breakdown
+            found[model, machine] = cells
+    lines = [f"| {', '.join(key)} | {' | '.join(cells)} |" for key, cells in found.items()]
+    assert said == found, "\n".join(lines)
+    for model in ("deepseek-v3", "qwen3-235b-a22b"):
+        pcie = [seconds["8xrtx-pro-6000-pcie", model, place] for place in range(5)]
+        assert pcie[2] < 0.52 * pcie[0]  # "halve"
+        assert 0.55 < pcie[4] / pcie[2] < 0.7 and 0.85 < pcie[3] / pcie[2] < 0.92  # "a third", "a tenth"
+        assert 0.13 < shares["8xh200-nvlink", model, 2] < 0.22  # "a seventh to a fifth"
+        plain, coded = breakdowns["8xh200-nvlink", model, 2], breakdowns["8xh200-nvlink", model, 4]
+        assert 0.3 < coded.codec_s / (plain.communication_s - coded.communication_s) < 0.42  # "a third"
+        for machine in ("8xh200-nvlink", "8xrtx-pro-6000-pcie"):  # "half as long again, or more"
+            assert breakdowns[machine, model, 0].compute_s > 1.5 * breakdowns[machine, model, 2].compute_s
 
 
 def test_what_the_readme_says_of_its_example(root: Path, pages: dict[str, str]) -> None:
