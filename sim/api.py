@@ -14,7 +14,8 @@ from thinwire.edge.words import place as place_of
 from thinwire.reference.catalog import parse_codec
 from thinwire.reference.catalog import scheme as find_scheme
 from thinwire.reference.catalog import schemes as catalog_schemes
-from thinwire.reference.core.architecture import Attention, Experts, FeedForward, Latent, ModelConfig
+from thinwire.reference.core.architecture import Experts, FeedForward, ModelConfig
+from thinwire.reference.core.mixers import Attention, Latent
 from thinwire.reference.core.schedule import Op as CollectiveOp
 from thinwire.reference.core.scheme import Codec, Phase, Raw, Scheme
 from thinwire.reference.core.tokens import Counts, checked
@@ -101,8 +102,9 @@ def place(question: Placement) -> Placed:
 
 def _sharing(question: Placement, gpus: int) -> Sharing:
     """How so many GPUs share a model out, as asked."""
-    ep, exchange, skew = question.ep or 1, question.expert_exchange, question.expert_skew
-    return Sharing(gpus, ep, question.attention, exchange, skew)
+    attention, exchange = question.attention, question.expert_exchange
+    ep = question.ep or (gpus if attention == "dp" or exchange == "all-to-all" else 1)
+    return Sharing(gpus, ep, attention, exchange, question.expert_skew)
 
 
 def _profile_of(gpus: Cluster, profile: str | Profile | None, kernels: bool = True) -> Profile:

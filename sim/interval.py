@@ -16,6 +16,7 @@ from thinwire.sim.costs.elementwise import elementwise_bytes
 from thinwire.sim.costs.spread import UNKNOWN, Spread, another_host, find, sum_interval
 from thinwire.sim.events.timeline import Carried, Timeline
 from thinwire.sim.shapes import (
+    Attend,
     AttendChunks,
     DecodeAttend,
     Elementwise,
@@ -79,16 +80,21 @@ def kernel_spread(kernel: Kernel, cost: CostModel) -> Spread | None:
             return None if cost.is_sustained(kernel) else find(spreads, m, f"gemm {precision}")
         case Elementwise(op=op, tokens=tokens, width=width):
             return find(spreads, elementwise_bytes(op, tokens, width), "elementwise")
+        case Attend(key_tokens=keys, value_dim=int()):
+            return find(cost.mixture.spreads, keys, "latent prefill")
+        case AttendChunks(chunks=chunks, value_dim=int()):
+            return find(cost.mixture.spreads, max(context for _, context in chunks), "latent prefill")
         case AttendChunks(chunks=chunks):
             return find(spreads, max(context for _, context in chunks), "attention")
         case DecodeAttend(sequences=sequences, context_tokens=context):
             return find(spreads, context // sequences, "decode attention", "attention")
+        case RoutedExperts(rows=rows, hit=hit, precision=precision):
+            bits = "8 bits" if precision.startswith(("fp8", "int8")) else "4 bits"
+            return find(cost.mixture.spreads, rows / max(hit, 1), f"experts {precision}", f"experts {bits}")
         case LatentDecode(sequences=sequences, context_tokens=context):
-            return find(spreads, context // sequences, "latent decode", "decode attention", "attention")
-        case RoutedExperts(rows=rows, precision=precision):
-            return find(spreads, rows, f"experts {precision}")
-        case Recurrent(kind=kind, tokens=tokens):
-            return find(spreads, tokens, f"recurrent {kind}")
+            return find(cost.mixture.spreads, context // sequences, "latent decode")
+        case Recurrent(kind=kind, tokens=tokens, sequences=sequences):
+            return find(cost.mixture.spreads, tokens // sequences, f"recurrent {kind}", "recurrent")
         case _:
             return find(spreads, kernel.key_tokens, "attention")
 

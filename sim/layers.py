@@ -8,20 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
-from thinwire.reference.core.architecture import (
-    Attention,
-    DeltaNet,
-    Experts,
-    FeedForward,
-    Latent,
-    Layer,
-    Lightning,
-    Mixer,
-    ModelConfig,
-    Part,
-    StateSpace,
-    Values,
-)
+from thinwire.reference.core.architecture import Experts, FeedForward, Layer, ModelConfig
+from thinwire.reference.core.mixers import Attention, DeltaNet, Latent, Lightning, Mixer, Part, StateSpace, Values
 from thinwire.reference.core.scheme import Phase, Scheme
 from thinwire.reference.mixed import Site
 from thinwire.sim.choices import Precision, Weights

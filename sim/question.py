@@ -109,7 +109,8 @@ class Placement:
         profile: path of a JSON profile, or a Profile; None takes the shipped ones.
         scaled_links: "source->target" pattern -> factor on its bandwidth, as a what-if; kept as pairs.
         slow_ranks: rank -> factor on its kernels' time, as a what-if; kept as pairs.
-        ep: ranks that hold experts of their own, whole; None: every rank has a part of every expert.
+        ep: ranks that hold experts of their own, whole; None: every rank has a part of every expert, or, where
+            attention is "dp" or experts are reached by "all-to-all", all ranks.
         attention: "tp", cut by heads, or "dp": every rank holds it whole, for sequences of its own.
         expert_exchange: "all-gather", every rank has all tokens, or "all-to-all", tokens go where their experts are.
         expert_skew: how unevenly experts are chosen (`sim.sharing`): 0, all alike.
@@ -176,7 +177,10 @@ class Placement:
         default=None,
         kw_only=True,
         metadata=option(
-            "count", "Spread a mixture's experts over N ranks, whole. Cut by columns when left out.", limit=GPUS
+            "count",
+            "Spread a mixture's experts over N ranks, whole. Left out: over all where attention is dp or the exchange "
+            "all-to-all, else every rank has its columns of each.",
+            limit=GPUS,
         ),
     )
     attention: Attending = field(

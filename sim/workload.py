@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from thinwire.reference.core.architecture import Attention, Experts, FeedForward, Latent, Layer, Mixer, ModelConfig
+from thinwire.reference.core.architecture import Experts, FeedForward, Layer, ModelConfig
+from thinwire.reference.core.mixers import Attention, Latent, Mixer
 from thinwire.reference.core.scheme import Scheme
 from thinwire.reference.mixed import SITES, AnyScheme, Site, plan_of
 from thinwire.sim.choices import Weights

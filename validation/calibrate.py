@@ -8,6 +8,7 @@ rows of every table that were used, and the errors left on them (`fits`).
 import json
 import math
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from thinwire.sim.costs.decode_attention import DecodeAttentionModel
 from thinwire.sim.costs.elementwise import ElementwiseModel
 from thinwire.sim.costs.gemm import GemmModel
 from thinwire.sim.costs.profile import (
+    MIXTURE,
     Baseline,
     CodecCost,
     FabricProfile,
@@ -49,6 +51,10 @@ from thinwire.validation.fits.series import calibration
 from thinwire.validation.hosts import between, ceilings
 from thinwire.validation.instructions import costs as instructions
 from thinwire.validation.logs import spreads as log_spreads
+from thinwire.validation.mixtures import experts as fit_experts
+from thinwire.validation.mixtures import latent as fit_latent
+from thinwire.validation.mixtures import recurrent as fit_recurrent
+from thinwire.validation.mixtures import spreads as mixture_spreads
 from thinwire.validation.relatives import left_out
 
 Model = TypeVar("Model")
@@ -330,8 +336,11 @@ def write(path: Path, document: Any) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write every profile, and what fabrics of logs are off."""
+    """Write every profile, and what fabrics of logs are off. With `mixtures` those files alone."""
     PROFILES.mkdir(exist_ok=True)
+    if (sys.argv[1:] if arguments is None else arguments) == ["mixtures"]:
+        write_mixtures()
+        return
     found = fabrics()
     for name, profile in found.items():
         write(PROFILES / f"fabric-{name}.json", fabric_profile_dict(profile))
@@ -339,7 +348,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, gpu in found_gpus.items():
         write(PROFILES / f"gpu-{name}.json", gpu_profile_dict(gpu))
     write_transferred(found_gpus)
+    write_mixtures()
     write(log_spreads.FILE, log_spreads.measure())
+
+
+def write_mixtures() -> None:
+    """The files of what a dense model never asks for, by the products that are shipped now."""
+    experts, latent, recurrent = fit_experts.fit_all(), fit_latent.fit_all(), fit_recurrent.fit_all()
+    for name, found in mixture_spreads.mixtures(experts, latent, recurrent).items():
+        models = {part: getattr(found, part).to_dict() for part in MIXTURE}
+        lines = {"spreads": [asdict(s) for s in found.spreads], "fits": [asdict(f) for f in found.fits]}
+        write(PROFILES / f"mixture-{name}.json", {"gpu": name, **lines, **models})
+    known = mixture_spreads.transferred(experts, latent, recurrent)
+    write(PROFILES / "transferred-mixtures.json", {r: [asdict(s) for s in its] for r, its in known.items()})
 
 
 def write_transferred(found: Mapping[str, GpuProfile]) -> None:

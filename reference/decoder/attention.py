@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from thinwire.reference.core.architecture import Attention, Latent, ModelConfig
+from thinwire.reference.core.architecture import ModelConfig
+from thinwire.reference.core.mixers import Attention, Latent
 from thinwire.reference.decoder.rope import Turn, rotate
 from thinwire.reference.decoder.shard import AttentionPart, LatentPart, Shard
 

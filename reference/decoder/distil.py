@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thinwire.reference.core.architecture import Attention, FeedForward
+from thinwire.reference.core.architecture import FeedForward
 from thinwire.reference.core.architecture import Layer as Block
+from thinwire.reference.core.mixers import Attention
 from thinwire.reference.decoder.model import Decoder, Layer, Stream
 from thinwire.reference.decoder.shard import LayerPart
 from thinwire.reference.decoder.sync import ExactSync, Sync

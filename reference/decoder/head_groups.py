@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from thinwire.reference.core.architecture import Attention
+from thinwire.reference.core.mixers import Attention
 from thinwire.reference.decoder.attention import causal_mask
 from thinwire.reference.decoder.distil import straying
 from thinwire.reference.decoder.model import Decoder, Stream

@@ -27,7 +27,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from thinwire.reference.core.architecture import Attention, Experts, FeedForward, Latent, ModelConfig
+from thinwire.reference.core.architecture import Experts, FeedForward, ModelConfig
+from thinwire.reference.core.mixers import Attention, Latent
 from thinwire.reference.decoder.attention import (
     Cache,
     attend,
@@ -343,18 +344,18 @@ class Decoder:
             return self._join(stream, point, partials, biases, norm, start, ends, chosen_sync)
 
         if spec.parallel:
-            inputs = self._inputs(stream, layer, first)
-            others = inputs if spec.one_norm else self._inputs(stream, layer, before)
+            inputs = self.normed(stream, layer, first)
+            others = inputs if spec.one_norm else self.normed(stream, layer, before)
             halves = self._mixed(layer, inputs, start, cache), self._fed(layer, others)
             wide, kept = self.precision.residual, self.precision.partial
             partials = [(a.to(wide) + b.to(wide)).to(kept) for a, b in zip(*halves, strict=True)]
             biases = [whole.output_bias_D, whole.down_bias_D]
             return join(stream, (layer, "mlp"), partials, biases, "post_feedforward_layernorm")
         if spec.mixer is not None:
-            partials = self._mixed(layer, self._inputs(stream, layer, first), start, cache)
+            partials = self._mixed(layer, self.normed(stream, layer, first), start, cache)
             stream = join(stream, (layer, "attention"), partials, [whole.output_bias_D], "post_attention_layernorm")
         if spec.feed is not None:
-            partials = self._fed(layer, self._inputs(stream, layer, before))
+            partials = self._fed(layer, self.normed(stream, layer, before))
             stream = join(stream, (layer, "mlp"), partials, [whole.down_bias_D], "post_feedforward_layernorm")
         return stream
 
@@ -379,12 +380,8 @@ class Decoder:
         ]
         return torch.cat(found).reshape(ids_BT.shape[0], -1) if found else hidden_BTD.new_empty(ids_BT.shape[0], 0)
 
-    def normed(self, stream: Stream, layer: int, name: str) -> list[Tensor]:
-        """The inputs of each rank's products: the stream under a layer's norm, in the dtype of compute."""
-        return self._inputs(stream, layer, name)
-
-    def _inputs(self, stream: Stream, layer: int, name: str | None) -> list[Tensor]:
-        """`normed`, or as it is where there is no norm before."""
+    def normed(self, stream: Stream, layer: int, name: str | None) -> list[Tensor]:
+        """The inputs of each rank's products: the stream under a layer's norm (None: as it is), in compute's dtype."""
         norms, compute = self.layers[layer].norms, self.precision.compute
         if name is None:
             return once(lambda x_BTD: x_BTD.to(compute), stream.values())

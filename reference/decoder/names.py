@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, stack
 
-from thinwire.reference.core.architecture import Attention, Experts, FeedForward, Latent, Layer, ModelConfig
+from thinwire.reference.core.architecture import Experts, FeedForward, Layer, ModelConfig
+from thinwire.reference.core.mixers import Attention, Latent
 
 Shapes = dict[str, tuple[int, ...]]
 Shape = tuple[int, ...]

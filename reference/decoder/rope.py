@@ -13,7 +13,8 @@ import math
 import torch
 from torch import Tensor
 
-from thinwire.reference.core.architecture import Attention, Latent, ModelConfig, Rope, RopeScaling
+from thinwire.reference.core.architecture import ModelConfig
+from thinwire.reference.core.mixers import Attention, Latent, Rope, RopeScaling
 
 ROPE_KINDS = ("linear", "llama3", "yarn", "longrope", "dynamic")
 

@@ -18,7 +18,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from thinwire.reference.core.architecture import Attention, Experts, FeedForward, Latent, ModelConfig
+from thinwire.reference.core.architecture import Experts, FeedForward, ModelConfig
+from thinwire.reference.core.mixers import Attention, Latent
 
 
 @dataclass(frozen=True, slots=True)

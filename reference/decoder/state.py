@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from thinwire.reference.core.architecture import Attention, Experts, Latent, ModelConfig
+from thinwire.reference.core.architecture import Experts, ModelConfig
 from thinwire.reference.core.architecture import Layer as Block
+from thinwire.reference.core.mixers import Attention, Latent
 from thinwire.reference.decoder.experts import check_activations
 from thinwire.reference.decoder.rope import check_rope
 from thinwire.reference.decoder.shard import LayerPart, Shard

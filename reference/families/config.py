@@ -22,10 +22,10 @@ from thinwire.edge.words import cut, place, shown
 from thinwire.reference.core.architecture import ModelConfig
 from thinwire.reference.families.layers import layers_of
 from thinwire.reference.families.rules import Family, Given
-from thinwire.reference.families.table import FAMILIES, TEXT_OF
+from thinwire.reference.families.table import FAMILIES, SIZES, TEXT_OF
 
 _MODELS = Path(__file__).resolve().parents[1] / "models"
-_PARTS = ("text_config", "llm_config", "language_config")
+_PARTS = ("text_config", "llm_config", "language_config", "thinker_config")
 _SENSES = ("vision_config", "vision_tower", "visual", "audio_config", "vision_tower_config", "img_processor")
 _QUANTISED = ("quantization_config", "compression_config")
 # What a config must not have in a family that knows nothing of it, and what has it: the nearest families of a type that
@@ -63,7 +63,7 @@ def parse_config(data: Mapping[str, Any], name: str, hf_quant: Mapping[str, Any]
     model_type, architecture = _family(text, data, name)
     family = FAMILIES[model_type]
     _refuse_others(text, family, model_type, name)
-    given = Given(text, family, model_type, name)
+    given = Given(text, family, model_type, name, {} if text is data else SIZES.get(model_type, {}))
     for word, meaning in family.refused.items():
         if given.flag(word):
             given.fault(f"{meaning} ({given.key(word)}) is not supported")
@@ -102,7 +102,7 @@ def _text_part(data: Mapping[str, Any], name: str) -> tuple[Mapping[str, Any], b
             continue
         if not isinstance(part, Mapping):
             raise ValueError(f"model {name}: {key}: must be a table; given {shown(part)}")
-        return part, True
+        return _text_part(part, name)[0], True  # Qwen's Omni has it one deeper
     return data, sees
 
 
@@ -116,18 +116,16 @@ def _family(text: Mapping[str, Any], data: Mapping[str, Any], name: str) -> tupl
         found = _by_architecture()[first]
         # One class may serve types that differ in their defaults.
         return (kind if isinstance(kind, str) and first in _architectures(kind) else found), first
-    for word in (kind, None if text is data else data.get("model_type")):
-        if isinstance(word, str):
-            word = TEXT_OF.get(word, word)
-            if word in FAMILIES and not (isinstance(first, str) and kind not in FAMILIES and text is data):
-                return word, first if isinstance(first, str) and text is data else FAMILIES[word].architectures[0]
-    what = first if isinstance(first, str) else str(listed or kind)
-    shown_kind = f" (model_type {cut(str(kind))})" if kind is not None and kind != what else ""
+    # A part that does not say its own type has the usual one of the whole.
+    word = data.get("model_type") if kind is None else kind
+    if isinstance(word, str) and (word := TEXT_OF.get(word, word)) in FAMILIES:
+        return word, first if isinstance(first, str) and text is data else FAMILIES[word].architectures[0]
+    what = " ".join((first if isinstance(first, str) else str(listed or kind)).split())
+    beside = "" if kind is None or kind == what else f" (model_type {shown(kind)})"
     raise ValueError(
-        f"model {name}: architecture {cut(what)}{shown_kind} is not supported; "
+        f"model {name}: architecture {cut(what)}{beside} is not supported; "
         f"the nearest that is: {', '.join(_nearest(text, str(kind or ''), what))}. "
-        f"Supported are {len(FAMILIES)} families, from {FAMILIES['llama'].architectures[0]} to "
-        f"{FAMILIES['deepseek_v3'].architectures[0]}: docs/models.md"
+        f"{len(FAMILIES)} are, listed in docs/models.md"
     )
 
 

@@ -136,7 +136,6 @@ _QWEN3_VL = replace(
         "head_dim": 128,
         "max_position_embeddings": 128000,
         "rope_theta": 500000.0,
-        "tie_word_embeddings": True,
     },
     prepare=None,
     pattern=None,
@@ -369,7 +368,7 @@ DENSE: Mapping[str, Family] = {
     ),
     "internlm3": Family(
         architectures=("InternLM3ForCausalLM",),
-        defaults={"max_position_embeddings": 32768},
+        defaults={"num_key_value_heads": 2, "norm_eps": 1e-5, "max_position_embeddings": 32768},
         qkv_bias="qkv_bias",
         output_bias="bias",
         mlp_bias="bias",

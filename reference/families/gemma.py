@@ -81,14 +81,8 @@ _GEMMA2 = replace(
 _GEMMA3 = replace(
     _GEMMA2,
     architectures=("Gemma3ForCausalLM",),
-    # Sizes that Gemma 3's small configs on the Hub leave to the class.
     defaults={
         **_GEMMA.defaults,
-        "vocab_size": 262208,
-        "hidden_size": 2304,
-        "intermediate_size": 9216,
-        "num_hidden_layers": 26,
-        "num_attention_heads": 8,
         "num_key_value_heads": 4,
         "sliding_window": 4096,
         "query_pre_attn_scalar": 256,

@@ -11,19 +11,8 @@ from typing import Any
 
 from thinwire.edge.limits import WIDTH
 from thinwire.edge.words import shown
-from thinwire.reference.core.architecture import (
-    Attention,
-    DeltaNet,
-    Experts,
-    FeedForward,
-    Indexer,
-    Latent,
-    Layer,
-    Lightning,
-    Mixer,
-    Scoring,
-    StateSpace,
-)
+from thinwire.reference.core.architecture import Experts, FeedForward, Layer, Scoring
+from thinwire.reference.core.mixers import Attention, DeltaNet, Indexer, Latent, Lightning, Mixer, StateSpace
 from thinwire.reference.families.rope import rope_of
 from thinwire.reference.families.rules import CHUNKED, FULL, LAYER_TYPES, LINEAR, NONE, SLIDING, Given, Mixture
 
@@ -246,7 +235,7 @@ def _experts(given: Given, rules: Mixture) -> Experts:
     if beside > WIDTH.most:
         given.fault(f"shared experts must be at most {WIDTH.most} wide: {beside}")
     said = given.raw("scoring_func")
-    if said is not None and said not in _SCORINGS:
+    if said is not None and (not isinstance(said, str) or said not in _SCORINGS):
         given.fault(f"{given.key('scoring_func')} must be one of {', '.join(_SCORINGS)}: {shown(said)}")
     activation = _activation(given) if rules.activation is None else rules.activation
     return Experts(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from thinwire.edge.words import shown
 from thinwire.reference.families.dense import DENSE
@@ -15,6 +15,7 @@ from thinwire.reference.families.patterns import (
     every,
     flags,
     rotated_by_list,
+    rotated_with_windows,
     sparse_step,
 )
 from thinwire.reference.families.rules import CHUNKED, FULL, SLIDING, Family, Given, Mixture
@@ -30,11 +31,6 @@ def _llama4_experts(given: Given, count: int) -> Sequence[str]:
     step = given.maybe_size("interleave_moe_layer_step") or 1
     chosen = set(range(step - 1, count, step) if said is None else said)
     return ["sparse" if layer in chosen else "dense" for layer in range(count)]
-
-
-def _greedy(given: Given) -> Mapping[str, Any]:
-    """DeepSeek-V2: groups count only if the method says so."""
-    return {} if given.raw("topk_method") == "group_limited_greedy" else {"n_group": 1, "topk_group": 1}
 
 
 def _ernie_experts(given: Given, count: int) -> Sequence[str]:
@@ -73,17 +69,18 @@ def _hunyuan(given: Given) -> Mapping[str, Any]:
     return found
 
 
-def _shares_index(given: Given) -> Sequence[Mapping[str, Any]]:
-    """GLM-5.2: which layers choose tokens themselves and which by the choice before."""
-    count, said = given.layers(), given.texts("indexer_types")
-    if said is None:
-        step, first = given.maybe_size("index_topk_freq") or 1, given.maybe_size("index_skip_topk_offset") or 2
-        pattern = given.raw("index_topk_pattern")
-        if isinstance(pattern, str):
-            said = ["shared" if letter == "S" else "full" for letter in pattern]
-        else:
-            said = ["shared" if max(layer - first + 1, 0) % step else "full" for layer in range(count)]
-    return [{"indexer": word} for word in given.row("indexer_types", said, count, given.count("mtp"))]
+def _mimo(given: Given) -> Mapping[str, Any]:
+    """Layers with a window have twice the key-value heads; it reaches so far back, the token itself not counted."""
+    found: dict[str, Any] = {}
+    if given.raw("swa_num_key_value_heads") is None:
+        found["swa_num_key_value_heads"] = 2 * given.size("num_key_value_heads")
+    if (before := given.positions("sliding_window_size")) is not None:
+        found["sliding_window"] = before + 1
+    return found
+
+
+def _mimo_kinds(given: Given, count: int) -> Sequence[str]:
+    return [FULL if layer == 0 or (layer + 1) % 6 == 0 else SLIDING for layer in range(count)]
 
 
 _LLAMA, _QWEN2, _QWEN3, _GRANITE, _ERNIE, _HUNYUAN = (
@@ -118,50 +115,9 @@ _QWEN3_MOE = replace(
     pattern=always(SLIDING),
     mixture=Mixture(where=sparse_step, normalise="norm_topk_prob"),
 )
-_DEEPSEEK_V2 = Family(
-    architectures=("DeepseekV2ForCausalLM",),
-    defaults={
-        "kv_lora_rank": 512,
-        "q_lora_rank": 1536,
-        "qk_nope_head_dim": 128,
-        "qk_rope_head_dim": 64,
-        "v_head_dim": 128,
-        "num_experts": 64,
-        "n_shared_experts": 2,
-        "moe_intermediate_size": 1407,
-        "topk_method": "greedy",
-    },
-    qkv_bias="attention_bias",
-    latent=True,
-    interleaved=True,
-    prepare=_greedy,
-    # transformers does not normalise whatever norm_topk_prob says; no published one asks for it.
-    mixture=Mixture(where=dense_first(0), normalise=False, shared="count"),
+SIGMOID: Final = Mixture(
+    where=dense_first(1), scoring="sigmoid", normalise="norm_topk_prob", shared="count", correction=True
 )
-_DEEPSEEK_V3 = replace(
-    _DEEPSEEK_V2,
-    architectures=("DeepseekV3ForCausalLM", "KimiK2ForCausalLM"),
-    defaults={
-        **_DEEPSEEK_V2.defaults,
-        "max_position_embeddings": 4096,
-        "num_experts": 256,
-        "num_experts_per_tok": 8,
-        "n_shared_experts": 1,
-        "moe_intermediate_size": 2048,
-        "n_group": 8,
-        "topk_group": 4,
-        "routed_scaling_factor": 2.5,
-        "norm_topk_prob": True,
-        "rope_interleave": True,
-    },
-    interleaved="rope_interleave",
-    prepare=None,
-    mixture=Mixture(
-        where=dense_first(3), scoring="sigmoid", normalise="norm_topk_prob", shared="count", correction=True
-    ),
-)
-_INDEX = {"index_n_heads": 64, "index_head_dim": 128, "index_topk": 2048}
-_SIGMOID = Mixture(where=dense_first(1), scoring="sigmoid", normalise="norm_topk_prob", shared="count", correction=True)
 _GLM_MOE = replace(
     _LLAMA,
     architectures=("Glm4MoeForCausalLM",),
@@ -180,7 +136,7 @@ _GLM_MOE = replace(
     mlp_bias=False,
     qk_norm="head",
     has_qk_norm="use_qk_norm",
-    mixture=_SIGMOID,
+    mixture=SIGMOID,
 )
 _GRANITE_MOE = replace(
     _GRANITE,
@@ -279,7 +235,6 @@ MIXTURES: Mapping[str, Family] = {
             "num_experts_per_tok": 4,
             "moe_intermediate_size": 1408,
             "intermediate_size": 5632,
-            "tie_word_embeddings": True,
         },
         prepare=None,
         pattern=None,
@@ -292,53 +247,7 @@ MIXTURES: Mapping[str, Family] = {
         mlp_bias=False,
         mixture=Mixture(where=dense_first(0), normalise="norm_topk_prob", shared="count"),
     ),
-    "deepseek_v2": _DEEPSEEK_V2,
-    "deepseek_v3": _DEEPSEEK_V3,
-    "kimi_k2": replace(_DEEPSEEK_V3, defaults={**_DEEPSEEK_V3.defaults, "n_group": 1, "topk_group": 1}),
-    "deepseek_v32": replace(
-        _DEEPSEEK_V3,
-        architectures=("DeepseekV32ForCausalLM",),
-        defaults={**_DEEPSEEK_V3.defaults, **_INDEX, "max_position_embeddings": 163840},
-        indexed=True,
-    ),
     "glm4_moe": _GLM_MOE,
-    "glm4_moe_lite": replace(
-        _DEEPSEEK_V3,
-        architectures=("Glm4MoeLiteForCausalLM",),
-        defaults={
-            **_DEEPSEEK_V3.defaults,
-            "max_position_embeddings": 202752,
-            "norm_eps": 1e-5,
-            "q_lora_rank": 768,
-            "qk_nope_head_dim": 192,
-            "v_head_dim": 256,
-            "num_experts": 64,
-            "num_experts_per_tok": 4,
-            "moe_intermediate_size": 1536,
-            "routed_scaling_factor": 1.8,
-            "n_group": 1,
-            "topk_group": 1,
-        },
-        mixture=_SIGMOID,
-    ),
-    "glm_moe_dsa": replace(
-        _DEEPSEEK_V3,
-        architectures=("GlmMoeDsaForCausalLM",),
-        defaults={
-            **_DEEPSEEK_V3.defaults,
-            **_INDEX,
-            "index_n_heads": 32,
-            "max_position_embeddings": 202752,
-            "norm_eps": 1e-5,
-            "q_lora_rank": 2048,
-            "qk_nope_head_dim": 192,
-            "v_head_dim": 256,
-            "n_group": 1,
-            "topk_group": 1,
-        },
-        indexed=True,
-        blocks=_shares_index,
-    ),
     "gpt_oss": Family(
         architectures=("GptOssForCausalLM",),
         keys={
@@ -390,6 +299,7 @@ MIXTURES: Mapping[str, Family] = {
             "num_experts_per_tok": 1,
             "n_shared_experts": 1,
             "intermediate_size": 16384,
+            "moe_intermediate_size": 8192,
             "attention_chunk_size": 8192,
             "use_qk_norm": True,
         },
@@ -422,7 +332,6 @@ MIXTURES: Mapping[str, Family] = {
         architectures=("OlmoeForCausalLM",),
         keys={"moe_intermediate_size": "intermediate_size"},
         defaults={
-            "num_key_value_heads": 16,
             "norm_eps": 1e-5,
             "max_position_embeddings": 4096,
             "num_experts": 64,
@@ -437,12 +346,12 @@ MIXTURES: Mapping[str, Family] = {
     "dots1": replace(
         _LLAMA,
         architectures=("Dots1ForCausalLM",),
-        defaults={"num_key_value_heads": 32, "sliding_window": 4096},
+        defaults={"num_key_value_heads": 32, "sliding_window": 4096, "moe_intermediate_size": 1408},
         mlp_bias=False,
         qk_norm="head",
         pattern=behind("max_window_layers", 62),
         follows=True,
-        mixture=replace(_SIGMOID, where=dense_first(0)),
+        mixture=replace(SIGMOID, where=dense_first(0)),
     ),
     "phimoe": Family(
         architectures=("PhimoeForCausalLM", "PhiMoEForCausalLM"),
@@ -502,7 +411,6 @@ MIXTURES: Mapping[str, Family] = {
         keys={
             "norm_eps": ("layernorm_epsilon", "rms_norm_eps"),
             "rope_local_base_freq": "swa_rope_theta",
-            "sliding_window": ("sliding_window_size", "sliding_window"),
         },
         defaults={
             "num_key_value_heads": 4,
@@ -510,7 +418,7 @@ MIXTURES: Mapping[str, Family] = {
             "v_head_dim": 128,
             "norm_eps": 1e-5,
             "max_position_embeddings": 131072,
-            "sliding_window": 128,
+            "sliding_window": 129,
             "partial_rotary_factor": 0.334,
             "rope_theta": 5e6,
             "rope_local_base_freq": 10000.0,
@@ -531,19 +439,70 @@ MIXTURES: Mapping[str, Family] = {
         qkv_bias="attention_bias",
         sinks=(SLIDING,),
         plain_sliding=True,
-        pattern=flags("hybrid_layer_pattern", SLIDING, FULL, lambda given, count: _mimo_kinds(count)),
+        pattern=flags("hybrid_layer_pattern", SLIDING, FULL, _mimo_kinds),
         follows=True,
-        prepare=lambda given: (
-            {}
-            if given.raw("swa_num_key_value_heads") is not None
-            else {"swa_num_key_value_heads": 2 * given.size("num_key_value_heads")}
-        ),
-        mixture=replace(_SIGMOID, shared="count"),
+        prepare=_mimo,
+        mixture=replace(SIGMOID, shared="count"),
     ),
     "step3p5": _STEP,
     "step3p7": _STEP,
+    "exaone_moe": replace(
+        DENSE["exaone4"],
+        architectures=("ExaoneMoEForCausalLM", "ExaoneMoeForCausalLM"),
+        keys={"n_shared_experts": "num_shared_experts"},
+        defaults={
+            **DENSE["exaone4"].defaults,
+            "num_experts": 64,
+            "num_experts_per_tok": 8,
+            "n_shared_experts": 1,
+            "moe_intermediate_size": 1024,
+            "norm_topk_prob": True,
+            "routed_scaling_factor": 2.5,
+        },
+        norms="before",
+        mixture=SIGMOID,
+    ),
+    "afmoe": replace(
+        _LLAMA,
+        architectures=("AfmoeForCausalLM",),
+        keys={
+            "first_k_dense_replace": "num_dense_layers",
+            "n_shared_experts": "num_shared_experts",
+            "routed_scaling_factor": "route_scale",
+        },
+        defaults={
+            "head_dim": 128,
+            "norm_eps": 1e-5,
+            "max_position_embeddings": 16384,
+            "sliding_window": 1024,
+            "num_experts": 64,
+            "num_experts_per_tok": 6,
+            "n_shared_experts": 2,
+            "moe_intermediate_size": 1408,
+        },
+        norms="both",
+        mlp_bias=False,
+        qk_norm="head",
+        output_gate="query",
+        pattern=every("global_attn_every_n_layers", 4),
+        follows=True,
+        has_rope=rotated_with_windows,
+        prepare=lambda given: {
+            "embedding_scale": given.size("hidden_size") ** 0.5 if given.flag("mup_enabled") else 1.0
+        },
+        mixture=replace(SIGMOID, normalise=True),
+    ),
+    "solar_open": replace(
+        _GLM_MOE,
+        architectures=("SolarOpenForCausalLM",),
+        defaults={
+            **_GLM_MOE.defaults,
+            "head_dim": 128,
+            "rope_theta": 1e6,
+            "partial_rotary_factor": 1.0,
+            "moe_intermediate_size": 1280,
+        },
+        qk_norm="none",
+        mixture=replace(SIGMOID, where=always("sparse")),
+    ),
 }
-
-
-def _mimo_kinds(count: int) -> Sequence[str]:
-    return [FULL if layer == 0 or (layer + 1) % 6 == 0 else SLIDING for layer in range(count)]

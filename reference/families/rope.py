@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from thinwire.edge.words import cut, shown
-from thinwire.reference.core.architecture import Rope, RopeScaling
+from thinwire.reference.core.mixers import Rope, RopeScaling
 from thinwire.reference.families.rules import CHUNKED, FULL, SLIDING, Given
 
 _ROPE_KINDS = {FULL: "full_attention", SLIDING: "sliding_attention", CHUNKED: "chunked_attention"}

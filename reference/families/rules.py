@@ -16,7 +16,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from thinwire.edge.limits import LAYERS, POSITIONS, WIDTH
 from thinwire.edge.words import cut, refusal, shown
-from thinwire.reference.core.architecture import Norm, QkNorm, Scoring
+from thinwire.reference.core.architecture import Scoring
+from thinwire.reference.core.mixers import Norm, QkNorm
 
 Told = bool | str
 """A fact of a family, or the word of its configs that tells."""
@@ -145,11 +146,20 @@ def _adapters() -> Mapping[str, TypeAdapter[Any]]:
 class Given:
     """A config's content read by one family's rules: every value is checked when it is asked for.
 
-    Faults are ValueErrors that name the model and the key.
+    sizes: what is assumed where neither the file nor the family says. Faults are ValueErrors that name the model and
+    the key.
     """
 
-    def __init__(self, data: Mapping[str, Any], family: Family, model_type: str, name: str) -> None:
+    def __init__(
+        self,
+        data: Mapping[str, Any],
+        family: Family,
+        model_type: str,
+        name: str,
+        sizes: Mapping[str, int] | None = None,
+    ) -> None:
         self.data, self.family, self.model_type, self.name = data, family, model_type, name
+        self.sizes = sizes or {}
         self.own: Mapping[str, Any] = {}
         if family.prepare is not None:
             self.own = family.prepare(self)
@@ -160,6 +170,7 @@ class Given:
             return self
         found = Given.__new__(Given)
         found.data, found.family, found.model_type, found.name = self.data, self.family, self.model_type, self.name
+        found.sizes = self.sizes
         found.own = {**self.own, **own}
         return found
 
@@ -189,7 +200,8 @@ class Given:
 
     def assumed(self, word: str) -> Any:
         """What transformers assumes where the file is silent."""
-        return self.family.defaults.get(word, USUAL.get(word))
+        found = self.family.defaults.get(word, USUAL.get(word))
+        return self.sizes.get(word) if found is None else found
 
     def max_positions(self) -> int:
         """Tokens."""
@@ -209,9 +221,12 @@ class Given:
         return None if value is None else self.checked(kind, word, value)
 
     def _needed(self, kind: str, word: str) -> Any:
-        if not self.has(word) and self.raw(word) is None:
+        value = self.raw(word)
+        if value is None:  # null is as good as nothing: Gemma's hidden_activation
+            value = self.assumed(word)
+        if value is None:
             self.fault(f"{self.key(word)}: missing key")
-        return self.checked(kind, word, self.raw(word))
+        return self.checked(kind, word, value)
 
     def size(self, word: str) -> int:
         """A width or a count, above zero."""

@@ -7,7 +7,8 @@ reads and writes.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import get_args
+from functools import cached_property
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +18,22 @@ from thinwire.reference.core.schedule import Work
 from thinwire.sim.choices import Launch
 from thinwire.sim.costs.elementwise import elementwise_bytes
 from thinwire.sim.costs.profile import CompiledCodec, FabricProfile, GpuProfile, Profile, Quantity
-from thinwire.sim.shapes import Attend, AttendChunks, CrossAttend, DecodeAttend, Elementwise, Gemm, Kernel
+from thinwire.sim.shapes import (
+    Attend,
+    AttendChunks,
+    CrossAttend,
+    DecodeAttend,
+    Elementwise,
+    Gemm,
+    Kernel,
+    LatentDecode,
+    Recurrent,
+    RoutedExperts,
+)
 from thinwire.topologies.cluster import Gpu
+
+if TYPE_CHECKING:
+    from thinwire.sim.costs.shipped import Mixture
 
 BF16_BYTES = 2
 
@@ -45,6 +60,13 @@ class CostModel:
         """Idle time between two kernels: what the engine's host leaves, or next to nothing in a graph."""
         return self.profile.gpu.kernel_gap_s if self.launch == "eager" else GRAPH_GAP
 
+    @cached_property
+    def mixture(self) -> "Mixture":
+        """What kernels cost that only mixtures, latent attention and layers with a state have: read when asked for."""
+        from thinwire.sim.costs.shipped import mixture_of
+
+        return mixture_of(self.gpu, self.profile.gpu)
+
     @property
     def fabric(self) -> FabricProfile:
         """The fabric's half of the profile."""
@@ -52,7 +74,7 @@ class CostModel:
 
     def kernel_s(self, kernel: Kernel) -> float:
         """Seconds from this kernel's start to the next one's."""
-        return _kernel_alone_s(self.profile.gpu, kernel) + self.gap_s.value
+        return _kernel_alone_s(self, self.profile.gpu, kernel) + self.gap_s.value
 
     def is_sustained(self, product: Gemm) -> bool:
         """Is a product held to the rate that power allows over a whole prefill?"""
@@ -103,10 +125,20 @@ def _sustained_s(costs: GpuProfile, product: Gemm) -> float:
     return 2.0 * product.m * product.n * product.k / costs.sustained_flops_per_s[product.precision].value
 
 
-def _kernel_alone_s(costs: GpuProfile, kernel: Kernel) -> float:
+def _kernel_alone_s(cost: CostModel, costs: GpuProfile, kernel: Kernel) -> float:
     match kernel:
         case Gemm(m=m, n=n, k=k, precision=precision):
             return max(costs.gemm[precision].time_s(m, n, k), _sustained_s(costs, kernel))
+        case Attend(value_dim=int(value_dim)):
+            latent = cost.mixture.latent
+            return latent.prefill_s(
+                kernel.batch, kernel.query_tokens, kernel.key_tokens, kernel.heads, kernel.head_dim, value_dim
+            )
+        case AttendChunks(chunks=chunks, heads=heads, head_dim=dim, value_dim=int(value_dim)):
+            latent = cost.mixture.latent
+            launch_s = latent.prefill_launch_s
+            alone_s = (latent.prefill_s(1, tokens, keys, heads, dim, value_dim) for tokens, keys in chunks)
+            return launch_s + sum(seconds - launch_s for seconds in alone_s)
         case Attend():
             return costs.attention.time_s(
                 kernel.batch,
@@ -141,8 +173,31 @@ def _kernel_alone_s(costs: GpuProfile, kernel: Kernel) -> float:
             )
         case Elementwise(op=op, tokens=tokens, width=width):
             return costs.elementwise.time_s(op, elementwise_bytes(op, tokens, width))
-        case _:
-            raise ValueError(f"no cost of such kernels is known: {kernel.name}")
+        case RoutedExperts():
+            return cost.mixture.experts.time_s(
+                kernel.rows,
+                kernel.hit,
+                kernel.experts,
+                kernel.hidden,
+                kernel.width,
+                kernel.gated,
+                kernel.precision,
+            )
+        case LatentDecode():
+            return cost.mixture.latent.decode_s(
+                kernel.sequences, kernel.context_tokens, kernel.heads, kernel.rank, kernel.rope_dim
+            )
+        case Recurrent():
+            return cost.mixture.recurrent.time_s(
+                kernel.kind,
+                kernel.tokens,
+                kernel.sequences,
+                kernel.heads,
+                kernel.key_dim,
+                kernel.value_dim,
+                kernel.groups,
+                kernel.conv,
+            )
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import chain, pairwise
 from math import exp, isfinite, log
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
@@ -25,6 +25,11 @@ from thinwire.sim.costs.gemm import GemmModel
 from thinwire.sim.costs.spread import Real, Spread, Whole, check_source
 from thinwire.sim.costs.transfer import Relation, longest_rate, products_of, sentences
 from thinwire.topologies.cluster import Gpu
+
+if TYPE_CHECKING:  # a dense model never needs them
+    from thinwire.sim.costs.experts import ExpertsModel
+    from thinwire.sim.costs.latent import LatentModel
+    from thinwire.sim.costs.recurrent import RecurrentModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +151,10 @@ class GpuProfile:
     assumptions: tuple[str, ...] = ()
     fits: tuple[FitRecord, ...] = ()
     spreads: tuple[Spread, ...] = ()  # of gemm (m), both attentions (keys), elementwise (bytes), gap, codec, prefill
+    # A user's own; None: as `shipped.mixture_of` finds them when a kernel asks.
+    experts: "ExpertsModel | None" = None
+    latent: "LatentModel | None" = None
+    recurrent: "RecurrentModel | None" = None
 
     def __post_init__(self) -> None:
         given, ceilings = sorted(self.gemm), sorted(self.sustained_flops_per_s)
@@ -379,6 +388,9 @@ class _GpuFile:
     assumptions: tuple[str, ...] = ()
     fits: tuple[FitRecord, ...] = ()
     spreads: tuple[Spread, ...] = ()
+    experts: Any = None
+    latent: Any = None
+    recurrent: Any = None
 
 
 def gpu_profile(data: Mapping[str, Any]) -> GpuProfile:
@@ -398,9 +410,28 @@ def gpu_profile(data: Mapping[str, Any]) -> GpuProfile:
             assumptions=file.assumptions,
             fits=file.fits,
             spreads=file.spreads,
+            **mixture_models({name: getattr(file, name) for name in MIXTURE}),
         )
     except ValueError as error:
         raise ValueError(f"profile {cut(file.name)}: {error}") from None
+
+
+MIXTURE = ("experts", "latent", "recurrent")
+
+
+def mixture_models(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """The models of routed experts, latent attention and layers with a state from their tables, where there are any.
+    ValueError as `from_dict` of each.
+    """
+    given = {name: table for name, table in tables.items() if table is not None}
+    if not given:
+        return {}
+    from thinwire.sim.costs.experts import ExpertsModel
+    from thinwire.sim.costs.latent import LatentModel
+    from thinwire.sim.costs.recurrent import RecurrentModel
+
+    known = {"experts": ExpertsModel, "latent": LatentModel, "recurrent": RecurrentModel}
+    return {name: known[name].from_dict(table) for name, table in given.items()}  # type: ignore[attr-defined]
 
 
 @checked(frozen=True, config=STRICT)
@@ -437,6 +468,7 @@ def gpu_profile_dict(profile: GpuProfile) -> dict[str, Any]:
         "attention": profile.attention.to_dict(),
         "decode_attention": profile.decode_attention.to_dict(),
         "gemm": {precision: model.to_dict() for precision, model in profile.gemm.items()},
+        **{name: its.to_dict() for name in MIXTURE if (its := getattr(profile, name)) is not None},
     }
 
 

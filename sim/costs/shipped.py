@@ -1,24 +1,40 @@
 """Profiles as files: those shipped in `sim/profiles/`, by the names that a machine gives, and a user's own by path.
 
-`gpu-<name>.json`, `fabric-<name>.json`, and `transferred.json`: how far off profiles are that a relative lent.
+`gpu-<name>.json`, `fabric-<name>.json`, and `transferred.json`: how far off profiles are that a relative lent. What a
+dense model never asks for lies apart and is read when it is asked for: `mixture-<gpu>.json`, and
+`transferred-mixtures.json`.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
 from thinwire.edge.reading import from_json
 from thinwire.edge.words import place
-from thinwire.sim.costs.profile import FabricProfile, GpuProfile, Profile, fabric_profile, gpu_profile
+from thinwire.sim.costs.profile import (
+    MIXTURE,
+    FabricProfile,
+    FitRecord,
+    GpuProfile,
+    Profile,
+    fabric_profile,
+    gpu_profile,
+    mixture_models,
+)
 from thinwire.sim.costs.spread import Spread
 from thinwire.sim.costs.transfer import Relation, relation_to
 from thinwire.topologies.cluster import Cluster, Gpu
 from thinwire.topologies.load import load_gpu
+
+if TYPE_CHECKING:
+    from thinwire.sim.costs.experts import ExpertsModel
+    from thinwire.sim.costs.latent import LatentModel
+    from thinwire.sim.costs.recurrent import RecurrentModel
 
 PROFILES = Path(__file__).parents[1] / "profiles"
 STAND_IN = "l40s"  # memory-bound codec kernels, as nearly all GPUs' are assumed to be
@@ -85,6 +101,67 @@ def profile_of(gpu: Gpu) -> GpuProfile:
     if gpu.relative is None or _file("gpu", gpu.name).exists():
         return _shipped_gpu(gpu.name)
     return _derived(gpu, gpu.relative)
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """What the kernels cost that only mixtures of experts, latent attention and layers with a state have."""
+
+    experts: "ExpertsModel"
+    latent: "LatentModel"
+    recurrent: "RecurrentModel"
+    spreads: tuple[Spread, ...] = ()  # of experts by precision (rows of an expert), latent (keys), recurrent (tokens)
+    fits: tuple[FitRecord, ...] = ()
+
+
+def mixture_of(gpu: Gpu, own: GpuProfile | None = None) -> Mixture:
+    """The shipped costs of a GPU's kernels for mixtures; of one without, its relative's moved to it, or a roofline's
+    where it is like none. own: a profile whose models go before.
+    """
+    found = _mixture(gpu)
+    given = {} if own is None else {name: its for name in MIXTURE if (its := getattr(own, name)) is not None}
+    return replace(found, **given) if given else found
+
+
+@lru_cache
+def _mixture(gpu: Gpu) -> Mixture:
+    if _file("mixture", gpu.name).exists():
+        table = json.loads(_file("mixture", gpu.name).read_text("utf-8"))
+        models = mixture_models({name: table[name] for name in MIXTURE})
+        return Mixture(**models, spreads=_spreads(table["spreads"]), fits=_fits(table["fits"]))
+    peaks, memory = gpu.peak_flops_per_s, gpu.memory_bandwidth_bytes_per_s
+    if gpu.relative is None:
+        from thinwire.sim.costs.experts import ExpertsModel
+        from thinwire.sim.costs.latent import LatentModel
+        from thinwire.sim.costs.recurrent import RecurrentModel
+
+        return Mixture(
+            ExpertsModel.roofline(gpu.name, peaks, memory),
+            LatentModel.roofline(gpu.name, peaks["bf16"], memory, gpu.sm_count),
+            RecurrentModel.roofline(gpu.name, memory, gpu.sm_count),
+        )
+    lender = _mixture(load_gpu(gpu.relative))
+    return Mixture(
+        lender.experts.moved_to(gpu.name, peaks, memory),
+        lender.latent.moved_to(gpu.name, peaks["bf16"], memory, gpu.sm_count),
+        lender.recurrent.moved_to(gpu.name, memory, gpu.sm_count),
+        _mixture_transfers()[relation_to(gpu, gpu.relative)],
+    )
+
+
+@lru_cache
+def _mixture_transfers() -> Mapping[Relation, tuple[Spread, ...]]:
+    """How far off costs of mixtures are that a relative lent, by how near that is."""
+    table = TypeAdapter(dict[Relation, tuple[Spread, ...]])
+    return table.validate_python(json.loads((PROFILES / "transferred-mixtures.json").read_text("utf-8")))
+
+
+def _spreads(given: Any) -> tuple[Spread, ...]:
+    return TypeAdapter(tuple[Spread, ...]).validate_python(given)
+
+
+def _fits(given: Any) -> tuple[FitRecord, ...]:
+    return TypeAdapter(tuple[FitRecord, ...]).validate_python(given)
 
 
 @lru_cache

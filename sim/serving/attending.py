@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from thinwire.reference.core.architecture import Attention, Latent, Mixer, ModelConfig
+from thinwire.reference.core.architecture import ModelConfig
+from thinwire.reference.core.mixers import Attention, Latent, Mixer
 from thinwire.sim.choices import Weights
 from thinwire.sim.costs.cost import CostModel
 from thinwire.sim.costs.decode_attention import Piece

@@ -20,7 +20,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from thinwire.reference.core.architecture import Attention, Mixer, ModelConfig
+from thinwire.reference.core.architecture import ModelConfig
+from thinwire.reference.core.mixers import Attention, Mixer
 from thinwire.reference.core.scheme import Scheme
 from thinwire.reference.mixed import AnyScheme, entries
 from thinwire.sim.choices import Weights

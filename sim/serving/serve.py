@@ -15,6 +15,7 @@ from thinwire.sim.costs.cost import CostModel
 from thinwire.sim.costs.profile import Profile
 from thinwire.sim.events.exchange import Exchanger, left_uncompressed, slowdown
 from thinwire.sim.predict import check_precision
+from thinwire.sim.report import shared_out
 from thinwire.sim.serving.arrivals import ClosedLoop, Drawn, Load, Trace, lengths_from
 from thinwire.sim.serving.iteration import IterationModel
 from thinwire.sim.serving.question import LARGEST_ITERATION, Deployment, Service
@@ -23,6 +24,7 @@ from thinwire.sim.serving.run import Change, Run, Setup, Simulation, Window
 from thinwire.sim.serving.statistics import NO_SLO, Slo
 from thinwire.sim.serving.table import BOUND
 from thinwire.sim.serving.workload import kv_bytes_per_token
+from thinwire.sim.sharing import Sharing
 from thinwire.sim.workload import Prompt, memory_bytes
 from thinwire.topologies.choose import named
 from thinwire.topologies.cluster import Cluster
@@ -183,6 +185,7 @@ class ServingResult:
     replica_gpus: tuple[int, ...]  # of its machine, by number
     profile: str
     assumptions: tuple[str, ...]
+    sharing: Sharing | None = None  # of a mixture's experts
 
     @property
     def gpus(self) -> int:
@@ -202,6 +205,7 @@ class ServingResult:
             "decode_replicas": d.decode_replicas,
             "gpus": self.gpus,
             "weights": d.weights,
+            **({} if self.sharing is None else shared_out(self.sharing)),
             "policy": d.policy,
             "gated": d.gated,
             "batching": asdict(self.limits),
@@ -276,6 +280,7 @@ def serve(
         assumptions=tuple(
             dict.fromkeys([*_sentences(deployment, load, known.cluster, known.scheme), *pace.sentences()])
         ),
+        sharing=known.healthy.sharing if known.model.is_mixture else None,
     )
 
 

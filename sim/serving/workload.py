@@ -10,7 +10,8 @@ weights for a few rows, and two halves would read them twice.
 
 from dataclasses import dataclass, replace
 
-from thinwire.reference.core.architecture import Layer, Mixer, ModelConfig
+from thinwire.reference.core.architecture import Layer, ModelConfig
+from thinwire.reference.core.mixers import Mixer
 from thinwire.reference.core.scheme import Scheme
 from thinwire.reference.mixed import AnyScheme
 from thinwire.sim.choices import Weights

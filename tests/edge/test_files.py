@@ -1,6 +1,7 @@
 """Files in and out: one way in, which refuses in one line, and one way out, which is whole or nothing."""
 
 import json
+import math
 import os
 import threading
 import time
@@ -48,6 +49,16 @@ def test_json_is_refused(tmp_path: Path, text: str, reason: str) -> None:
         from_json(path, "the thing")
     assert str(refused.value).startswith("cannot read the thing ") and reason in refused.value.reason
     assert len(refused.value.reason) < 2 * QUOTED
+
+
+def test_constants_of_python_may_be_let_through(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('{"a": [Infinity, -Infinity, 1e400, 1.5], "b": NaN}')
+    found = from_json(path, "the thing", constants=True)
+    assert found["a"] == [math.inf, -math.inf, math.inf, 1.5] and math.isnan(found["b"])
+    path.write_text('{"a": 1, "a": NaN}')
+    with pytest.raises(UnreadableError, match="given twice"):
+        from_json(path, "the thing", constants=True)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from thinwire.reference.core.architecture import Attention, ModelConfig
+from thinwire.reference.core.architecture import ModelConfig
+from thinwire.reference.core.mixers import Attention
 from thinwire.reference.core.schedule import Op, Primitive, Schedule, Work
 from thinwire.reference.families.config import load_model
 from thinwire.sim.costs.attention import CORRECTIONS, AttentionModel

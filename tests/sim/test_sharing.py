@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from thinwire.reference.catalog import scheme
-from thinwire.reference.core.architecture import Attention, Experts, FeedForward, Layer, ModelConfig, Rope
+from thinwire.reference.core.architecture import Experts, FeedForward, Layer, ModelConfig
+from thinwire.reference.core.mixers import Attention, Rope
 from thinwire.sim.layers import held, weight_bytes
 from thinwire.sim.shapes import Attend, Gemm, RoutedExperts
 from thinwire.sim.sharing import Sharing, chances, load, returned, sharing_of, visits

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from thinwire.reference.catalog import scheme
-from thinwire.reference.core.architecture import Experts, Latent, Layer, ModelConfig
+from thinwire.reference.core.architecture import Experts, Layer, ModelConfig
+from thinwire.reference.core.mixers import Latent
 from thinwire.reference.families.config import load_model, model_names
 from thinwire.reference.mixed import MixedScheme
 from thinwire.sim.costs.attention import scored_pairs

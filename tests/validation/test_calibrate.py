@@ -125,6 +125,7 @@ def test_calibrate_writes_where_it_is_told(tmp_path: Any, monkeypatch: pytest.Mo
     l40s = gpu_profile(shipped("gpu", "l40s"))
     monkeypatch.setattr(calibrate, "gpus", lambda _fabrics: {"l40s": l40s})
     monkeypatch.setattr(calibrate, "transferred", lambda _gpus: transfer_spreads())
+    monkeypatch.setattr(calibrate, "write_mixtures", lambda: None)
     monkeypatch.setattr(calibrate.log_spreads, "FILE", tmp_path / "spreads.json")
     monkeypatch.setattr(calibrate.log_spreads, "measure", lambda: {"second": []})
     calibrate.main()

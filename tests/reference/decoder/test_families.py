@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from thinwire.reference.catalog import scheme
-from thinwire.reference.core.architecture import Experts, Latent, ModelConfig
+from thinwire.reference.core.architecture import Experts, ModelConfig
+from thinwire.reference.core.mixers import Latent
 from thinwire.reference.core.schedule import build
 from thinwire.reference.core.scheme import Codec, Phase
 from thinwire.reference.core.tokens import checked, exchange_of_tokens
 from thinwire.reference.decoder.exchange import Counts, ExactExchange, SchemeExchange
-from thinwire.reference.decoder.model import Decoder
+from thinwire.reference.decoder.model import BF16, Decoder, Precision
 from thinwire.reference.decoder.names import renamed
 from thinwire.reference.decoder.state import check_known, longest
 from thinwire.reference.decoder.sync import SchemeSync
@@ -35,8 +36,9 @@ from ..oracles import TOKENS, ids
 
 torch.set_num_threads(1)
 transformers = pytest.mark.skipif(find_spec("transformers") is None, reason="transformers is not installed")
-# Of the largest logit: 33 times fp32's half ulp. Measured: 2e-6 at most, of any family, rank count or step.
-ROUNDING = 2.0**-18
+# Of the largest logit: 16 times fp32's epsilon. Measured: 8e-7 at most, of any family, rank count or step.
+ROUNDING = 2.0**-19
+FP64 = Precision(torch.float64, torch.float64, torch.float64)
 
 
 @pytest.fixture(autouse=True)
@@ -75,6 +77,26 @@ def test_equals_transformers(kind: str) -> None:
     splits = [(1, 1), (2, 1), (4, 1)] + ([(2, 2), (4, 2), (4, 4)] if model.is_mixture else [])
     found = {split: strays(Decoder(model, weights, LocalGroup(split[0]), ep=split[1]), kind) for split in splits}
     assert max(found.values()) <= ROUNDING, found
+
+
+@pytest.mark.parametrize("kind", oracles.KINDS)
+def test_ranks_and_pieces_change_nothing_but_rounding(kind: str) -> None:
+    """In fp64, where rounding is 2e-16 of logits up to 80: three ranks, which no count here goes into, and a cache
+    filled in uneven pieces, against one rank and one piece. In bf16 logits stray by its rounding and a router's.
+    """
+    model, ids_BT = oracles.config(kind), ids(2, TOKENS, 1)
+    weights = random_weights(model, 7)
+    one = Decoder(model, weights, LocalGroup(1), precision=FP64)
+    wanted = one.logits(one.forward(ids_BT))
+    three = Decoder(model, weights, LocalGroup(3), precision=FP64, ep=3 if model.is_mixture else 1)
+    torch.testing.assert_close(three.logits(three.forward(ids_BT)), wanted, rtol=0, atol=1e-12)
+    if kind != "phi3-long":  # which turns tokens otherwise once there are more, in pieces, too
+        cache = three.new_cache(2, TOKENS)
+        pieces = [three.logits(three.forward(piece, cache)) for piece in ids_BT.split([7, 1, 16], dim=1)]  # type: ignore[no-untyped-call]
+        torch.testing.assert_close(torch.cat(pieces, dim=1), wanted, rtol=0, atol=1e-12)
+    rounded = Decoder(model, weights, LocalGroup(2), precision=BF16)
+    error = float((rounded.logits(rounded.forward(ids_BT)).double() - wanted).norm() / wanted.norm())
+    assert 2**-11 < error < 0.1
 
 
 @transformers
@@ -166,6 +188,41 @@ def test_what_a_model_does_beyond_its_tokens_is_refused(kind: str, most: int) ->
     decoder._check(ids(1, 1, 1), cache, None)
     with pytest.raises(ValueError, match=rf"tiny-{kind} .*{most + 1} tokens"):
         decoder.forward(ids(1, 2, 1), cache)
+
+
+def test_what_means_nothing_is_refused() -> None:
+    dense, group = oracles.config("qwen3"), LocalGroup(2)
+    weights = random_weights(dense, 7)
+    with pytest.raises(ValueError, match="tiny-qwen3 has no experts to spread: ep=2"):
+        Decoder(dense, weights, group, ep=2)
+    model = oracles.config("mixtral")
+    weights = random_weights(model, 7)
+    with pytest.raises(ValueError, match="ep must divide the ranks: ep=2, ranks=3"):
+        Decoder(model, weights, LocalGroup(3), ep=2)
+    sync = SchemeSync(group, plan_of("bf16", 2))
+    with pytest.raises(ValueError, match="sequences of its own there is no sync"):
+        Decoder(model, weights, group, sync=sync, exchange=ExactExchange(group))
+    apart = Decoder(model, weights, group, exchange=ExactExchange(group))
+    with pytest.raises(ValueError, match="nothing is summed: give no sync"):
+        apart.forward(ids(2, 3, 1), sync=sync)
+    with pytest.raises(ValueError, match="rows of all 2 ranks are exchanged in one process: given 1"):
+        ExactExchange(group).known([[1]], torch.device("cpu"))
+    scaled = oracles.config("granite")
+    dropping = SchemeSync(group, plan_of("bf16", 2) | {(0, "attention"): None})
+    with pytest.raises(ValueError, match=r"tiny-granite scales what .*cannot be dropped"):
+        Decoder(scaled, random_weights(scaled, 7), group).forward(ids(2, 3, 1), sync=dropping)
+
+
+def test_sequences_of_ranks_that_are_apart_go_on() -> None:
+    """Losses and greedy continuations are those of one rank, also where sequences do not go into the ranks."""
+    model, ids_BT = oracles.config("deepseek_v3"), ids(3, 7, 4)
+    weights = random_weights(model, 7)
+    one = Decoder(model, weights, LocalGroup(1))
+    for gathers in (False, True):
+        apart = Decoder(model, weights, LocalGroup(2), exchange=ExactExchange(LocalGroup(2), gathers))
+        torch.testing.assert_close(apart.nll(ids_BT), one.nll(ids_BT), rtol=0, atol=1e-5)
+        torch.testing.assert_close(apart.nll(ids_BT, split=0.5), one.nll(ids_BT), rtol=0, atol=1e-5)
+        assert torch.equal(apart.generate(ids_BT, 5), one.generate(ids_BT, 5))
 
 
 # ---- on the wire

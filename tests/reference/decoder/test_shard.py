@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from thinwire.reference.core.architecture import Attention, FeedForward, ModelConfig
+from thinwire.reference.core.architecture import Experts, FeedForward, ModelConfig
+from thinwire.reference.core.mixers import Attention
 from thinwire.reference.decoder.model import Decoder, Precision
 from thinwire.reference.decoder.names import layer_shapes
 from thinwire.reference.decoder.shard import Shard, cut, even, shards
@@ -17,7 +18,7 @@ from thinwire.reference.decoder.weights import random_weights
 from thinwire.reference.families.config import load_model
 from thinwire.reference.groups.group import LocalGroup
 
-from .. import tiny
+from .. import oracles, tiny
 
 torch.set_num_threads(1)
 BASE = tiny.config("llama-biases")
@@ -156,7 +157,27 @@ def test_cut_takes_the_rows_and_columns_it_says() -> None:
         assert scattered["key_bias_GK"].tolist() == list(range(16))
 
 
+@given(st.integers(1, 9), st.integers(1, 20), st.integers(1, 4), st.integers(1, 4))
+def test_experts_lie_on_groups_of_ranks(count: int, width: int, ep: int, cuts: int) -> None:
+    """Every column of every expert on one rank; ranks of a group hold the same experts, each a part of all of them."""
+    block = oracles.config("mixtral").layers[0]
+    assert isinstance(block.feed, Experts)
+    feed = replace(block.feed, count=count, width=width, top_k=1)
+    model = replace(oracles.config("mixtral"), layers=(replace(block, feed=feed),))
+    found = shards(model, ep * cuts, ep=ep)
+    held = [(expert, column) for shard in found for expert in shard.experts for column in shard.columns]
+    assert sorted(held) == [(expert, column) for expert in range(count) for column in range(width)]
+    for rank, shard in enumerate(found):
+        assert shard.experts == found[rank // cuts * cuts].experts
+    apart = shards(model, ep * cuts, ep=ep * cuts, apart=True)
+    assert [expert for shard in apart for expert in shard.experts] == list(range(count))
+    for shard in apart:
+        assert (shard.query_heads, shard.kv_heads) == ((0, 1, 2, 3), (0, 1)) and shard.columns == range(width)
+
+
 def test_what_is_no_split_is_refused() -> None:
+    with pytest.raises(ValueError, match="ep must divide the ranks: ep=3, ranks=4"):
+        shards(oracles.config("mixtral"), 4, ep=3)
     with pytest.raises(ValueError, match="ranks must be positive: ranks=0"):
         shards(BASE, 0)
     for heads in ([[0, 1, 2, 3, 4, 5], [5]], [[0, 1, 2, 3, 4]], [[0, 1, 2, 3, 4, 6], []]):

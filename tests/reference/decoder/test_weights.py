@@ -15,7 +15,8 @@ import tokenizers
 import torch
 from torch import Tensor
 
-from thinwire.reference.core.architecture import DeltaNet, FeedForward, Latent, Lightning, ModelConfig, StateSpace
+from thinwire.reference.core.architecture import FeedForward, ModelConfig
+from thinwire.reference.core.mixers import DeltaNet, Latent, Lightning, StateSpace
 from thinwire.reference.decoder import weights as subject
 from thinwire.reference.decoder.model import Decoder
 from thinwire.reference.decoder.names import tensor_shapes

@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from thinwire.reference.core.architecture import Attention, Experts, FeedForward, ModelConfig, Rope
+from thinwire.reference.core.architecture import Experts, FeedForward, ModelConfig
+from thinwire.reference.core.mixers import Attention, Rope
 from thinwire.reference.families.config import parse_config
 
 ROOT = Path(__file__).resolve().parents[3]

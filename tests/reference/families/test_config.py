@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from thinwire.reference.core.architecture import ModelConfig, Rope, RopeScaling
+from thinwire.reference.core.architecture import ModelConfig
+from thinwire.reference.core.mixers import Rope, RopeScaling
 from thinwire.reference.families.config import load_model, model_names, parse_config
 
 from .models import ROOT, attention, feed, minimal, rope, shipped, turned, windows
@@ -242,7 +243,7 @@ def test_layer_types_are_followed_where_the_family_has_them() -> None:
         ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel is not supported; the nearest that is: "),
         (
             {"architectures": ["DeepseekV4ForCausalLM"], "model_type": "deepseek_v4", "index_topk": 512},
-            "DeepseekV4ForCausalLM (model_type deepseek_v4) is not supported; the nearest that is: deepseek_v32",
+            "DeepseekV4ForCausalLM (model_type 'deepseek_v4') is not supported; the nearest that is: deepseek_v32",
         ),
         ({"architectures": None}, "architecture None is not supported"),
         ({"hidden_size": 0}, "hidden_size: must be a positive finite number; given 0"),

@@ -1,13 +1,16 @@
 """What families say that no count shows: windows, rotations, scales, order, routing."""
 
 import math
+import re
 
 import pytest
 
-from thinwire.reference.core.architecture import Experts, Latent, Rope, RopeScaling
+from thinwire.reference.core.architecture import Experts
+from thinwire.reference.core.mixers import Latent, Rope, RopeScaling
 from thinwire.reference.families.config import load_model, parse_config
+from thinwire.reference.families.table import FAMILIES, TEXT_OF
 
-from .models import attention, mixture, rope, row, shipped, windows
+from .models import ROOT, attention, mixture, rope, row, shipped, windows
 
 
 def test_facts_that_no_count_shows() -> None:
@@ -115,3 +118,11 @@ def test_hybrids() -> None:
     super49 = load_model("nemotron-super-49b")
     assert super49.layers[6].mixer is None and super49.layers[6].sites == ("mlp",)
     assert len({layer.feed for layer in super49.layers}) == 6
+
+
+def test_the_page_lists_the_families() -> None:
+    page = (ROOT / "docs" / "models.md").read_text("utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("|")][2:]
+    listed = [word for line in rows for word in re.findall(r"`([^`]+)`", line)]
+    assert sorted(listed) == sorted(FAMILIES)
+    assert {*TEXT_OF.values()} <= {*FAMILIES} and not {*TEXT_OF} & {*FAMILIES}

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from thinwire.reference.core.architecture import Attention
 from thinwire.reference.families.config import load_model, model_aliases, model_names, parse_config
+from thinwire.reference.families.table import SIZES
 
 from .models import ROWS, minimal, row, shipped
 
@@ -23,6 +25,29 @@ def test_the_text_part_of_what_sees() -> None:
     assert pixtral.architecture == "MistralForCausalLM" and pixtral.tied_embeddings
     with pytest.raises(ValueError, match=r"MambaForCausalLM is not supported"):
         parse_config({"architectures": ["X"], "text_config": {"architectures": ["MambaForCausalLM"]}}, "x")
+
+
+@pytest.mark.parametrize("model_type", SIZES)
+def test_a_text_part_that_says_nothing_is_its_class(model_type: str) -> None:
+    """transformers leaves out of a part what equals its class's own sizes, and LLaVA 1.5's config is such a one."""
+    alike = {"kimi_k2": "deepseek_v3"}.get(model_type, model_type)
+    config = pytest.importorskip("transformers").CONFIG_MAPPING[alike]()
+    inner = getattr(config, "intermediate_size_mlp", config.intermediate_size)
+    assert tuple(SIZES[model_type].values()) == (
+        config.hidden_size, inner, config.num_hidden_layers, config.num_attention_heads, config.vocab_size,
+    )  # fmt: skip
+    found = parse_config({"text_config": {"model_type": model_type}}, "x")
+    mixer = found.layers[0].mixer
+    if isinstance(mixer, Attention):
+        assert (mixer.heads, mixer.kv_heads) == (config.num_attention_heads, config.num_key_value_heads)
+    assert found.max_positions == config.max_position_embeddings
+    # Qwen3-VL's text class says otherwise, or nothing; the config around it, which decides, does not tie.
+    assert found.tied_embeddings == (
+        (getattr(config, "tie_word_embeddings", None) and "_vl_" not in model_type) or False
+    )
+    assert found.norm_eps == config.rms_norm_eps if hasattr(config, "rms_norm_eps") else config.layer_norm_eps
+    with pytest.raises(ValueError, match="missing key"):
+        parse_config({"model_type": model_type}, "x")
 
 
 def test_notes_say_what_is_left_out() -> None:

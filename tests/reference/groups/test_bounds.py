@@ -12,7 +12,10 @@ from thinwire.reference.core.scheme import Raw, Scheme
 from thinwire.reference.groups.bounds import all_reduce_bound
 
 torch.set_num_threads(1)
-BOUNDED = [n for n, s in schemes().items() if s.collective != "none" and not s.reduce.needs_calibration]
+BOUNDED = [
+    name for name, s in schemes().items()
+    if s.collective != "none" and not s.reduce.needs_calibration and not s.compresses_experts
+]  # fmt: skip
 ISLANDS = ((0, 1, 2), (3, 4))
 
 

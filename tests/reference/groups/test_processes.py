@@ -25,7 +25,10 @@ MI = 2**20
 REAL = tuple(
     name
     for name in schemes()
-    if scheme(name).collective != "none" and "+" not in name and not name.startswith(("spd", "iso"))
+    if scheme(name).collective != "none"
+    and "+" not in name
+    and not name.startswith(("spd", "iso"))
+    and not scheme(name).compresses_experts
 )  # the others run one of these on the wire
 
 

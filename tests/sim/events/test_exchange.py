@@ -28,7 +28,7 @@ from ..helpers import CATALOG, US, all_close, attach, close, exchanger, fabric, 
 WIRE_SCHEMES = tuple(
     s.name
     for s in schemes().values()
-    if s.drop_attention_percent == 0 and s.sequence_split is None and s.name != "none"
+    if s.drop_attention_percent == 0 and s.sequence_split is None and s.name != "none" and not s.compresses_experts
 )
 SIZES = st.sampled_from((1, 2, 3)) | st.integers(1, 40_000)
 

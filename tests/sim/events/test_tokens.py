@@ -10,7 +10,8 @@ from thinwire.reference.catalog import parse_codec, scheme
 from thinwire.reference.core.scheme import Scheme
 from thinwire.reference.core.tokens import Counts, exchange_of_tokens, row_values
 from thinwire.sim import api
-from thinwire.sim.events.exchange import Exchanger
+from thinwire.sim.events.engine import Engine, Issue
+from thinwire.sim.events.exchange import Exchanger, slowdown
 from thinwire.sim.workload import Exchange
 
 from ..helpers import CATALOG, close, exchanger, machine
@@ -98,6 +99,19 @@ def test_the_rank_that_most_is_sent_to_sets_the_pace(name: str) -> None:
     hot = seconds([[2 * rows, 0, *(rows,) * 6]] * 8)
     home = seconds([[8 * rows if i == j else 0 for j in range(8)] for i in range(8)])
     assert hot > 1.5 * even and home < (0.2 if name == "bf16" else 0.6) * even
+
+
+@pytest.mark.parametrize("replayed", [True, False])
+def test_a_timeline_has_codec_kernels_of_both_ends(replayed: bool) -> None:
+    """Each rank's span holds encoding what it sends and decoding what it gets; none where a rank does neither."""
+    of, counts = on("8xh200-nvlink", 4), ((0, 0, 0, 900), (0, 0, 0, 100), (0, 0, 0, 0), (0, 0, 0, 0))
+    timed = of.timed(Exchange("all_to_all", 900 * HIDDEN, under("int4-g128-zp"), counts=counts))
+    program = [Issue(0, 0, "experts", exchange=timed)]
+    result = Engine(of.routes, 4, slowdown(4, {0: 2.0}), of.alone if replayed else None).run(program)
+    codec_s = {span.rank: span.codec_s for span in result.spans}
+    assert codec_s[2] == 0 and codec_s[0] > 2 * codec_s[1] > 0 and codec_s[3] > codec_s[0] / 3
+    ends = {span.rank: span.end_s for span in result.spans}
+    assert ends[2] == 0 and ends[3] >= ends[0] > ends[1] and ends[3] == pytest.approx(result.end_s)
 
 
 def test_combine_is_an_exchange_of_its_own() -> None:
