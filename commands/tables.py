@@ -43,8 +43,18 @@ def _heading(p: Prediction) -> str:
     prompt, c = p.prompt, p.cluster
     return (
         f"[bold]{p.model.name}[/bold] ({prompt.weights}) on {p.tp} x {c.gpu.name} of {_machine(c.name, c.indices)}, "
-        f"batch {prompt.batch} x {prompt.input_tokens} tokens"
+        f"batch {prompt.batch} x {prompt.input_tokens} tokens{_shared_out(p)}"
     )
+
+
+def _shared_out(p: Prediction) -> str:
+    """How a mixture's experts are shared out, and reached."""
+    if not p.model.is_mixture or p.tp == 1:
+        return ""
+    sharing = p.sharing
+    cut = "cut by columns" if sharing.ep == 1 else f"over {sharing.ep} ranks"
+    reached = f" by {sharing.exchange}" if sharing.travels else ""
+    return f", attention {sharing.attention}, experts {cut}{reached}"
 
 
 def _interval(p: Prediction, digits: int) -> str:
@@ -53,7 +63,8 @@ def _interval(p: Prediction, digits: int) -> str:
 
 
 def _bits(p: Prediction) -> str:
-    shown = [f"{bits:.4g}" for bits in p.bits_per_value.values()]
+    phases = {phase: bits for phase, bits in p.bits_per_value.items() if bits} or p.bits_per_value
+    shown = [f"{bits:.4g}" for bits in phases.values()]
     return "/".join(dict.fromkeys(shown))
 
 
@@ -78,7 +89,7 @@ def prediction(p: Prediction, explain: bool) -> None:
     _another_host([(p.interval.another_host_share, p.interval.measurable)])
     traffic = p.traffic
     console.print(
-        f"{traffic.all_reduce_count} all-reduces, {traffic.all_reduce_bytes_per_gpu / 1e6:.1f} MB on the wire a GPU, "
+        f"{traffic.all_reduce_count} all-reduces, {traffic.layer_bytes_per_gpu / 1e6:.1f} MB on the wire a GPU, "
         f"{_bits(p)} bits a value"
     )
     if explain:
@@ -161,7 +172,7 @@ def comparison(c: Comparison, published: Shown = "few") -> None:
             f"{c.speedup(row):.2f}",
             *(f"{t * 1e3:.1f}" for t in seconds[: len(times)]),
         ]
-        cells += [_bits(row), f"{row.traffic.all_reduce_bytes_per_gpu / 1e6:.0f}", _perplexity(c.accuracy(row))]
+        cells += [_bits(row), f"{row.traffic.layer_bytes_per_gpu / 1e6:.0f}", _perplexity(c.accuracy(row))]
         table.add_row(row.scheme.name, *cells)
     console.print(table)
     _another_host([(row.interval.another_host_share, row.interval.measurable) for row in c.rows])

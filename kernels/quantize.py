@@ -22,6 +22,7 @@ from thinwire.kernels.reduce import reduce_into
 from thinwire.kernels.scatter_decode import scatter_decode_into
 from thinwire.kernels.static_tables import StaticParts, static_parts
 from thinwire.reference.core.scheme import ALIGNMENT_BYTES, Codec, OutlierHybrid, Raw
+from thinwire.reference.core.tokens import row_values
 
 RAW = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -93,18 +94,19 @@ def reduce_flat(
     return total_N
 
 
-def encode_rows(x_RD: Tensor, index_M: Tensor | None, codec: Codec, each: int) -> Tensor | None:
-    """The wire buffer of rows, or of those at `index_M`, of `each` values on the wire; None for raw ones."""
+def encode_rows(x_RD: Tensor, index_M: Tensor | None, counts: Sequence[int], codec: Codec) -> Tensor | None:
+    """The wire buffers of messages of `counts` rows, or of those at `index_M`, in a row; None for raw ones."""
     if isinstance(codec, Raw):
         return None
-    rows = x_RD.shape[0] if index_M is None else index_M.numel()
-    buffer = torch.empty(codec.wire_bytes(rows * each), dtype=torch.uint8, device=x_RD.device)
+    each = row_values(codec, x_RD.shape[1])
+    nbytes = sum(codec.wire_bytes(count * each) for count in counts)
+    buffer = torch.empty(nbytes, dtype=torch.uint8, device=x_RD.device)
     dense = x_RD if x_RD.stride(1) == 1 else x_RD.contiguous()
-    gather_encode_into(dense.resolve_neg(), index_M, (rows,), buffer, codec)
+    gather_encode_into(dense.resolve_neg(), index_M, counts, buffer, codec)
     return buffer
 
 
-def decode_rows(buffer: Tensor, out_RD: Tensor, index_M: Tensor | None, codec: Codec, each: int) -> bool:
+def decode_rows(buffer: Tensor, out_RD: Tensor, index_M: Tensor | None, codec: Codec) -> bool:
     """Decode rows into `out_RD`, or to its places `index_M`; False, and nothing done, for what kernels cannot reach."""
     if isinstance(codec, Raw) or out_RD.stride(1) != 1:
         return False

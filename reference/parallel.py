@@ -59,15 +59,18 @@ def all_to_all_op(
     phase: str = "dispatch",
     rows: int = -1,
     backend: str = AUTO,
+    index: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`reference.alltoall.all_to_all` as an operator: (rows received [S, D], how many came from each rank [ranks]).
 
-    counts: rows of x to each rank, int64 [ranks]. rows: S, with zeros behind what came; ValueError where more come. A
-    graph then knows every shape, as CUDA graphs must. -1: as many as came, of which a graph knows nothing.
+    counts: rows to each rank, int64 [ranks], of x or, in their order, of those at `index`. rows: S, with zeros behind
+    what came, so that a graph knows every shape; ValueError where more come. -1: as many as came, of which a graph
+    knows nothing.
     """
     process_group = _resolve_process_group(group_name)  # type: ignore[arg-type]
     chosen = for_device(backend, x.device)
-    found = all_to_all(x, counts.tolist(), scheme, process_group, phase=phase, backend=chosen)  # type: ignore[arg-type]
+    sent = counts.tolist()
+    found = all_to_all(x, sent, scheme, process_group, phase=phase, backend=chosen, index=index)  # type: ignore[arg-type]
     received = torch.tensor(found.counts, dtype=counts.dtype, device=counts.device)
     if rows < 0:
         return found.rows, received
@@ -86,6 +89,7 @@ def _(
     phase: str = "dispatch",
     rows: int = -1,
     backend: str = AUTO,
+    index: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     size = torch.library.get_ctx().new_dynamic_size() if rows < 0 else rows
     return x.new_empty(size, x.shape[1]), torch.empty_like(counts)

@@ -179,19 +179,30 @@ def encode_rows(x_RD: Tensor, codec: Codec, backend: str = "torch", *, index_M: 
     """
     if x_RD.dim() != 2:
         raise ValueError(f"rows must be [rows, width]: shape={list(x_RD.shape)}")
+    rows = x_RD.shape[0] if index_M is None else index_M.numel()
+    return encode_messages(x_RD, [rows], codec, backend, index_M=index_M)[0]
+
+
+def encode_messages(
+    x_RD: Tensor, counts: Sequence[int], codec: Codec, backend: str = "torch", *, index_M: Tensor | None = None
+) -> list[Tensor]:
+    """`encode_rows` of runs of `counts` rows, a buffer each: one launch for all of them on a GPU.
+
+    Raises ValueError as that does, and for counts that are not all of the rows.
+    """
+    rows = x_RD.shape[0] if index_M is None else index_M.numel()
+    if sum(counts) != rows:
+        raise ValueError(f"counts must be all of {rows} rows: {sum(counts)}")
     _check_float("rows", x_RD.dtype)
     _check_rows(codec, index_M)
     found = _backend(backend, codec)
     each = row_values(codec, x_RD.shape[1])
-    rows = x_RD.shape[0] if index_M is None else index_M.numel()
-    if not rows:
-        return x_RD.new_empty(0, dtype=torch.uint8)
     fused = getattr(found, "encode_rows", None)
-    if fused is not None and (buffer := fused(x_RD.detach(), index_M, codec, each)) is not None:
-        return dense(buffer)
+    if rows and fused is not None and (buffer := fused(x_RD.detach(), index_M, counts, codec)) is not None:
+        return list(torch.split(buffer, [codec.wire_bytes(count * each) for count in counts]))
     chosen_MD = x_RD if index_M is None else x_RD.index_select(0, index_M)
     filled = torch.nn.functional.pad(chosen_MD.detach(), (0, each - x_RD.shape[1]))
-    return encode_flat(filled.reshape(-1), codec, backend)
+    return [encode_flat(part.reshape(-1), codec, backend) for part in torch.split(filled, list(counts))]
 
 
 def decode_rows(
@@ -210,7 +221,7 @@ def decode_rows(
     if not rows:
         return
     fused = getattr(found, "decode_rows", None)
-    if fused is not None and fused(dense(buffer), out_RD, index_M, codec, each):
+    if fused is not None and fused(dense(buffer), out_RD, index_M, codec):
         return
     rows_MD = decode_flat(buffer, rows * each, codec, backend, dtype=out_RD.dtype).view(rows, each)[:, :width]
     if index_M is None:

@@ -5,10 +5,12 @@ clock.
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from typing import get_args
 
 import numpy as np
 
 from thinwire.reference.core.architecture import ModelConfig
+from thinwire.reference.core.schedule import Op as CollectiveOp
 from thinwire.reference.mixed import AnyScheme
 from thinwire.sim.choices import Launch
 from thinwire.sim.costs.cost import CostModel
@@ -130,8 +132,10 @@ def check_precision(cluster: Cluster, weights: str, profile: Profile) -> None:
 
 
 def traffic(workload: Workload, exchanger: Exchanger) -> Traffic:
-    """Bytes of the whole forward pass, counted from its exchanges."""
-    sent_R, links = moved_bytes(workload, exchanger, {"all_reduce"})
+    """Bytes of the whole forward pass, counted from its exchanges; what a GPU sends is without gathering the logits."""
+    inside = Workload((), workload.layers, ())
+    sent_R, _ = moved_bytes(inside, exchanger, get_args(CollectiveOp))
+    _, links = moved_bytes(workload, exchanger, ())
     return Traffic(workload.all_reduce_count, int(sent_R.max()), links)
 
 

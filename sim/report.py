@@ -3,11 +3,11 @@
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, get_args
 
 from thinwire.reference.core.architecture import ModelConfig
 from thinwire.reference.core.lookup import entry_of
-from thinwire.reference.core.scheme import Codec, Scheme
+from thinwire.reference.core.scheme import Codec, Phase, Raw, Scheme
 from thinwire.reference.mixed import AnyScheme, MixedScheme, entries, plan_of
 from thinwire.sim.costs.cost import CODEC_SPREADS, CostModel
 from thinwire.sim.costs.spread import ANOTHER_HOST, CONFIDENCE, Spread
@@ -25,7 +25,7 @@ class Traffic:
     """Bytes of one forward pass. The links carry the all-reduces and the gathering of the logits."""
 
     all_reduce_count: int
-    all_reduce_bytes_per_gpu: int  # sent by the GPU that sends most
+    layer_bytes_per_gpu: int  # sent by the GPU that sends most, in all but the logits' gathering
     link_bytes: Mapping[tuple[str, str], int]
 
 
@@ -68,13 +68,19 @@ class Prediction:
     @property
     def bits_per_value(self) -> dict[str, float]:
         """Bits a value costs in the reduce and in the gather phase, over the sync points that stay; of a mixed scheme
-        the mean. Zero where nothing is sent.
+        the mean. Zero where nothing is sent. Where experts' tokens travel, in their dispatch and combine as well.
         """
         plan = plan_of(self.scheme, self.model.num_layers)
         kept = [entry for entry in plan.values() if entry is not None and entry.collective != "none" and self.tp > 1]
-        reduce = sum(entry.reduce.bits_per_value for entry in kept) / max(1, len(kept))
-        gather = sum(entry.gather.bits_per_value for entry in kept) / max(1, len(kept))
-        return {"reduce": reduce, "gather": gather}
+        reduced = [] if self.sharing.attention == "dp" else kept  # then nothing is reduced
+        found = {
+            "reduce": sum(entry.reduce.bits_per_value for entry in reduced) / max(1, len(reduced)),
+            "gather": sum(entry.gather.bits_per_value for entry in reduced) / max(1, len(reduced)),
+        }
+        if self.sharing.travels and self.model.is_mixture:
+            for phase in get_args(Phase):
+                found[phase] = sum((e.of_experts(phase) or Raw()).bits_per_value for e in kept) / max(1, len(kept))
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """The document of `predict --json`; times in milliseconds."""
@@ -93,7 +99,7 @@ class Prediction:
             "interval_confidence": CONFIDENCE,
             "interval_another_host_share": self.interval.another_host_share,
             "breakdown_ms": self.breakdown.to_dict(),
-            "wire_bytes_per_gpu": self.traffic.all_reduce_bytes_per_gpu,
+            "wire_bytes_per_gpu": self.traffic.layer_bytes_per_gpu,
             "all_reduce_count": self.traffic.all_reduce_count,
             "bits_per_value": self.bits_per_value,
             "profile": self.profile,
@@ -142,8 +148,7 @@ def sharing_sentences(model: ModelConfig, sharing: Sharing, schemes: Iterable[Sc
     )
     if sharing.exchange == "all-to-all":
         sentences.append("a token travels once to each rank that holds any of its experts, and comes back summed up")
-    travels = sharing.exchange == "all-to-all" or sharing.dense_ranks < sharing.ranks
-    if compressed and not travels:
+    if compressed and not sharing.travels:
         sentences.append(
             "every rank has all tokens, so nothing is dispatched: codecs of dispatch and combine do nothing "
             "(--expert-exchange all-to-all, --attention dp)"

@@ -61,6 +61,11 @@ class Sharing:
         """Ranks that share an expert which sees every token: those that hold the same tokens behind the router."""
         return 1 if self.exchange == "all-to-all" else self.dense_ranks
 
+    @property
+    def travels(self) -> bool:
+        """Do experts' tokens travel by themselves, in a mixture?"""
+        return self.ranks > 1 and (self.exchange == "all-to-all" or self.attention == "dp")
+
     def check(self, model: ModelConfig) -> None:
         """ValueError where the model does not divide."""
         if model.is_mixture:

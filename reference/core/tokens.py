@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
-from thinwire.edge.limits import MESSAGE, TOGETHER, TRANSFERS, WIDTH
+from thinwire.edge.limits import MESSAGE, TOGETHER, WIDTH
 from thinwire.edge.words import shown
 from thinwire.reference.core.schedule import Interval, Lane, Schedule, Step, Transfer, Work
 from thinwire.reference.core.scheme import Codec
@@ -66,7 +66,6 @@ def exchange_of_tokens(codec: Codec, counts: Counts, width: int) -> Schedule:
     """
     counts, each = checked(counts), row_values(codec, width)
     ranks = len(counts)
-    TRANSFERS.check("ranks squared", ranks**2)
     numel = max(each * sum(row) for row in counts)
     if numel:
         MESSAGE.check("bytes that a rank sends uncompressed", 2 * numel)

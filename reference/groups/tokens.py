@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from thinwire.reference.core.scheme import Codec
 from thinwire.reference.core.tokens import Counts, row_values
 from thinwire.reference.groups.execute import Part
 from thinwire.reference.groups.handshake import Combination, Form
-from thinwire.reference.quantize import decode_rows, encode_rows
+from thinwire.reference.quantize import decode_rows, encode_messages
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,12 +50,6 @@ class Rows:
         """Where they lie."""
         return self.x_RD.device
 
-    def chosen(self, start: int, stop: int) -> tuple[Tensor, Tensor | None]:
-        """The rows sent from `start` up to `stop`: a tensor, and their places in it (None: all of it)."""
-        if self.index_M is None:
-            return self.x_RD[start:stop], None
-        return self.x_RD, self.index_M[start:stop]
-
 
 @dataclass(eq=False, slots=True)
 class TokenState(Part):
@@ -66,6 +61,7 @@ class TokenState(Part):
     backend: str
     out_SD: Tensor = field(init=False)
     _each: int = field(init=False)
+    _messages: dict[int, Tensor] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         """Room for what is received."""
@@ -81,22 +77,28 @@ class TokenState(Part):
     def received(self) -> Tensor:
         """The rows, once the schedule has run; of one rank alone its own, which nobody encoded."""
         if len(self.counts) == 1:
-            x_RD, index = self.sent.chosen(0, self.counts[0][0])
-            self.out_SD.copy_(x_RD if index is None else x_RD[index])
+            x_RD, index_M = self.sent.x_RD, self.sent.index_M
+            self.out_SD.copy_(x_RD if index_M is None else x_RD[index_M])
         return self.out_SD
 
     def _do(self, work: Work) -> None:
         key = work.interval.start, work.interval.stop
-        rows = key[0] // self._each, key[1] // self._each
         if work.kind == "encode":
-            x_RD, index_M = self.sent.chosen(*rows)
-            copy = encode_rows(x_RD, work.codec, self.backend, index_M=index_M)
-            self._copies[(*key, self.rank)] = self._latest[key] = copy
+            self._latest[key] = self._copies[(*key, self.rank)] = self._encoded(key[0])
             return
         source = work.sources[0]
         start = sum(row[self.rank] for row in self.counts[:source])
-        stop = start + rows[1] - rows[0]
-        decode_rows(self._copies[(*key, source)], self.out_SD[start:stop], work.codec, self.backend)
+        rows_SD = self.out_SD[start : start + (key[1] - key[0]) // self._each]
+        decode_rows(self._copies[(*key, source)], rows_SD, work.codec, self.backend)
+
+    def _encoded(self, start: int) -> Tensor:
+        """The message that begins at value `start` of all that is sent; all of them are encoded with the first."""
+        if not self._messages:
+            rows = self.sent
+            found = encode_messages(rows.x_RD, rows.counts, self.codec, self.backend, index_M=rows.index_M)
+            starts = accumulate((count * self._each for count in rows.counts), initial=0)
+            self._messages = {at: one for at, one, n in zip(starts, found, rows.counts, strict=False) if n}
+        return self._messages[start]
 
 
 def combination_of_tokens(

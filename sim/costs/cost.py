@@ -132,12 +132,18 @@ def _kernel_alone_s(cost: CostModel, costs: GpuProfile, kernel: Kernel) -> float
         case Attend(value_dim=int(value_dim)):
             latent = cost.mixture.latent
             return latent.prefill_s(
-                kernel.batch, kernel.query_tokens, kernel.key_tokens, kernel.heads, kernel.head_dim, value_dim
+                kernel.batch,
+                kernel.query_tokens,
+                kernel.key_tokens,
+                kernel.heads,
+                kernel.head_dim,
+                value_dim,
+                kernel.window,
             )
-        case AttendChunks(chunks=chunks, heads=heads, head_dim=dim, value_dim=int(value_dim)):
+        case AttendChunks(chunks=chunks, heads=heads, head_dim=dim, window=window, value_dim=int(value_dim)):
             latent = cost.mixture.latent
             launch_s = latent.prefill_launch_s
-            alone_s = (latent.prefill_s(1, tokens, keys, heads, dim, value_dim) for tokens, keys in chunks)
+            alone_s = (latent.prefill_s(1, tokens, keys, heads, dim, value_dim, window) for tokens, keys in chunks)
             return launch_s + sum(seconds - launch_s for seconds in alone_s)
         case Attend():
             return costs.attention.time_s(

@@ -105,10 +105,18 @@ class LatentModel:
             raise ValueError(f"latent attention needs a cache of bf16, got {shown(sorted(self.caches))}")
 
     def prefill_s(
-        self, batch: int, query_tokens: int, key_tokens: int, heads: int, qk_dim: int, value_dim: int
+        self,
+        batch: int,
+        query_tokens: int,
+        key_tokens: int,
+        heads: int,
+        qk_dim: int,
+        value_dim: int,
+        window: int | None = None,
     ) -> float:
         """Seconds of one call: causal attention of `batch` equal sequences on this rank's heads, keys and values
-        assembled. `query_tokens` are the last of `key_tokens`. No sequences or queries take no time. ValueError for
+        assembled. `query_tokens` are the last of `key_tokens`; each sees `window` of them at most, priced as a share of
+        the pairs, which no table says. No sequences or queries take no time. ValueError for
         shapes that no kernel runs.
         """
         if batch < 0 or min(heads, qk_dim, value_dim) < 1:
@@ -116,14 +124,14 @@ class LatentModel:
                 f"need batch of 0 or more, heads and sizes of 1 or more, got batch={batch}, heads={heads}, "
                 f"qk_dim={qk_dim}, value_dim={value_dim}"
             )
-        pairs = scored_pairs(query_tokens, key_tokens)
+        pairs = scored_pairs(query_tokens, key_tokens, window)
         if not batch or not query_tokens:
             return 0.0
         rows = min(query_tokens, TILE_ROWS)
         rate = self.prefill_efficiency * self.peak_flops_per_s
         flops = 2 * (qk_dim + value_dim)  # of a scored pair
         mean_s = flops * batch * heads * (pairs + query_tokens * rows * 0.5) / rate
-        longest_s = flops * rows * key_tokens * self.sm_count / rate
+        longest_s = flops * rows * (key_tokens if window is None else min(key_tokens, window)) * self.sm_count / rate
         high, low = max(mean_s, longest_s), min(mean_s, longest_s)
         tiles_s = high * (1.0 + (low / high) ** self.prefill_balance) ** (1.0 / self.prefill_balance)
         moved = ELEMENT_BYTES * batch * heads * (qk_dim + value_dim) * (query_tokens + key_tokens)

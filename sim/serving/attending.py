@@ -8,13 +8,12 @@ of decoding that is piecewise linear in the contexts.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from thinwire.reference.core.architecture import ModelConfig
 from thinwire.reference.core.mixers import Attention, Latent, Mixer
 from thinwire.sim.choices import Weights
 from thinwire.sim.costs.cost import CostModel
-from thinwire.sim.costs.decode_attention import Piece
+from thinwire.sim.costs.decode_attention import DecodeCall, Piece
 from thinwire.sim.layers import precision, product, recurrent
 from thinwire.sim.shapes import Attend, AttendChunks, DecodeAttend, Kernel, LatentDecode
 
@@ -22,36 +21,29 @@ Chunk = tuple[int, int]
 """Tokens of a prompt in this iteration, and tokens of its context with them."""
 
 
-class Call(Protocol):
-    """A call of decoding of so many sequences, all but their contexts known."""
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """Calls of decoding of so many sequences, one after the other, all but their contexts known: each reads what its
+    window leaves of them. fixed_s: of kernels that do not look at contexts.
+    """
+
+    reading: tuple[tuple[DecodeCall, int | None], ...] = ()
+    fixed_s: float = 0.0
 
     @property
     def least_s(self) -> float:
-        """What it takes at least, whatever the contexts."""
-        ...
+        """What they take at least, without what each token of context adds."""
+        return self.fixed_s + sum(call.least_s for call, _ in self.reading)
 
-    def seconds(self, context_tokens: int, window: int | None = None) -> float:
+    def seconds(self, context_tokens: int) -> float:
         """With so many tokens of context in all."""
-        ...
+        return self.fixed_s + sum(call.seconds(context_tokens, window) for call, window in self.reading)
 
-    def piece(self, context_tokens: int, window: int | None = None) -> Piece:
+    def piece(self, context_tokens: int) -> Piece:
         """The same, with the slope there and how far it holds."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class FlatCall:
-    """A call that does not look at contexts: a recurrence's step."""
-
-    least_s: float
-
-    def seconds(self, context_tokens: int, window: int | None = None) -> float:
-        """Always the same."""
-        return self.least_s
-
-    def piece(self, context_tokens: int, window: int | None = None) -> Piece:
-        """Flat for ever."""
-        return Piece(self.least_s, 0.0, math.inf)
+        found = [call.piece(context_tokens, window) for call, window in self.reading]
+        until = min((piece.until for piece in found), default=math.inf)
+        return Piece(self.seconds(context_tokens), sum(piece.per_token_s for piece in found), until)
 
 
 def chunk_kernels(
@@ -90,49 +82,64 @@ def decode_kernels(mixer: Mixer, tp: int, sequences: int, context_tokens: int) -
             shape = heads, kv_heads, mixer.head_dim, reach
             return (DecodeAttend("decode attention", sequences, context_tokens, *shape),)
         case Latent():
-            heads, seen = mixer.heads // tp, context_tokens
-            return (LatentDecode("decode attention", sequences, seen, heads, mixer.rank, mixer.rope_dim),)
+            heads, index = mixer.heads // tp, mixer.indexer
+            seen = context_tokens if index is None else min(context_tokens, sequences * index.top_k)
+            found = LatentDecode("decode attention", sequences, seen, heads, mixer.rank, mixer.rope_dim)
+            if index is None or index.shared:
+                return (found,)
+            # Scores read keys alone: as many values as keys and values of heads half as wide.
+            shape = index.heads, 1, index.head_dim // 2, None
+            return DecodeAttend("index scores", sequences, context_tokens, *shape), found
         case _:
             return (recurrent(mixer, tp, sequences, sequences),)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Attending:
-    """A mixer's calls on the slowest rank: `call_s` that a call with chunks takes at least, `chunk_s` that one adds.
-    The gaps before kernels are within, but for decoding's one.
+    """A mixer's calls on a rank as fast as the machine's: `call_s` that a call with chunks takes at least, `chunk_s`
+    that one adds, gaps before kernels with them; decoding's calls, and how many kernels they are, gaps apart.
     """
 
     mixer: Mixer
     call_s: float
     chunk_s: Callable[[int, int], float]
-    decode: Callable[[int], Call]
-
-    @property
-    def reach(self) -> int | None:
-        """Tokens that a query of its decoding sees at most."""
-        return self.mixer.reach
+    decode: Callable[[int], Calls]
+    decode_kernels: int
 
 
 def attending(model: ModelConfig, mixer: Mixer, tp: int, weights: Weights, cost: CostModel, gap_s: float) -> Attending:
     """A mixer's calls as `cost` prices them, on a rank as fast as the machine's. gap_s: before each kernel."""
     gpu = cost.profile.gpu
-    together = isinstance(mixer, Attention | Latent)  # chunks share a kernel, whose floor is paid once
-    floor_s = gpu.attention.floor_s if together else 0.0
+    match mixer:  # chunks share a kernel, whose floor is paid once
+        case Attention():
+            floor_s = gpu.attention.floor_s
+        case Latent():
+            floor_s = cost.mixture.latent.prefill_launch_s
+        case _:
+            floor_s = 0.0
+    together = floor_s > 0
 
     def chunk_s(tokens: int, context: int) -> float:
         kernels = chunk_kernels(model, mixer, tp, ((tokens, context),), weights)
         alone_s = sum([cost.kernel_s(kernel) - cost.gap_s.value for kernel in kernels])
         return alone_s - floor_s + (len(kernels) - together) * gap_s
 
-    def decode(sequences: int) -> Call:
+    def decode(sequences: int) -> Calls:
         match mixer:
             case Attention():
                 heads, kv_heads = mixer.heads // tp, mixer.kv_heads_per_gpu(tp)
-                return gpu.decode_attention.call(sequences, heads, kv_heads, mixer.head_dim)
+                call = gpu.decode_attention.call(sequences, heads, kv_heads, mixer.head_dim)
+                return Calls(((call, mixer.reach),))
             case Latent():
-                raise ValueError(f"no cost of such kernels is known: decoding of {model.name}")
+                call = cost.mixture.latent.call(sequences, mixer.heads // tp, mixer.rank, mixer.rope_dim)
+                index = mixer.indexer
+                if index is None or index.shared:
+                    return Calls(((call, mixer.reach),))
+                scores = gpu.decode_attention.call(sequences, index.heads, 1, index.head_dim // 2)
+                return Calls(((scores, None), (call, mixer.reach)))
             case _:
                 (step,) = decode_kernels(mixer, tp, sequences, sequences)
-                return FlatCall(cost.kernel_s(step) - cost.gap_s.value)
+                return Calls(fixed_s=cost.kernel_s(step) - cost.gap_s.value)
 
-    return Attending(mixer, floor_s + gap_s if together else 0.0, chunk_s, decode)
+    count = len(decode_kernels(mixer, tp, 1, 1))
+    return Attending(mixer, floor_s + gap_s if together else 0.0, chunk_s, decode, count)

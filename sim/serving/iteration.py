@@ -33,7 +33,7 @@ from thinwire.sim.events.fold import find_runs
 from thinwire.sim.events.network import Ints
 from thinwire.sim.layers import Stage, stages
 from thinwire.sim.report import machine_sentences, sharing_sentences
-from thinwire.sim.serving.attending import Attending, Call, Chunk, attending
+from thinwire.sim.serving.attending import Attending, Calls, Chunk, attending
 from thinwire.sim.serving.plane import MonotonePlane
 from thinwire.sim.serving.streams import Row, Streams
 from thinwire.sim.serving.table import BOUND, MonotoneTable
@@ -122,6 +122,9 @@ class IterationModel:
             for on, sent in ((self.exchanger, self._schemes), (self.decode_exchanger, self._decoded))
         )
         self._attending = {mixer: self._attending_of(mixer) for mixer in self._mixers}
+        self._decode_kernels = sum(
+            times * self._attending[mixer].decode_kernels for mixer, times in self._mixers.items()
+        )
         self._eager_calls_s = sum(times * self._attending[mixer].call_s for mixer, times in self._mixers.items())
         self._decoding = lru_cache(self.sequences)(self._decode_calls)
         self._attended_s = lru_cache(CHUNKS_KEPT)(self._chunk_s)
@@ -188,13 +191,13 @@ class IterationModel:
         own = -(-sequences // ranks)
         for mixer, call in self._decoding(own).items():
             layers = self._mixers[mixer]
-            piece = call.piece(max(own, -(-context_tokens // ranks)), mixer.reach)
+            piece = call.piece(max(own, -(-context_tokens // ranks)))
             attended_s += layers * piece.seconds
             per_token_s += layers * piece.per_token_s / ranks
             until = min(until, piece.until * ranks)
         holds = FOREVER if until == math.inf else int((until - context_tokens) // sequences) + 1
         first_s = self._graph.whole(sequences) + self._graph.head(sequences) + self.host_s
-        first_s += attended_s * self._slowdown + self._mixers.total() * self._graph.gap_s
+        first_s += attended_s * self._slowdown + self._decode_kernels * self._graph.gap_s
         return Line(first_s, per_token_s * self._slowdown, holds)
 
     def floor_s(self, prompt_tokens: int, sequences: int) -> float:
@@ -336,8 +339,8 @@ class IterationModel:
         if part.chunks:
             found += self._attending[mixer].call_s + sum(self._attended_s(*chunk, mixer) for chunk in part.chunks)
         if part.sequences:
-            attended_s = self._decoding(part.sequences)[mixer].seconds(part.context_tokens, mixer.reach)
-            found += on.gap_s + attended_s * self._slowdown
+            attended_s = self._decoding(part.sequences)[mixer].seconds(part.context_tokens)
+            found += self._attending[mixer].decode_kernels * on.gap_s + attended_s * self._slowdown
         return found
 
     def _rows_of(
@@ -511,21 +514,22 @@ class IterationModel:
     def _chunk_everywhere_s(self, tokens: int, context: int) -> float:
         return sum(layers * self._chunk_s(tokens, context, mixer) for mixer, layers in self._mixers.items())
 
-    def _decode_calls(self, sequences: int) -> dict[Mixer, Call]:
+    def _decode_calls(self, sequences: int) -> dict[Mixer, Calls]:
         """Decoding of one layer of each mixer, but for the contexts."""
         return {mixer: self._attending[mixer].decode(sequences) for mixer in self._mixers}
 
     def _decode_s(self, gap_s: float, sequences: int, context_tokens: int) -> float:
         """Decoding between the projections of all layers."""
-        found = self._mixers.total() * gap_s
+        found = self._decode_kernels * gap_s
         for mixer, call in self._decoding(sequences).items():
-            found += self._mixers[mixer] * call.seconds(context_tokens, mixer.reach) * self._slowdown
+            found += self._mixers[mixer] * call.seconds(context_tokens) * self._slowdown
         return found
 
     def _least_decode_s(self, gap_s: float, sequences: int) -> float:
         """The same, without what `least_token_s` counts."""
         calls = self._decoding(sequences).items()
-        return sum(self._mixers[mixer] * (gap_s + call.least_s * self._slowdown) for mixer, call in calls)
+        least_s = sum(self._mixers[mixer] * call.least_s * self._slowdown for mixer, call in calls)
+        return self._decode_kernels * gap_s + least_s
 
 
 @dataclass(eq=False, slots=True)

@@ -7,10 +7,13 @@ import shlex
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from mutations import MARK, SPACED, Raw, Tree, as_json, as_toml, change, spoil, tree_of
+
+from thinwire.reference.families.config import parse_config
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,7 +36,7 @@ class Kind:
 
 
 PLACE = "--cluster 8xl40s-pcie --tp 4"
-ROOMY = "--cluster 8xb200-nvlink --tp 1"  # any model of the catalog fits, and no count of heads is odd to it
+ROOMY = "--cluster 8xb200-nvlink --tp 1"  # no count of heads is odd to it, and half the catalog fits
 PREDICT = f"predict --model llama-3-8b {PLACE} --scheme flash-int4 --json"
 SERVE = f"serve --model llama-3-8b {PLACE} --scheme bf16 --duration 10 --json"
 
@@ -48,6 +51,19 @@ def _json_file(*paths: str) -> Callable[[random.Random], Tree]:
 
 def _globbed(pattern: str) -> tuple[str, ...]:
     return tuple(sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob(pattern)))
+
+
+@lru_cache(maxsize=1)
+def _models() -> list[Any]:
+    rows = json.loads((ROOT / "tests/reference/families/configs.json").read_text("utf-8"))
+    found = [json.loads((ROOT / path).read_text("utf-8")) for path in _globbed("reference/models/*.json")]
+    found += [row["config"] for row in rows]
+    return [content for content in found if parse_config(content, "x").parameters < 80e9]
+
+
+def _model(r: random.Random) -> Tree:
+    """A config of the catalog, or of the tests of families, whose weights one GPU of `ROOMY` holds."""
+    return tree_of(r.choice(_models()))
 
 
 def _profile(r: random.Random) -> Tree:
@@ -197,7 +213,7 @@ KINDS = (
     Kind("gpu", _toml_file(*_globbed("topologies/gpus/*.toml")), as_toml,
          (f"{PREDICT} --cluster mine.toml", "cluster show mine.toml --json"),
          {"mine.toml": BESIDE["machine.toml"].replace('"l40s"', '"FILE"')}),
-    Kind("model", _json_file(*_globbed("reference/models/*.json")), as_json,
+    Kind("model", _model, as_json,
          (f"predict --model FILE {ROOMY} --scheme bf16 --json",
           f"compare --model FILE {ROOMY} --schemes bf16,flash-int4 --json",
           f"serve --model FILE {ROOMY} --scheme bf16 --rate 1 --duration 5 --json"), suffix=".json"),

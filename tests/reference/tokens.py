@@ -81,7 +81,8 @@ def operator(group: TorchGroup, name: str) -> dict[str, Any]:
     x, sent = rows_of(group.rank, counts, 96, torch.float32), torch.tensor(counts)
 
     def dispatched(x: Tensor, sent: Tensor, room: int) -> tuple[Tensor, Tensor]:
-        tokens, came = all_to_all_op(x * 2, sent, "a2a-int8", name, "dispatch", room)
+        index = torch.arange(len(x) - 1, -1, -1)  # twice turned round
+        tokens, came = all_to_all_op(x.flip(0) * 2, sent, "a2a-int8", name, "dispatch", room, index=index)
         return torch.relu(tokens) + 1, came
 
     with torch.no_grad():

@@ -42,7 +42,7 @@ def test_bytes_are_the_coded_rows_and_the_raw_ones(count: int, batch: int) -> No
     found, without = exempt("flash-int4", count, batch=batch), asked("flash-int4", batch=batch)
     rows = batch * (1024 - count)
     each = 2 * 3 * (codec.wire_bytes(rows * width // 4) + 2 * batch * count * width // 4)
-    assert found.traffic.all_reduce_bytes_per_gpu == 160 * each
+    assert found.traffic.layer_bytes_per_gpu == 160 * each
     assert found.traffic.all_reduce_count == without.traffic.all_reduce_count == 160
 
 
@@ -80,7 +80,7 @@ def test_more_rows_are_never_faster_and_none_cost_nothing(
     given = {"model": "llama-3-8b", "cluster": cluster, "tp": tp, "input_tokens": tokens, "batch": batch}
     few, many = exempt(name, some, **given), exempt(name, more, **given)
     assert few.ttft_s <= many.ttft_s * (1 + 1e-12)
-    assert few.traffic.all_reduce_bytes_per_gpu <= many.traffic.all_reduce_bytes_per_gpu
+    assert few.traffic.layer_bytes_per_gpu <= many.traffic.layer_bytes_per_gpu
     if some == 0:
         assert few.ttft_s == asked(name, **given).ttft_s
 
@@ -110,7 +110,7 @@ def test_the_page_says_what_is_predicted() -> None:
     without = asked("flash-int4")
     for count, mb, more_mb, ms, more_us in rows:
         found = exempt("flash-int4", int(count))
-        sent, before = found.traffic.all_reduce_bytes_per_gpu, without.traffic.all_reduce_bytes_per_gpu
+        sent, before = found.traffic.layer_bytes_per_gpu, without.traffic.layer_bytes_per_gpu
         assert (mb, more_mb) == (f"{sent / 1e6:.1f}", f"{(sent - before) / 1e6:.1f}")
         assert (ms, more_us) == (f"{found.ttft_s * 1e3:.2f}", f"{(found.ttft_s - without.ttft_s) * 1e6:.0f}")
 

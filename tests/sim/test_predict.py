@@ -129,7 +129,7 @@ def test_traffic_is_the_bytes_of_the_schedules(name: str, on: tuple[str, int]) -
             by_rank = build_schedule(chosen, found.tp, op.exchange.numel, cluster.islands).sent_bytes()
             assert len({*by_rank.values()}) == 1
             sent += by_rank[0]
-    assert found.traffic.all_reduce_bytes_per_gpu == sent
+    assert found.traffic.layer_bytes_per_gpu == sent
     assert found.traffic.all_reduce_count == workload.all_reduce_count
     times = exchanger(cluster, profile)
     result, _ = run(workload, times, times.cost, folded=False)  # event by event

@@ -100,7 +100,7 @@ def row(scheme: AnyScheme, accuracy: Accuracy, tp: int, expected: float | None) 
     return {
         "scheme": scheme.name,
         "ttft_ms": short(predicted.ttft_s * 1e3),
-        "wire_bytes_per_gpu": predicted.traffic.all_reduce_bytes_per_gpu,
+        "wire_bytes_per_gpu": predicted.traffic.layer_bytes_per_gpu,
         "perplexity_ratio": short(accuracy.perplexity_ratio.value),
         "perplexity_ratio_interval": None if low is None or high is None else [short(low), short(high)],
         "perplexity_ratio_expected": None if expected is None else short(expected),

@@ -288,7 +288,7 @@ def test_it_beats_the_best_single_scheme(budget: float, compress: Compress) -> N
     chosen = api.auto(budget, MODEL, compress=compress, **MACHINE)
     mine, single = (api.predict(MODEL, scheme=name, **MACHINE) for name in (chosen.scheme, chosen.uniform))
     assert mine.ttft_s < single.ttft_s
-    assert mine.traffic.all_reduce_bytes_per_gpu < single.traffic.all_reduce_bytes_per_gpu
+    assert mine.traffic.layer_bytes_per_gpu < single.traffic.layer_bytes_per_gpu
 
 
 def test_what_is_compressed_decides() -> None:

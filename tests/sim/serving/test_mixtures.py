@@ -1,0 +1,100 @@
+"""Iterations of mixtures and hybrids: experts shared out in every way, against the predictor."""
+
+import random
+from functools import cache
+
+import pytest
+
+from thinwire.reference.catalog import scheme
+from thinwire.reference.families.config import load_model
+from thinwire.sim.costs.cost import CostModel
+from thinwire.sim.events.exchange import Exchanger, slowdown
+from thinwire.sim.predict import run, timeline_of
+from thinwire.sim.serving.iteration import IterationModel
+from thinwire.sim.serving.question import Deployment
+from thinwire.sim.serving.serve import Paces
+from thinwire.sim.serving.table import BOUND
+from thinwire.sim.serving.workload import Iteration, Share, build, busiest, kv_bytes_per_token
+from thinwire.sim.sharing import Sharing
+
+from ..helpers import machine
+
+SENT = Sharing(4, 4, exchange="all-to-all")
+OWN = Sharing(4, 4, "dp")
+CASES = {
+    "cut": ("mixtral-8x7b", "8xh100-nvlink", "flash-int4", Sharing(4), None),
+    "spread": ("qwen3-30b-a3b", "8xl40s-pcie", "flash-int4+exempt-last-1", Sharing(4, 4, skew=1.0), None),
+    "sent": ("qwen3-30b-a3b", "8xl40s-pcie", "flash-int4", SENT, None),
+    "own": ("qwen3-30b-a3b", "8xh200-nvlink", "a2a-int4", OWN, None),
+    "own, sent": ("deepseek-v3", "8xh200-nvlink", "a2a-int4", Sharing(4, 4, "dp", "all-to-all"), None),
+    "latent, straggler": ("deepseek-v3", "8xh200-nvlink", "bf16", Sharing(4, 2), 1),
+    "straggler, sent": ("mixtral-8x7b", "8xh100-nvlink", "bf16", SENT, 2),
+    "hybrid": ("qwen3-next-80b-a3b", "8xh200-nvlink", "bf16", Sharing(2), None),
+    "split": ("mixtral-8x7b", "8xh100-nvlink", "flash-int4+iso", Sharing(4, 4), None),
+}
+
+
+@cache
+def paced(case: str) -> IterationModel:
+    model, cluster, name, sharing, slow = CASES[case]
+    gpus, profile = machine(cluster, sharing.ranks)
+    slowed = slowdown(sharing.ranks, {} if slow is None else {slow: 1.5})
+    on = [Exchanger(gpus, CostModel(profile, gpus.gpu, launch), slowed) for launch in ("eager", "graph")]  # type: ignore[arg-type]
+    return IterationModel(load_model(model), scheme(name), "bf16", on[0], on[1], 2048, 256, sharing=sharing)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_durations_are_within_the_bound_of_the_predictor(case: str) -> None:
+    model, dice = paced(case), random.Random(7)
+    worst = 0.0
+    for _ in range(6):
+        sequences = dice.choice((0, 3, 50, 200))
+        context = sequences * dice.randint(1, 6000)
+        chunks = [dice.randint(1, 500) for _ in range(dice.choice((0, 1, 1, 3)))]
+        if not chunks and not sequences:
+            continue
+        share = Share(tuple((c, c + dice.choice((0, 0, 700))) for c in chunks), sequences, context)
+        finishing = dice.randint(0, len(chunks))
+        on = model.exchanger if chunks else model.decode_exchanger
+        work = build(model.model, model.scheme, Iteration(share, finishing), CASES[case][3], "bf16")
+        wanted = timeline_of(*run(work, on, on.cost, True)).ttft_s
+        if chunks:
+            found = model.mixed_s(share.chunks, finishing, sequences, context)
+        else:
+            found = model.line(sequences, context).first_s
+        assert model.floor_s(sum(chunks), sequences) <= wanted * (1 + BOUND)
+        worst = max(worst, abs(found / wanted - 1))
+    assert worst <= BOUND
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_line_of_decoding_holds_as_long_as_it_says(case: str) -> None:
+    model = paced(case)
+    line = model.line(40, 40_000)
+    later = min(line.holds, 500)
+    again = model.line(40, 40_000 + 40 * (later - 1))
+    assert abs(again.first_s / (line.first_s + 40 * (later - 1) * line.per_token_s) - 1) <= 2 * BOUND
+
+
+def test_ranks_with_sequences_of_their_own_wait_for_the_one_with_most() -> None:
+    part = Share(((700, 900), (100, 100), (90, 90), (80, 80), (60, 60)), 10, 1000, 5)
+    mine = busiest(part, OWN)
+    assert mine.chunks == ((700, 900),) and (mine.sequences, mine.context_tokens) == (3, 250)
+    assert busiest(part, Sharing(4)) is part
+    assert busiest(Share((), 1, 5), OWN).context_tokens == 2
+
+
+def test_a_replica_of_own_sequences_keeps_a_share_of_them_whole() -> None:
+    model = load_model("qwen3-30b-a3b")
+    assert kv_bytes_per_token(model, Sharing(4)) == kv_bytes_per_token(model, OWN) == 2 * model.cache_values(4)
+    latent = load_model("deepseek-v3")  # a latent is whole on every rank: own sequences keep a fourth
+    assert kv_bytes_per_token(latent, Sharing(4)) == 4 * kv_bytes_per_token(latent, OWN) == 70272
+
+
+def test_a_deployment_carries_its_experts() -> None:
+    known = Paces(Deployment("qwen3-30b-a3b", "8xh200-nvlink", "a2a-int4", 4, attention="dp", expert_skew=0.5))
+    pace = known.pace()
+    assert pace.sharing == Sharing(4, 4, "dp", "all-gather", 0.5)
+    assert any("skewed (0.5, seed 0)" in sentence for sentence in pace.sentences())
+    cut = Paces(Deployment("qwen3-30b-a3b", "8xh200-nvlink", "bf16", 4))
+    assert 0 < known.limits.kv_tokens < cut.limits.kv_tokens  # attention is held four times
