@@ -170,7 +170,7 @@ class IterationModel:
         tokens = sequences + sum([chunk[0] for chunk in chunks])
         if tokens > self.tokens:
             raise ValueError(f"an iteration has at most {self.tokens} tokens, and a whole prompt is in one: {tokens}")
-        sampled = sequences + finishing
+        sampled = self._own(sequences) + self._own(finishing)
         exempts = self._exempts_first or self._exempts_last
         if self._split is not None or exempts or self._alone or not self._slowest_leaves_last(self._eager, tokens):
             parts = shares(Share(tuple(chunks), sequences, context_tokens, finishing), self._split)
@@ -185,10 +185,9 @@ class IterationModel:
         """Decoding alone: linear in the context as long as attention is in all layers."""
         if not self._slowest_leaves_last(self._graph, sequences):
             parts = (Share((), sequences, context_tokens),)
-            return Line(self._streams_s(self._graph, parts, sequences) + self.host_s, 0.0, 1)
+            return Line(self._streams_s(self._graph, parts, self._own(sequences)) + self.host_s, 0.0, 1)
         attended_s, per_token_s, until = 0.0, 0.0, math.inf
-        ranks = self._sharing.ranks // self._dense  # that have a share of the sequences each
-        own = -(-sequences // ranks)
+        ranks, own = self._sharing.ranks // self._dense, self._own(sequences)
         for mixer, call in self._decoding(own).items():
             layers = self._mixers[mixer]
             piece = call.piece(max(own, -(-context_tokens // ranks)))
@@ -196,9 +195,13 @@ class IterationModel:
             per_token_s += layers * piece.per_token_s / ranks
             until = min(until, piece.until * ranks)
         holds = FOREVER if until == math.inf else int((until - context_tokens) // sequences) + 1
-        first_s = self._graph.whole(sequences) + self._graph.head(sequences) + self.host_s
+        first_s = self._graph.whole(sequences) + self._graph.head(self._own(sequences)) + self.host_s
         first_s += attended_s * self._slowdown + self._decode_kernels * self._graph.gap_s
         return Line(first_s, per_token_s * self._slowdown, holds)
+
+    def _own(self, count: int) -> int:
+        """Of so many tokens or sequences, those on the rank that has most: all, but where ranks have their own."""
+        return self._sharing.own(count) if self._alone else count
 
     def floor_s(self, prompt_tokens: int, sequences: int) -> float:
         """What no iteration of so many tokens, or of more, stays below with `least_token_s` for each token of context:
@@ -209,7 +212,7 @@ class IterationModel:
         coded or all are not, whichever takes less, for each row exempt more is never faster. With a straggler it is
         the slowest ranks' own way through: nobody is done before them.
         """
-        tokens, decoding = rounded_down(prompt_tokens + sequences), rounded_down(sequences)
+        tokens, decoding = rounded_down(prompt_tokens + sequences), rounded_down(self._own(sequences))
         uneven = self._exempts_last and self.dip > 0
         if prompt_tokens and (self._split is not None or self._exempts_first or uneven):
             return self.host_s
@@ -484,13 +487,14 @@ class IterationModel:
         those that must have left an exchange before it goes on.
         """
         costs = on.cost
-        embedding = Elementwise("embedding", "embedding", tokens, self.model.hidden_size)
+        own = self._own(tokens)
+        embedding = Elementwise("embedding", "embedding", own, self.model.hidden_size)
         layers_s = sum(
             times * self._kernel_s(costs, *(kernel for stage in self._stages(kind, tokens) for kernel in stage.kernels))
             for kind, times in self._kinds.items()
         )
         sent_s = sum(times * self._left_s(on, scheme, ranks, tokens, gated=gated) for scheme, times in schemes.items())
-        ends_s = self._kernel_s(costs, embedding, self._final_norm(tokens))
+        ends_s = self._kernel_s(costs, embedding, self._final_norm(own))
         sent_s += sum(times * self._others_s(on, kind, tokens, ranks) for kind, times in self._kinds.items())
         return ends_s + layers_s + sent_s
 

@@ -31,7 +31,8 @@ class Batching:
 
     token_budget: tokens of an iteration. max_sequences: requests admitted at once. chunked_prefill: prompts are cut to
     fill the budget beside decoding; without, an iteration with prompts holds whole prompts alone and decoding stands
-    still. kv_tokens: tokens whose keys and values fit the memory, handed out in blocks of kv_block.
+    still. kv_tokens: tokens whose keys and values fit the memory, handed out in blocks of kv_block. chunk_tokens: of a
+    prompt at most in an iteration, where ranks have sequences of their own and each its part of the budget.
     """
 
     token_budget: int
@@ -39,6 +40,7 @@ class Batching:
     kv_tokens: int
     chunked_prefill: bool = True
     kv_block: int = 16
+    chunk_tokens: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("token_budget", "max_sequences", "kv_tokens", "kv_block"):
@@ -252,7 +254,7 @@ class Replica:
                     break
                 taken = left  # a prompt above the budget goes alone
             else:
-                taken = min(left, room)
+                taken = min(left, room, self.limits.chunk_tokens or room)
             if taken <= 0:
                 break
             chunks.append((taken, done + taken))

@@ -106,7 +106,10 @@ class Paces:
                     f"{self.cluster.gpu.name}: weights {need['weights'] / 1e9:.1f} + activations "
                     f"{need['activations'] / 1e9:.1f} GB of {memory / 1e9:.1f} GB a GPU"
                 )
-        return Batching(d.token_budget, d.max_sequences, kv_tokens, d.chunked_prefill)
+        copies = self.healthy.sharing.ranks // self.healthy.sharing.dense_ranks  # schedulers, each with its own limits
+        budget, sequences = d.token_budget * copies, d.max_sequences * copies
+        chunk_tokens = d.token_budget if copies > 1 else None
+        return Batching(budget, sequences, kv_tokens, d.chunked_prefill, chunk_tokens=chunk_tokens)
 
     def pace(
         self, links: Mapping[str, float] | None = None, ranks: Mapping[int, float] | None = None

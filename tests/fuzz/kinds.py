@@ -232,6 +232,8 @@ KINDS = (
     Kind("smi", _dump("smi"), _printed, IMPORTS, suffix=".txt"),
     Kind("rocm", _dump("rocm"), _printed, IMPORTS, suffix=".txt"),
     Kind("rates", _dump("sample", "nvbandwidth"), _printed, IMPORTS, suffix=".txt"),
+    Kind("counts", lambda r: tree_of([r.sample((8, 4, 4, 16), 4) for _ in range(4)]), _csv,
+         (f"collective {PLACE} --scheme a2a-int4 --op all_to_all --bytes 65536 --counts FILE --json",), suffix=".csv"),
     Kind("log", _log, _printed, ("calibrate --logs FILE --cluster 8xl40s-pcie --out own.json --json",), suffix=".log"),
 )  # fmt: skip
 
@@ -246,6 +248,7 @@ VALID = (
     "compare --workload cross-attention --cluster 2x8xh100-ib --text-tokens 64 --visual-tokens 4096 --heads 32 --json",
     f"collective {PLACE} --scheme two_step:int4-g32-min/int8-g128-sym@chunk=65536x2 --bytes 1048576 --json",
     f"collective {PLACE} --scheme bf16 --bytes 1048576 --op all_gather --json",
+    f"collective {PLACE} --scheme deepep-fp8 --bytes 1048576 --op all_to_all --counts 1,1,2,4 --phase combine --json",
     f"{SERVE} --rate 1 --replicas 2 --policy round-robin --token-budget 512 --max-sequences 8 --fault 1-3:0:down",
     f"{SERVE} --users 4 --decode-replicas 1 --transfer-gb-per-s 20 --host-ms 0.1 --lengths fixed --input-tokens 64",
     f"{SERVE} --trace trace.csv --speed 2 --warm-up 1 --slo-ttft-ms 500 --slo-tpot-ms 50 --kv-tokens 9000 --seed 3",
@@ -267,6 +270,7 @@ WORDS = (
     "two_step:int4-g32-min", "spd-50", "two_step:int4-g999999999999-min", "two_step:int4@chunk=1", "bf16+spd-100",
     "two_step:int4@chunk=99999999x9999", "exempt-9", "flash-int4+exempt-99999999", "ring:mx-e2m1-b8-h1048576", "none",
     "%", "999999999", "16777216", "65536", "o.parquet", "machine.toml", "plan.toml", "trace.csv", "1-2:0:down", "all",
+    "dispatch:int4", "a2a-int4", "1,2,3", "1,-2,3,4",
     "5:0:slow:0=1e9", "0-3", "0-999999", "7,0", "0,0", f"{'9' * 400}:0:down", "lognormal:1e3",
 )  # fmt: skip
 

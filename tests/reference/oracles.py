@@ -168,6 +168,9 @@ MIXTURES: dict[str, dict[str, Any]] = {
     "granitemoe": {**_LOCAL, **_GRANITE},
     "granitemoeshared": {**_LOCAL, "shared_intermediate_size": 40},
     "dots1": {**_ROUTED, "n_shared_experts": 1, "n_group": 1, "topk_group": 1},
+    "solar_open": {**_ROUTED, "n_shared_experts": 1, "n_group": 1, "topk_group": 1},
+    "exaone_moe": {**_EXPERTS, "num_hidden_layers": 5, "num_shared_experts": 1, "n_group": 1, "topk_group": 1,
+                   "sliding_window": 5, "sliding_window_pattern": 4},
     # Their layers of attention alone: the gate of its output, rotary positions of a part of each head.
     "qwen3_next": {**_EXPERTS, "layer_types": ["full_attention"] * 2, "shared_expert_intermediate_size": 48,
                    "partial_rotary_factor": 0.25},

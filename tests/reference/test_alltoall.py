@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -16,6 +17,7 @@ from thinwire.reference.core.scheme import Codec, Raw
 from thinwire.reference.core.tokens import exchange_of_tokens, row_values
 from thinwire.reference.groups.bounds import tokens_bound
 from thinwire.reference.groups.group import LocalGroup
+from thinwire.reference.parallel import all_to_all_op, group_name
 from thinwire.reference.quantize import combine_rows, decode_rows, encode_rows
 
 from . import gloo, tokens
@@ -227,3 +229,19 @@ def test_real_ranks(tmp_path: Path) -> None:
         said = result.pop("too many")
         assert said == ("nothing" if rank == 0 else "room for 2 rows, but 7 came: counts=[3, 4]")
         assert result == dict.fromkeys(("by hand", "roomy", "fixed", "open"), True)
+
+
+def test_the_custom_op_passes_torch_opcheck() -> None:
+    """Schema, fake tensors and dispatch, with as many rows as come and with room for more."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        arguments = (torch.randn(4, 64), torch.tensor([3]), "a2a-int4", group_name(dist.group.WORLD))
+        for rows in (-1, 6):
+            torch.library.opcheck(
+                all_to_all_op,
+                arguments,
+                {"rows": rows, "index": torch.tensor([0, 3, 3])},
+                test_utils=("test_schema", "test_faketensor", "test_aot_dispatch_dynamic"),
+            )
+    finally:
+        dist.destroy_process_group()

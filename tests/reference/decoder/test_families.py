@@ -156,6 +156,7 @@ ELSEWHERE = {
     "deepseek": "deepseek_v2's experts on llama, and no module in transformers",
     "mimo_v2_flash": "a sliding-window mixture like gpt_oss, beyond what was asked",
     "ernie4_5_moe": "its names are not known: tensors are lacking",
+    "afmoe": "its names are not known: tensors are lacking",
 }  # fmt: skip
 
 

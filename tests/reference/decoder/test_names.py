@@ -62,6 +62,7 @@ def one_by_one(ours: Tensors, pattern: str, names: dict[str, str]) -> Tensors:
 
 
 QKV = tuple(f"self_attn.{part}_proj.weight" for part in "qkv")
+BIASES = tuple(name.replace("weight", "bias") for name in QKV)
 GATE_UP = ("mlp.gate_proj.weight", "mlp.up_proj.weight")
 PARTS = {f"{part}_proj": f"{part}_proj" for part in ("gate", "up", "down")}
 
@@ -69,6 +70,7 @@ PARTS = {f"{part}_proj": f"{part}_proj" for part in ("gate", "up", "down")}
 def internlm2(ours: Tensors) -> Tensors:
     """Two query heads, their key and their value, and again: heads of 16."""
     grouped = lambda q, k, v: torch.cat([q[:32], k[:16], v[:16], q[32:], k[16:], v[16:]])  # noqa: E731
+    ours = fused(ours, 2, BIASES, "attention.wqkv.bias", grouped)
     return moved(
         fused(ours, 2, QKV, "attention.wqkv.weight", grouped),
         ("self_attn.o_proj", "attention.wo"),
@@ -83,10 +85,9 @@ def internlm2(ours: Tensors) -> Tensors:
 
 
 def chatglm(ours: Tensors) -> Tensors:
-    biases = tuple(name.replace("weight", "bias") for name in QKV)
     cat: Callable[..., Tensor] = lambda *parts: torch.cat(parts)  # noqa: E731
     ours = fused(ours, 2, QKV, "self_attention.query_key_value.weight", cat)
-    ours = fused(ours, 2, biases, "self_attention.query_key_value.bias", cat)
+    ours = fused(ours, 2, BIASES, "self_attention.query_key_value.bias", cat)
     return moved(
         fused(ours, 2, GATE_UP, "mlp.dense_h_to_4h.weight", cat),
         (r"model\.layers\.(\d+)\.self_attn\.o_proj", r"transformer.encoder.layers.\1.self_attention.dense"),
@@ -189,6 +190,17 @@ def test_each_naming_is_found_again(name: str) -> None:
     for key, tensor in ours.items():
         assert torch.equal(found[key], tensor), key
         assert found.shape(key, {other: tuple(x.shape) for other, x in written.items()}) == tuple(tensor.shape), key
+
+
+def test_families_that_transformers_has_not_are_others_by_name() -> None:
+    """What holds their arithmetic: InternLM 2 is a Llama, glm-4-9b-chat of ChatGLM's kind the GLM that it became."""
+    for ours, theirs in (
+        (config("internlm2", bias=False), oracles.config("llama")),
+        (config("chatglm", **CHATGLM), oracles.config("glm")),
+    ):
+        assert (ours.layers, ours.norm, ours.tied_embeddings) == (theirs.layers, theirs.norm, theirs.tied_embeddings)
+        scales = [(model.embedding_scale, model.residual_scale, model.logit_scale) for model in (ours, theirs)]
+        assert scales == [(1, 1, 1)] * 2
 
 
 def test_what_lacks_or_is_strange_is_named() -> None:

@@ -98,3 +98,10 @@ def test_a_deployment_carries_its_experts() -> None:
     assert any("skewed (0.5, seed 0)" in sentence for sentence in pace.sentences())
     cut = Paces(Deployment("qwen3-30b-a3b", "8xh200-nvlink", "bf16", 4))
     assert 0 < known.limits.kv_tokens < cut.limits.kv_tokens  # attention is held four times
+
+
+def test_ranks_with_sequences_of_their_own_have_a_budget_each() -> None:
+    limits = Paces(Deployment("qwen3-30b-a3b", "8xh200-nvlink", "bf16", 4, attention="dp", token_budget=512)).limits
+    assert (limits.token_budget, limits.max_sequences, limits.chunk_tokens) == (2048, 1024, 512)
+    cut = Paces(Deployment("qwen3-30b-a3b", "8xh200-nvlink", "bf16", 4, token_budget=512)).limits
+    assert (cut.token_budget, cut.chunk_tokens) == (512, None)
