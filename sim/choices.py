@@ -2,11 +2,11 @@
 
 from typing import Literal
 
-Precision = Literal["bf16", "fp8"]
-"""Formats of weights, and of the products with them."""
+from thinwire.reference.core.precision import Kv as Kv  # where a checkpoint's own are read
+from thinwire.reference.core.precision import Precision as Precision
 
 Weights = Literal["bf16", "fp8"]
-"""Precision of weights and GEMMs."""
+"""Precision of weights and GEMMs. `reference.core.precision.Weights` once questions are priced in all of them."""
 
 Launch = Literal["eager", "graph"]
 """Kernels launched one by one, as engines prefill, or as a CUDA graph."""

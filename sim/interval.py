@@ -74,7 +74,7 @@ def kernels_of(workload: Workload) -> Kernels:
 
 def kernel_spread(kernel: Kernel, cost: CostModel) -> Spread | None:
     """What a kernel alone is off by; None for a product at the sustained rate, which `prefill` holds."""
-    spreads = cost.profile.gpu.spreads
+    spreads, heads, cache = cost.profile.gpu.spreads, cost.profile.gpu.heads, cost.cache
     match kernel:
         case Gemm(m=m, precision=precision):
             return None if cost.is_sustained(kernel) else find(spreads, m, f"gemm {precision}")
@@ -84,10 +84,14 @@ def kernel_spread(kernel: Kernel, cost: CostModel) -> Spread | None:
             return find(cost.mixture.spreads, keys, "latent prefill")
         case AttendChunks(chunks=chunks, value_dim=int()):
             return find(cost.mixture.spreads, max(context for _, context in chunks), "latent prefill")
-        case AttendChunks(chunks=chunks):
-            return find(spreads, max(context for _, context in chunks), "attention")
-        case DecodeAttend(sequences=sequences, context_tokens=context):
-            return find(spreads, context // sequences, "decode attention", "attention")
+        case AttendChunks(chunks=chunks, head_dim=dim, window=window):
+            longest = max(context for _, context in chunks)
+            return find(spreads, longest, *heads.parts("attention", dim, window, cache))
+        case DecodeAttend(sequences=sequences, context_tokens=context, head_dim=dim, window=window):
+            parts = heads.parts("decode attention", dim, window, cache)
+            return find(spreads, context // sequences, *parts, "attention")
+        case Attend(key_tokens=keys, head_dim=dim, window=window):
+            return find(spreads, keys, *heads.parts("attention", dim, window, cache))
         case RoutedExperts(rows=rows, hit=hit, precision=precision):
             bits = "8 bits" if precision.startswith(("fp8", "int8")) else "4 bits"
             return find(cost.mixture.spreads, rows / max(hit, 1), f"experts {precision}", f"experts {bits}")

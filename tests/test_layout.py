@@ -28,7 +28,7 @@ HOUSE: Mapping[str, tuple[str, ...]] = {
     "commands": (ANY,),
     "validation": (
         "calibrate.py", "peers/", "papers/", "targets/", "emulation/", "quality/", "instructions/", "relatives/",
-        "logs/", "hosts/", "mixtures/", "fits/", "campaign/",
+        "logs/", "hosts/", "mixtures/", "precisions/", "fits/", "campaign/",
     ),
     "sim": (
         "cli.py", "bench/", "sweeps/", "planning/", "schema.py", "serving/", "api.py", "cross/", "predict.py",

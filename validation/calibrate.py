@@ -55,6 +55,8 @@ from thinwire.validation.mixtures import experts as fit_experts
 from thinwire.validation.mixtures import latent as fit_latent
 from thinwire.validation.mixtures import recurrent as fit_recurrent
 from thinwire.validation.mixtures import spreads as mixture_spreads
+from thinwire.validation.precisions import attention as variants
+from thinwire.validation.precisions import products
 from thinwire.validation.relatives import left_out
 
 Model = TypeVar("Model")
@@ -349,6 +351,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         write(PROFILES / f"gpu-{name}.json", gpu_profile_dict(gpu))
     write_transferred(found_gpus)
     write_mixtures()
+    write_products(found_gpus)
+    write_attention(found_gpus)
     write(log_spreads.FILE, log_spreads.measure())
 
 
@@ -367,6 +371,18 @@ def write_transferred(found: Mapping[str, GpuProfile]) -> None:
     """The file of `transferred`."""
     known = transferred(found)
     write(PROFILES / "transferred.json", {relation: [asdict(s) for s in its] for relation, its in known.items()})
+
+
+def write_products(found: Mapping[str, GpuProfile]) -> None:
+    """Products in other precisions than the profiles' own."""
+    for name, document in products.documents({gpu: profile.gemm for gpu, profile in found.items()}).items():
+        write(PROFILES / name, document)
+
+
+def write_attention(found: Mapping[str, GpuProfile]) -> None:
+    """Attention of other heads, windows and caches than the profiles' own."""
+    for name, document in variants.documents(found).items():
+        write(PROFILES / name, document)
 
 
 if __name__ == "__main__":

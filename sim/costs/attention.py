@@ -25,8 +25,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from typing import Any
 
+from thinwire.edge.words import shown
 from thinwire.sim.costs.tables import value_of
 
 TILE_ROWS = 128
@@ -52,6 +54,14 @@ GROUP_AXIS = (0.0, 2.0, 3.0)
 CORRECTIONS = len(LENGTH_AXIS) * len(PARALLEL_AXIS) * len(GROUP_AXIS)
 CORRECTION_LIMIT = 700
 """Largest correction either way, in thousandths of the natural logarithm: a factor of 2."""
+
+ADJUST_LENGTH = (7.0, 9.0, 11.0, 13.0)
+ADJUST_PARALLEL = (2.0, 5.0, 8.0, 11.0)
+"""Axes of `adjust`: log2 of the length of the self-attention that sees as many keys per query without a window, and of
+batch * heads."""
+ADJUSTS = len(ADJUST_LENGTH) * len(ADJUST_PARALLEL)
+ADJUST_LIMIT = 4000
+"""Largest adjustment either way, in thousandths of the natural logarithm: another kernel altogether."""
 
 _NX, _NY, _NZ = len(LENGTH_AXIS), len(PARALLEL_AXIS), len(GROUP_AXIS)
 
@@ -107,6 +117,14 @@ def key_splits(tiles: int, key_tokens: int, sm_count: int) -> int:
     return max(1, min(sm_count // tiles, -(-key_tokens // SPLIT_KEYS), SPLIT_LIMIT))
 
 
+def _shares(value: float, axis: tuple[float, ...]) -> tuple[tuple[int, float], tuple[int, float]]:
+    """The two nodes of an axis around a value, and the share of each."""
+    step = axis[1] - axis[0]
+    at = min(max((value - axis[0]) / step, 0.0), len(axis) - 1.0)
+    low = min(int(at), len(axis) - 2)
+    return (low, 1.0 - (at - low)), (low + 1, at - low)
+
+
 @dataclass(frozen=True, slots=True)
 class AttentionModel:
     """Seconds of one prefill attention call on one kind of GPU. Build with validation/fits/attention.py.
@@ -120,6 +138,8 @@ class AttentionModel:
     paid, and paid besides once the call's footprint has outgrown `cache_bytes`), `cache_steepness` (how
     sudden that is), `write_weight` (how heavily cache-write traffic counts), `correction` (thousandths of ln,
     length-major, then parallelism, then group).
+    `adjust`, where given, holds what calls of another head size, window or cache than `correction` was fitted to take
+    more than all that says (thousandths of ln, length-major, then parallelism).
     `source` says where the numbers are from.
     """
 
@@ -141,6 +161,7 @@ class AttentionModel:
     write_weight: float
     correction: tuple[int, ...]
     source: str
+    adjust: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name in (
@@ -174,6 +195,8 @@ class AttentionModel:
         worst = max(self.correction, key=abs)
         if abs(worst) > CORRECTION_LIMIT:
             raise ValueError(f"corrections lie within +-{CORRECTION_LIMIT} thousandths, got {worst}")
+        if self.adjust and (len(self.adjust) != ADJUSTS or max(map(abs, self.adjust)) > ADJUST_LIMIT):
+            raise ValueError(f"adjust has {ADJUSTS} entries within +-{ADJUST_LIMIT}, got {shown(self.adjust)}")
 
     def time_s(
         self,
@@ -228,7 +251,10 @@ class AttentionModel:
         factor = self._factor(pairs / query_tokens, sequences, heads / kv_heads)
         kernel_s: float = (tiles_s + bytes_s + blocks_s) * factor
         bound_s: float = (streamed + written) * cold / self.memory_bandwidth_bytes_per_s
-        return self.floor_s + max(kernel_s, bound_s)
+        seconds = self.floor_s + max(kernel_s, bound_s)
+        if self.adjust:
+            seconds *= self._adjustment(scored_pairs(query_tokens, key_tokens) / query_tokens, sequences)
+        return seconds
 
     def cross_time_s(
         self, batch: int, query_tokens: int, key_tokens: int, heads: int, kv_heads: int, head_dim: int
@@ -293,6 +319,15 @@ class AttentionModel:
         far = (1 - x) * ((1 - y) * t[a + 1] + y * t[b + 1]) + x * ((1 - y) * t[c + 1] + y * t[d + 1])
         return math.exp(0.001 * ((1 - z) * near + z * far))
 
+    def _adjustment(self, mean_keys: float, sequences: int) -> float:
+        """Factor of `adjust`, bilinear in the logarithms; the edge's beyond the axes."""
+        factors = 0.0
+        for (i, x), (j, y) in product(
+            _shares(math.log2(2.0 * mean_keys - 1.0), ADJUST_LENGTH), _shares(math.log2(sequences), ADJUST_PARALLEL)
+        ):
+            factors += x * y * self.adjust[i * len(ADJUST_PARALLEL) + j]
+        return math.exp(0.001 * factors)
+
     def moved_to(
         self,
         gpu: str,
@@ -318,7 +353,8 @@ class AttentionModel:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; `from_dict` gives an equal model back."""
-        return {**asdict(self), "correction": list(self.correction)}
+        table = {**asdict(self), "correction": list(self.correction), "adjust": list(self.adjust)}
+        return table if self.adjust else {name: value for name, value in table.items() if name != "adjust"}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> AttentionModel:

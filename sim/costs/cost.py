@@ -17,6 +17,7 @@ from thinwire.reference.core.lookup import entry_of
 from thinwire.reference.core.schedule import Work
 from thinwire.sim.choices import Launch
 from thinwire.sim.costs.elementwise import elementwise_bytes
+from thinwire.sim.costs.heads import Cache
 from thinwire.sim.costs.profile import CompiledCodec, FabricProfile, GpuProfile, Profile, Quantity
 from thinwire.sim.shapes import (
     Attend,
@@ -50,6 +51,7 @@ class CostModel:
     profile: Profile
     gpu: Gpu
     launch: Launch = "eager"
+    cache: Cache = "bf16"  # precision of the KV cache
 
     def __post_init__(self) -> None:
         if self.launch not in get_args(Launch):
@@ -146,7 +148,8 @@ def _kernel_alone_s(cost: CostModel, costs: GpuProfile, kernel: Kernel) -> float
             alone_s = (latent.prefill_s(1, tokens, keys, heads, dim, value_dim, window) for tokens, keys in chunks)
             return launch_s + sum(seconds - launch_s for seconds in alone_s)
         case Attend():
-            return costs.attention.time_s(
+            attention = costs.attention_for(kernel.head_dim, _cutting(kernel.window, kernel.key_tokens), cost.cache)
+            return attention.time_s(
                 kernel.batch,
                 kernel.query_tokens,
                 kernel.key_tokens,
@@ -165,11 +168,11 @@ def _kernel_alone_s(cost: CostModel, costs: GpuProfile, kernel: Kernel) -> float
                 kernel.head_dim,
             )
         case AttendChunks(chunks=chunks, heads=heads, kv_heads=kv_heads, head_dim=dim, window=window):
-            model = costs.attention
+            model = costs.attention_for(dim, _cutting(window, max(keys for _, keys in chunks)), cost.cache)
             alone_s = (model.time_s(1, tokens, keys, heads, kv_heads, dim, window) for tokens, keys in chunks)
-            return model.floor_s + sum(seconds - model.floor_s for seconds in alone_s)
+            return model.floor_s + sum(max(seconds - model.floor_s, 0.0) for seconds in alone_s)
         case DecodeAttend():
-            return costs.decode_attention.time_s(
+            return costs.decode_attention_for(kernel.head_dim, kernel.window, cost.cache).time_s(
                 kernel.sequences,
                 kernel.context_tokens,
                 kernel.heads,
@@ -204,6 +207,11 @@ def _kernel_alone_s(cost: CostModel, costs: GpuProfile, kernel: Kernel) -> float
                 kernel.groups,
                 kernel.conv,
             )
+
+
+def _cutting(window: int | None, key_tokens: int) -> int | None:
+    """A window, where it cuts any context."""
+    return None if window is None or window >= key_tokens else window
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -106,7 +106,8 @@ class DecodeAttentionModel:
     more sequences never take less), `unit_bytes_per_s` and `whole_unit_bytes_per_s` (what one unit reads at most, and
     where every query head has its own keys, which some kernels do not cut), and for the benchmark alone `cache_bytes`,
     `cache_speedup` and `cache_steepness` (how much is read how much faster from the L2, and how sudden that ends).
-    `source` says where the numbers are from.
+    `value_bytes`: of a key's or a value's element in the cache. `packed`: 1 where the query heads that share keys are
+    one unit, 0 where each is its own (FlashAttention 2 with a window). `source` says where the numbers are from.
     """
 
     gpu: str
@@ -125,10 +126,12 @@ class DecodeAttentionModel:
     cache_steepness: float
     shares: tuple[float, ...]
     source: str
+    value_bytes: float = ELEMENT_BYTES
+    packed: int = 1
 
     def __post_init__(self) -> None:
         for name in ("memory_bandwidth_bytes_per_s", "sm_count", "split_tokens", "unit_bytes_per_s",
-                     "whole_unit_bytes_per_s", "cache_bytes", "cache_steepness"):  # fmt: skip
+                     "whole_unit_bytes_per_s", "cache_bytes", "cache_steepness", "value_bytes"):  # fmt: skip
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         for name in ("floor_s", "regroup_s", "split_s", "unit_s"):
@@ -160,7 +163,7 @@ class DecodeAttentionModel:
                 f"need sequences >= 1, head_dim >= 1 and heads a positive multiple of kv_heads; got "
                 f"sequences={sequences}, heads={heads}, kv_heads={kv_heads}, head_dim={head_dim}"
             )
-        units = sequences * kv_heads
+        units = sequences * (kv_heads if self.packed else heads)
         rate = min(self.share(units) * self.memory_bandwidth_bytes_per_s, units * self._unit_rate(heads, kv_heads))
         work_s = units * self.unit_s / self.sm_count
         regroup_s = self.regroup_s if sequences > 1 and kv_heads > 1 and heads > kv_heads else 0.0
@@ -170,7 +173,7 @@ class DecodeAttentionModel:
             hidden_s=self.overlap * work_s,
             split_s=self.split_s,
             split_at=sequences * self.split_tokens,
-            token_s=2 * ELEMENT_BYTES * kv_heads * head_dim / rate,
+            token_s=2 * self.value_bytes * kv_heads * head_dim / rate,
         )
 
     def time_s(
@@ -191,12 +194,12 @@ class DecodeAttentionModel:
 
     def replayed_s(self, sequences: int, context_tokens: int, heads: int, kv_heads: int, head_dim: int) -> float:
         """The same as the published rows measure it, replayed: what fits the L2 is read from there, though no faster
-        than a unit reads.
+        than a unit reads. Of a window, `context_tokens` are those within it.
         """
         call = self.call(sequences, heads, kv_heads, head_dim)
         cold_s = call.seconds(context_tokens)
-        units, tokens = sequences * kv_heads, context_tokens + sequences
-        moved = 2 * ELEMENT_BYTES * kv_heads * head_dim * tokens
+        units, tokens = sequences * (kv_heads if self.packed else heads), context_tokens + sequences
+        moved = 2 * self.value_bytes * kv_heads * head_dim * tokens
         warm: float = 1.0 / (1.0 + (moved / self.cache_bytes) ** self.cache_steepness)
         rate = self.share(units) * self.memory_bandwidth_bytes_per_s
         read_s = moved / rate * (1.0 - warm * (1.0 - 1.0 / self.cache_speedup))
@@ -208,7 +211,7 @@ class DecodeAttentionModel:
 
     def least_token_s(self, kv_heads: int, head_dim: int) -> float:
         """What a token of context adds at least once reading takes longest, whatever the batch."""
-        return 2 * ELEMENT_BYTES * kv_heads * head_dim / (max(self.shares) * self.memory_bandwidth_bytes_per_s)
+        return 2 * self.value_bytes * kv_heads * head_dim / (max(self.shares) * self.memory_bandwidth_bytes_per_s)
 
     def moved_to(
         self, gpu: str, memory_bandwidth_bytes_per_s: float, sm_count: int, cache_ratio: float = 1.0
@@ -228,7 +231,9 @@ class DecodeAttentionModel:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; `from_dict` gives an equal model back."""
-        return {**asdict(self), "shares": list(self.shares)}
+        table = {**asdict(self), "shares": list(self.shares)}
+        usual = {"value_bytes": ELEMENT_BYTES, "packed": 1}
+        return {name: value for name, value in table.items() if usual.get(name) != value}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> DecodeAttentionModel:

@@ -29,6 +29,7 @@ import numpy.typing as npt
 
 from thinwire.edge.limits import LOG_FACTOR, WIDTH
 from thinwire.edge.words import cut, shown
+from thinwire.reference.core.precision import BITS
 from thinwire.sim.costs.tables import listed, mapping, numbers, value_of
 
 Floats = npt.NDArray[np.float64]
@@ -40,7 +41,16 @@ SOFTNESS = 8  # exponent of the soft maximum of compute and memory: at a tie 9 %
 PADDED_ROWS = 4  # block-scaled fp8 on Hopper wants m in multiples of 4 (vllm-project/vllm#23280, #43706, #30717) ...
 PADDED_ABOVE = 256  # ... and pays for padding above this m: below, the measured rows show no difference
 OUTPUT_BYTES = 2  # C is bf16 whatever the operands are
-OPERAND_BYTES = {"bf16": 2, "fp8": 1}
+B_BYTES: Mapping[str, float] = {precision: bits / 8 for precision, bits in BITS.items()}  # a value, scales included
+# Of A: in weight-only products (int4, mxfp4) bf16; fp8-block scales 128 values of a row, nvfp4 16.
+A_BYTES: Mapping[str, float] = {
+    "bf16": 2, "fp8": 1, "fp8-block": 1 + 4 / 128, "int8": 1, "int4": 2, "nvfp4": 0.5 + 1 / 16, "mxfp4": 2,
+}  # fmt: skip
+# Whose rate of a GPU's file a precision's products run at: of weight-only ones, whose kernels unpack weights, bf16's.
+PEAK: Mapping[str, str] = {
+    "bf16": "bf16", "fp8": "fp8", "fp8-block": "fp8", "int8": "int8", "int4": "bf16", "nvfp4": "fp4", "mxfp4": "bf16",
+}  # fmt: skip
+ROW_STEP: Mapping[str, int] = {"int4": 16, "mxfp4": 16}  # `Roofline.row_step` of weight-only kernels, as Marlin's
 LARGEST_CORRECTION = 10  # of a logarithm: whatever weights add up to, the roofline is not wrong by 20,000
 FORM = 1  # of the JSON: raised when TILES, the features or the formulas change, since weights fitted to others mislead
 
@@ -73,8 +83,10 @@ class Roofline:
         bandwidth_efficiency: share of the memory bandwidth that a memory-bound product reaches.
         tile_efficiencies: share of the peak that full waves of each of `TILES` reach; 0 for a tile that is not used.
         split_s: cost of adding up the parts when k is split; None where the library does not split (fp8 in vLLM).
-        quantise_passes: fp8 only. Time of quantising A on the fly, in passes over 3 m k bytes (read bf16, write fp8)
-            at the full bandwidth.
+        quantise_passes: time of quantising A on the fly, in passes over it (read bf16, write A's format: 3 m k bytes in
+            fp8) at the full bandwidth; 0 where A stays bf16, or was measured without.
+        row_step: a tile taller than m does the work of m rows, rounded up to so many, as kernels made for decode do; 0:
+            that of all its rows.
         pad_launch_s, pad_passes: fp8 on Hopper only, m above 256 and not a multiple of 4. Copying A and C to and from
             padded buffers: a fixed cost and passes over 2 m k + 4 m n bytes at the full bandwidth.
     """
@@ -87,6 +99,7 @@ class Roofline:
     quantise_passes: float = 0.0
     pad_launch_s: float = 0.0
     pad_passes: float = 0.0
+    row_step: int = 0
 
     def __post_init__(self) -> None:
         if len(self.tile_efficiencies) != len(TILES):
@@ -101,6 +114,7 @@ class Roofline:
             self.quantise_passes,
             self.pad_launch_s,
             self.pad_passes,
+            self.row_step,
         )
         if min(positive) <= 0 or min(*others, *self.tile_efficiencies) < 0:
             raise ValueError(f"times and passes must not be negative, efficiencies must be positive: {shown(self)}")
@@ -116,45 +130,49 @@ class Roofline:
 
     def times_s(self, gpu: GpuFacts, dtype: str, m: Floats, n: Floats, k: Floats) -> Floats:
         """Roofline time of many products (arrays of one shape, or that broadcast to one)."""
-        operand_bytes, bandwidth = OPERAND_BYTES[dtype], gpu.memory_bandwidth_bytes_per_s
+        a_bytes, b_bytes, bandwidth = A_BYTES[dtype], B_BYTES[dtype], gpu.memory_bandwidth_bytes_per_s
         per_sm = gpu.peak_flops_per_s / gpu.sm_count
         compute = np.full(np.broadcast(m, n, k).shape, np.inf)
         for (rows, columns), efficiency in zip(TILES, self.tile_efficiencies, strict=True):
             if efficiency > 0:
                 tiles = np.ceil(m / rows) * np.ceil(n / columns)
-                tile_s = 2 * rows * columns * k / (per_sm * efficiency)
+                worked = np.minimum(rows, np.ceil(m / self.row_step) * self.row_step) if self.row_step else rows
+                tile_s = 2 * worked * columns * k / (per_sm * efficiency)
                 compute = np.minimum(compute, np.ceil(tiles / gpu.sm_count) * (self.wave_s + tile_s))
                 for parts in self._splits:
                     waves = np.ceil(parts * tiles / gpu.sm_count)
                     compute = np.minimum(compute, waves * (self.wave_s + tile_s / parts) + (self.split_s or 0.0))
-        moved_bytes = operand_bytes * (m * k + n * k) + OUTPUT_BYTES * m * n
+        moved_bytes = a_bytes * m * k + b_bytes * n * k + OUTPUT_BYTES * m * n
         memory = moved_bytes / (bandwidth * self.bandwidth_efficiency)
         larger = np.maximum(compute, memory)
         time = larger * (1 + (np.minimum(compute, memory) / larger) ** SOFTNESS) ** (1 / SOFTNESS) + self.launch_s
         if self.quantise_passes:
-            time = time + self.quantise_passes * (2 + operand_bytes) * m * k / bandwidth
+            time = time + self.quantise_passes * (2 + a_bytes) * m * k / bandwidth
         if self.padded:
-            copied = 2 * operand_bytes * m * k + 2 * OUTPUT_BYTES * m * n
+            copied = 2 * a_bytes * m * k + 2 * OUTPUT_BYTES * m * n
             time = time + unaligned(m) * (self.pad_launch_s + self.pad_passes * copied / bandwidth)
         return np.asarray(time, dtype=np.float64)
 
     def time_s(self, gpu: GpuFacts, dtype: str, m: int, n: int, k: int) -> float:
         """The same for one product, without numpy: a few microseconds."""
-        operand_bytes, bandwidth, sms = OPERAND_BYTES[dtype], gpu.memory_bandwidth_bytes_per_s, gpu.sm_count
+        a_bytes, b_bytes = A_BYTES[dtype], B_BYTES[dtype]
+        bandwidth, sms = gpu.memory_bandwidth_bytes_per_s, gpu.sm_count
         flops_s, split_s = 2 * k * sms / gpu.peak_flops_per_s, self.split_s or 0.0
         compute = math.inf
         for (rows, columns), efficiency in zip(TILES, self.tile_efficiencies, strict=True):
             if efficiency > 0:
-                tiles, tile_s = -(-m // rows) * -(-n // columns), rows * columns * flops_s / efficiency
+                worked = min(rows, -(-m // self.row_step) * self.row_step) if self.row_step else rows
+                tiles, tile_s = -(-m // rows) * -(-n // columns), worked * columns * flops_s / efficiency
                 compute = min(compute, -(-tiles // sms) * (self.wave_s + tile_s))
                 for parts in self._splits:
                     compute = min(compute, -(-parts * tiles // sms) * (self.wave_s + tile_s / parts) + split_s)
-        memory = (operand_bytes * (m + n) * k + OUTPUT_BYTES * m * n) / (bandwidth * self.bandwidth_efficiency)
+        moved_bytes = (a_bytes * m + b_bytes * n) * k + OUTPUT_BYTES * m * n
+        memory = moved_bytes / (bandwidth * self.bandwidth_efficiency)
         larger = max(compute, memory)
         time: float = larger * (1 + (min(compute, memory) / larger) ** SOFTNESS) ** (1 / SOFTNESS) + self.launch_s
-        time += self.quantise_passes * (2 + operand_bytes) * m * k / bandwidth
+        time += self.quantise_passes * (2 + a_bytes) * m * k / bandwidth
         if m > PADDED_ABOVE and m % PADDED_ROWS:
-            copied = 2 * operand_bytes * m * k + 2 * OUTPUT_BYTES * m * n
+            copied = 2 * a_bytes * m * k + 2 * OUTPUT_BYTES * m * n
             time += self.pad_launch_s + self.pad_passes * copied / bandwidth
         return time
 
@@ -289,7 +307,7 @@ class GemmModel:
 
     Args:
         gpu: the facts the roofline's efficiencies are shares of.
-        dtype: of A and B, "bf16" or "fp8".
+        dtype: of A and B, a precision of weights.
         base: the roofline's numbers.
         correction: None for the pure roofline.
         source: where the numbers come from: `measured: ...` or `assumed: ...`.
@@ -303,8 +321,8 @@ class GemmModel:
     _time_s: Callable[[int, int, int], float] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.dtype not in OPERAND_BYTES:
-            raise ValueError(f"dtype must be one of {', '.join(OPERAND_BYTES)}: {shown(self.dtype)}")
+        if self.dtype not in A_BYTES:
+            raise ValueError(f"dtype must be one of {', '.join(A_BYTES)}: {shown(self.dtype)}")
         object.__setattr__(self, "_time_s", lru_cache(maxsize=1 << 16)(self._evaluator()))
 
     def __hash__(self) -> int:  # equal models have equal sources; hashing ten thousand weights would be slow
@@ -393,7 +411,7 @@ class GemmModel:
             "source": self.source,
             "dtype": self.dtype,
             "gpu": asdict(self.gpu),
-            "base": asdict(self.base) | {"tile_efficiencies": list(self.base.tile_efficiencies)},
+            "base": _base_dict(self.base),
             "correction": None,
         }
         if self.correction is not None:
@@ -422,6 +440,11 @@ class GemmModel:
             base=value_of(Roofline, given.get("base"), "GEMM model: base"),
             correction=None if correction is None else _correction(correction, "GEMM model: correction"),
         )
+
+
+def _base_dict(base: Roofline) -> dict[str, Any]:
+    table = asdict(base) | {"tile_efficiencies": list(base.tile_efficiencies)}
+    return {name: value for name, value in table.items() if name != "row_step" or value}
 
 
 def _correction(table: object, what: str) -> Correction:

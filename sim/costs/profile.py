@@ -22,6 +22,7 @@ from thinwire.sim.costs.attention import AttentionModel
 from thinwire.sim.costs.decode_attention import DecodeAttentionModel
 from thinwire.sim.costs.elementwise import ElementwiseModel
 from thinwire.sim.costs.gemm import GemmModel
+from thinwire.sim.costs.heads import NO_HEADS, Cache, Heads
 from thinwire.sim.costs.spread import Real, Spread, Whole, check_source
 from thinwire.sim.costs.transfer import Relation, longest_rate, products_of, sentences
 from thinwire.topologies.cluster import Gpu
@@ -155,6 +156,15 @@ class GpuProfile:
     experts: "ExpertsModel | None" = None
     latent: "LatentModel | None" = None
     recurrent: "RecurrentModel | None" = None
+    heads: Heads = NO_HEADS  # attention of other heads, windows and caches than the two models': a file of its own
+
+    def attention_for(self, head_dim: int, window: int | None, cache: Cache = "bf16") -> AttentionModel:
+        """What prices prefill attention of such calls."""
+        return self.heads.attention(self.attention, head_dim, window, cache)
+
+    def decode_attention_for(self, head_dim: int, window: int | None, cache: Cache = "bf16") -> DecodeAttentionModel:
+        """What prices decode attention of such calls."""
+        return self.heads.decode_attention(self.decode_attention, head_dim, window, cache)
 
     def __post_init__(self) -> None:
         given, ceilings = sorted(self.gemm), sorted(self.sustained_flops_per_s)
@@ -204,6 +214,7 @@ class GpuProfile:
             ),
             assumptions=sentences(gpu, self.gpu, relation, gemm["bf16"]),
             spreads=tuple(s for s in spreads if s.part.removeprefix("gemm ") in gemm or not s.part.startswith("gemm ")),
+            heads=self.heads.moved_to(gpu.name, memory, gpu.sm_count, f"assumed: as on {self.gpu} ({relation})"),
         )
 
 

@@ -2,7 +2,8 @@
 
 `gpu-<name>.json`, `fabric-<name>.json`, and `transferred.json`: how far off profiles are that a relative lent. What a
 dense model never asks for lies apart and is read when it is asked for: `mixture-<gpu>.json`, and
-`transferred-mixtures.json`.
+`transferred-mixtures.json`. With a GPU goes `attention-<name>.json`, its attention with other heads, windows and
+caches, or the relative's.
 """
 
 import json
@@ -16,6 +17,7 @@ from pydantic import TypeAdapter
 
 from thinwire.edge.reading import from_json
 from thinwire.edge.words import place
+from thinwire.sim.costs.heads import heads_of
 from thinwire.sim.costs.profile import (
     MIXTURE,
     FabricProfile,
@@ -48,7 +50,8 @@ def load_profile(cluster: Cluster, path: str | None = None, kernels: bool = True
     (`STAND_IN`), and says so. ValueError for what is no profile, or one of another GPU.
     """
     given = {} if path is None else _parts(from_json(path, "profile"), path)
-    gpu = gpu_profile(given["gpu"]) if "gpu" in given else profile_of(_known_by(cluster.gpu, kernels))
+    known = _known_by(cluster.gpu, kernels)
+    gpu = with_heads(gpu_profile(given["gpu"]), cluster.gpu) if "gpu" in given else profile_of(known)
     fabric = shipped_fabric(cluster)
     own = [fabric_profile(given[key]) for key in ("fabric", "within") if key in given]
     if own:
@@ -99,7 +102,7 @@ def shipped_fabric(cluster: Cluster) -> FabricProfile:
 def profile_of(gpu: Gpu) -> GpuProfile:
     """The shipped profile of a GPU; of one without, its relative's moved to it. ValueError where it names none."""
     if gpu.relative is None or _file("gpu", gpu.name).exists():
-        return _shipped_gpu(gpu.name)
+        return _whole(gpu)
     return _derived(gpu, gpu.relative)
 
 
@@ -162,6 +165,28 @@ def _spreads(given: Any) -> tuple[Spread, ...]:
 
 def _fits(given: Any) -> tuple[FitRecord, ...]:
     return TypeAdapter(tuple[FitRecord, ...]).validate_python(given)
+
+
+@lru_cache
+def _whole(gpu: Gpu) -> GpuProfile:
+    return with_heads(_shipped_gpu(gpu.name), gpu)
+
+
+def with_heads(profile: GpuProfile, gpu: Gpu) -> GpuProfile:
+    """The profile with its GPU's attention of other heads, windows and caches: its own, a relative's, or none."""
+    own, lender = _file("attention", gpu.name), gpu
+    while not own.exists():
+        if lender.relative is None:
+            return profile
+        lender = load_gpu(lender.relative)
+        own = _file("attention", lender.name)
+    found = heads_of(json.loads(own.read_text("utf-8")))
+    if lender is gpu:
+        told = {spread.part for spread in found.spreads}
+        spreads = (*(spread for spread in profile.spreads if spread.part not in told), *found.spreads)
+        return replace(profile, heads=found, spreads=spreads)
+    said = f"assumed: as on {lender.name}"
+    return replace(profile, heads=found.moved_to(gpu.name, gpu.memory_bandwidth_bytes_per_s, gpu.sm_count, said))
 
 
 @lru_cache

@@ -197,18 +197,18 @@ def calibrated(calibration: Mapping[str, Any], of: str, ranks: int) -> Profile:
 
 
 def _no_attention(said: str) -> AttentionModel:
-    times = dict.fromkeys(("floor_s", "token_block_s", "lane_block_s", "tile_s"), 0.0)
-    passes = dict.fromkeys(("warm_passes", "cold_passes", "write_weight"), 0.0)
-    ones = dict.fromkeys(("efficiency", "tail_speed", "balance", "cache_bytes", "cache_steepness"), 1.0)
+    times: dict[str, Any] = dict.fromkeys(("floor_s", "token_block_s", "lane_block_s", "tile_s"), 0.0)
+    passes: dict[str, Any] = dict.fromkeys(("warm_passes", "cold_passes", "write_weight"), 0.0)
+    ones: dict[str, Any] = dict.fromkeys(("efficiency", "tail_speed", "balance", "cache_bytes", "cache_steepness"), 1.0)
     return AttentionModel(
         GPU, NOTHING, NOTHING, 1, **times, **passes, **ones, correction=(0,) * CORRECTIONS, source=said
     )
 
 
 def _no_decode_attention(said: str) -> DecodeAttentionModel:
-    times = dict.fromkeys(("floor_s", "regroup_s", "split_s", "unit_s", "overlap"), 0.0)
-    ones = dict.fromkeys(("split_tokens", "cache_bytes", "cache_speedup", "cache_steepness"), 1.0)
-    rates = dict.fromkeys(("unit_bytes_per_s", "whole_unit_bytes_per_s"), NOTHING)
+    times: dict[str, Any] = dict.fromkeys(("floor_s", "regroup_s", "split_s", "unit_s", "overlap"), 0.0)
+    ones: dict[str, Any] = dict.fromkeys(("split_tokens", "cache_bytes", "cache_speedup", "cache_steepness"), 1.0)
+    rates: dict[str, Any] = dict.fromkeys(("unit_bytes_per_s", "whole_unit_bytes_per_s"), NOTHING)
     return DecodeAttentionModel(GPU, NOTHING, 1, **times, **ones, **rates, shares=(1.0,) * SHARE_NODES, source=said)
 
 

@@ -17,6 +17,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -224,7 +225,7 @@ def build(
     gpu: str, facts: tuple[float, float, int], log_values: Floats, table: tuple[int, ...], source: str
 ) -> AttentionModel:
     """Model from fitted numbers, each rounded to six digits (so that the profile is short and exact)."""
-    values = {name: float(f"{math.exp(v):.6g}") for name, v in zip(NAMES, log_values, strict=True)}
+    values: dict[str, Any] = {name: float(f"{math.exp(v):.6g}") for name, v in zip(NAMES, log_values, strict=True)}
     values["balance"] = max(values["balance"], 1.0)
     return AttentionModel(
         gpu=gpu,

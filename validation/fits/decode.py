@@ -78,13 +78,22 @@ class Rows:
     heads: Floats
     kv_heads: Floats
     time_s: Floats
+    head_dim: int = HEAD_DIM
+    value_bytes: float = ELEMENT_BYTES
+    packed: int = 1
 
     def __len__(self) -> int:
         return len(self.time_s)
 
     def only(self, keep: Masks) -> Rows:
         """The rows where `keep` [R] is true."""
-        return Rows(self.batch[keep], self.context[keep], self.heads[keep], self.kv_heads[keep], self.time_s[keep])
+        columns = self.batch[keep], self.context[keep], self.heads[keep], self.kv_heads[keep], self.time_s[keep]
+        return Rows(*columns, self.head_dim, self.value_bytes, self.packed)
+
+    @property
+    def units(self) -> Floats:
+        """Blocks at least [R]."""
+        return self.batch * (self.kv_heads if self.packed else self.heads)
 
     @property
     def attended(self) -> Floats:
@@ -94,7 +103,7 @@ class Rows:
     @property
     def read_bytes(self) -> Floats:
         """Keys and values, read once [R]."""
-        return 2.0 * ELEMENT_BYTES * HEAD_DIM * self.kv_heads * self.batch * self.context
+        return 2.0 * self.value_bytes * self.head_dim * self.kv_heads * self.batch * self.context
 
 
 def read_rows(path: Path = PUBLISHED / f"{TABLE}.csv") -> dict[str, Rows]:
@@ -118,8 +127,8 @@ def seconds(log_values: Floats, rows: Rows, bandwidth_bytes_per_s: float, sm_cou
     The one formula written twice, for speed; tests/validation/fits/test_decode.py holds the two together.
     """
     v = dict(zip(NAMES, np.exp(log_values[: len(NAMES)]), strict=True))
-    units, alone = rows.batch * rows.kv_heads, rows.heads == rows.kv_heads
-    moved = 2 * ELEMENT_BYTES * HEAD_DIM * units * (rows.context + 1)
+    units, alone = rows.units, rows.heads == rows.kv_heads
+    moved = 2 * rows.value_bytes * rows.head_dim * rows.batch * rows.kv_heads * (rows.context + 1)
     warm = 1 / (1 + (moved / v["cache_bytes"]) ** v["cache_steepness"])
     rate = np.exp(weights @ log_values[len(NAMES) :]) * bandwidth_bytes_per_s
     read = moved / rate * (1 - warm * (1 - 1 / v["cache_speedup"]))
@@ -134,7 +143,7 @@ def seconds(log_values: Floats, rows: Rows, bandwidth_bytes_per_s: float, sm_cou
 
 def fit_values(rows: Rows, bandwidth_bytes_per_s: float, sm_count: int) -> Floats:
     """Logarithms of the numbers (order: NAMES, then the shares)."""
-    weights, names = hats(rows.batch * rows.kv_heads), len(NAMES)
+    weights, names = hats(rows.units), len(NAMES)
 
     def residual(log_values: Floats) -> Floats:
         off = np.log(seconds(log_values, rows, bandwidth_bytes_per_s, sm_count, weights) / rows.time_s)
@@ -147,7 +156,14 @@ def fit_values(rows: Rows, bandwidth_bytes_per_s: float, sm_count: int) -> Float
     return np.asarray(found.x, dtype=np.float64)
 
 
-def build(gpu: str, facts: tuple[float, int], log_values: Floats, source: str) -> DecodeAttentionModel:
+def build(
+    gpu: str,
+    facts: tuple[float, int],
+    log_values: Floats,
+    source: str,
+    value_bytes: float = ELEMENT_BYTES,
+    packed: int = 1,
+) -> DecodeAttentionModel:
     """Model from fitted numbers, rounded (so that the profile is short and exact); shares at most twice from node to
     node.
     """
@@ -163,6 +179,8 @@ def build(gpu: str, facts: tuple[float, int], log_values: Floats, source: str) -
         sm_count=facts[1],
         shares=tuple(shares),
         source=source,
+        value_bytes=value_bytes,
+        packed=packed,
         **{
             **values,
             "overlap": min(values["overlap"], 1.0),
@@ -177,7 +195,7 @@ def fit(
     """The model of one GPU from its measured rows."""
     facts = memory_bandwidth_bytes_per_s, sm_count
     source = source or f"measured: aiconfigurator-core 0.12.0, {TABLE}.csv, {len(rows)} rows, head_dim {HEAD_DIM}"
-    return build(gpu, facts, fit_values(rows, *facts), source)
+    return build(gpu, facts, fit_values(rows, *facts), source, rows.value_bytes, rows.packed)
 
 
 def fit_all(rows: Mapping[str, Rows] | None = None) -> dict[str, DecodeAttentionModel]:
@@ -190,7 +208,10 @@ def predict(model: DecodeAttentionModel, rows: Rows) -> Floats:
     """Seconds [R] as the benchmark would measure them, by the model itself."""
     columns = (rows.batch, rows.context, rows.heads, rows.kv_heads)
     return np.array(
-        [model.replayed_s(int(b), int(b * c), int(h), int(kv), HEAD_DIM) for b, c, h, kv in zip(*columns, strict=True)]
+        [
+            model.replayed_s(int(b), int(b * c), int(h), int(kv), rows.head_dim)
+            for b, c, h, kv in zip(*columns, strict=True)
+        ]
     )
 
 

@@ -4,8 +4,10 @@
     python -m thinwire.validation.fits.gemm --every 9     # the same on each ninth fold (a minute)
     python -m thinwire.validation.fits.gemm --transfer    # each GPU from the others; the default roofline
     python -m thinwire.validation.fits.gemm --outside     # extrapolation, hull of the models' shapes, order in n and k
+    python -m thinwire.validation.fits.gemm --quantised --every 9  # of fp8-block, nvfp4, int8 and int4
 
-Data: validation/published/gemm.csv (ai-dynamo/aiconfigurator, Apache-2.0). Two steps: the roofline's numbers by robust
+Data: validation/published/gemm.csv, for precisions beyond bf16 and fp8 gemm_quantised.csv (`--quantised`; both
+ai-dynamo/aiconfigurator, Apache-2.0). Two steps: the roofline's numbers by robust
 least squares on the logarithm of the time, then the weights of the correction by kriging of what is left, with a noise
 that grows for rows their neighbours contradict. Deterministic: fixed starts, fixed order, no randomness.
 """
@@ -21,6 +23,8 @@ from scipy.linalg import lapack
 from scipy.optimize import least_squares
 
 from thinwire.sim.costs.gemm import (
+    PEAK,
+    ROW_STEP,
     TILES,
     Correction,
     Floats,
@@ -34,6 +38,8 @@ from thinwire.validation.fits.gpus import SYSTEMS
 from thinwire.validation.fits.published_tables import PUBLISHED
 
 DTYPES: Mapping[str, str] = {"bfloat16": "bf16", "fp8": "fp8"}
+QUANTISED = "gemm_quantised"  # the other precisions' table; its gemm_dtype is our word
+SPLIT = ("bf16", "int8", "int4")  # whose libraries split k; the others quantise A on the fly
 
 # Chosen once for all GPUs and dtypes by leave-one-out (docs/decisions/003-gemm-model.md): m, n, k (logs), band of m,
 # share of the tile, padding, then the four wave features.
@@ -65,12 +71,23 @@ def read_rows(path: Path = PUBLISHED / "gemm.csv") -> dict[tuple[str, str], list
     return {key: sorted(rows, key=lambda row: (row.n, row.k, row.m)) for key, rows in sorted(tables.items())}
 
 
+def read_quantised() -> dict[tuple[str, str], list[Row]]:
+    """The same of the precisions beyond bf16 and fp8."""
+    tables: dict[tuple[str, str], list[Row]] = {}
+    with (PUBLISHED / f"{QUANTISED}.csv").open(newline="") as file:
+        for line in csv.DictReader(file):
+            row = Row(int(line["m"]), int(line["n"]), int(line["k"]), float(line["latency_us"]) * 1e-6)
+            tables.setdefault((SYSTEMS[line["system"]], line["gemm_dtype"]), []).append(row)
+    return {key: sorted(rows, key=lambda row: (row.n, row.k, row.m)) for key, rows in sorted(tables.items())}
+
+
 def facts(gpu: str, dtype: str) -> GpuFacts:
     """The facts of one of our GPUs, from topologies/gpus/."""
     from thinwire.topologies.load import load_gpu
 
     found = load_gpu(gpu)
-    return GpuFacts(gpu, found.peak_flops_per_s[dtype], found.memory_bandwidth_bytes_per_s, found.sm_count)
+    peak = found.peak_flops_per_s[PEAK[dtype]]
+    return GpuFacts(gpu, peak, found.memory_bandwidth_bytes_per_s, found.sm_count)
 
 
 def columns(rows: Sequence[Row]) -> tuple[Floats, Floats, Floats, Floats]:
@@ -97,7 +114,7 @@ def fit_roofline(tables: Sequence[tuple[Sequence[Row], GpuFacts]], dtype: str) -
     Several tables (GPUs) give one roofline for all: what a GPU without measurements gets.
     """
     places = [(gpu, *columns(rows)) for rows, gpu in tables]
-    padded, split = all(is_padded(rows) for rows, _ in tables), dtype != "fp8"
+    padded, split = all(is_padded(rows) for rows, _ in tables), dtype in SPLIT
     limits = [  # of the logarithms: lowest, highest, start
         (-0.7, 3.0, 1.0),  # launch, us
         (-4.0, 3.0, 0.0),  # wave, us
@@ -124,6 +141,7 @@ def fit_roofline(tables: Sequence[tuple[Sequence[Row], GpuFacts]], dtype: str) -
             quantise_passes=0.0 if split else rounded(own),
             pad_launch_s=rounded(pad_us * 1e-6),
             pad_passes=rounded(pad_passes),
+            row_step=ROW_STEP.get(dtype, 0),
         )
 
     def misfit(logs: Floats) -> Floats:
@@ -167,14 +185,15 @@ def fit_gemm(rows: Sequence[Row], gpu: GpuFacts, dtype: str = "bf16", source: st
     residual = log_time - np.log(base.times_s(gpu, dtype, m, n, k))
     weights = kriging_weights(features(gpu, base.padded, m, n, k), residual)
     grid_m, shapes = sorted({row.m for row in rows}), sorted({(row.n, row.k) for row in rows})
-    table = {(row.m, row.n, row.k): round(float(weight), 4) for row, weight in zip(rows, weights, strict=True)}
+    by_row = {(row.m, row.n, row.k): round(float(weight), 4) for row, weight in zip(rows, weights, strict=True)}
     correction = Correction(
         m=tuple(grid_m),
         shapes=tuple(shapes),
-        weights=tuple(tuple(table.get((rows_m, width, depth), 0.0) for rows_m in grid_m) for width, depth in shapes),
+        weights=tuple(tuple(by_row.get((rows_m, width, depth), 0.0) for rows_m in grid_m) for width, depth in shapes),
         lengths=LENGTHS,
     )
-    text = source or f"measured: ai-dynamo/aiconfigurator@095f58a, {len(rows)} rows"
+    table = "ai-dynamo/aiconfigurator@095f58a" if dtype in DTYPES.values() else "aiconfigurator-core 0.12.0"
+    text = source or f"measured: {table}, {len(rows)} rows"
     return GemmModel(gpu, dtype, base, correction, text)
 
 
@@ -250,10 +269,10 @@ LAYERS: Mapping[str, tuple[int, int, int, int]] = {  # hidden, ffn, query width,
 }
 
 
-def report_accuracy(every: int) -> None:
+def report_accuracy(every: int, tables: Mapping[tuple[str, str], Sequence[Row]]) -> None:
     """Prints, per GPU and dtype: median, 90th percentile, worst and signed median; in-sample, row out, (n, k) out."""
     print(f"{'':22}{'in-sample':>32}{'row left out':>32}{'(n, k) left out':>32}")
-    for (gpu, dtype), rows in read_rows().items():
+    for (gpu, dtype), rows in tables.items():
         known = facts(gpu, dtype)
         cells = [Summary.of(residuals(fit_gemm(rows, known, dtype), rows))]
         for folds in (row_folds(rows, every), shape_folds(rows, every)):
@@ -331,13 +350,14 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="leave out only each so-manieth fold")
     parser.add_argument("--transfer", action="store_true", help="predict each GPU from the others")
     parser.add_argument("--outside", action="store_true", help="extrapolation, models' shapes, order in n and k")
+    parser.add_argument("--quantised", action="store_true", help="precisions beyond bf16 and fp8")
     chosen = parser.parse_args()
     if chosen.transfer:
         report_transfer()
     elif chosen.outside:
         report_outside()
     else:
-        report_accuracy(chosen.every)
+        report_accuracy(chosen.every, read_quantised() if chosen.quantised else read_rows())
 
 
 if __name__ == "__main__":

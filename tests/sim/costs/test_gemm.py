@@ -294,7 +294,10 @@ def test_speed() -> None:
         (lambda: replace(ONE_TILE, tile_efficiencies=(0.5,)), "6 tile efficiencies"),
         (lambda: replace(ONE_TILE, tile_efficiencies=(0.0,) * 6), "efficiencies must be positive"),
         (lambda: replace(ONE_TILE, wave_s=-1e-9), "must not be negative"),
-        (lambda: GemmModel(GPU, "fp4", ONE_TILE, None, ""), "dtype must be one of bf16, fp8: 'fp4'"),
+        (
+            lambda: GemmModel(GPU, "fp4", ONE_TILE, None, ""),
+            "dtype must be one of bf16, fp8, fp8-block, int8, int4, nvfp4, mxfp4: 'fp4'",
+        ),
         (lambda: GemmModel.roofline(1e15, 1e12, 100, "int8"), "dtype must be one of bf16, fp8: 'int8'"),
         (
             lambda: GemmModel.roofline(1e15, 1e12, 100, matmul_efficiency=1.5),

@@ -16,10 +16,10 @@ from thinwire.reference.catalog import scheme
 from thinwire.reference.families.config import load_model
 from thinwire.sim.costs.elementwise import OPS
 from thinwire.sim.costs.profile import GpuProfile, Profile, gpu_profile
-from thinwire.sim.costs.shipped import load_profile
+from thinwire.sim.costs.shipped import load_profile, with_heads
 from thinwire.sim.predict import predict
 from thinwire.sim.workload import Prompt
-from thinwire.topologies.load import gpu_names, load_cluster
+from thinwire.topologies.load import gpu_names, load_cluster, load_gpu
 from thinwire.validation.campaign import campaign
 from thinwire.validation.fits import calibrate_raw
 from thinwire.validation.fits import codec as fit_codec
@@ -283,7 +283,7 @@ def test_the_command_writes_a_profile_that_predicts(
     assert all(word in out for word in ("attention", "codec encode", "shipped profile", "in-sample", "--profile"))
     own = tmp_path / f"{path.stem}-profile.json"
     found = load_profile(load_cluster("8xh200-nvlink"), str(own))
-    assert found.gpu == gpu_profile(json.loads(own.read_text())["gpu"])
+    assert found.gpu == with_heads(gpu_profile(json.loads(own.read_text())["gpu"]), load_gpu("h200-sxm"))
     assert found.gpu.codec.wire_share.source.startswith("measured: ")
     asked = ("predict", "--model", "llama-3-8b", "--cluster", "8xh200-nvlink", "--scheme", "flash-int4", "--json")
     status, out, err = run(capsys, *asked, "--profile", str(own))
