@@ -95,7 +95,8 @@ def test_what_is_not_answered_is_said_once() -> None:
 @pytest.mark.parametrize(
     ("name", "part"),
     [
-        ("moe", "experts"), ("moe_overlap", "experts"), ("moe_pre_dispatch", "exchanges"), ("embedding_ar", "exchanges"),
+        ("moe", "experts"), ("moe_overlap", "experts"), ("moe_pre_dispatch", "exchanges"),
+        ("embedding_ar", "exchanges"),
         ("tp_allreduce", "exchanges"), ("mla_block", "attention and its products"),
         ("qkv_gemm", "attention and its products"),
         ("shared_ffn2_gemm", "other products"), ("router_gemm", "other products"), ("add_norm_1", "rest"),
