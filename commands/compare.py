@@ -71,7 +71,7 @@ def compare(
 
 
 # What a question says of a decoder's whole prefill, and of experts.
-DECODERS = ("launch", "slow_ranks", "ep", "attention", "expert_exchange", "expert_skew")
+DECODERS = ("launch", "slow_ranks", "kv", "ep", "attention", "expert_exchange", "expert_skew")
 
 
 def _cross(

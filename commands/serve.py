@@ -45,7 +45,7 @@ def _show(found: "ServingResult") -> None:
     if math.isnan(run.attainment):
         kept = "none to keep the SLO"
     console.print(
-        f"{found.model} ({found.deployment.weights}) under {found.scheme} on {found.gpus} GPUs of {found.cluster}, "
+        f"{found.model} ({found.weights}) under {found.scheme} on {found.gpus} GPUs of {found.cluster}, "
         f"TP {found.tp}{_on(found)}: {_batching(limits)}"
     )
     table = Table("milliseconds", "mean", *(f"p{q * 100:g}" for q in run.ttft.percentiles), box=None)

@@ -10,12 +10,14 @@ from rich.console import Console
 from rich.table import Table
 
 from thinwire.reference.catalog import scheme as find_scheme
+from thinwire.reference.core.precision import kv_of
 from thinwire.reference.core.scheme import Scheme
 from thinwire.reference.mixed import DROP, SITES, MixedScheme, Site, plan_of
 from thinwire.sim.api import Comparison
 from thinwire.sim.choices import Shown
 from thinwire.sim.costs.spread import CONFIDENCE
 from thinwire.sim.cross.predict import CrossComparison
+from thinwire.sim.layers import said_of
 from thinwire.sim.quality.figures import Figure
 from thinwire.sim.quality.published import Found, few, rows_of
 from thinwire.sim.report import Prediction, host_sentence
@@ -42,9 +44,15 @@ def _machine(name: str, gpus: Sequence[int]) -> str:
 def _heading(p: Prediction) -> str:
     prompt, c = p.prompt, p.cluster
     return (
-        f"[bold]{p.model.name}[/bold] ({prompt.weights}) on {p.tp} x {c.gpu.name} of {_machine(c.name, c.indices)}, "
+        f"[bold]{p.model.name}[/bold] ({_formats(p)}) on {p.tp} x {c.gpu.name} of {_machine(c.name, c.indices)}, "
         f"batch {prompt.batch} x {prompt.input_tokens} tokens{_shared_out(p)}"
     )
+
+
+def _formats(p: Prediction) -> str:
+    """Of weights, and of the cache where it has one of its own."""
+    kv = kv_of(p.model.checkpoint, p.prompt.kv)
+    return said_of(p.model, p.prompt.weights) + ("" if kv == "bf16" else f", KV cache {kv}")
 
 
 def _shared_out(p: Prediction) -> str:

@@ -24,12 +24,14 @@ from thinwire.reference.mixed import AnyScheme, MixedScheme, auto_budget, entrie
 from thinwire.sim import predict as main_path
 from thinwire.sim.choices import Compress, Weights
 from thinwire.sim.costs.cost import CostModel
+from thinwire.sim.costs.products import with_precisions
 from thinwire.sim.costs.profile import Profile
 from thinwire.sim.costs.shipped import STAND_IN, load_profile
 from thinwire.sim.costs.spread import CONFIDENCE
 from thinwire.sim.costs.transfer import RELATIONS, relation_to
 from thinwire.sim.events.exchange import UNCOMPRESSED, Exchanger, slowdown
 from thinwire.sim.interval import interval_of_exchange
+from thinwire.sim.layers import precision, precisions
 from thinwire.sim.predict import WhatIf
 from thinwire.sim.question import Placement, Question, question_of
 from thinwire.sim.report import Prediction
@@ -97,6 +99,9 @@ def place(question: Placement) -> Placed:
     gpus = group(question.cluster, question.tp, scaled, gpus=numbered, nodes=question.nodes)
     costs = _profile_of(gpus, question.profile)
     model = load_model(question.model) if isinstance(question.model, str) else question.model
+    needed = precisions(model, question.weights)
+    own = [wanted for part, wanted in needed.items() if part != "experts"]  # those have costs of their own
+    costs = replace(costs, gpu=with_precisions(costs.gpu, gpus.gpu, own))
     return Placed(model, gpus, costs, _sharing(question, len(gpus.gpus)))
 
 
@@ -123,7 +128,7 @@ def scheme_of(question: Placement, placed: Placed, prompt: Prompt, compress: Com
 
 def prompt_of(question: Question) -> Prompt:
     """What is prefilled. ValueError for numbers and a precision that cannot be."""
-    return Prompt(question.batch, question.input_tokens, question.weights)
+    return Prompt(question.batch, question.input_tokens, question.weights, question.kv)
 
 
 def answer(question: Question) -> Prediction:
@@ -326,7 +331,7 @@ def compare_cross_attention(
     methods: Iterable[str] | None = None,
     tp: int | None = None,
     batch: int = 1,
-    weights: Weights = "bf16",
+    weights: Weights = "auto",
     profile: str | Profile | None = None,
     *,
     cross_layers: int | None = None,
@@ -356,6 +361,7 @@ def compare_cross_attention(
 
     taken = group(cluster, tp, scaled_links, gpus=gpus, nodes=nodes)
     found = load_model(model) if isinstance(model, str) else model
+    fmt, costs = precision(found, weights, "attention"), _profile_of(taken, profile)
     own = {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim}
     layers = max(1, found.num_layers // LAYERS_SHARE) if cross_layers is None else cross_layers
     wanted = (
@@ -364,8 +370,8 @@ def compare_cross_attention(
     return compare_cross(
         CrossModel(found, layers, **{name: value for name, value in own.items() if value is not None}),
         taken,
-        CrossPrompt(batch, text_tokens, visual_tokens, weights),
-        _profile_of(taken, profile),
+        CrossPrompt(batch, text_tokens, visual_tokens, fmt),
+        replace(costs, gpu=with_precisions(costs.gpu, taken.gpu, (fmt,))),
         Wire(partial=parse_codec(partial) if isinstance(partial, str) else partial),
         wanted,
     )

@@ -1,12 +1,13 @@
 """Words that many modules share, and all that each may be."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 from thinwire.reference.core.precision import Kv as Kv  # where a checkpoint's own are read
 from thinwire.reference.core.precision import Precision as Precision
+from thinwire.reference.core.precision import Weights as Weights
 
-Weights = Literal["bf16", "fp8"]
-"""Precision of weights and GEMMs. `reference.core.precision.Weights` once questions are priced in all of them."""
+WEIGHTS: tuple[Weights, ...] = (*get_args(Precision), "auto")
+"""All that they may be."""
 
 Launch = Literal["eager", "graph"]
 """Kernels launched one by one, as engines prefill, or as a CUDA graph."""

@@ -10,6 +10,7 @@ from typing import Literal, cast
 
 from thinwire.reference.core.architecture import Experts, FeedForward, Layer, ModelConfig
 from thinwire.reference.core.mixers import Attention, DeltaNet, Latent, Lightning, Mixer, Part, StateSpace, Values
+from thinwire.reference.core.precision import BITS, PARTS, precision_of
 from thinwire.reference.core.scheme import Phase, Scheme
 from thinwire.reference.mixed import Site
 from thinwire.sim.choices import Precision, Weights
@@ -24,9 +25,6 @@ After = Mapping[Site, Scheme | None]
 
 GATED_OPS = {"silu": "silu_mul"}
 """Gated activations and the kernels they are; others cost what GELU's does."""
-
-BITS: Mapping[Precision, float] = {"bf16": 16.0, "fp8": 8.0}
-"""Bits a value of a matrix takes, scales included."""
 
 
 Basis = Literal["all", "own"]
@@ -45,8 +43,24 @@ class Stage:
 
 
 def precision(model: ModelConfig, weights: Weights, part: Part) -> Precision:
-    """What a part's matrices are in."""
-    return weights if part in ("attention", "feed_forward", "experts", "shared_experts") else "bf16"
+    """What a part's matrices are in; routers, embedding and head are bf16."""
+    return precision_of(model.checkpoint, weights, part) if part in PARTS else "bf16"
+
+
+def precisions(model: ModelConfig, weights: Weights) -> dict[Part, Precision]:
+    """The same of the parts that a model has, but for routers and the like."""
+    return {part: precision(model, weights, part) for part in PARTS if model.whole[part]}
+
+
+def said_of(model: ModelConfig, weights: Weights) -> str:
+    """Precisions in words: one for all, or the parts' that differ."""
+    found = precisions(model, weights)
+    if len(set(found.values())) <= 1:
+        return next(iter(found.values()), "bf16")
+    words: dict[Precision, list[str]] = {}
+    for part, fmt in found.items():
+        words.setdefault(fmt, []).append(part.replace("_", " "))
+    return ", ".join(f"{fmt} ({' and '.join(parts)})" for fmt, parts in words.items())
 
 
 def weight_bytes(model: ModelConfig, weights: Weights, sharing: Sharing | int) -> float:
@@ -254,7 +268,8 @@ def all_reduces(scheme: Scheme, rows: Rows, width: int) -> Iterator[tuple[str, E
 
 def product(name: str, tokens: int, n: int, k: int, weights: Precision) -> Gemm:
     """(tokens, k) @ (k, n) as an engine launches it, in prompts and in decoding alike."""
-    return Gemm(name, -(-tokens // FP8_ROWS) * FP8_ROWS if weights == "fp8" else tokens, n, k, weights)
+    padded = weights in ("fp8", "fp8-block")
+    return Gemm(name, -(-tokens // FP8_ROWS) * FP8_ROWS if padded else tokens, n, k, weights)
 
 
 def norms(model: ModelConfig, layer: Layer, tokens: int, half: Site = "attention") -> tuple[Kernel, ...]:

@@ -10,10 +10,12 @@ from typing import get_args
 import numpy as np
 
 from thinwire.reference.core.architecture import ModelConfig
+from thinwire.reference.core.precision import kv_of
 from thinwire.reference.core.schedule import Op as CollectiveOp
 from thinwire.reference.mixed import AnyScheme
-from thinwire.sim.choices import Launch
+from thinwire.sim.choices import Launch, Weights
 from thinwire.sim.costs.cost import CostModel
+from thinwire.sim.costs.products import check_runs
 from thinwire.sim.costs.profile import Profile
 from thinwire.sim.events.collective import TimedSchedule
 from thinwire.sim.events.engine import Engine, Issue, Result
@@ -22,6 +24,7 @@ from thinwire.sim.events.fold import find_runs, folds_of, kept_layers
 from thinwire.sim.events.network import Floats
 from thinwire.sim.events.timeline import Fold, Timeline
 from thinwire.sim.interval import kernels_of
+from thinwire.sim.layers import precisions, said_of
 from thinwire.sim.report import Prediction, Traffic, assumptions
 from thinwire.sim.sharing import Sharing
 from thinwire.sim.workload import Prompt, Workload, build, memory_bytes
@@ -61,7 +64,7 @@ def predict(
     sharing = Sharing(len(cluster.gpus)) if sharing is None else sharing
     check_machine(model, cluster, prompt, profile, sharing)
     workload = build(model, scheme, prompt, sharing)
-    cost = CostModel(profile, cluster.gpu, launch)
+    cost = CostModel(profile, cluster.gpu, launch, kv_of(model.checkpoint, prompt.kv))
     exchanger = Exchanger(cluster, cost, slowdown(sharing.ranks, what_if.slow_ranks), left_uncompressed(scheme))
     result, folds = run(workload, exchanger, cost, folded)
     return Prediction(
@@ -112,23 +115,25 @@ def _simulate(workload: Workload, exchanger: Exchanger, cost: CostModel, replay:
 
 def check_machine(model: ModelConfig, cluster: Cluster, prompt: Prompt, profile: Profile, sharing: Sharing) -> None:
     """Refuse a precision the GPU lacks, and a prompt that does not fit, with the arithmetic."""
-    check_precision(cluster, prompt.weights, profile)
+    check_precisions(model, cluster, prompt.weights, profile)
     need = memory_bytes(model, prompt, sharing)
     total = sum(need.values())
     if total > cluster.gpu.memory_bytes:
         terms = " + ".join(f"{name} {nbytes / 1e9:.1f}" for name, nbytes in need.items())
         raise ValueError(
-            f"{model.name} ({prompt.weights}, batch={prompt.batch}, input_tokens={prompt.input_tokens}) does not fit "
-            f"{len(cluster.gpus)} x {cluster.gpu.name}: {terms} = {total / 1e9:.1f} GB a GPU, "
+            f"{model.name} ({said_of(model, prompt.weights)}, batch={prompt.batch}, "
+            f"input_tokens={prompt.input_tokens}) does not fit {len(cluster.gpus)} x {cluster.gpu.name}: {terms} = {total / 1e9:.1f} GB a GPU, "
             f"memory {cluster.gpu.memory_bytes / 1e9:.1f} GB"
         )
 
 
-def check_precision(cluster: Cluster, weights: str, profile: Profile) -> None:
-    """Refuse a precision the GPU lacks."""
-    if weights not in profile.gpu.gemm:
-        known = ", ".join(sorted(profile.gpu.gemm))
-        raise ValueError(f"{cluster.gpu.name} has no {weights} GEMMs: weights={weights}, it has {known}")
+def check_precisions(model: ModelConfig, cluster: Cluster, weights: Weights, profile: Profile) -> None:
+    """Refuse a precision that the GPU lacks, or whose products the profile has not (`products.with_precisions`)."""
+    for part, wanted in precisions(model, weights).items():
+        check_runs(cluster.gpu, wanted)
+        if part != "experts" and wanted not in profile.gpu.gemm:
+            known = ", ".join(sorted(profile.gpu.gemm))
+            raise ValueError(f"the profile of {cluster.gpu.name} has no {wanted} products: it has {known}")
 
 
 def traffic(workload: Workload, exchanger: Exchanger) -> Traffic:

@@ -13,7 +13,7 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from thinwire.edge.limits import BATCH, GPUS, SKEW, TOKENS, Limit
-from thinwire.sim.choices import Attending, Exchanging, Launch, Weights
+from thinwire.sim.choices import WEIGHTS, Attending, Exchanging, Kv, Launch, Weights
 from thinwire.topologies.choose import numbers, text_of
 
 if TYPE_CHECKING:
@@ -105,7 +105,8 @@ class Placement:
         gpus: which GPUs, by their numbers on the machine, in the order of the ranks: a sequence, or text as "0-3,6".
         nodes: tp / nodes GPUs of each of the first so many nodes, which NICs join (`topologies.cluster.Cluster.hosts`);
             all of their GPUs without tp. Beside `gpus`, tp and nodes say only what holds anyway.
-        weights: precision of weights and GEMMs.
+        weights: precision of weights and GEMMs; "auto": of each part as the checkpoint has it.
+        kv: precision of the KV cache; "auto": as the checkpoint says, else bf16.
         profile: path of a JSON profile, or a Profile; None takes the shipped ones.
         scaled_links: "source->target" pattern -> factor on its bandwidth, as a what-if; kept as pairs.
         slow_ranks: rank -> factor on its kernels' time, as a what-if; kept as pairs.
@@ -145,9 +146,16 @@ class Placement:
         metadata=option("count", "Take as many GPUs of each of the first N nodes of a cluster.", limit=GPUS),
     )
     weights: Weights = field(
-        default="bf16",
+        default="auto",
         kw_only=True,
-        metadata=option("choice", "Precision of weights and GEMMs.", choices=get_args(Weights)),
+        metadata=option("choice", "Precision of weights and GEMMs; auto: as the checkpoint has them.", choices=WEIGHTS),
+    )
+    kv: Kv = field(
+        default="auto",
+        kw_only=True,
+        metadata=option(
+            "choice", "Precision of the KV cache; auto: as the checkpoint says, else bf16.", choices=get_args(Kv)
+        ),
     )
     profile: str | Profile | None = field(
         default=None,

@@ -7,13 +7,16 @@ from typing import Any, get_args
 
 from thinwire.reference.core.architecture import ModelConfig
 from thinwire.reference.core.lookup import entry_of
+from thinwire.reference.core.precision import kv_of
 from thinwire.reference.core.scheme import Codec, Phase, Raw, Scheme
 from thinwire.reference.mixed import AnyScheme, MixedScheme, entries, plan_of
+from thinwire.sim.choices import Precision, Weights
 from thinwire.sim.costs.cost import CODEC_SPREADS, CostModel
 from thinwire.sim.costs.spread import ANOTHER_HOST, CONFIDENCE, Spread
 from thinwire.sim.events.exchange import Exchanger
 from thinwire.sim.events.timeline import Breakdown, Timeline
 from thinwire.sim.interval import Interval, Kernels, interval_of
+from thinwire.sim.layers import precisions, said_of
 from thinwire.sim.shapes import FP8_ROWS
 from thinwire.sim.sharing import Sharing
 from thinwire.sim.workload import Prompt
@@ -92,7 +95,8 @@ class Prediction:
             "gpus": list(self.cluster.indices),
             "batch": self.prompt.batch,
             "input_tokens": self.prompt.input_tokens,
-            "weights": self.prompt.weights,
+            "weights": said_of(self.model, self.prompt.weights),
+            "kv": kv_of(self.model.checkpoint, self.prompt.kv),
             **(shared_out(self.sharing) if self.model.is_mixture else {}),
             "ttft_ms": self.ttft_s * 1e3,
             "ttft_ms_interval": [self.interval.low_s * 1e3, self.interval.high_s * 1e3],
@@ -160,12 +164,14 @@ def assumptions(
     model: ModelConfig, sharing: Sharing, prompt: Prompt, scheme: AnyScheme, cost: CostModel, exchanger: Exchanger
 ) -> tuple[str, ...]:
     """Every sentence a prediction rests on: its own, then the machine's, then the profile's."""
+    used = products_in(model, prompt.weights)
     sentences = [
         *sharing_sentences(model, sharing, entries(scheme)),
         *model.notes,
         f"one prefill of all {prompt.batch * prompt.input_tokens} tokens, nothing else on the GPUs; sampling and "
         "detokenising the first token are not counted",
-        *kernel_sentences(prompt.weights, cost),
+        *kernel_sentences(used, cost),
+        *cache_sentences(model, prompt),
     ]
     for entry in entries(scheme):
         if not entry.is_raw:
@@ -197,30 +203,48 @@ def assumptions(
         sentences += [scheme.source] if scheme.source else []
     if scheme.sequence_split is not None:
         sentences.append(OVERLAP)
-    sentences += machine_sentences(prompt.weights, cost, exchanger)
-    return tuple(dict.fromkeys([*sentences, interval_sentence(prompt.weights, scheme, cost)]))
+    sentences += machine_sentences(used, cost, exchanger)
+    return tuple(dict.fromkeys([*sentences, interval_sentence(used, scheme, cost)]))
 
 
 OVERLAP = "computation and communication overlap without slowing each other"
 
 
-def kernel_sentences(precision: str, cost: CostModel) -> list[str]:
+def products_in(model: ModelConfig, weights: Weights) -> tuple[Precision, ...]:
+    """The precisions of a model's matrix products, but for its experts', routers and the head."""
+    return tuple(dict.fromkeys(fmt for part, fmt in precisions(model, weights).items() if part != "experts"))
+
+
+def cache_sentences(model: ModelConfig, prompt: Prompt) -> list[str]:
+    """What the checkpoint says of precision where it was asked, and what the cache is in where that is not bf16."""
+    said = [*model.checkpoint.notes] if prompt.weights == "auto" else []
+    kv = kv_of(model.checkpoint, prompt.kv)
+    if kv != "bf16":
+        why = "as the checkpoint says" if prompt.kv == "auto" else "as asked"
+        said.append(f"keys and values are kept in {kv}, {why}")
+    return said
+
+
+def kernel_sentences(used: Collection[Precision], cost: CostModel) -> list[str]:
     """What compute kernels are held to over a whole prefill."""
-    ceiling, gap = cost.profile.gpu.sustained_flops_per_s[precision], cost.gap_s
+    ceilings, gap = cost.profile.gpu.sustained_flops_per_s, cost.gap_s
     return [
-        f"GEMMs never faster than {ceiling.value / 1e12:.0f} TFLOP/s in {precision} over a whole prefill "
-        f"({ceiling.source})",
+        *(
+            f"GEMMs never faster than {ceilings[precision].value / 1e12:.0f} TFLOP/s in {precision} over a whole "
+            f"prefill ({ceilings[precision].source})"
+            for precision in used
+        ),
         f"kernels launched {LAUNCHED[cost.launch]}: {gap.value * 1e6:.1f} us between them ({gap.source})",
     ]
 
 
-def interval_sentence(precision: str, scheme: AnyScheme, cost: CostModel) -> str:
+def interval_sentence(used: Collection[Precision], scheme: AnyScheme, cost: CostModel) -> str:
     """What the interval rests on."""
-    unused = {f"gemm {p}" for p in cost.profile.gpu.gemm if p not in (precision, "bf16")}
+    unused = {f"gemm {p}" for p in cost.profile.gpu.gemm if p not in (*used, "bf16")}
     known = {s.part for s in cost.profile.gpu.spreads}
     asked = {entry.codec_launch == "fused" for entry in entries(scheme) if not entry.is_raw}
-    used = {next((part for part in CODEC_SPREADS[fused] if part in known), "") for fused in asked}
-    unused |= {part for parts in CODEC_SPREADS.values() for part in parts} - used
+    coding = {next((part for part in CODEC_SPREADS[fused] if part in known), "") for fused in asked}
+    unused |= {part for parts in CODEC_SPREADS.values() for part in parts} - coding
     unused.add(ANOTHER_HOST)
     assumed = dict.fromkeys(s.part for s in cost.profile.gpu.spreads if s.is_assumed and s.part not in unused)
     return (
@@ -318,13 +342,15 @@ def _kernels(count: int) -> str:
     return "one kernel" if count == 1 else f"{count} kernels"
 
 
-def machine_sentences(precision: str, cost: CostModel, exchanger: Exchanger) -> list[str]:
+def machine_sentences(used: Collection[Precision], cost: CostModel, exchanger: Exchanger) -> list[str]:
     """What the exchanges, the cluster and the profiles rest on."""
     sentences = []
-    if precision == "fp8":
+    for precision in used:
+        if precision not in ("fp8", "fp8-block"):
+            continue
         sentences.append(
-            "fp8 GEMMs include quantising the activations, as the tables they are fitted to appear to; their rows are "
-            f"padded to a multiple of {FP8_ROWS}, as vLLM does for Hopper"
+            f"{precision} GEMMs include quantising the activations, as the tables they are fitted to appear to; their "
+            f"rows are padded to a multiple of {FP8_ROWS}, as vLLM does for Hopper"
         )
     sentences += exchanger.sentences()
     sentences += exchanger.cluster.assumptions

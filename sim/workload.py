@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+from thinwire.edge.words import shown
 from thinwire.reference.core.architecture import Experts, FeedForward, Layer, ModelConfig
 from thinwire.reference.core.mixers import Attention, Latent, Mixer
+from thinwire.reference.core.precision import KV_BITS, kv_of
 from thinwire.reference.core.scheme import Scheme
 from thinwire.reference.mixed import SITES, AnyScheme, Site, plan_of
-from thinwire.sim.choices import Weights
+from thinwire.sim.choices import WEIGHTS, Kv, Weights
 from thinwire.sim.layers import After, Stage, precision, product, recurrent, stages, weight_bytes
 from thinwire.sim.shapes import Attend, Elementwise, Exchange, Gemm, Kernel, Passing, Rows
 from thinwire.sim.sharing import Sharing, load, sharing_of
@@ -29,6 +31,7 @@ class Prompt:
     batch: int
     input_tokens: int
     weights: Weights = "bf16"
+    kv: Kv = "auto"
 
     def __post_init__(self) -> None:
         for name in ("batch", "input_tokens"):
@@ -37,8 +40,9 @@ class Prompt:
                 raise ValueError(f"{name} must be a whole number: {name}={value!r}")
             if value < 1:
                 raise ValueError(f"{name} must be at least 1: {name}={value}")
-        if self.weights not in get_args(Weights):
-            raise ValueError(f"weights must be {' or '.join(get_args(Weights))}: weights={self.weights!r}")
+        for name, allowed in (("weights", WEIGHTS), ("kv", get_args(Kv))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}: {name}={shown(getattr(self, name))}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,14 +251,14 @@ def attending(model: ModelConfig, mixer: Mixer, tp: int, prompt: Prompt, part: P
 
 def memory_bytes(model: ModelConfig, prompt: Prompt, sharing: Sharing | int) -> dict[str, float]:
     """What one GPU must hold: weights, the prompt's KV cache, and the widest activations of a layer (all bf16 but
-    the weights).
+    the weights and the cache).
     """
     sharing = sharing_of(sharing)
     tp, batch = sharing.dense_ranks, prompt.batch if sharing.attention == "tp" else sharing.own(prompt.batch)
     cached = batch * (model.cache_values(tp, prompt.input_tokens) + model.state_values(tp))
     return {
         "weights": weight_bytes(model, prompt.weights, sharing),
-        "kv_cache": 2.0 * cached,
+        "kv_cache": KV_BITS[kv_of(model.checkpoint, prompt.kv)] / 8 * cached,
         "activations": 2.0 * widest(model, sharing, batch * prompt.input_tokens),
     }
 

@@ -19,6 +19,7 @@ from functools import cached_property
 from typing import Literal
 
 from thinwire.reference.core.mixers import NORM_VECTORS, Attention, Mixer, Norm, Part, Values
+from thinwire.reference.core.precision import PLAIN, Checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +159,7 @@ class ModelConfig:
 
     norm_eps dimensionless; max_positions in tokens. embedding_scale multiplies what the table gives, residual_scale
     what each half adds, logit_scale the logits. notes: sentences on what was left out or assumed in reading it.
-    quantisation: JSON of what the checkpoint says of its formats: `config`, with the `quantization_config` of its
-    `config.json`, and `hf_quant`, the file beside it; None where both say nothing.
+    checkpoint: what its files say of the precision of its parts.
     """
 
     name: str
@@ -178,7 +178,7 @@ class ModelConfig:
     logit_scale: float = 1.0
     extras: int = 0  # trained values beside the layers that cost no time: biases of the head, position tables
     dtype: str | None = None  # that the checkpoint says it is in
-    quantisation: str | None = None
+    checkpoint: Checkpoint = PLAIN
     notes: tuple[str, ...] = field(default=(), compare=False)
 
     @property
@@ -219,7 +219,7 @@ class ModelConfig:
     @property
     def parameters(self) -> int:
         """Exact number of trained values, a tied embedding counted once."""
-        return self.values(1).total()
+        return self.whole.total()
 
     @property
     def active_parameters(self) -> int:
@@ -247,6 +247,11 @@ class ModelConfig:
         """
         table = -(-self.vocab_size // tp) * self.hidden_size
         return Values(embedding=table, head=0 if self.tied_embeddings else table, other=self.norm_values + self.extras)
+
+    @cached_property
+    def whole(self) -> Values:
+        """All its trained values by part."""
+        return self.values(1)
 
     def values(self, tp: int, ep: int = 1) -> Values:
         """What one of `tp` ranks holds, the vocabulary's part rounded up; a tied head is in the embedding.

@@ -7,7 +7,6 @@ What a file leaves out takes the default that transformers gives its `model_type
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import re
 import tomllib
@@ -20,6 +19,7 @@ from typing import Any
 from thinwire.edge.reading import from_json, is_there
 from thinwire.edge.words import cut, place, shown
 from thinwire.reference.core.architecture import ModelConfig
+from thinwire.reference.core.precision import Checkpoint, checkpoint_of
 from thinwire.reference.families.layers import layers_of
 from thinwire.reference.families.rules import Family, Given
 from thinwire.reference.families.table import FAMILIES, SIZES, TEXT_OF
@@ -88,7 +88,7 @@ def parse_config(data: Mapping[str, Any], name: str, hf_quant: Mapping[str, Any]
         logit_scale=given.scale("logit_scale"),
         extras=beside,
         dtype=_dtype(data, text),
-        quantisation=_quantisation(data, text, hf_quant, name),
+        checkpoint=_checkpoint(data, text, hf_quant, name),
         notes=_notes(given, data, sees),
     )
 
@@ -178,21 +178,15 @@ def _dtype(*configs: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _quantisation(
+def _checkpoint(
     data: Mapping[str, Any], text: Mapping[str, Any], hf_quant: Mapping[str, Any] | None, name: str
-) -> str | None:
-    """What the checkpoint says of its formats, as JSON: what `reference.core.precision.checkpoint_of` reads."""
-    found: dict[str, Any] = {}
+) -> Checkpoint:
+    """What the checkpoint says of its formats, at the top or in its text part."""
     for key, part in ((key, part) for part in (data, text) for key in _QUANTISED):
         said = part.get(key)
         if said is not None and not isinstance(said, Mapping):
             raise ValueError(f"model {name}: {key}: must be a table; given {shown(said)}")
-        if said and "quantization_config" not in found:
-            found["quantization_config"] = said
-    if not found and not hf_quant:
-        return None
-    found |= {key: text[key] for key in ("num_hidden_layers", "first_k_dense_replace") if key in text}
-    return json.dumps({"config": found, "hf_quant": hf_quant}, sort_keys=True)
+    return checkpoint_of({**data, "text_config": text}, hf_quant, name)
 
 
 def _notes(given: Given, data: Mapping[str, Any], sees: bool) -> tuple[str, ...]:
@@ -290,9 +284,9 @@ def _load(path: Path, name: str, more: Mapping[str, Any] | None = None) -> Model
     data = from_json(path, "the model file", constants=True)
     if not isinstance(data, dict):
         raise ValueError(f"model file {place(path)} must hold a JSON object, not {type(data).__name__}")
-    beside = path.with_name("hf_quant_config.json")
+    beside = path.with_name(f"{path.name.removesuffix('config.json')}hf_quant_config.json")
     quant = None
-    if path.name == "config.json" and is_there(beside):
+    if path.name.endswith("config.json") and is_there(beside):
         quant = from_json(beside, "the checkpoint's formats")
         if not isinstance(quant, dict):
             raise ValueError(f"model file {place(beside)} must hold a JSON object, not {type(quant).__name__}")

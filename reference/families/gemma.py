@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from thinwire.edge.limits import WIDTH
-from thinwire.reference.families.patterns import by_choice, every
+from thinwire.reference.families.patterns import every
 from thinwire.reference.families.rules import FULL, Family, Given, Mixture
 
 
@@ -41,6 +41,10 @@ def _gemma4_outside(given: Given) -> int:
     if not inner:
         return 0
     return (given.size("vocab_size_per_layer_input") + width) * given.layers() * inner + inner
+
+
+def _gemma4_feeds(given: Given, count: int) -> Sequence[str]:
+    return ["sparse" if given.flag("enable_moe_block") else "dense"] * count
 
 
 def _gemma4_router(given: Given) -> int:
@@ -117,7 +121,7 @@ _GEMMA4 = replace(
     keys_are_values="attention_k_eq_v",
     prepare=_gemma4,
     pattern=_gemma4_kinds,
-    mixture=Mixture(where=by_choice, shared="dense", extra_norms=3, extras=_gemma4_router),
+    mixture=Mixture(where=_gemma4_feeds, shared="dense", extra_norms=3, extras=_gemma4_router),
     blocks=_gemma4_blocks,
     extras=_gemma4_layer,
     outside=_gemma4_outside,

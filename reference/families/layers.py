@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from thinwire.edge.limits import WIDTH
@@ -155,7 +156,8 @@ def _head_dim(given: Given, heads: int) -> int:
 
 def _latent(given: Given, number: int) -> Latent:
     nope, turned = given.size("qk_nope_head_dim"), given.size("qk_rope_head_dim")
-    rope = rope_of(given, FULL, turned, number)
+    # All of the part beside the latent turns, whatever share of a head that is (Mistral 4 says the share).
+    rope = replace(rope_of(given, FULL, turned, number), dims=turned)
     scale, stretch = (nope + turned) ** -0.5, rope.scaling
     if stretch is not None and stretch.mscale_all_dim and stretch.factor > 1:
         # The yarn of DeepSeek-V2 sharpens the softmax by the square of what it stretches cosines by.

@@ -28,8 +28,8 @@ def _llama4_chunks(given: Given, count: int) -> Sequence[str]:
 
 def _llama4_experts(given: Given, count: int) -> Sequence[str]:
     said = given.counts("moe_layers")
-    step = given.maybe_size("interleave_moe_layer_step") or 1
-    chosen = set(range(step - 1, count, step) if said is None else said)
+    step = 1 if given.raw("interleave_moe_layer_step") is None else given.count("interleave_moe_layer_step")
+    chosen = set(range(step - 1, count, step) if said is None and step else said or ())
     return ["sparse" if layer in chosen else "dense" for layer in range(count)]
 
 
@@ -490,6 +490,25 @@ MIXTURES: Mapping[str, Family] = {
         prepare=lambda given: {
             "embedding_scale": given.size("hidden_size") ** 0.5 if given.flag("mup_enabled") else 1.0
         },
+        mixture=replace(SIGMOID, normalise=True),
+    ),
+    "hy_v3": replace(
+        _LLAMA,
+        architectures=("HYV3ForCausalLM",),
+        keys={"n_shared_experts": "num_shared_experts", "routed_scaling_factor": "router_scaling_factor"},
+        defaults={
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "norm_eps": 1e-5,
+            "max_position_embeddings": 131072,
+            "rope_theta": 11158840.0,
+            "num_experts": 192,
+            "num_experts_per_tok": 8,
+            "n_shared_experts": 1,
+            "moe_intermediate_size": 1536,
+            "routed_scaling_factor": 2.826,
+        },
+        qk_norm="head",
         mixture=replace(SIGMOID, normalise=True),
     ),
     "solar_open": replace(

@@ -99,5 +99,5 @@ def rotated_by_list(word: str, interval: str, usual: int) -> Callable[[Given, in
 
 
 def by_choice(given: Given, count: int) -> Sequence[str]:
-    """Gemma 4, Granite 4: experts in all layers or in none."""
+    """Granite 4: experts in all layers or in none."""
     return [("sparse" if given.count("num_experts") else "dense")] * count

@@ -194,7 +194,12 @@ def _kernel_alone_s(cost: CostModel, costs: GpuProfile, kernel: Kernel) -> float
             )
         case LatentDecode():
             return cost.mixture.latent.decode_s(
-                kernel.sequences, kernel.context_tokens, kernel.heads, kernel.rank, kernel.rope_dim
+                kernel.sequences,
+                kernel.context_tokens,
+                kernel.heads,
+                kernel.rank,
+                kernel.rope_dim,
+                2 if cost.cache == "bf16" else 1,
             )
         case Recurrent():
             return cost.mixture.recurrent.time_s(

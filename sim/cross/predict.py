@@ -14,7 +14,7 @@ from thinwire.sim.costs.profile import Profile
 from thinwire.sim.cross.workload import METHODS, CrossModel, CrossPrompt, Method, build, memory_bytes
 from thinwire.sim.events.exchange import Exchanger, slowdown
 from thinwire.sim.events.timeline import Breakdown, Timeline
-from thinwire.sim.predict import check_precision, moved_bytes, run, timeline_of
+from thinwire.sim.predict import check_precisions, moved_bytes, run, timeline_of
 from thinwire.sim.report import OVERLAP, codec_sentence, kernel_sentences, machine_sentences, own_codec_sentences
 from thinwire.topologies.cluster import Cluster
 
@@ -101,7 +101,7 @@ def predict_cross(
         ValueError: an unknown method, sizes that do not go together, a precision the GPU lacks.
     """
     ranks = len(cluster.gpus)
-    check_precision(cluster, prompt.weights, profile)
+    check_precisions(model.config, cluster, prompt.weights, profile)
     workload = build(model, method, prompt, ranks, wire)
     cost = CostModel(profile, cluster.gpu)
     exchanger = Exchanger(cluster, cost, slowdown(ranks, {}))
@@ -131,7 +131,7 @@ def _assumptions(
         "self-attention layers, no vision encoder, no logits",
         "tokens, not heads, are cut over the GPUs: each holds all weights of these layers, and keys and values are "
         "projected where their visual tokens lie, which come in the model's width",
-        *kernel_sentences(prompt.weights, cost),
+        *kernel_sentences((prompt.weights,), cost),
         "cross-attention takes what the model of causal prefill attention makes of as many keys per query: no "
         "cross-attention is among the measurements it is fitted to, nor are keys cut in pieces to fill the GPU",
     ]
@@ -146,7 +146,7 @@ def _assumptions(
     if method == "lv-xattn" and not wire.partial.is_raw:
         sentences.append(codec_sentence(cost, fused=False))
         sentences += own_codec_sentences(wire.partial)
-    return tuple(dict.fromkeys(sentences + machine_sentences(prompt.weights, cost, exchanger)))
+    return tuple(dict.fromkeys(sentences + machine_sentences((prompt.weights,), cost, exchanger)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from thinwire.edge.words import shown
 from thinwire.reference.core.architecture import ModelConfig
 from thinwire.reference.core.cross_schedule import CrossShape, Wire, lv_exchanges, ring_exchanges
 from thinwire.reference.core.cross_schedule import Exchange as Hop
+from thinwire.reference.core.precision import BITS, Precision
 from thinwire.sim.layers import mlp, norms, product
 from thinwire.sim.shapes import CrossAttend, Elementwise, Exchange, Kernel, Passing
 from thinwire.sim.workload import Op, Prompt, Workload
@@ -42,7 +43,7 @@ class CrossPrompt:
     batch: int
     text_tokens: int
     visual_tokens: int
-    weights: Literal["bf16", "fp8"] = "bf16"
+    weights: Precision = "bf16"
 
     def __post_init__(self) -> None:
         for name in ("batch", "text_tokens", "visual_tokens"):
@@ -228,7 +229,7 @@ def memory_bytes(
         "none": 0.0,
     }
     return {
-        "weights": model.layers * weights * (1.0 if prompt.weights == "fp8" else 2.0),
+        "weights": model.layers * weights * BITS[prompt.weights] / 8,
         "visual_features": 2.0 * own * c.hidden_size,
         "keys_values": 2.0 * model.layers * 2 * own * kv_heads,
         "exchange": passing[method] if ranks > 1 else 0.0,

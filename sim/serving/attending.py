@@ -112,7 +112,7 @@ def attending(model: ModelConfig, mixer: Mixer, tp: int, weights: Weights, cost:
     gpu = cost.profile.gpu
     match mixer:  # chunks share a kernel, whose floor is paid once
         case Attention():
-            floor_s = gpu.attention.floor_s
+            floor_s = gpu.attention.floor_s  # of whatever heads and windows: adjustments leave it
         case Latent():
             floor_s = cost.mixture.latent.prefill_launch_s
         case _:
@@ -128,14 +128,17 @@ def attending(model: ModelConfig, mixer: Mixer, tp: int, weights: Weights, cost:
         match mixer:
             case Attention():
                 heads, kv_heads = mixer.heads // tp, mixer.kv_heads_per_gpu(tp)
-                call = gpu.decode_attention.call(sequences, heads, kv_heads, mixer.head_dim)
+                known = gpu.decode_attention_for(mixer.head_dim, mixer.reach, cost.cache)
+                call = known.call(sequences, heads, kv_heads, mixer.head_dim)
                 return Calls(((call, mixer.reach),))
             case Latent():
-                call = cost.mixture.latent.call(sequences, mixer.heads // tp, mixer.rank, mixer.rope_dim)
+                kv_bytes = 2 if cost.cache == "bf16" else 1
+                call = cost.mixture.latent.call(sequences, mixer.heads // tp, mixer.rank, mixer.rope_dim, kv_bytes)
                 index = mixer.indexer
                 if index is None or index.shared:
                     return Calls(((call, mixer.reach),))
-                scores = gpu.decode_attention.call(sequences, index.heads, 1, index.head_dim // 2)
+                dim = index.head_dim // 2
+                scores = gpu.decode_attention_for(dim, None, cost.cache).call(sequences, index.heads, 1, dim)
                 return Calls(((scores, None), (call, mixer.reach)))
             case _:
                 (step,) = decode_kernels(mixer, tp, sequences, sequences)

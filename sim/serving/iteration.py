@@ -32,7 +32,7 @@ from thinwire.sim.events.exchange import UNCOMPRESSED, Exchanger
 from thinwire.sim.events.fold import find_runs
 from thinwire.sim.events.network import Ints
 from thinwire.sim.layers import Stage, stages
-from thinwire.sim.report import machine_sentences, sharing_sentences
+from thinwire.sim.report import machine_sentences, products_in, sharing_sentences
 from thinwire.sim.serving.attending import Attending, Calls, Chunk, attending
 from thinwire.sim.serving.plane import MonotonePlane
 from thinwire.sim.serving.streams import Row, Streams
@@ -232,10 +232,11 @@ class IterationModel:
         """What every token of context that decoding reads adds to an iteration at least, whatever its batch: layers
         with a window stop reading more.
         """
-        decoding, tp = self.exchanger.cost.profile.gpu.decode_attention, self._dense
+        costs, tp = self.exchanger.cost, self._dense
         found = 0.0
         for mixer, layers in self._mixers.items():
             if isinstance(mixer, Attention) and mixer.reach is None:
+                decoding = costs.profile.gpu.decode_attention_for(mixer.head_dim, None, costs.cache)
                 found += layers * decoding.least_token_s(mixer.kv_heads_per_gpu(tp), mixer.head_dim)
         return found * self._slowdown * tp / self.exchanger.ranks
 
@@ -255,7 +256,7 @@ class IterationModel:
             f"decode attention takes what a batch of equal contexts does, as long in all ({decoding.source})",
             *sharing_sentences(self.model, self._sharing, entries(self.scheme))[1:],
             *self.model.notes,
-            *machine_sentences(self.weights, costs, self.exchanger),
+            *machine_sentences(products_in(self.model, self.weights), costs, self.exchanger),
         ]
 
     @property

@@ -8,13 +8,15 @@ from typing import Any
 
 from thinwire.edge.words import shown
 from thinwire.reference.core.architecture import ModelConfig
+from thinwire.reference.core.precision import kv_of
 from thinwire.reference.mixed import AnyScheme, MixedScheme
 from thinwire.sim.api import Placed, group, place, scheme_of
 from thinwire.sim.choices import Compress
 from thinwire.sim.costs.cost import CostModel
 from thinwire.sim.costs.profile import Profile
 from thinwire.sim.events.exchange import Exchanger, left_uncompressed, slowdown
-from thinwire.sim.predict import check_precision
+from thinwire.sim.layers import said_of
+from thinwire.sim.predict import check_precisions
 from thinwire.sim.report import shared_out
 from thinwire.sim.serving.arrivals import ClosedLoop, Drawn, Load, Trace, lengths_from
 from thinwire.sim.serving.iteration import IterationModel
@@ -85,14 +87,14 @@ class Paces:
         d = self.deployment
         scaled = replace(self.healthy, cluster=group(self.cluster, None, dict(d.scaled_links)))
         compress: Compress = "prompt" if d.gated else "all"  # the gate is for decode's messages
-        return scheme_of(d, scaled, Prompt(1, d.token_budget, d.weights), compress)
+        return scheme_of(d, scaled, Prompt(1, d.token_budget, d.weights, d.kv), compress)
 
     @cached_property
     def limits(self) -> Batching:
         """Limits of an iteration, the KV cache's among them. ValueError where the model leaves no room for it."""
         d, gpus = self.deployment, len(self.cluster.gpus)
-        check_precision(self.cluster, d.weights, self.profile)
-        need = memory_bytes(self.model, Prompt(1, d.token_budget, d.weights), self.healthy.sharing)
+        check_precisions(self.model, self.cluster, d.weights, self.profile)
+        need = memory_bytes(self.model, Prompt(1, d.token_budget, d.weights, d.kv), self.healthy.sharing)
         memory = self.cluster.gpu.memory_bytes * d.memory_share
         left = memory - need["weights"] - need["activations"]
         kv_tokens, fit = d.kv_tokens, int(left // self.kv_bytes_per_token)
@@ -102,7 +104,7 @@ class Paces:
             kv_tokens = fit
             if kv_tokens < 1:
                 raise ValueError(
-                    f"{self.model.name} ({d.weights}) leaves no room for a KV cache on {gpus} x "
+                    f"{self.model.name} ({said_of(self.model, d.weights)}) leaves no room for a KV cache on {gpus} x "
                     f"{self.cluster.gpu.name}: weights {need['weights'] / 1e9:.1f} + activations "
                     f"{need['activations'] / 1e9:.1f} GB of {memory / 1e9:.1f} GB a GPU"
                 )
@@ -126,8 +128,9 @@ class Paces:
         if key not in self._known:
             cluster = group(self.cluster, None, scaled)
             slowed = slowdown(len(cluster.gpus), slow)
-            eager = CostModel(self.profile, cluster.gpu, "eager")
-            graph = CostModel(self.profile, cluster.gpu, "graph")
+            kv = kv_of(self.model.checkpoint, d.kv)
+            eager = CostModel(self.profile, cluster.gpu, "eager", kv)
+            graph = CostModel(self.profile, cluster.gpu, "graph", kv)
             limits, uncompressed = self.limits, left_uncompressed(self.scheme)
             largest = limits.token_budget if d.chunked_prefill else LARGEST_ITERATION
             self._known[key] = IterationModel(
@@ -148,7 +151,7 @@ class Paces:
     @cached_property
     def kv_bytes_per_token(self) -> float:
         """Of keys and values on one GPU, for a token of the replica's."""
-        return kv_bytes_per_token(self.model, self.healthy.sharing)
+        return kv_bytes_per_token(self.model, self.healthy.sharing, kv_of(self.model.checkpoint, self.deployment.kv))
 
     def changes(self, faults: Sequence[Fault]) -> tuple[Change, ...]:
         """Faults as changes of pace, those that overlap taken together."""
@@ -188,6 +191,8 @@ class ServingResult:
     replica_gpus: tuple[int, ...]  # of its machine, by number
     profile: str
     assumptions: tuple[str, ...]
+    weights: str  # in words
+    kv: str
     sharing: Sharing | None = None  # of a mixture's experts
 
     @property
@@ -207,7 +212,8 @@ class ServingResult:
             "replicas": d.replicas,
             "decode_replicas": d.decode_replicas,
             "gpus": self.gpus,
-            "weights": d.weights,
+            "weights": self.weights,
+            "kv": self.kv,
             **({} if self.sharing is None else shared_out(self.sharing)),
             "policy": d.policy,
             "gated": d.gated,
@@ -283,6 +289,8 @@ def serve(
         assumptions=tuple(
             dict.fromkeys([*_sentences(deployment, load, known.cluster, known.scheme), *pace.sentences()])
         ),
+        weights=said_of(known.model, deployment.weights),
+        kv=kv_of(known.model.checkpoint, deployment.kv),
         sharing=known.healthy.sharing if known.model.is_mixture else None,
     )
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 
 from thinwire.reference.core.architecture import Layer, ModelConfig
 from thinwire.reference.core.mixers import Mixer
+from thinwire.reference.core.precision import KV_BITS
 from thinwire.reference.core.scheme import Scheme
 from thinwire.reference.mixed import AnyScheme
-from thinwire.sim.choices import Weights
+from thinwire.sim.choices import Kv, Weights
 from thinwire.sim.layers import After, Stage, stages
 from thinwire.sim.serving.attending import Chunk, chunk_kernels, decode_kernels
 from thinwire.sim.shapes import Kernel, Rows
@@ -149,9 +150,9 @@ def busiest_sampled(iteration: Iteration, sharing: Sharing) -> int:
     return sharing.own(iteration.whole.sequences) + sharing.own(iteration.finishing)
 
 
-def kv_bytes_per_token(model: ModelConfig, sharing: Sharing | int) -> float:
-    """What one GPU keeps of a token of the replica's: keys and values of all layers, in bf16, windows left out of
+def kv_bytes_per_token(model: ModelConfig, sharing: Sharing | int, kv: Kv = "bf16") -> float:
+    """What one GPU keeps of a token of the replica's: keys and values of all layers, in `kv`, windows left out of
     account. Where ranks have sequences of their own, each keeps its share of them whole.
     """
     sharing = sharing_of(sharing)
-    return 2 * model.cache_values(sharing.dense_ranks) * sharing.dense_ranks / sharing.ranks
+    return KV_BITS[kv] / 8 * model.cache_values(sharing.dense_ranks) * sharing.dense_ranks / sharing.ranks

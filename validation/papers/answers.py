@@ -17,6 +17,7 @@ from thinwire.sim.cross.predict import BF16_WIRE, CrossPrediction, predict_cross
 from thinwire.sim.cross.workload import LAYERS_SHARE, CrossModel, CrossPrompt, Method, build
 from thinwire.sim.events.exchange import Exchanger, slowdown
 from thinwire.sim.interval import interval_of, interval_of_exchange, kernels_of
+from thinwire.sim.layers import precision
 from thinwire.sim.question import Question
 from thinwire.topologies.cluster import Cluster
 from thinwire.validation.papers.headlines import OF_BITS, Headline, file_of, shown_file
@@ -188,7 +189,8 @@ def _cross(headline: Headline, knobs: Knobs) -> Answer:
     assert headline.text_tokens is not None and headline.visual_tokens is not None
     config = load_model(file_of(headline.model))
     model = CrossModel(config, max(1, config.num_layers // LAYERS_SHARE))
-    prompt = CrossPrompt(headline.batch, headline.text_tokens, headline.visual_tokens, headline.weights)
+    fmt = precision(config, headline.weights, "attention")
+    prompt = CrossPrompt(headline.batch, headline.text_tokens, headline.visual_tokens, fmt)
     base, *others = (
         predict_cross(model, cluster, cast(Method, name), prompt, profile)
         for name in (headline.baseline, *headline.schemes)

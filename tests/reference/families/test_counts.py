@@ -1,8 +1,9 @@
-"""Parameters to the last one, against transformers' own modules; active ones and caches against public figures; what
-ranks hold between them.
+"""Parameters to the last one, scales and windows, against transformers' own modules; active parameters and caches
+against public figures; what ranks hold between them.
 """
 
 from collections import Counter
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -82,8 +83,8 @@ def model(name: str) -> ModelConfig:
     return row(name) if name in ROWS else load_model(name)
 
 
-def theirs(name: str) -> int:
-    """Parameters of transformers' module of the same sizes, on torch's meta device: without memory or time."""
+def theirs(name: str) -> tuple[Any, int]:
+    """transformers' module of the same sizes, on torch's meta device: without memory or time; and its parameters."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     from transformers.initialization import no_init_weights
 
@@ -107,15 +108,32 @@ def theirs(name: str) -> int:
 
             config = Step3p7TextConfig.from_dict(text)
             body = Step3p7TextModel(config)
-            return sum(each.numel() for each in body.parameters()) + config.vocab_size * config.hidden_size
+            return body, sum(each.numel() for each in body.parameters()) + config.vocab_size * config.hidden_size
         config = transformers.CONFIG_MAPPING[kind].from_dict(text)
-        found = transformers.AutoModelForCausalLM.from_config(config)
+        if kind == "mistral4":  # in no table of classes
+            from transformers.models.mistral4.modeling_mistral4 import Mistral4ForCausalLM
+
+            found = Mistral4ForCausalLM(config)
+        else:
+            found = transformers.AutoModelForCausalLM.from_config(config)
     found.tie_weights()
-    return sum(each.numel() for each in found.parameters())
+    return found, sum(each.numel() for each in found.parameters())
+
+
+SCALES = ("scaling", "softmax_scale", "scale", "inv_norm_factor")
+
+
+def attention_of(module: Any) -> list[tuple[float, Any]]:
+    """What each attention of a module multiplies queries and keys with, and its window ("?": it has no such word)."""
+    return [
+        (next(getattr(each, word) for word in SCALES if hasattr(each, word)), getattr(each, "sliding_window", "?"))
+        for each in module.modules()
+        if "Attention" in type(each).__name__ and any(hasattr(each, word) for word in SCALES)
+    ]
 
 
 @pytest.mark.parametrize("name", [*model_names(), *ROWS])
-def test_parameters_are_those_of_transformers(name: str) -> None:
+def test_parameters_and_attention_are_those_of_transformers(name: str) -> None:
     ours = model(name)
     if name in WITHOUT_CLASS:
         assert ours.parameters / 1e9 == pytest.approx(WITHOUT_CLASS[name], abs=0.005)
@@ -124,7 +142,15 @@ def test_parameters_are_those_of_transformers(name: str) -> None:
     if ours.architecture in ("Ernie4_5_MoeForCausalLM", "AfmoeForCausalLM"):
         # The bias that only chooses experts is a parameter there, though nothing trains it; a buffer in all the others.
         more = sum(layer.feed.count for layer in ours.layers if isinstance(layer.feed, Experts))
-    assert ours.parameters + more == theirs(name)
+    module, count = theirs(name)
+    assert ours.parameters + more == count
+    mixers = [layer.mixer for layer in ours.layers if isinstance(layer.mixer, Attention | Latent)]
+    found = attention_of(module)
+    assert [mixer.scale for mixer in mixers] == pytest.approx([scale for scale, _ in found], rel=1e-9)
+    if "Exaone" not in ours.architecture:  # its modules hold the window even where they look at everything
+        assert all(
+            window in ("?", getattr(mixer, "window", None)) for mixer, (_, window) in zip(mixers, found, strict=True)
+        )
 
 
 def test_every_family_is_counted() -> None:

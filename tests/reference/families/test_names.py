@@ -75,6 +75,9 @@ def test_a_checkpoint_s_formats_are_kept(tmp_path: Path) -> None:
     (tmp_path / "hf_quant_config.json").write_text('{"quantization": {"quant_algo": "NVFP4"}}')
     beside = load_model(str(tmp_path)).quantisation
     assert beside is not None and json.loads(beside)["hf_quant"] == {"quantization": {"quant_algo": "NVFP4"}}
+    for name in ("mine_config.json", "mine_hf_quant_config.json"):
+        (tmp_path / name).write_text((tmp_path / name.removeprefix("mine_")).read_text())
+    assert load_model(str(tmp_path / "mine_config.json")).quantisation == beside
     (tmp_path / "hf_quant_config.json").write_text("[]")
     with pytest.raises(ValueError, match=r"hf_quant_config\.json must hold a JSON object, not list"):
         load_model(str(tmp_path))
