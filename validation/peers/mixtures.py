@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from thinwire.reference.quality.downloads import cache_folder
+from thinwire.sim.choices import Precision
 from thinwire.topologies.load import load_cluster
 from thinwire.validation.fits.published_tables import Row
 from thinwire.validation.peers.peers import HERE, RAW, REPORTS, Worker, environment, text_of
@@ -122,6 +123,7 @@ def distances() -> Iterator[Pass]:
     """Prefills of its own mixtures under TP and EP, then DeepSeek-V3 with attention data-parallel."""
     for gpu in ("H100", "H200", "B200"):
         machine = ours.MACHINES[gpu]
+        asked: list[tuple[str, Precision, int, int]]
         asked = [("qwen3-30b-a3b", "bf16", 1, 1), ("qwen3-30b-a3b", "bf16", 4, 1), ("qwen3-30b-a3b", "bf16", 4, 4),
                  ("mixtral-8x7b", "bf16", 2, 1), ("mixtral-8x7b", "bf16", 2, 2)]  # fmt: skip
         if gpu != "H100":  # where it fits

@@ -8,17 +8,21 @@ requests add is in the errors. Models without experts of the same sources say ho
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import cast
 
 from thinwire.reference.catalog import scheme
+from thinwire.reference.core.architecture import ModelConfig
+from thinwire.reference.core.precision import PARTS as PARTS_OF
+from thinwire.reference.core.precision import Checkpoint, Part
 from thinwire.reference.families.config import load_model
-from thinwire.sim.choices import Launch, Weights
+from thinwire.sim.api import Placed, place
+from thinwire.sim.choices import Launch, Precision, Weights
 from thinwire.sim.costs.cost import CostModel
-from thinwire.sim.costs.shipped import load_profile
 from thinwire.sim.events.exchange import Exchanger, slowdown
 from thinwire.sim.interval import interval_of, kernels_of
 from thinwire.sim.predict import run, timeline_of
+from thinwire.sim.question import Question
 from thinwire.sim.serving.workload import Iteration, Share, build
-from thinwire.sim.sharing import Sharing
 from thinwire.topologies.cluster import Cluster
 from thinwire.topologies.load import load_cluster, load_gpu
 from thinwire.validation.fits.published_tables import Row, rows
@@ -141,7 +145,7 @@ class Setup:
     machine: str
     ranks: int
     ep: int = 1
-    weights: str = "bf16"
+    weights: Precision = "bf16"
     gpu: str | None = None
 
     @classmethod
@@ -149,7 +153,14 @@ class Setup:
         """Of a published row; GPUs that it does not count are one."""
         gpu = row["gpu"]
         ranks = int(row["tp"] or 1)
-        return cls(MODELS[row["model"]], MACHINES[gpu], ranks, int(row["ep"]), row["weights"], OTHER_GPU.get(gpu))
+        return cls(
+            MODELS[row["model"]],
+            MACHINES[gpu],
+            ranks,
+            int(row["ep"]),
+            cast(Precision, row["weights"]),
+            OTHER_GPU.get(gpu),
+        )
 
     @property
     def cluster(self) -> Cluster:
@@ -186,11 +197,18 @@ NOTHING = Seconds(0.0, 0.0, 0.0, {})
 
 
 @cache
+def placed(setup: Setup) -> Placed:
+    """The model on its GPUs, as a question about it is placed."""
+    model, weights = model_of(setup)
+    return place(Question(model, setup.cluster, weights=weights, ep=setup.ep))
+
+
+@cache
 def costs(setup: Setup, launch: Launch) -> tuple[CostModel, Exchanger]:
     """What its kernels and exchanges cost."""
-    cluster = setup.cluster
-    cost = CostModel(load_profile(cluster), cluster.gpu, launch)
-    return cost, Exchanger(cluster, cost, slowdown(setup.ranks, {}))
+    found = placed(setup)
+    cost = CostModel(found.profile, found.cluster.gpu, launch)
+    return cost, Exchanger(found.cluster, cost, slowdown(setup.ranks, {}))
 
 
 @cache
@@ -200,8 +218,8 @@ def iteration(
     """One pass of an engine: chunks of prompts (tokens, context with them), and sequences that decode."""
     cost, exchanger = costs(setup, launch)
     share = Share(chunks, sequences, sequences * context)
-    sharing = Sharing(setup.ranks, setup.ep)
-    work = build(load_model(setup.model), scheme("bf16"), Iteration(share, len(chunks)), sharing, weights_of(setup))
+    model, weights = model_of(setup)
+    work = build(model, scheme("bf16"), Iteration(share, len(chunks)), placed(setup).sharing, weights)
     timeline = timeline_of(*run(work, exchanger, cost, True))
     interval = interval_of(timeline, kernels_of(work), cost)
     by_name = timeline.by_name()
@@ -211,9 +229,15 @@ def iteration(
     return Seconds(timeline.ttft_s, interval.low_s, interval.high_s, parts)
 
 
-def weights_of(setup: Setup) -> Weights:
-    """As the simulator is asked."""
-    return setup.weights  # type: ignore[return-value]
+def model_of(setup: Setup) -> tuple[ModelConfig, Weights]:
+    """What the simulator is asked: checkpoints that keep some parts in bf16 as they have it."""
+    model = load_model(setup.model)
+    if setup.weights == "mxfp4":
+        return model, "auto"
+    if setup.weights == "nvfp4":  # nvidia/DeepSeek-R1-FP4 and its like: all but attention
+        kept: tuple[tuple[Part, Precision], ...] = tuple((p, "bf16" if p == "attention" else "nvfp4") for p in PARTS_OF)
+        return replace(model, checkpoint=Checkpoint(kept)), "auto"
+    return model, setup.weights
 
 
 def prompt(setup: Setup, batch: int, tokens: int, pass_tokens: int = PASS_TOKENS) -> Seconds:
