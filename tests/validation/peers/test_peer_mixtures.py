@@ -1,5 +1,6 @@
 """Mixtures head to head: what is asked, how wholes are put together, and the report's words and sums."""
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -104,3 +105,21 @@ def test_what_is_not_answered_is_said_once() -> None:
 )  # fmt: skip
 def test_operators_have_their_part(name: str, part: str) -> None:
     assert mixture_report.part_of(name) == part
+
+
+def test_reasons_are_in_the_raw_file() -> None:
+    """What the report says of the peer: EP slower than TP, twice our exchanges, fp8 products as launches."""
+    parts = {one: raw()["answers"][one.id]["parts"] for one in mixtures.distances() if one.tokens == 8192}
+    for one, found in parts.items():
+        if one.setup.ep > 1 and "b200" not in one.setup.machine:
+            cut = next(p for o, p in parts.items() if o.setup == replace(one.setup, ep=1))
+            assert found["moe"] > 1.2 * cut["moe"], one.id
+        if one.setup.model == "deepseek-v3":
+            sent = sum(seconds for name, seconds in found.items() if mixture_report.part_of(name) == "exchanges")
+            assert sent == pytest.approx(2 * ours.prompt(one.setup, 1, 8192).parts["exchanges"], rel=0.15)
+    for machine, ranks, least, most in (("8xh100-nvlink", 8, 55e-6, 100e-6), ("8xb200-nvlink", 2, 160e-6, 200e-6)):
+        wanted = ("qwen3-235b-a22b", "fp8-block", machine, ranks, ranks)
+        for one in mixtures.asked():
+            s = one.setup
+            if (s.model, s.weights, s.machine, s.ranks, s.ep) == wanted:
+                assert least < raw()["answers"][one.id]["parts"]["qkv_gemm"] / 94 < 1.2 * most, one.id
