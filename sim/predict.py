@@ -122,8 +122,8 @@ def check_machine(model: ModelConfig, cluster: Cluster, prompt: Prompt, profile:
         terms = " + ".join(f"{name} {nbytes / 1e9:.1f}" for name, nbytes in need.items())
         raise ValueError(
             f"{model.name} ({said_of(model, prompt.weights)}, batch={prompt.batch}, "
-            f"input_tokens={prompt.input_tokens}) does not fit {len(cluster.gpus)} x {cluster.gpu.name}: {terms} = {total / 1e9:.1f} GB a GPU, "
-            f"memory {cluster.gpu.memory_bytes / 1e9:.1f} GB"
+            f"input_tokens={prompt.input_tokens}) does not fit {len(cluster.gpus)} x {cluster.gpu.name}: {terms} = "
+            f"{total / 1e9:.1f} GB a GPU, memory {cluster.gpu.memory_bytes / 1e9:.1f} GB"
         )
 
 

@@ -6,7 +6,7 @@ a call: first by head size, then by window, each in octaves. The base is one of 
 it is nearest to untouched. An int8 cache is priced as an fp8 one; docs/decisions/031-weights-and-cache.md.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from math import log2
@@ -33,6 +33,7 @@ class Variant(NamedTuple):
 
 
 BASE = Variant(128, 0, "bf16")
+_SPREADS = TypeAdapter(tuple[Spread, ...])
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +47,18 @@ class Heads:
 
     def attention(self, base: AttentionModel, head_dim: int, window: int | None, cache: Cache) -> AttentionModel:
         """The model of prefill attention for such calls; `base` itself where it is the nearest."""
-        found = nearest((variant for variant, _ in self.prefill), head_dim, window, cache)
+        if (head_dim, window or 0, cache) == BASE:
+            return base
+        found = nearest(tuple(variant for variant, _ in self.prefill), head_dim, window, cache)
         return base if found == BASE else _adjusted(base, dict(self.prefill)[found])
 
     def decode_attention(
         self, base: DecodeAttentionModel, head_dim: int, window: int | None, cache: Cache
     ) -> DecodeAttentionModel:
         """The model of decode attention for such calls; `base` itself where it is the nearest and the cache is bf16."""
-        found = nearest((variant for variant, _ in self.decode), head_dim, window, cache)
+        if (head_dim, window or 0, cache) == BASE:
+            return base
+        found = nearest(tuple(variant for variant, _ in self.decode), head_dim, window, cache)
         model = base if found == BASE else dict(self.decode)[found]
         value_bytes = ELEMENT_BYTES if cache == "bf16" else 1
         return model if model.value_bytes == value_bytes else _of_bytes(model, value_bytes)
@@ -66,7 +71,7 @@ class Heads:
     def parts(self, part: str, head_dim: int, window: int | None, cache: Cache) -> tuple[str, ...]:
         """Parts of a profile's spreads that say how far off such calls are, the first that it has."""
         known = self.prefill if part == "attention" else self.decode
-        found = nearest((variant for variant, _ in known), head_dim, window, cache)
+        found = nearest(tuple(variant for variant, _ in known), head_dim, window, cache)
         return (part,) if found == BASE and cache == "bf16" else (f"{part} other", part)
 
     def sentences(self, gpu: str, head_dim: int, window: int | None, cache: Cache) -> tuple[str, ...]:
@@ -74,8 +79,8 @@ class Heads:
         asked = Variant(head_dim, window or 0, cache)
         if asked == BASE:
             return ()
-        prefill = nearest((variant for variant, _ in self.prefill), head_dim, window, cache)
-        decode = nearest((variant for variant, _ in self.decode), head_dim, window, cache)
+        prefill = nearest(tuple(variant for variant, _ in self.prefill), head_dim, window, cache)
+        decode = nearest(tuple(variant for variant, _ in self.decode), head_dim, window, cache)
         named = dict.fromkeys((prefill, decode))
         if tuple(named) == (asked,) and self.source.startswith("measured"):
             return (f"attention on {gpu} with {_words(asked)}: {self.source}",)
@@ -88,7 +93,8 @@ class Heads:
 NO_HEADS = Heads()
 
 
-def nearest(known: Iterable[Variant], head_dim: int, window: int | None, cache: Cache) -> Variant:
+@lru_cache(maxsize=1024)
+def nearest(known: tuple[Variant, ...], head_dim: int, window: int | None, cache: Cache) -> Variant:
     """The variant that serves a call, of those known and the base."""
     of_cache = "bf16" if cache == "bf16" else "fp8"
     every = [BASE, *known]
@@ -121,7 +127,7 @@ def heads_of(data: Mapping[str, Any]) -> Heads:
         tuple((_variant(each), tuple(each["adjust"])) for each in prefill),
         tuple((_variant(each), DecodeAttentionModel.from_dict(each["model"])) for each in decode),
         str(data.get("source")),
-        TypeAdapter(tuple[Spread, ...]).validate_python(data.get("spreads")),
+        _SPREADS.validate_python(data.get("spreads")),
     )
 
 

@@ -7,7 +7,7 @@ caches, or the relative's.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +17,9 @@ from pydantic import TypeAdapter
 
 from thinwire.edge.reading import from_json
 from thinwire.edge.words import place
+from thinwire.reference.core.precision import Precision
 from thinwire.sim.costs.heads import heads_of
+from thinwire.sim.costs.products import with_precisions
 from thinwire.sim.costs.profile import (
     MIXTURE,
     FabricProfile,
@@ -42,12 +44,15 @@ PROFILES = Path(__file__).parents[1] / "profiles"
 STAND_IN = "l40s"  # memory-bound codec kernels, as nearly all GPUs' are assumed to be
 
 
-def load_profile(cluster: Cluster, path: str | None = None, kernels: bool = True) -> Profile:
+def load_profile(
+    cluster: Cluster, path: str | None = None, kernels: bool = True, precisions: Iterable[Precision] = ()
+) -> Profile:
     """The shipped profile of the cluster's GPU and fabric; `path`, a JSON file with a `gpu` and/or a `fabric`
     profile, or one of these alone as it is shipped, replaces either. A `within` is the fabric of one node of several.
 
     Without `kernels` only codecs run on the GPU: one with neither profile nor relative is taken for another's
-    (`STAND_IN`), and says so. ValueError for what is no profile, or one of another GPU.
+    (`STAND_IN`), and says so. `precisions`: of weights, beyond the profile's own (products.py). ValueError for what is
+    no profile, or one of another GPU, and for a precision that the GPU lacks.
     """
     given = {} if path is None else _parts(from_json(path, "profile"), path)
     known = _known_by(cluster.gpu, kernels)
@@ -59,7 +64,7 @@ def load_profile(cluster: Cluster, path: str | None = None, kernels: bool = True
         fabric = _fitting(own[0] if "fabric" in given else None, own[-1] if "within" in given else None, fabric, alone)
     if gpu.gpu != cluster.gpu.name:
         raise ValueError(f"profile {gpu.name} is of {gpu.gpu}, but cluster {cluster.name} has {cluster.gpu.name}")
-    return Profile(gpu, fabric)
+    return Profile(with_precisions(gpu, cluster.gpu, precisions), fabric)
 
 
 def _parts(given: Any, path: str) -> Mapping[str, Any]:

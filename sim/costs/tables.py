@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
+from functools import lru_cache
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from thinwire.edge.limits import (
@@ -41,7 +42,7 @@ def value_of(cls: type[T], table: object, what: str, **made: Any) -> T:
     beyond its unit's range.
     """
     assert is_dataclass(cls)
-    given, hints = mapping(table, what), get_type_hints(cls)
+    given, hints = mapping(table, what), _hints(cls)
     names = {each.name: each for each in fields(cls) if each.init}
     missing = sorted(n for n, each in names.items() if n not in given and each.default is MISSING and n not in made)
     unknown = sorted(set(given) - set(names))
@@ -49,6 +50,11 @@ def value_of(cls: type[T], table: object, what: str, **made: Any) -> T:
         raise ValueError(f"{what}: missing {shown(missing)}, unknown {shown(unknown)}")
     found = {n: _value(hints[n], given[n], f"{what}: {n}", limit_of(n)) for n in names if n in given and n not in made}
     return cls(**found, **made)
+
+
+@lru_cache
+def _hints(cls: type) -> Mapping[str, Any]:
+    return get_type_hints(cls)
 
 
 def mapping(value: object, what: str) -> Mapping[str, Any]:

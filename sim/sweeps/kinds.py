@@ -7,7 +7,7 @@ several of them share stands here: a question's fields as axes, and the files th
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
@@ -20,6 +20,7 @@ from thinwire.edge.reading import content as read_content
 from thinwire.edge.reading import is_regular, is_there
 from thinwire.edge.reading import text as read_text
 from thinwire.edge.words import place
+from thinwire.reference.core.precision import PLAIN
 from thinwire.reference.families.config import load_model, model_names
 from thinwire.reference.mixed import auto_budget, find
 from thinwire.sim.costs.profile import Profile
@@ -71,6 +72,12 @@ FIRST_AXES = frozenset({
 })  # fmt: skip
 
 
+@lru_cache(maxsize=1024)
+def _plain(model: str) -> bool:
+    """A model of the catalog whose checkpoint is bf16 throughout."""
+    return model in model_names() and load_model(model).checkpoint == PLAIN
+
+
 def _anything(_: Grid) -> None:
     """No rule for a table as a whole."""
 
@@ -111,7 +118,10 @@ class Kind:
         if not isinstance(point, Inquiry):
             return asdict(point)
         told = point.given()
-        return {name: value for name, value in point.values().items() if name in FIRST_AXES or name in told}
+        found = {name: value for name, value in point.values().items() if name in FIRST_AXES or name in told}
+        if found.get("weights") == "auto" and _plain(found["model"]):
+            found["weights"] = "bf16"  # what was priced, and written, before checkpoints were read
+        return found
 
     def task_size(self, points: int) -> int:
         """Points of a task of a sweep of so many: more in very large ones, for a file is kept of every task."""

@@ -28,7 +28,7 @@ FACTORS = st.floats(1e-3, 1e3, allow_nan=False)
 PLACEMENTS: dict[str, Any] = {
     "scheme": st.sampled_from(["bf16", "flash-int4", "two_step:int4-g32-min/int8-g128-sym", "auto:+1%"]),
     "tp": st.none() | st.integers(1, 64),
-    "weights": st.sampled_from(["bf16", "fp8"]),
+    "weights": st.sampled_from(["auto", "bf16", "fp8", "fp8-block", "int4"]),
     "profile": st.none() | st.just("my-gpu.json"),
     "scaled_links": st.dictionaries(st.sampled_from(["*", "gpu0->*", "pool:a", "a=b->c"]), FACTORS, max_size=3),
     "slow_ranks": st.dictionaries(st.integers(0, 63), FACTORS, max_size=3),

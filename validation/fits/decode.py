@@ -141,8 +141,8 @@ def seconds(log_values: Floats, rows: Rows, bandwidth_bytes_per_s: float, sm_cou
     return np.asarray(v["floor_s"] + regroup + split + (work - hidden) + np.maximum(hidden, read))
 
 
-def fit_values(rows: Rows, bandwidth_bytes_per_s: float, sm_count: int) -> Floats:
-    """Logarithms of the numbers (order: NAMES, then the shares)."""
+def fit_values(rows: Rows, bandwidth_bytes_per_s: float, sm_count: int, upper: Floats = UPPER) -> Floats:
+    """Logarithms of the numbers (order: NAMES, then the shares), each below `upper`."""
     weights, names = hats(rows.units), len(NAMES)
 
     def residual(log_values: Floats) -> Floats:
@@ -151,8 +151,8 @@ def fit_values(rows: Rows, bandwidth_bytes_per_s: float, sm_count: int) -> Float
         shares = log_values[names:]
         return np.concatenate([robust, SMOOTH * np.diff(shares, 2), SMALL * (log_values - START)])
 
-    start = np.clip(START, LOWER + 1e-6, UPPER - 1e-6)
-    found = least_squares(residual, start, bounds=(LOWER, UPPER), max_nfev=200, ftol=1e-10, xtol=1e-10)
+    start = np.clip(START, LOWER + 1e-6, upper - 1e-6)
+    found = least_squares(residual, start, bounds=(LOWER, upper), max_nfev=200, ftol=1e-10, xtol=1e-10)
     return np.asarray(found.x, dtype=np.float64)
 
 
@@ -190,12 +190,17 @@ def build(
 
 
 def fit(
-    rows: Rows, gpu: str, memory_bandwidth_bytes_per_s: float, sm_count: int, source: str = ""
+    rows: Rows,
+    gpu: str,
+    memory_bandwidth_bytes_per_s: float,
+    sm_count: int,
+    source: str = "",
+    upper: Floats = UPPER,
 ) -> DecodeAttentionModel:
     """The model of one GPU from its measured rows."""
     facts = memory_bandwidth_bytes_per_s, sm_count
     source = source or f"measured: aiconfigurator-core 0.12.0, {TABLE}.csv, {len(rows)} rows, head_dim {HEAD_DIM}"
-    return build(gpu, facts, fit_values(rows, *facts), source, rows.value_bytes, rows.packed)
+    return build(gpu, facts, fit_values(rows, *facts, upper), source, rows.value_bytes, rows.packed)
 
 
 def fit_all(rows: Mapping[str, Rows] | None = None) -> dict[str, DecodeAttentionModel]:

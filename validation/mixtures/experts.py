@@ -39,6 +39,10 @@ GROUPING = "vllm 0.24.0"  # whose rows went through the model's own router
 # vLLM has a second kernel for some models there (another activation, widths that the usual one refuses), at half the
 # speed: which model gets it is no matter of shape. So it is with mxfp4 but for gpt-oss.
 MINOR_ON = ("b200_sxm", "b300_sxm", "gb200", "gb300")
+# vLLM 0.24.0 gave ModelOpt's fp8 checkpoints on Hopper a kernel that had not been tuned there: a third of bf16's speed.
+# Its 0.19.0 runs what other fp8 checkpoints still get, Triton's; that was timed on the H200 alone.
+HOPPER, TRITON_FP8 = ("h100_sxm", "h200_sxm"), "vllm 0.19.0"
+LENT = {("h100-sxm", "fp8"): "h200-sxm"}
 FEWEST_SHAPES = 3  # of models, to leave one out; else a width is
 
 
@@ -71,14 +75,17 @@ def routed(tokens: int, shape: Shape, ep: int, grouped: bool) -> tuple[int, int]
 
 def is_minor(row: Mapping[str, str]) -> bool:
     """Is it a row of a kernel, or a way to cut experts, that the fit of its GPU and precision is not about?"""
-    if row["engine"].startswith("sglang"):
+    system, precision, engine = row["system"], row["precision"], row["engine"]
+    if engine.startswith("sglang"):
         return row["ep"] != "1"  # what a token count means there was not found out
-    if row["system"] == "h200_sxm" and row["precision"] == "int4":
+    if system in HOPPER and precision == "fp8":
+        return engine != TRITON_FP8
+    if system == "h200_sxm" and precision == "int4":
         return True  # one shape beside SGLang's ten of the same kernel
-    unlike = {"mxfp4": "marlin"} if row["system"].startswith("h") else {}
-    if row["system"] in MINOR_ON:
+    unlike = {"mxfp4": "marlin"} if system in HOPPER else {}
+    if system in MINOR_ON:
         unlike = {"mxfp4": "marlin", **dict.fromkeys(("bf16", "fp8", "nvfp4"), "flashinfer-cutlass")}
-    return unlike.get(row["precision"]) == row["kernel"]
+    return unlike.get(precision) == row["kernel"]
 
 
 @dataclass(frozen=True)
@@ -170,9 +177,10 @@ NAMES = ("launch_s", "depth_s", "share_efficiency", "expert_s", "sharpness", "ro
          "cache_bytes", "cache_speedup", "cache_steepness")  # fmt: skip
 SEGMENTS = len(ROWS_AXIS) - 1
 # Then the logarithm of an expert's rows' worth of peak at one row, and what share of each segment's growth it takes.
-START = np.r_[np.log([15e-6, 1e-9, 0.8, 1e-7, 4, 1, 1, 50e6, 1.5, 4]), 2.0, 0.3, 0.3, 0.3, 0.5, 0.7, 0.9, 1, 1]
-LOWER = np.r_[np.log([1e-6, 1e-12, 0.2, 1e-10, 1, 0.05, 0.05, 10e6, 1.0, 1.0]), 0.0, np.zeros(SEGMENTS)]
-UPPER = np.r_[np.log([200e-6, 50e-9, 1.0, 5e-6, 12, 10, 20, 200e6, 8.0, 16.0]), 9.0, np.ones(SEGMENTS)]
+START = np.r_[np.log([15e-6, 1e-9, 0.8, 1e-7, 4, 1, 1, 30e6, 1.4, 4]), 2.0, 0.3, 0.3, 0.3, 0.5, 0.7, 0.9, 1, 1]
+LOWER = np.r_[np.log([5e-6, 1e-12, 0.3, 1e-10, 1, 0.05, 0.05, 10e6, 1.0, 1.0]), 0.0, np.zeros(SEGMENTS)]
+UPPER = np.r_[np.log([200e-6, 8e-9, 1.0, 5e-6, 12, 10, 20, 200e6, 8.0, 16.0]), 9.0, np.ones(SEGMENTS)]
+L2_BYTES, L2_BYTES_PER_S = 96e6, 12e12  # where a GPU's file does not say, the L40S's; as fast as any L2 has been read
 BLOCKS = (64, 128)
 SCALE, SMALL = 0.08, 0.002
 """Errors beyond SCALE (in the logarithm) count less and less, as in fits/attention; SMALL holds what no row determines
@@ -233,21 +241,30 @@ def _prepare(rows: Rows, precision: str, block: int, known: tuple[float, float])
     )
 
 
-def _solve(prepared: _Prepared) -> tuple[float, Floats]:
+def _upper(gpu: str) -> Floats:
+    """No L2 is larger than it is by a quarter, nor so much faster than memory."""
+    known, upper = load_gpu(gpu), np.array(UPPER, dtype=np.float64)
+    upper[NAMES.index("cache_bytes")] = math.log(1.25 * (known.l2_bytes or L2_BYTES))
+    faster = L2_BYTES_PER_S / known.memory_bandwidth_bytes_per_s
+    upper[NAMES.index("cache_speedup")] = min(math.log(faster), UPPER[NAMES.index("cache_speedup")])
+    return upper
+
+
+def _solve(prepared: _Prepared, upper: Floats) -> tuple[float, Floats]:
     def residual(log_values: Floats) -> Floats:
         off = np.log(prepared.seconds(log_values)) - prepared.log_s
         robust = np.sign(off) * SCALE * np.sqrt(2 * (np.sqrt(1 + (off / SCALE) ** 2) - 1))
         return np.concatenate([robust, SMALL * (log_values - START)])
 
-    start = np.clip(START, LOWER + 1e-6, UPPER - 1e-6)
-    found = least_squares(residual, start, bounds=(LOWER, UPPER), max_nfev=80, x_scale="jac")
+    start = np.clip(START, LOWER + 1e-6, upper - 1e-6)
+    found = least_squares(residual, start, bounds=(LOWER, upper), max_nfev=120, x_scale="jac")
     return float(found.cost), np.asarray(found.x, dtype=np.float64)
 
 
 def fit(rows: Rows, gpu: str, precision: str, source: str = "") -> GroupedKernels:
     """The kernels of one GPU and precision from measured rows."""
     known = facts(gpu, precision)
-    blocks = {block: _solve(_prepare(rows, precision, block, known)) for block in BLOCKS}
+    blocks = {block: _solve(_prepare(rows, precision, block, known), _upper(gpu)) for block in BLOCKS}
     block = min(blocks, key=lambda b: blocks[b][0])
     count = len({shape for i, shape in enumerate(rows.shapes) if (rows.shape == i).any()})
     source = source or f"measured: aiconfigurator-core 0.12.0, {TABLE}.csv, {len(rows)} rows of {count} models' shapes"
@@ -293,6 +310,8 @@ def fit_all() -> dict[str, ExpertsModel]:
     kernels: dict[str, dict[str, GroupedKernels]] = {}
     for (gpu, precision), rows in read_rows().items():
         kernels.setdefault(gpu, {})[precision] = fit(rows, gpu, precision)
+    for (gpu, precision), lender in LENT.items():
+        kernels[gpu][precision] = kernels[lender][precision].moved_to(lender, *facts(gpu, precision))
     return {gpu: ExpertsModel(gpu, peaks(gpu), its) for gpu, its in sorted(kernels.items())}
 
 

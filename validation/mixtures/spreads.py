@@ -6,6 +6,7 @@ an expert on: what a model's router really does lies between (docs/decisions/032
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from itertools import permutations
 from typing import Any
@@ -53,7 +54,11 @@ def skewed() -> Logs:
 
 
 def experts_left_out(gpu: str, precision: str) -> list[Spread]:
-    """A model's shape out, of every second; skewed rows besides."""
+    """A model's shape out, of every second; skewed rows besides. Of what is lent, as the lender's own is off."""
+    if (gpu, precision) in fit_experts.LENT:
+        lender = fit_experts.LENT[gpu, precision]
+        its = experts_left_out(lender, precision)
+        return [replace(s, source=f"assumed: as on {lender} ({s.source.removeprefix('measured: ')})") for s in its]
     rows = fit_experts.read_rows()[gpu, precision]
     logs, left = fit_experts.left_out(rows, gpu, precision, FOLDS)
     more_sizes, more = skewed()
@@ -71,9 +76,9 @@ def experts_standing_in(models: Mapping[str, ExpertsModel]) -> list[Spread]:
     for gpu, model in models.items():
         for precision, own in model.kernels.items():
             lender = next((each for each in STAND_INS[precision] if each in model.kernels), None)
-            if lender is None:
+            rows = fit_experts.read_rows().get((gpu, precision))
+            if lender is None or rows is None:
                 continue
-            rows = fit_experts.read_rows()[gpu, precision]
             thin = rows.only(np.arange(len(rows)) % THIN == 0)
             moved = model.kernels[lender].standing_in(precision, own.peak_flops_per_s)
             sizes, logs = found["8 bits" if precision in EIGHT_BITS else "4 bits"]
@@ -131,10 +136,10 @@ def _moved_experts(relation: Relation, models: Mapping[str, ExpertsModel]) -> It
     for gpu, lender in _pairs(relation, models):
         for precision, own in models[gpu].kernels.items():
             kernels = models[lender].kernels.get(precision)
-            if kernels is None:
+            rows = fit_experts.read_rows().get((gpu, precision))
+            if kernels is None or rows is None:
                 continue
             moved = kernels.moved_to(lender, own.peak_flops_per_s, own.memory_bandwidth_bytes_per_s)
-            rows = fit_experts.read_rows()[gpu, precision]
             thin = rows.only(np.arange(len(rows)) % THIN == 0)
             sizes, logs = whole.setdefault(precision, ([], []))
             sizes += (thin.rows / thin.hit).tolist()
@@ -200,6 +205,8 @@ def transferred(
 def fits(gpu: str, mixture: Mapping[str, Any]) -> Iterator[FitRecord]:
     """What a GPU's costs were fitted to, and the errors left."""
     for precision, kernels in mixture["experts"].kernels.items():
+        if (gpu, precision) in fit_experts.LENT:
+            continue
         rows = fit_experts.read_rows()[gpu, precision]
         lines = np.unique(rows.line).tolist()
         yield records.record(f"experts {precision}", fit_experts.TABLE, lines, fit_experts.errors(kernels, rows))

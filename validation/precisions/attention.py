@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from thinwire.sim.costs.attention import ADJUST_LENGTH, ADJUST_LIMIT, ADJUST_PARALLEL, ADJUSTS, AttentionModel
-from thinwire.sim.costs.decode_attention import ELEMENT_BYTES, DecodeAttentionModel
+from thinwire.sim.costs.decode_attention import ELEMENT_BYTES, SHARE_NODES, DecodeAttentionModel
 from thinwire.sim.costs.heads import Cache, Heads, Variant, heads_dict
 from thinwire.sim.costs.profile import GpuProfile
 from thinwire.sim.costs.shipped import profile_of
@@ -33,6 +33,8 @@ Floats = npt.NDArray[np.float64]
 PREFILL, DECODE = "attention_prefill_variants", "attention_decode_variants"
 SMOOTH, SMALL = 0.5, 0.05
 """Penalties on first differences of an adjustment and on its size, against a row's own error."""
+LARGE = 256  # head sizes beyond are run by kernels made for prefill, whose units take ...
+SLOW = np.where(np.array([*fit_decode.NAMES, *range(SHARE_NODES)]) == "unit_s", np.log(5e-3), fit_decode.UPPER)
 OUT = 4  # of so many (heads, kv heads) one is left out
 SCALE = 0.08  # errors beyond this count less and less, as in fits/
 
@@ -128,7 +130,8 @@ def fit_decode_variant(gpu: str, variant: Variant, rows: Rows) -> DecodeAttentio
     source = f"measured: aiconfigurator-core 0.12.0, {DECODE}.csv, {len(rows)} rows"
     packed = decode_rows(variant, rows)
     tried = [packed, replace(packed, packed=0)]
-    models = [fit_decode.fit(each, *fit_decode.facts(gpu), source) for each in tried]
+    upper = SLOW if variant.head_dim > LARGE else fit_decode.UPPER
+    models = [fit_decode.fit(each, *fit_decode.facts(gpu), source, upper) for each in tried]
     return min(
         models, key=lambda model: float(np.abs(np.log(fit_decode.predict(model, packed) / packed.time_s)).mean())
     )

@@ -10,6 +10,7 @@ import pytest
 
 from thinwire.reference.core.architecture import ModelConfig
 from thinwire.reference.core.mixers import Rope, RopeScaling
+from thinwire.reference.core.precision import PLAIN
 from thinwire.reference.families.config import load_model, model_names, parse_config
 
 from .models import ROOT, attention, feed, minimal, rope, shipped, turned, windows
@@ -115,7 +116,7 @@ def test_special_facts() -> None:
     assert llama.attention.scale == pytest.approx(128**-0.5, rel=1e-15) and rope(llama).theta == 500_000
     assert llama.attention.softcap is llama.final_softcap is llama.attention.window is None
     assert not llama.tied_embeddings and llama.layers[0].norms == "before" and not llama.attention.qkv_bias
-    assert len(llama.distinct) == 1 and llama.notes == () and llama.quantisation is None
+    assert len(llama.distinct) == 1 and llama.notes == () and llama.checkpoint is PLAIN
 
 
 # ---- values of one GPU

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thinwire.reference.core.architecture import Attention
+from thinwire.reference.core.precision import PLAIN
 from thinwire.reference.families.config import load_model, model_aliases, model_names, parse_config
 from thinwire.reference.families.table import SIZES
 
@@ -61,23 +62,20 @@ def test_notes_say_what_is_left_out() -> None:
 def test_a_checkpoint_s_formats_are_kept(tmp_path: Path) -> None:
     fp8 = {"quant_method": "fp8", "weight_block_size": [128, 128]}
     model = parse_config(minimal("LlamaForCausalLM", quantization_config=fp8), "x")
-    assert json.loads(model.quantisation or "") == {
-        "config": {"num_hidden_layers": 4, "quantization_config": fp8}, "hf_quant": None,
-    }  # fmt: skip
+    assert set(dict(model.checkpoint.weights).values()) == {"fp8-block"}
     assert model.layers == parse_config(minimal("LlamaForCausalLM"), "x").layers and model != parse_config(
         minimal("LlamaForCausalLM"), "x"
     )
     nested = {**minimal("LlamaForCausalLM"), "model_type": "llama", "compression_config": fp8}
-    inner = parse_config({"text_config": nested}, "x").quantisation
-    assert inner is not None and json.loads(inner)["config"]["quantization_config"] == fp8
+    assert parse_config({"text_config": nested}, "x").checkpoint.weights == model.checkpoint.weights
     (tmp_path / "config.json").write_text(json.dumps(minimal("LlamaForCausalLM")))
-    assert load_model(str(tmp_path)).quantisation is None
+    assert load_model(str(tmp_path)).checkpoint is PLAIN
     (tmp_path / "hf_quant_config.json").write_text('{"quantization": {"quant_algo": "NVFP4"}}')
-    beside = load_model(str(tmp_path)).quantisation
-    assert beside is not None and json.loads(beside)["hf_quant"] == {"quantization": {"quant_algo": "NVFP4"}}
+    beside = load_model(str(tmp_path)).checkpoint
+    assert beside.of("attention") == "nvfp4"
     for name in ("mine_config.json", "mine_hf_quant_config.json"):
         (tmp_path / name).write_text((tmp_path / name.removeprefix("mine_")).read_text())
-    assert load_model(str(tmp_path / "mine_config.json")).quantisation == beside
+    assert load_model(str(tmp_path / "mine_config.json")).checkpoint == beside
     (tmp_path / "hf_quant_config.json").write_text("[]")
     with pytest.raises(ValueError, match=r"hf_quant_config\.json must hold a JSON object, not list"):
         load_model(str(tmp_path))
@@ -105,9 +103,9 @@ def test_hugging_face_ids_are_names() -> None:
     for name in ("meta-llama/Llama-3.3-70B-Instruct", "META-LLAMA/llama-3.3-70b-instruct", "llama-3.3-70b"):
         assert load_model(name) == load_model("llama-3-70b")
     fp8 = load_model("Qwen/Qwen3-32B-FP8")
-    assert fp8.name == "Qwen3-32B-FP8" and "weight_block_size" in (fp8.quantisation or "")
+    assert fp8.name == "Qwen3-32B-FP8" and fp8.checkpoint.of("feed_forward") == "fp8-block"
     longer = load_model("qwen/qwen3-235b-a22b-instruct-2507")
-    assert (longer.max_positions, longer.quantisation) == (262144, None)
+    assert (longer.max_positions, longer.checkpoint) == (262144, PLAIN)
     with pytest.raises(ValueError, match=r"did you mean .*Qwen/Qwen3-32B"):
         load_model("Qwen/Qwen3-32")
 

@@ -21,10 +21,10 @@ from thinwire.sim.costs.products import (
     products_of_file,
     with_precisions,
 )
-from thinwire.sim.costs.shipped import profile_of
+from thinwire.sim.costs.shipped import load_profile, profile_of
 from thinwire.sim.costs.spread import find
 from thinwire.sim.costs.transfer import longest_rate
-from thinwire.topologies.load import gpu_names, load_gpu
+from thinwire.topologies.load import gpu_names, load_cluster, load_gpu
 
 BEYOND: tuple[Precision, ...] = ("fp8-block", "int8", "int4", "nvfp4", "mxfp4")
 MEASURED = {
@@ -106,6 +106,16 @@ def test_every_gpu_runs_what_its_arithmetic_allows(name: str) -> None:
         assert found.sustained_flops_per_s[precision].value == pytest.approx(share * longest_rate(model))
         assert math.isfinite(model.time_s(1, 4096, 4096))
     assert with_precisions(own, gpu, own.gemm) is own  # type: ignore[arg-type]
+
+
+def test_a_profile_is_loaded_with_what_is_asked() -> None:
+    """And refuses what its GPU lacks; without a word it is as it ever was."""
+    cluster = load_cluster("8xh200-nvlink")
+    plain, found = load_profile(cluster), load_profile(cluster, precisions=("fp8-block", "int4", "bf16"))
+    assert set(plain.gpu.gemm) == {"bf16", "fp8"} and set(found.gpu.gemm) - set(plain.gpu.gemm) == {"fp8-block", "int4"}
+    assert (found.fabric, found.gpu.attention) == (plain.fabric, plain.gpu.attention)
+    with pytest.raises(ValueError, match="h200-sxm has no nvfp4 arithmetic"):
+        load_profile(cluster, precisions=["nvfp4"])
 
 
 def test_who_lends_to_whom() -> None:

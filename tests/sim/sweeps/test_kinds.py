@@ -313,7 +313,7 @@ def test_every_axis_reaches_the_run(tmp_path: Path, root: Path, monkeypatch: pyt
         "tp": "4", "gpus": '"0,1,6-7"', "nodes": "1", "weights": '"fp8"', "profile": '"p.json"',
         "scaled_links": '{ "*" = 0.5 }',
         "slow_ranks": "{ 1 = 2 }", "ep": "2", "attention": '"dp"', "expert_exchange": '"all-to-all"',
-        "expert_skew": "1.5", "token_budget": "512", "max_sequences": "32", "whole_prompts": "true",
+        "expert_skew": "1.5", "kv": '"fp8"', "token_budget": "512", "max_sequences": "32", "whole_prompts": "true",
         "kv_tokens": "9000", "host_ms": "2", "gate": "true", "scheme": '"flash-int4"',
         "replicas": "3", "decode_replicas": "2", "transfer_gb_per_s": "7",
         "policy": '"round-robin"', "fault": '[["5:1:down", "6-9:0:slow:2=1.5"]]', "input_tokens": "77",
@@ -343,7 +343,7 @@ def test_every_axis_reaches_the_run(tmp_path: Path, root: Path, monkeypatch: pyt
             profile=deployment.profile, token_budget=512, max_sequences=32, chunked_prefill=False, kv_tokens=9000,
             policy="round-robin", decode_replicas=2, transfer_bytes_per_s=7e9, host_s=0.002, gated=True,
             scaled_links={"*": 0.5}, slow_ranks={1: 2.0}, ep=2, attention="dp", expert_exchange="all-to-all",
-            expert_skew=1.5,
+            expert_skew=1.5, kv="fp8",
         )  # fmt: skip
         assert (duration_s, slo, seed, warm_up_s) == (50, Slo(0.25, 0.04), 5, 3)
         assert faults == (Fault(5, 1, down=True), Fault(6, 0, 9, ranks={2: 1.5}))

@@ -83,7 +83,7 @@ def toml(changes: Mapping[str, str]) -> str:
         ({"batch": "[1, 0]"}, "batch.1: Input should be greater than or equal to 1; given 0"),
         ({"batch": "true"}, "batch.0: Input should be a valid integer"),
         ({"tp": '["all", 0]'}, 'tp.1: must be a positive whole number or "all"; given 0'),
-        ({"weights": '"int4"'}, "weights.0: Input should be 'bf16' or 'fp8'; given 'int4'"),
+        ({"weights": '"int3"'}, "weights.0: Input should be 'bf16', 'fp8'"),
         ({"launch": '"lazy"'}, "launch.0: Input should be 'eager' or 'graph'"),
         ({"model": '"llama-3-80b"'}, "s.toml:1: model: unknown model 'llama-3-80b'; did you mean llama-3-8b"),
         ({"cluster": '["8xl40s-pcie", "8xl40"]'}, "s.toml:2: cluster: unknown cluster '8xl40'; did you mean"),

@@ -77,12 +77,12 @@ def test_the_shipped_numbers_are_the_fits() -> None:
 
 @pytest.mark.parametrize("path", sorted(PROFILES.glob("mixture-*.json")), ids=lambda path: path.stem)
 def test_records_say_what_is_left(path: object) -> None:
-    """Medians within a tenth, and the numbers of the rows lie in the table."""
+    """Medians within an eighth, and the numbers of the rows lie in the table."""
     table = json.loads(path.read_text("utf-8"))  # type: ignore[attr-defined]
     lines = len(table_rows("experts"))
     for record in table["fits"]:
         if record["what"].startswith("experts "):
-            assert record["median"] < 0.1, record["what"]
+            assert record["median"] < 0.125, record["what"]
             assert max(int(run.partition("-")[2] or run) for run in record["rows"].split(",")) < lines
 
 

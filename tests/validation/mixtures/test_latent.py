@@ -33,13 +33,15 @@ def test_the_formulas_in_arrays_are_the_model() -> None:
 
 
 def test_a_shipped_model_is_the_fit() -> None:
-    """Prompts and the products around decoding; a cache's fit takes seconds."""
+    """Prompts and the products around decoding, within a percent: other processors' last digits end a fit elsewhere. A
+    cache's fit takes seconds.
+    """
     model, known = mixture_of(load_gpu(GPU)).latent, fit_latent.facts(GPU)
     found = fit_latent.rounded(fit_latent.fit_prefill(fit_latent.fitted_rows(fit_latent.PREFILL, GPU)["bf16"], known))
     shipped = [model.prefill_launch_s, model.prefill_efficiency, model.prefill_balance, model.prefill_passes]
-    assert found[: fit_latent.PREFILL_OWN] == shipped
+    assert found[: fit_latent.PREFILL_OWN] == pytest.approx(shipped, rel=0.01)
     absorb = [model.absorb_launch_s, model.absorb_share_efficiency, model.absorb_efficiency]
-    assert fit_latent.rounded(fit_latent.fit_absorb(GPU)) == absorb
+    assert fit_latent.rounded(fit_latent.fit_absorb(GPU)) == pytest.approx(absorb, rel=0.01)
 
 
 def test_another_engines_kernels_read_a_token_as_fast() -> None:
