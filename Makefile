@@ -68,8 +68,9 @@ calibrate: $(VENV)/.core ## fit sim/profiles/ to the measurements in validation/
 validate: $(VENV)/.test ## hold predictions against published measurements
 	$(BIN)/python -m thinwire.validation.targets.compare $(ARGS)
 
-peers: $(VENV)/.core ## hold AIConfigurator and GenZ against the same rows (each in an environment of its own, 1.7 GB; ten minutes)
+peers: $(VENV)/.core ## hold AIConfigurator and GenZ against the same rows (each in an environment of its own, 1.7 GB; half an hour)
 	nice $(BIN)/python -m thinwire.validation.peers.peers $(ARGS)
+	nice $(BIN)/python -m thinwire.validation.peers.mixtures $(ARGS)
 
 papers: $(VENV)/.core ## write docs/papers.md: what papers claim beside what thinwire predicts (a minute)
 	$(BIN)/python -m thinwire.validation.papers.page $(ARGS)

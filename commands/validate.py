@@ -28,6 +28,7 @@ class Section(StrEnum):
     relatives = "relatives"
     logs = "logs"
     hosts = "hosts"
+    mixtures = "mixtures"
 
 
 def validate(

@@ -61,7 +61,7 @@ class Setup:
     def service(self, tp: int, scheme: str) -> Service:
         """The question for one row."""
         scaled = {} if self.scale_link == 1 else {"*": self.scale_link}
-        config, cluster = file_of(self.config), self.cluster
+        config, cluster = file_of(self.config), file_of(self.cluster)
         return Service(config, cluster, scheme, tp, weights=self.weights, scaled_links=scaled, **self.options)
 
     def command(self, tp: int, scheme: str) -> str:

@@ -6,9 +6,11 @@ the current version of the backend, which are its defaults. One all-reduce is on
 evaluated by its engine.
 
 In: {"id", "kind": "prefill", "gpu", "model", "config", "tp", "batch", "input_tokens", "weights", "backend", "preset",
-"exchanges"}, or {"id", "kind": "all_reduce", "gpu", "ranks", "nbytes", "library", "backend"}; "timed": true asks for
-more times. Out: {"id", "seconds", "took_s"} or {"id", "unsupported": why}; "took_s" is seconds of wall time by what was
-timed. The first line out is {"ready": true, "facts": {...}}.
+"exchanges"}; {"id", "kind": "all_reduce", "gpu", "ranks", "nbytes", "library", "backend"}; or of a mixture, a prefill
+of so many tokens or a decoding step at such a context: {"id", "kind": "mixture", "phase", "gpu", "path", "model",
+"config", "tp", "attention_dp", "moe_tp", "moe_ep", "batch", "tokens", "backend"}, answered with "parts" too, seconds by
+operator. "timed": true asks for more times. Out: {"id", "seconds", "took_s"} or {"id", "unsupported": why}; "took_s" is
+seconds of wall time by what was timed. The first line out is {"ready": true, "facts": {...}}.
 """
 
 import atexit
@@ -98,6 +100,22 @@ def prefill(asked: dict[str, Any], system: str) -> dict[str, Any]:
     return {"seconds": (found.ttft - exchanged_ms) * 1e-3, "took_s": took, "version": found.backend_version}
 
 
+def mixture(asked: dict[str, Any], system: str) -> dict[str, Any]:
+    """Seconds of one prefill, or of one step of decoding, of a mixture of experts, and of its operators."""
+    path = asked["path"] or model_path(asked["model"], json.dumps(asked["config"]))
+    decoding = asked["phase"] == "decode"
+    found = module("cli.api").cli_estimate(
+        path, system, mode="static_gen" if decoding else "static_ctx", backend_name=asked["backend"],
+        batch_size=asked["batch"], isl=asked["tokens"], osl=2 if decoding else 1, tp_size=asked["tp"],
+        attention_dp_size=asked["attention_dp"], moe_tp_size=asked["moe_tp"], moe_ep_size=asked["moe_ep"],
+    )  # fmt: skip
+    summary = found.summary
+    parts_ms = summary.get_generation_latency_dict() if decoding else summary.get_context_latency_dict()
+    parts = {name.partition("_")[2]: round(ms * 1e-3, 9) for name, ms in parts_ms.items() if ms}
+    seconds = (found.tpot if decoding else found.ttft) * 1e-3
+    return {"seconds": seconds, "parts": parts, "version": found.backend_version}
+
+
 def all_reduce(asked: dict[str, Any], system: str) -> dict[str, Any]:
     """Seconds of one all-reduce of half-precision values."""
     backend, numel = asked["backend"], asked["nbytes"] // 2
@@ -122,13 +140,16 @@ def tables(system: str, backend: str) -> Any:
     return module("sdk.engine").EngineHandle.for_database(database)
 
 
+KINDS = {"prefill": prefill, "mixture": mixture, "all_reduce": all_reduce}
+
+
 def answer(asked: dict[str, Any]) -> dict[str, Any]:
     """Of one question."""
     system = SYSTEMS.get(asked["gpu"])
     if system is None:
         return {"id": asked["id"], "unsupported": f"it has no data of {asked['gpu']}"}
     try:
-        found = prefill(asked, system) if asked["kind"] == "prefill" else all_reduce(asked, system)
+        found = KINDS[asked["kind"]](asked, system)
     except Exception as error:  # whatever it raises is its answer
         return {"id": asked["id"], "unsupported": f"{type(error).__name__}: {error}"[:200]}
     if not found["seconds"] > 0:

@@ -32,6 +32,7 @@ from thinwire.validation.targets import (
     kernels,
     left_out,
     logs,
+    mixtures,
     packets,
     relatives,
     report_parts,
@@ -71,6 +72,7 @@ SECTIONS: Mapping[str, Callable[[bool], Section]] = {
     "relatives": lambda _full: relatives.left_one_gpu_out(),
     "logs": lambda _full: logs.logs(),
     "hosts": lambda _full: left_out.hosts_left_out(),
+    "mixtures": lambda _full: mixtures.mixtures(),
 }
 INTERVALS = (
     "How many measured figures the 90 % interval of their prediction holds, and how wide it is: (high - low) over "

@@ -108,7 +108,7 @@ def test_files_are_shown_from_the_root(root: Path) -> None:
 
 def test_every_shipped_set_up_is_asked() -> None:
     asked = "".join(path.read_text("utf-8") for path in FACTS)
-    assert len(SETUPS) == 7
+    assert len(SETUPS) == 6
     for path in SETUPS:
         assert f'"{path.name}"' in asked, f"{path.name} is in no set-up: remove it"
 
