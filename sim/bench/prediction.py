@@ -28,6 +28,7 @@ from thinwire.sim import api
 from thinwire.sim.choices import Weights
 from thinwire.sim.costs.shipped import load_profile
 from thinwire.sim.predict import predict
+from thinwire.sim.question import Question
 from thinwire.sim.workload import Prompt
 from thinwire.topologies.cluster import Cluster
 from thinwire.topologies.load import load_cluster
@@ -42,6 +43,15 @@ SWEEP = tuple(
         (1, 2, 3, 4, 5, 6, 7, 8, 12, 16),
     )
 )  # 1,000 predictions, no two alike
+
+
+MIXTURES: dict[str, dict[str, Any]] = {
+    "bf16": {},
+    "flash-int4": {},
+    "flash-int4+a2a-int4": {"expert_exchange": "all-to-all"},
+    "a2a-int4": {"attention": "dp", "expert_exchange": "all-to-all"},
+    "deepep-fp8": {"attention": "dp"},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +94,13 @@ def one(cluster: Cluster, name: str, folded: bool, layers: int = 80) -> Callable
     model = load_model("llama-3-70b").with_layers(layers)
     profile, chosen = load_profile(cluster), scheme(name)
     return lambda: predict(model, cluster, chosen, PROMPT, profile, folded=folded)
+
+
+def mixture(name: str, **how: Any) -> Callable[[], object]:
+    """A prediction of DeepSeek-V3, 61 layers, on two nodes of eight H100, catalog look-ups done."""
+    question = Question("deepseek-v3", "2x8xh100-ib", name, batch=16, input_tokens=4096, **how)
+    placed, prompt, chosen = api.place(question), api.prompt_of(question), scheme(name)
+    return lambda: predict(placed.model, placed.cluster, chosen, prompt, placed.profile, sharing=placed.sharing)
 
 
 def h100_nodes(nodes: int) -> Cluster:
@@ -142,6 +159,9 @@ def measure(runs: int) -> list[Timing]:
         what = f"Llama-3-70B TP8, {cluster.name}, {name}"
         rows.append(timed(f"{what}, event by event", one(cluster, name, False), runs, 0.5))
         rows.append(timed(f"{what}, folded", one(cluster, name, True), runs, 0.010))
+    for name, how in MIXTURES.items():
+        what = f"DeepSeek-V3 on 2x8xh100-ib, {name}, {', '.join(how.values()) or 'tp'}, folded"
+        rows.append(timed(what, mixture(name, **how), runs, 0.030))
     rows.append(timed(f"sweep of {len(SWEEP)} predictions, one process", lambda: sweep(1), 1))
     rows.append(timed(f"sweep of {len(SWEEP)} predictions, two processes", lambda: sweep(2), 1, 20.0))
     for layers in (20, 40, 80, 160):
