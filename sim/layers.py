@@ -174,7 +174,7 @@ def _sent_to_experts(
     sent = all_reduces(routed, rows(routed), width) if routed is not None else ()
     behind = tuple(_half(what, each, "all_gather") for what, each in sent)
     silent = scheme is not None and routed is None
-    yield from _through_experts(model, layer, sharing, routed, own, weights, silent, behind)
+    yield from _through_experts(model, layer, sharing, routed, tokens, own, weights, silent, behind)
 
 
 def _half(what: str, exchange: Exchange, op: Literal["reduce_scatter", "all_gather"]) -> tuple[str, Exchange]:
@@ -210,7 +210,7 @@ def _with_own_tokens(
         yield Stage("attention", kernels, (), "own")
     routed = None if silent else scheme
     if sharing.exchange == "all-to-all":
-        yield from _through_experts(model, layer, sharing, routed, own, weights, silent)
+        yield from _through_experts(model, layer, sharing, routed, tokens, own, weights, silent)
         return
     numel = tokens * model.hidden_size
     gather = ("all-gather of tokens", Exchange("all_gather", numel, _for_experts(routed, "dispatch")))
@@ -227,16 +227,17 @@ def _through_experts(
     layer: Layer,
     sharing: Sharing,
     scheme: Scheme | None,
+    tokens: int,
     own: int,
     weights: Weights,
     silent: bool,
     behind: tuple[tuple[str, Exchange], ...] = (),
 ) -> Iterator[Stage]:
-    """Router, dispatch, experts, combine, of ranks with `own` tokens each. silent: neither is sent, as a floor. behind:
-    what is exchanged after the combine.
+    """Router, dispatch, experts, combine, where the rank with most of `tokens` tokens has `own`. silent: neither is
+    sent, as a floor. behind: what is exchanged after the combine.
     """
     assert isinstance(layer.feed, Experts)
-    counts = visits(layer.feed, sharing, own)
+    counts = visits(layer.feed, sharing, tokens, own)
     back = returned(counts)
     there, home = (max(map(sum, table)) * model.hidden_size for table in (counts, back))
     dispatch = Exchange("all_to_all", there, _for_experts(scheme, "dispatch"), counts=counts)
@@ -244,8 +245,8 @@ def _through_experts(
     opening = (*norms(model, layer, own, "mlp"), *router(model, layer.feed, own))
     opening += shared_experts(model, layer.feed, sharing.shared_ranks, own, weights)
     yield Stage("router", opening, () if silent else (("dispatch", dispatch),), "own")
-    routed = experts(model, layer.feed, sharing, own * sharing.ranks, weights, False)
-    yield Stage("experts", (routed,), (() if silent else (("combine", combine),)) + behind, "own")
+    routed = experts(model, layer.feed, sharing, tokens, weights, False)
+    yield Stage("experts", (routed,), (() if silent else (("combine", combine),)) + behind)
 
 
 def _for_experts(scheme: Scheme | None, phase: Phase) -> Scheme | None:

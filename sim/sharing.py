@@ -143,12 +143,16 @@ def _capped(weights: Sequence[float], total: int) -> list[float]:
 
 
 @lru_cache(maxsize=4096)
-def visits(feed: Experts, sharing: Sharing, own: int) -> Counts:
-    """Rows from each rank to each in a dispatch, where each rank has `own` tokens: a token goes once to every rank that
-    holds any of its experts (DeepEP). As expected, rounded up.
+def visits(feed: Experts, sharing: Sharing, tokens: int, own: int) -> Counts:
+    """Rows from each rank to each in a dispatch of `tokens` tokens, of which the rank with most has `own`: a token goes
+    once to every rank that holds any of its experts (DeepEP). As expected, rounded up.
+
+    Where that is as even as can be every rank counts as having as many; else the first ranks have `own` each.
     """
-    to = [min(own, ceil(own * share - ROUNDING)) for share in visited_shares(feed, sharing)]
-    return tuple(tuple(to) for _ in range(sharing.ranks))
+    even = own == sharing.own(tokens)
+    sizes = [own if even else max(0, min(own, tokens - rank * own)) for rank in range(sharing.ranks)]
+    shares = visited_shares(feed, sharing)
+    return tuple(tuple(min(size, ceil(size * share - ROUNDING)) for share in shares) for size in sizes)
 
 
 @lru_cache(maxsize=256)

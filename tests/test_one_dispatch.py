@@ -94,5 +94,9 @@ def test_the_simulator_counts_what_a_router_that_chooses_evenly_sends(model: str
     correction_E = torch.zeros(feed.count) if feed.correction else None
     routed = visited(even(feed.count, ranks), *route(feed, logits_NE, correction_E))
     mean = sum(len(token_M) for token_M, _ in routed) / ranks
-    (said,) = {count for row in visits(feed, Sharing(ranks, ranks, "dp", "all-to-all"), tokens) for count in row}
+    (said,) = {
+        count
+        for row in visits(feed, Sharing(ranks, ranks, "dp", "all-to-all"), ranks * tokens, tokens)
+        for count in row
+    }
     assert 0.985 * mean < said < 1.015 * mean

@@ -265,7 +265,10 @@ class IterationModel:
         """Calls of the predictor so far, for all tables."""
         tables = sum(table.asked for on in (self._eager, self._graph) for table in on.tables)
         return tables + sum(
-            plane.asked for on in (self._eager, self._graph) for planes in on.beside.values() for plane in planes
+            plane.asked
+            for on in (self._eager, self._graph)
+            for planes in (*on.beside.values(), *on.sent_from.values())
+            for plane in planes
         )
 
     # --- two streams, one layer after the other
@@ -305,11 +308,15 @@ class IterationModel:
         own: of the one that has most.
         """
         if exchange.op != "all_reduce":
-            alone = self._alone and exchange.op == "all_to_all"
-            if (where, alone) not in on.others:
-                asked = [partial(self._other_s, on.exchanger, where, alone, ranks) for ranks in self._classes]
-                on.others[where, alone] = [self._table(other_s) for other_s in asked]
-            return [of_class(own if alone else tokens) for of_class in on.others[where, alone]]
+            if self._alone and exchange.op == "all_to_all":
+                if where not in on.sent_from:
+                    from_s = [partial(self._other_s, on.exchanger, where, ranks) for ranks in self._classes]
+                    on.sent_from[where] = [MonotonePlane(of_class, self.bound) for of_class in from_s]
+                return [of_class(own, tokens - own + 1) for of_class in on.sent_from[where]]
+            if where not in on.others:
+                asked = [partial(self._other_s, on.exchanger, where, ranks) for ranks in self._classes]
+                on.others[where] = [self._table(of_class) for of_class in asked]
+            return [of_class(tokens) for of_class in on.others[where]]
         scheme, hidden = exchange.scheme, self.model.hidden_size
         tokens, exact = exchange.numel // hidden, exchange.exact // hidden
         if scheme is None or not exact:
@@ -320,11 +327,14 @@ class IterationModel:
         return [of_class(tokens - exact, exact) for of_class in on.beside[scheme]]
 
     def _other_s(
-        self, on: Exchanger, where: tuple[Kind, int, int], alone: bool, ranks: Ints | slice, tokens: int
+        self, on: Exchanger, where: tuple[Kind, int, int], ranks: Ints | slice, tokens: int, others: int | None = None
     ) -> float:
-        """Of an exchange that is no all-reduce, by tokens of all ranks, or of the one that has most."""
+        """Of an exchange that is no all-reduce, by tokens of all ranks; or of the one that has most, and those of the
+        others and one more, since a plane begins at 1.
+        """
         kind, number, place = where
-        stage = self._stages(kind, tokens, own=tokens if alone else None)[number]
+        total, own = (tokens, None) if others is None else (tokens + others - 1, tokens)
+        stage = self._stages(kind, total, own=own)[number]
         return float(self._exchanged(on, stage.exchanges[place][1]).finish_s_R[ranks].max())
 
     def _slowest_leaves_last(self, on: "_Launched", tokens: int) -> bool:
@@ -433,6 +443,7 @@ class IterationModel:
             },
             beside={},
             others={},
+            sent_from={},
         )
 
     def _kernel_s(self, costs: CostModel, *kernels: Kernel) -> float:
@@ -554,7 +565,8 @@ class _Launched:
     head: MonotoneTable
     sent: dict[Scheme | None, list[MonotoneTable]]
     beside: dict[Scheme, list[MonotonePlane]]
-    others: dict[tuple[tuple[Kind, int, int], bool], list[MonotoneTable]]
+    others: dict[tuple[Kind, int, int], list[MonotoneTable]]
+    sent_from: dict[tuple[Kind, int, int], list[MonotonePlane]]
 
     @property
     def tables(self) -> list[MonotoneTable]:

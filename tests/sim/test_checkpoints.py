@@ -1,7 +1,6 @@
 """Precision of weights and cache: as a checkpoint has them, as asked, and what a GPU lacks."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest

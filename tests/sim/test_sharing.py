@@ -101,7 +101,7 @@ def test_uniform_choices_hit_what_a_closed_form_says() -> None:
 
 @pytest.mark.parametrize(("count", "top_k", "ranks"), list(product((32, 64, 256), (1, 2, 8), (2, 4, 8))))
 def test_a_token_visits_as_many_ranks_as_drawing_without_putting_back(count: int, top_k: int, ranks: int) -> None:
-    counts = visits(Experts(count, top_k, 64), Sharing(ranks, ranks, exchange="all-to-all"), 100_000)
+    counts = visits(Experts(count, top_k, 64), Sharing(ranks, ranks, exchange="all-to-all"), 100_000 * ranks, 100_000)
     exact = 1 - comb(count - count // ranks, top_k) / comb(count, top_k)
     assert {count_ for row in counts for count_ in row} == {ceil(100_000 * exact - 1e-9)}
 
@@ -115,7 +115,7 @@ def test_groups_keep_a_token_on_fewer_ranks() -> None:
 
 
 def test_what_goes_out_comes_back() -> None:
-    counts = visits(EXPERTS, Sharing(4, 4, exchange="all-to-all", skew=1.5), 1000)
+    counts = visits(EXPERTS, Sharing(4, 4, exchange="all-to-all", skew=1.5), 4000, 1000)
     assert len(set(counts)) == 1 and len(set(counts[0])) > 1
     assert returned(counts)[1] == (counts[0][1],) * 4 and returned(returned(counts)) == counts
 
@@ -138,7 +138,7 @@ def test_under_tensor_parallelism_only_all_reduces_travel() -> None:
 def test_tokens_sent_to_experts_turn_an_all_reduce_into_its_halves() -> None:
     sharing = Sharing(8, 8, exchange="all-to-all")
     workload = build(model(), scheme("a2a-int4"), Prompt(2, 100), sharing)
-    counts = visits(EXPERTS, sharing, 25)
+    counts = visits(EXPERTS, sharing, 200, 25)
     assert exchanges(workload, 1) == [
         ("reduce-scatter after attention", "reduce_scatter", 200 * HIDDEN),
         ("dispatch", "all_to_all", sum(counts[0]) * HIDDEN),
@@ -194,3 +194,16 @@ def test_memory_of_own_sequences_is_their_cache_whole() -> None:
     assert cut["kv_cache"] == alone["kv_cache"]  # an eighth of the heads of 16 sequences, all heads of 2
     assert alone["weights"] == weight_bytes(model(), "bf16", Sharing(8, 8, "dp")) > cut["weights"]
     assert sharing_of(8) == Sharing(8)
+
+
+def test_one_prompt_keeps_one_rank_busy_and_sends_no_more_than_it_is() -> None:
+    sharing = Sharing(8, 8, "dp", "all-to-all")
+    one, eight = (build(model(), scheme("bf16"), Prompt(batch, 400), sharing) for batch in (1, 8))
+    sent = {}
+    for batch, workload in ((1, one), (8, eight)):
+        (dispatch,) = (op.exchange for op in workload.layers[1] if op.name == "dispatch")
+        assert dispatch is not None and dispatch.counts is not None
+        sent[batch] = dispatch.counts
+    assert sent[1][0] == sent[8][0] and not any(map(any, sent[1][1:])) and len(set(sent[8])) == 1
+    assert routed(one).rows == 400 * 4 // 8 and routed(eight).rows == 8 * routed(one).rows
+    assert one.layers[1][0].kernels == eight.layers[1][0].kernels
