@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from thinwire.reference.families.config import load_model
-from thinwire.validation.peers.mixtures import Head, distances, heads
+from thinwire.validation.peers.mixture_rows import Head, distances, heads
 from thinwire.validation.targets import mixtures as ours
 from thinwire.validation.targets.compare import table
 
@@ -62,7 +62,7 @@ REASONS = (
     "",
     "- Experts spread over ranks: it loads them by a power law and times the busiest rank, so that EP takes longer "
     "than TP; ours is even unless `--expert-skew` is asked for (at skew 1 the busiest of 8 ranks has 1.6 times the "
-    "mean of DeepSeek-V3's rows).",
+    "mean of DeepSeek-V3's rows), and holds what kernels take to pass over other ranks' rows, on Hopper in bf16 most.",
     "- Products in fp8 blocks: its table of vLLM has 60 us on H100 and 175 us on B200 for any product of up to 1,024 "
     "rows, as long as a launch takes and not a kernel; ours are TensorRT-LLM's, a fifth of that and less. vLLM 0.11's "
     "steps in fp8 (ML.ENERGY) lie nearer to its sums, SGLang's nearer to ours.",

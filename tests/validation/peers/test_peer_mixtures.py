@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from thinwire.validation.peers import mixture_report, mixtures
-from thinwire.validation.peers.mixtures import Head, Pass
+from thinwire.validation.peers import mixture_report, mixture_rows, mixtures
+from thinwire.validation.peers.mixture_rows import Head, Pass
 from thinwire.validation.peers.peers import text_of
 from thinwire.validation.targets import mixtures as ours
 from thinwire.validation.targets.mixtures import Setup
@@ -41,18 +41,20 @@ def test_a_question_is_a_users() -> None:
 def test_rows_are_their_passes() -> None:
     """As ours are: 32 prompts fill a pass of 32,768 tokens, 6 are left over; steps go at the mean context."""
     setup = Setup("mixtral-8x7b", "8xa100-nvlink", 2)
-    assert mixtures.passes(some_row("whole_ms")) == [
+    assert mixture_rows.passes(some_row("whole_ms")) == [
         (Pass(setup, "prefill", 32, 1000, "vllm"), 2), (Pass(setup, "prefill", 6, 1000, "vllm"), 1),
         (Pass(setup, "decode", 70, 1025, "vllm"), 50),
     ]  # fmt: skip
-    (step,) = mixtures.passes(some_row("itl_ms", input_tokens=""))
+    (step,) = mixture_rows.passes(some_row("itl_ms", input_tokens=""))
     assert step == (Pass(setup, "decode", 70, ours.CHAT_PROMPT + 51, "vllm"), 1)
-    assert mixtures.passes(some_row("prompt_tokens_per_s", batch="4")) == [(Pass(setup, "prefill", 4, 1000, "vllm"), 1)]
+    assert mixture_rows.passes(some_row("prompt_tokens_per_s", batch="4")) == [
+        (Pass(setup, "prefill", 4, 1000, "vllm"), 1)
+    ]
 
 
 def test_every_pass_is_answered_by_parts() -> None:
     """Parts of an answer are the whole of it; every operator has a part of ours."""
-    for one in mixtures.asked():
+    for one in mixture_rows.asked():
         found = raw()["answers"][one.id]
         if "seconds" in found:
             assert sum(found["parts"].values()) == pytest.approx(found["seconds"], rel=2e-3), one.id
@@ -109,7 +111,7 @@ def test_operators_have_their_part(name: str, part: str) -> None:
 
 def test_reasons_are_in_the_raw_file() -> None:
     """What the report says of the peer: EP slower than TP, twice our exchanges, fp8 products as launches."""
-    parts = {one: raw()["answers"][one.id]["parts"] for one in mixtures.distances() if one.tokens == 8192}
+    parts = {one: raw()["answers"][one.id]["parts"] for one in mixture_rows.distances() if one.tokens == 8192}
     for one, found in parts.items():
         if one.setup.ep > 1 and "b200" not in one.setup.machine:
             cut = next(p for o, p in parts.items() if o.setup == replace(one.setup, ep=1))
@@ -119,7 +121,7 @@ def test_reasons_are_in_the_raw_file() -> None:
             assert sent == pytest.approx(2 * ours.prompt(one.setup, 1, 8192).parts["exchanges"], rel=0.15)
     for machine, ranks, least, most in (("8xh100-nvlink", 8, 55e-6, 100e-6), ("8xb200-nvlink", 2, 160e-6, 200e-6)):
         wanted = ("qwen3-235b-a22b", "fp8-block", machine, ranks, ranks)
-        for one in mixtures.asked():
+        for one in mixture_rows.asked():
             s = one.setup
             if (s.model, s.weights, s.machine, s.ranks, s.ep) == wanted:
                 assert least < raw()["answers"][one.id]["parts"]["qkv_gemm"] / 94 < 1.2 * most, one.id
