@@ -103,6 +103,13 @@ def kernel_spread(kernel: Kernel, cost: CostModel) -> Spread | None:
             return find(spreads, kernel.key_tokens, "attention")
 
 
+def whole_spread(kernels: Kernels, cost: CostModel) -> Spread:
+    """What whole prefills are off by: of mixtures as others served them, with hosts that nobody priced."""
+    if any(isinstance(kernel, RoutedExperts) for kernel in kernels.values()):
+        return find(cost.mixture.spreads, 0.0, "prefill")
+    return find(cost.profile.gpu.spreads, 0.0, "prefill")
+
+
 def interval_of(timeline: Timeline, kernels: Kernels, cost: CostModel, fused: bool = False) -> Interval:
     """The 90 % interval of a simulated prefill. fused: its codec kernels run inside those of collectives."""
     gpu, weights = cost.profile.gpu, timeline.weight()
@@ -141,7 +148,7 @@ def interval_of(timeline: Timeline, kernels: Kernels, cost: CostModel, fused: bo
         between[COMPUTE_ELSEWHERE, hosts] = compute_s
     terms = tuple(Term(what, s, spread[what]) for what, s in seconds.items() if s > 0)
     others = tuple(Term(what, s, known) for (what, known), s in between.items() if s > 0)
-    return _interval(timeline.ttft_s, terms, others, find(gpu.spreads, 0.0, "prefill"), compute_s)
+    return _interval(timeline.ttft_s, terms, others, whole_spread(kernels, cost), compute_s)
 
 
 def interval_of_exchange(

@@ -58,6 +58,7 @@ from thinwire.validation.mixtures import spreads as mixture_spreads
 from thinwire.validation.precisions import attention as variants
 from thinwire.validation.precisions import products
 from thinwire.validation.relatives import left_out
+from thinwire.validation.targets.mixtures import whole_prefills
 
 Model = TypeVar("Model")
 RAW = Path(__file__).resolve().parent / "raw"
@@ -363,8 +364,16 @@ def write_mixtures() -> None:
         models = {part: getattr(found, part).to_dict() for part in MIXTURE}
         lines = {"spreads": [asdict(s) for s in found.spreads], "fits": [asdict(f) for f in found.fits]}
         write(PROFILES / f"mixture-{name}.json", {"gpu": name, **lines, **models})
+    write_served_mixtures()
     known = mixture_spreads.transferred(experts, latent, recurrent)
     write(PROFILES / "transferred-mixtures.json", {r: [asdict(s) for s in its] for r, its in known.items()})
+
+
+def write_served_mixtures() -> None:
+    """How far off whole prefills of mixtures are, as served by others: the interval's part, no fit."""
+    logs = whole_prefills()
+    source = f"measured: mixtures_2026.csv, {len(logs)} prompts as served, nothing fitted to them"
+    write(PROFILES / "served-mixtures.json", [asdict(spreads.spread("prefill", logs, source))])
 
 
 def write_transferred(found: Mapping[str, GpuProfile]) -> None:

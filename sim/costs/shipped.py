@@ -1,9 +1,9 @@
 """Profiles as files: those shipped in `sim/profiles/`, by the names that a machine gives, and a user's own by path.
 
 `gpu-<name>.json`, `fabric-<name>.json`, and `transferred.json`: how far off profiles are that a relative lent. What a
-dense model never asks for lies apart and is read when it is asked for: `mixture-<gpu>.json`, and
-`transferred-mixtures.json`. With a GPU goes `attention-<name>.json`, its attention with other heads, windows and
-caches, or the relative's.
+dense model never asks for lies apart and is read when it is asked for: `mixture-<gpu>.json`, and beside it
+`transferred-mixtures.json` and `served-mixtures.json`. With a GPU goes `attention-<name>.json`, its attention with
+other heads, windows and caches, or the relative's.
 """
 
 import json
@@ -127,6 +127,7 @@ def mixture_of(gpu: Gpu, own: GpuProfile | None = None) -> Mixture:
     where it is like none. own: a profile whose models go before.
     """
     found = _mixture(gpu)
+    found = replace(found, spreads=(*found.spreads, *_served_mixtures()))
     given = {} if own is None else {name: its for name in MIXTURE if (its := getattr(own, name)) is not None}
     return replace(found, **given) if given else found
 
@@ -155,6 +156,12 @@ def _mixture(gpu: Gpu) -> Mixture:
         lender.recurrent.moved_to(gpu.name, memory, gpu.sm_count),
         _mixture_transfers()[relation_to(gpu, gpu.relative)],
     )
+
+
+@lru_cache
+def _served_mixtures() -> tuple[Spread, ...]:
+    """How far off whole prefills of mixtures are, whatever the GPU."""
+    return _spreads(json.loads((PROFILES / "served-mixtures.json").read_text("utf-8")))
 
 
 @lru_cache

@@ -8,6 +8,7 @@ requests add is in the errors. Models without experts of the same sources say ho
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
+from math import log
 from typing import cast
 
 from thinwire.reference.catalog import scheme
@@ -345,6 +346,17 @@ def point(row: Row) -> Point:
         f"ms: {found}",
         (found.low, found.high),
     )
+
+
+def whole_prefills() -> list[float]:
+    """log(measured / predicted) of every prompt of a mixture that is compared."""
+    found = []
+    for source in SOURCES:
+        for row in kept(source):
+            if row["metric"] in ("ttft_ms", "prompt_tokens_per_s") and load_model(MODELS[row["model"]]).is_mixture:
+                measured, predicted = METRICS[row["metric"]][1](row)
+                found.append(log(measured / predicted.value))
+    return found
 
 
 def mixtures() -> Section:
