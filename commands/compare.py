@@ -19,7 +19,8 @@ def compare(
     context: typer.Context,
     question: Question,
     schemes: Annotated[
-        str | None, typer.Option(help="Comma-separated schemes; the whole catalog when left out.")
+        str | None,
+        typer.Option(help="Comma-separated schemes; those of the catalog that do something here when left out."),
     ] = None,
     baseline: Annotated[str | None, typer.Option(help="Scheme that speed-ups are over; bf16 when left out.")] = None,
     workload: Annotated[

@@ -179,7 +179,7 @@ def show(asked: Asked, plan: Plan, said: list[str], changes: list[Plan], answers
     if targets.tpot is not None:
         wants += f", TPOT p{targets.tpot.percentile} {targets.tpot.seconds * 1e3:g} ms"
     wants += _wanted(targets)
-    console.print(f"{file.model} ({file.placed()['weights']}), {file.load.rate_per_s:g} requests/s; {wants}")
+    console.print(f"{file.model} ({asked.inputs.words}), {file.load.rate_per_s:g} requests/s; {wants}")
     if best is None:
         console.print("[bold]No deployment of the search keeps the targets.[/bold]")
     else:

@@ -44,9 +44,11 @@ def _show(found: "ServingResult") -> None:
     kept = "no SLO given" if run.slo == NO_SLO else f"{run.attainment:.1%} keep the SLO"
     if math.isnan(run.attainment):
         kept = "none to keep the SLO"
+    cache = "" if found.kv == "bf16" else f", KV cache {found.kv}"
+    shared = "" if found.sharing is None else f", {found.sharing.words}"
     console.print(
-        f"{found.model} ({found.weights}) under {found.scheme} on {found.gpus} GPUs of {found.cluster}, "
-        f"TP {found.tp}{_on(found)}: {_batching(limits)}"
+        f"{found.model} ({found.weights}{cache}) under {found.scheme} on {found.gpus} GPUs of {found.cluster}, "
+        f"TP {found.tp}{_on(found)}{shared}: {_batching(limits)}"
     )
     table = Table("milliseconds", "mean", *(f"p{q * 100:g}" for q in run.ttft.percentiles), box=None)
     for name, summary in (("TTFT", run.ttft), ("TPOT", run.tpot), ("whole answer", run.latency)):

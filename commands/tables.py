@@ -10,14 +10,13 @@ from rich.console import Console
 from rich.table import Table
 
 from thinwire.reference.catalog import scheme as find_scheme
-from thinwire.reference.core.precision import kv_of
 from thinwire.reference.core.scheme import Scheme
 from thinwire.reference.mixed import DROP, SITES, MixedScheme, Site, plan_of
 from thinwire.sim.api import Comparison
 from thinwire.sim.choices import Shown
 from thinwire.sim.costs.spread import CONFIDENCE
 from thinwire.sim.cross.predict import CrossComparison
-from thinwire.sim.layers import said_of
+from thinwire.sim.layers import formats
 from thinwire.sim.quality.figures import Figure
 from thinwire.sim.quality.published import Found, few, rows_of
 from thinwire.sim.report import Prediction, host_sentence
@@ -43,26 +42,16 @@ def _machine(name: str, gpus: Sequence[int]) -> str:
 
 def _heading(p: Prediction) -> str:
     prompt, c = p.prompt, p.cluster
+    said = formats(p.model, prompt.weights, prompt.kv)
     return (
-        f"[bold]{p.model.name}[/bold] ({_formats(p)}) on {p.tp} x {c.gpu.name} of {_machine(c.name, c.indices)}, "
+        f"[bold]{p.model.name}[/bold] ({said}) on {p.tp} x {c.gpu.name} of {_machine(c.name, c.indices)}, "
         f"batch {prompt.batch} x {prompt.input_tokens} tokens{_shared_out(p)}"
     )
 
 
-def _formats(p: Prediction) -> str:
-    """Of weights, and of the cache where it has one of its own."""
-    kv = kv_of(p.model.checkpoint, p.prompt.kv)
-    return said_of(p.model, p.prompt.weights) + ("" if kv == "bf16" else f", KV cache {kv}")
-
-
 def _shared_out(p: Prediction) -> str:
     """How a mixture's experts are shared out, and reached."""
-    if not p.model.is_mixture or p.tp == 1:
-        return ""
-    sharing = p.sharing
-    cut = "cut by columns" if sharing.ep == 1 else f"over {sharing.ep} ranks"
-    reached = f" by {sharing.exchange}" if sharing.travels else ""
-    return f", attention {sharing.attention}, experts {cut}{reached}"
+    return f", {p.sharing.words}" if p.model.is_mixture and p.tp > 1 else ""
 
 
 def _interval(p: Prediction, digits: int) -> str:
@@ -74,6 +63,9 @@ def _bits(p: Prediction) -> str:
     phases = {phase: bits for phase, bits in p.bits_per_value.items() if bits} or p.bits_per_value
     shown = [f"{bits:.4g}" for bits in phases.values()]
     return "/".join(dict.fromkeys(shown))
+
+
+MEMORY = {"weights": "weights", "kv_cache": "KV cache", "activations": "activations"}
 
 
 def prediction(p: Prediction, explain: bool) -> None:
@@ -100,6 +92,10 @@ def prediction(p: Prediction, explain: bool) -> None:
         f"{traffic.all_reduce_count} all-reduces, {traffic.layer_bytes_per_gpu / 1e6:.1f} MB on the wire a GPU, "
         f"{_bits(p)} bits a value"
     )
+    held = p.memory_bytes
+    parts = " + ".join(f"{nbytes / 1e9:.1f} {MEMORY[name]}" for name, nbytes in held.items())
+    memory_gb = p.cluster.gpu.memory_bytes / 1e9
+    console.print(f"memory a GPU: {parts} = {sum(held.values()) / 1e9:.1f} of {memory_gb:.1f} GB")
     if explain:
         _explain(p)
 
@@ -227,7 +223,7 @@ def _perplexity(known: Figure | None) -> str:
 
 
 def _measured_on(c: Comparison) -> list[str]:
-    """Whose the last column is: one sentence a model and TP degree."""
+    """Whose the last column is: one sentence a model and TP degree; and what it is of nobody."""
     known = [found for row in c.rows if (found := c.accuracy(row)) is not None]
     by_source: dict[tuple[str, int], list[Figure]] = {}
     for found in known:
@@ -248,12 +244,15 @@ def _measured_on(c: Comparison) -> list[str]:
             f"perplexity x: perplexity over the uncompressed model's, {how}, {figures[0].confidence:.0%} interval, "
             f"measured on {title}{other}: {counted} predictions at TP {tp}{near}"
         )
+    unknown = [row.scheme.name for row in c.rows if row.compresses_experts and c.accuracy(row) is None]
+    if unknown:
+        sentences.append(f"what codecs of experts' tokens cost in accuracy was not measured: {', '.join(unknown)}")
     return sentences
 
 
 def _lookups(c: Comparison) -> None:
     """What perplexity does not see, in a sentence: what look-ups lose under these schemes, and who was not asked."""
-    coded = [row for row in c.rows if not row.scheme.is_raw]
+    coded = [row for row in c.rows if not row.acting.is_raw]
     known = {row.scheme.name: found for row in coded if (found := c.lookup(row)) is not None}
     if not known:
         return

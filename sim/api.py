@@ -102,10 +102,10 @@ def place(question: Placement) -> Placed:
     needed = precisions(model, question.weights)
     own = [wanted for part, wanted in needed.items() if part != "experts"]  # those have costs of their own
     costs = replace(costs, gpu=with_precisions(costs.gpu, gpus.gpu, own))
-    return Placed(model, gpus, costs, _sharing(question, len(gpus.gpus)))
+    return Placed(model, gpus, costs, shared_as(question, len(gpus.gpus)))
 
 
-def _sharing(question: Placement, gpus: int) -> Sharing:
+def shared_as(question: Placement, gpus: int) -> Sharing:
     """How so many GPUs share a model out, as asked."""
     attention, exchange = question.attention, question.expert_exchange
     ep = question.ep or (gpus if attention == "dp" or exchange == "all-to-all" else 1)
@@ -247,7 +247,7 @@ class Comparison:
         """What the row's scheme was measured to cost, on a model of its own; None where it was not measured."""
         from thinwire.sim.quality.figures import figure
 
-        return figure(row.scheme, row.tp, len(row.cluster.islands), self.compress)
+        return figure(row.acting, row.tp, len(row.cluster.islands), self.compress)
 
     def lookup(self, row: Prediction) -> "Lookup | None":
         """What the row's scheme was measured to lose of look-ups in a compressed prompt; None where it was not, and
@@ -255,13 +255,13 @@ class Comparison:
         """
         from thinwire.sim.quality.lookups import lookup
 
-        return lookup(row.scheme, row.tp, len(row.cluster.islands)) if self.compress == "prompt" else None
+        return lookup(row.acting, row.tp, len(row.cluster.islands)) if self.compress == "prompt" else None
 
     def published(self, row: Prediction) -> "tuple[Found, ...]":
         """What others published of the row's scheme, figures of this model first. They are no part of `accuracy`."""
         from thinwire.sim.quality.published import rows_of
 
-        return rows_of(row.scheme, row.tp, len(row.cluster.islands), row.model.name)
+        return rows_of(row.acting, row.tp, len(row.cluster.islands), row.model.name)
 
     def to_dict(self) -> dict[str, Any]:
         """The document of `compare --json`."""

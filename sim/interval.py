@@ -104,9 +104,14 @@ def kernel_spread(kernel: Kernel, cost: CostModel) -> Spread | None:
 
 
 def whole_spread(kernels: Kernels, cost: CostModel) -> Spread:
-    """What whole prefills are off by: of mixtures as others served them, with hosts that nobody priced."""
-    if any(isinstance(kernel, RoutedExperts) for kernel in kernels.values()):
-        return find(cost.mixture.spreads, 0.0, "prefill")
+    """What whole runs are off by: of mixtures as others served them, by the rows of their products, for hosts that
+    nobody priced weigh more in short prompts; steps of decoding apart.
+    """
+    found = kernels.values()
+    if any(isinstance(kernel, RoutedExperts) for kernel in found):
+        decodes = any(isinstance(kernel, DecodeAttend | LatentDecode) for kernel in found)
+        rows = max((kernel.m for kernel in found if isinstance(kernel, Gemm)), default=0)
+        return find(cost.mixture.spreads, rows, *(["step"] if decodes else []), "prefill")
     return find(cost.profile.gpu.spreads, 0.0, "prefill")
 
 

@@ -10,10 +10,10 @@ from typing import Literal, cast
 
 from thinwire.reference.core.architecture import Experts, FeedForward, Layer, ModelConfig
 from thinwire.reference.core.mixers import Attention, DeltaNet, Latent, Lightning, Mixer, Part, StateSpace, Values
-from thinwire.reference.core.precision import BITS, PARTS, precision_of
+from thinwire.reference.core.precision import BITS, PARTS, kv_of, precision_of
 from thinwire.reference.core.scheme import Phase, Scheme
 from thinwire.reference.mixed import Site
-from thinwire.sim.choices import Precision, Weights
+from thinwire.sim.choices import Kv, Precision, Weights
 from thinwire.sim.shapes import FP8_ROWS, Elementwise, Exchange, Gemm, Kernel, Recurrent, RoutedExperts, Rows
 from thinwire.sim.sharing import Sharing, load, returned, sharing_of, visits
 
@@ -61,6 +61,12 @@ def said_of(model: ModelConfig, weights: Weights) -> str:
     for part, fmt in found.items():
         words.setdefault(fmt, []).append(part.replace("_", " "))
     return ", ".join(f"{fmt} ({' and '.join(parts)})" for fmt, parts in words.items())
+
+
+def formats(model: ModelConfig, weights: Weights, kv: Kv) -> str:
+    """In words: of weights, and of the cache where it has one of its own."""
+    cached = kv_of(model.checkpoint, kv)
+    return said_of(model, weights) + ("" if cached == "bf16" else f", KV cache {cached}")
 
 
 def weight_bytes(model: ModelConfig, weights: Weights, sharing: Sharing | int) -> float:

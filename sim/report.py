@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import exp
 from typing import Any, get_args
 
 from thinwire.reference.core.architecture import ModelConfig
@@ -19,8 +20,8 @@ from thinwire.sim.events.timeline import Breakdown, Timeline
 from thinwire.sim.interval import Interval, Kernels, interval_of
 from thinwire.sim.layers import precisions, said_of
 from thinwire.sim.shapes import FP8_ROWS
-from thinwire.sim.sharing import Sharing
-from thinwire.sim.workload import Prompt
+from thinwire.sim.sharing import Sharing, acting
+from thinwire.sim.workload import Prompt, memory_bytes
 from thinwire.topologies.cluster import Cluster
 
 
@@ -48,6 +49,21 @@ class Prediction:
     cost: CostModel = field(repr=False, compare=False)
     kernels: Kernels = field(repr=False, compare=False)
     sharing: Sharing
+
+    @property
+    def acting(self) -> AnyScheme:
+        """The scheme, less codecs of exchanges that there are none of."""
+        return acting(self.scheme, self.model, self.sharing)
+
+    @property
+    def compresses_experts(self) -> bool:
+        """Do tokens travel to experts compressed?"""
+        return self.tp > 1 and any(entry.compresses_experts for entry in entries(self.acting))
+
+    @property
+    def memory_bytes(self) -> dict[str, float]:
+        """What one GPU holds: weights, KV cache, activations."""
+        return memory_bytes(self.model, self.prompt, self.sharing)
 
     @cached_property
     def interval(self) -> Interval:
@@ -107,6 +123,7 @@ class Prediction:
             "wire_bytes_per_gpu": self.traffic.layer_bytes_per_gpu,
             "all_reduce_count": self.traffic.all_reduce_count,
             "bits_per_value": self.bits_per_value,
+            "memory_gb_per_gpu": {name: nbytes / 1e9 for name, nbytes in self.memory_bytes.items()},
             "profile": self.profile,
             "assumptions": list(self.assumptions),
         }
@@ -141,7 +158,9 @@ OWN_SEQUENCES = (
 )
 
 
-def sharing_sentences(model: ModelConfig, sharing: Sharing, schemes: Iterable[Scheme]) -> list[str]:
+def sharing_sentences(
+    model: ModelConfig, sharing: Sharing, schemes: Iterable[Scheme], several_nodes: bool = False
+) -> list[str]:
     """How the ranks share the model out, and what is taken of its router."""
     sentences = [MEGATRON if sharing.dense_ranks == sharing.ranks else OWN_SEQUENCES]
     compressed = any(scheme.compresses_experts for scheme in schemes)
@@ -153,12 +172,31 @@ def sharing_sentences(model: ModelConfig, sharing: Sharing, schemes: Iterable[Sc
     )
     if sharing.exchange == "all-to-all":
         sentences.append("a token travels once to each rank that holds any of its experts, and comes back summed up")
+        if several_nodes:
+            sentences.append(
+                "between nodes too, where DeepEP's kernels for throughput send it once to a node and forward it there"
+            )
     if compressed and not sharing.travels:
         sentences.append(
             "every rank has all tokens, so nothing is dispatched: codecs of dispatch and combine do nothing "
-            "(--expert-exchange all-to-all, --attention dp)"
+            "(--expert-exchange all-to-all or --attention dp would dispatch)"
         )
     return sentences
+
+
+def served_sentences(model: ModelConfig, cost: CostModel) -> list[str]:
+    """What whole prefills of mixtures were off by."""
+    if not model.is_mixture:
+        return []
+    found = [spread for spread in cost.mixture.spreads if spread.part == "prefill"]
+    said = []
+    for spread in found:
+        where = "beyond" if spread.up_to is None else f"up to {spread.up_to:,.0f} tokens"
+        said.append(f"{exp(spread.bias):.2f} times as long {where}")
+    return [
+        "nothing is fitted to whole prefills of mixtures: what others published of them, as served, took in the median "
+        f"{', '.join(said)}; the interval holds that, the number does not"
+    ]
 
 
 def assumptions(
@@ -167,7 +205,8 @@ def assumptions(
     """Every sentence a prediction rests on: its own, then the machine's, then the profile's."""
     used = products_in(model, prompt.weights)
     sentences = [
-        *sharing_sentences(model, sharing, entries(scheme)),
+        *sharing_sentences(model, sharing, entries(scheme), len(exchanger.cluster.hosts) > 1),
+        *served_sentences(model, cost),
         *model.notes,
         f"one prefill of all {prompt.batch * prompt.input_tokens} tokens, nothing else on the GPUs; sampling and "
         "detokenising the first token are not counted",

@@ -11,7 +11,7 @@ rank with most rows sets the pace, since all wait for it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import ceil, comb
 from random import Random
@@ -21,8 +21,10 @@ import numpy as np
 
 from thinwire.edge.limits import SKEW
 from thinwire.edge.words import shown
+from thinwire.reference import catalog
 from thinwire.reference.core.architecture import Experts, ModelConfig
 from thinwire.reference.core.tokens import Counts
+from thinwire.reference.mixed import AnyScheme, MixedScheme
 from thinwire.sim.choices import Attending, Exchanging
 
 
@@ -68,6 +70,12 @@ class Sharing:
         """Do experts' tokens travel by themselves, in a mixture?"""
         return self.ranks > 1 and (self.exchange == "all-to-all" or self.attention == "dp")
 
+    @property
+    def words(self) -> str:
+        """How a mixture is shared out, for people."""
+        cut = "cut by columns" if self.ep == 1 else f"over {self.ep} ranks"
+        return f"attention {self.attention}, experts {cut}" + (f" by {self.exchange}" if self.travels else "")
+
     def check(self, model: ModelConfig) -> None:
         """ValueError where the model does not divide."""
         if model.is_mixture:
@@ -82,6 +90,18 @@ class Sharing:
     def own(self, count: int) -> int:
         """Of so many tokens or sequences, what the rank with most has where they are shared out evenly."""
         return -(-count // self.ranks)
+
+
+def acting(scheme: AnyScheme, model: ModelConfig, sharing: Sharing) -> AnyScheme:
+    """A scheme less its codecs of exchanges that there are none of: accuracy is lost by what is sent."""
+    if isinstance(scheme, MixedScheme) or scheme.collective == "none":
+        return scheme
+    if not (model.is_mixture and sharing.travels):
+        return replace(scheme, dispatch=None, combine=None)
+    if sharing.attention == "tp":
+        return scheme
+    exact = replace(catalog.scheme("bf16"), dispatch=scheme.dispatch, combine=scheme.combine)
+    return replace(exact, drop_attention_percent=scheme.drop_attention_percent, sequence_split=scheme.sequence_split)
 
 
 def sharing_of(given: Sharing | int) -> Sharing:

@@ -58,9 +58,10 @@ from thinwire.validation.mixtures import spreads as mixture_spreads
 from thinwire.validation.precisions import attention as variants
 from thinwire.validation.precisions import products
 from thinwire.validation.relatives import left_out
-from thinwire.validation.targets.mixtures import whole_prefills
+from thinwire.validation.targets.mixtures import as_served
 
 Model = TypeVar("Model")
+SERVED_REGIMES = {"prefill": (8192, None), "step": (None,)}  # rows of whole runs' products
 RAW = Path(__file__).resolve().parent / "raw"
 
 GPUS = (
@@ -370,10 +371,13 @@ def write_mixtures() -> None:
 
 
 def write_served_mixtures() -> None:
-    """How far off whole prefills of mixtures are, as served by others: the interval's part, no fit."""
-    logs = whole_prefills()
-    source = f"measured: mixtures_2026.csv, {len(logs)} prompts as served, nothing fitted to them"
-    write(PROFILES / "served-mixtures.json", [asdict(spreads.spread("prefill", logs, source))])
+    """How far off whole runs of mixtures are, as served by others: the interval's part, no fit."""
+    found = list[Spread]()
+    for part, logs in as_served().items():
+        source = f"measured: mixtures_2026.csv, {len(logs)} rows as served, nothing fitted to them"
+        rows, off = [rows for rows, _ in logs], [off for _, off in logs]
+        found += spreads.by_regime(part, rows, off, SERVED_REGIMES[part], source)
+    write(PROFILES / "served-mixtures.json", [asdict(spread) for spread in found])
 
 
 def write_transferred(found: Mapping[str, GpuProfile]) -> None:

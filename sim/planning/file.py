@@ -16,9 +16,10 @@ from thinwire.reference.core.architecture import ModelConfig
 from thinwire.reference.core.scheme import Scheme
 from thinwire.reference.families.config import load_model
 from thinwire.reference.mixed import AnyScheme, find
-from thinwire.sim.api import decodes_exactly
+from thinwire.sim.api import decodes_exactly, shared_as
 from thinwire.sim.choices import AccuracyFrom, Compress
 from thinwire.sim.costs.shipped import load_profile
+from thinwire.sim.layers import formats
 from thinwire.sim.planning.bounds import Targets
 from thinwire.sim.planning.plan import Candidate, Engine, Problem, WhatIf
 from thinwire.sim.quality.figures import Figure, figure
@@ -30,6 +31,7 @@ from thinwire.sim.serving.iteration import IterationModel
 from thinwire.sim.serving.question import Deployment
 from thinwire.sim.serving.run import Window
 from thinwire.sim.serving.serve import Paces
+from thinwire.sim.sharing import acting
 from thinwire.topologies.choose import choose, numbers
 from thinwire.topologies.cluster import Cluster
 from thinwire.topologies.files import Document
@@ -154,6 +156,7 @@ def _spread(machine: Cluster, tp: int, nodes: int) -> tuple[int, ...]:
 
 # What a question says of a model on a machine, and a plan neither searches, nor asks what if, nor has none of its own.
 _ELSEWHERE = frozenset({"model", "cluster", "scheme", "tp", "gpus", "nodes", "profile", "scaled_links", "slow_ranks"})
+SHARED = ("attention", "ep", "expert_exchange", "expert_skew")  # how a mixture is shared out
 _PLACED = {name: one for name, one in _OPTIONS.items() if name not in _ELSEWHERE}
 
 
@@ -168,7 +171,7 @@ class PlanFile(Table):
     search: SearchTable
 
     def placed(self) -> dict[str, Any]:
-        """Those keys, as a question takes them: `weights`, so far."""
+        """Those keys, as a question takes them."""
         return {name: from_file(one, getattr(self, name)) for name, one in _PLACED.items()}
 
 
@@ -191,7 +194,7 @@ class Inputs:
 
     def measured(self, c: Candidate) -> Figure | None:
         """What its scheme costs in accuracy on the GPUs it takes of its machine; None: nobody knows."""
-        return figure(self.schemes[c.scheme], c.tp, self._islands(c), self.compress(c))
+        return figure(self._acting(c), c.tp, self._islands(c), self.compress(c))
 
     def compress(self, c: Candidate) -> Compress:
         """Positions that the deployment compresses: the prompt's alone where decode's messages go uncompressed."""
@@ -203,7 +206,25 @@ class Inputs:
 
     def kept(self, c: Candidate) -> Kept | None:
         """What published figures say of it; None: nobody published any."""
-        return kept(self.schemes[c.scheme], c.tp, self._islands(c), self.model.name)
+        return kept(self._acting(c), c.tp, self._islands(c), self.model.name)
+
+    @property
+    def words(self) -> str:
+        """Formats, and how a mixture is shared out where that was said."""
+        placed = self.file.placed()
+        said = [formats(self.model, placed["weights"], placed["kv"])]
+        said += [f"{name} {placed[name]}" for name in SHARED if placed[name] != left_out(_PLACED[name])]
+        return ", ".join(said)
+
+    def _acting(self, c: Candidate) -> AnyScheme:
+        """Its scheme, less codecs of exchanges that there are none of; where it cannot be shared out so, and is
+        refused, all of it.
+        """
+        question = Placement(self.model, self.clusters[c.cluster], **self.file.placed())
+        try:
+            return acting(self.schemes[c.scheme], self.model, shared_as(question, c.tp))
+        except ValueError:
+            return self.schemes[c.scheme]
 
     def _islands(self, c: Candidate) -> int:
         return len(self._taken(c).islands)

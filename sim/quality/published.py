@@ -192,7 +192,7 @@ class Kept:
 def kept(scheme: AnyScheme, tp: int, islands: int, model: str) -> Kept | None:
     """The worst of the rows that may decide: of this model where there are any, else of all. None: there are no rows.
 
-    All is kept where nothing is lossy: on one rank, and where every all-reduce carries bf16 or fp32.
+    All is kept where nothing is lossy: on one rank, and where everything travels as bf16 or fp32.
     """
     if tp == 1 or _lossless(scheme):
         return Kept(1.0, "uncompressed", "nothing is compressed")
@@ -210,7 +210,8 @@ def kept(scheme: AnyScheme, tp: int, islands: int, model: str) -> Kept | None:
 def _lossless(scheme: AnyScheme) -> bool:
     if isinstance(scheme, MixedScheme):
         return all(entry is not None and _lossless(entry) for entry in (*scheme.attention, *scheme.mlp))
-    formats = {scheme.reduce.spec, scheme.gather.spec}
+    codecs = (scheme.reduce, scheme.gather, scheme.dispatch, scheme.combine)
+    formats = {codec.spec for codec in codecs if codec is not None}
     return formats <= {"bf16", "fp32"} and not scheme.drop_attention_percent and scheme.collective != "none"
 
 

@@ -254,7 +254,9 @@ class IterationModel:
             *(["all-reduces go uncompressed at sizes at which the scheme would take longer"] if self.gated else []),
             "attention of all prompt chunks of an iteration is one call, and takes the sum of what they take alone",
             f"decode attention takes what a batch of equal contexts does, as long in all ({decoding.source})",
-            *sharing_sentences(self.model, self._sharing, entries(self.scheme))[1:],
+            *sharing_sentences(self.model, self._sharing, entries(self.scheme), len(self.exchanger.cluster.hosts) > 1)[
+                1:
+            ],
             *self.model.notes,
             *cache_sentences(self.model, self.weights, costs),
             *machine_sentences(products_in(self.model, self.weights), costs, self.exchanger),

@@ -348,14 +348,21 @@ def point(row: Row) -> Point:
     )
 
 
-def whole_prefills() -> list[float]:
-    """log(measured / predicted) of every prompt of a mixture that is compared."""
-    found = []
+PROMPTS = ("ttft_ms", "prompt_tokens_per_s")
+
+
+def as_served() -> dict[str, list[tuple[int, float]]]:
+    """What whole runs of mixtures are off by, of every row that is compared: rows of its products, and
+    log(measured / predicted); by part of the interval: `prefill`, `step` of decoding.
+    """
+    found = dict[str, list[tuple[int, float]]](prefill=[], step=[])
     for source in SOURCES:
         for row in kept(source):
-            if row["metric"] in ("ttft_ms", "prompt_tokens_per_s") and load_model(MODELS[row["model"]]).is_mixture:
+            if load_model(MODELS[row["model"]]).is_mixture:
                 measured, predicted = METRICS[row["metric"]][1](row)
-                found.append(log(measured / predicted.value))
+                batch, prompt = round(float(row["batch"])), row["metric"] in PROMPTS
+                rows = batch * int(row["input_tokens"]) if prompt else batch
+                found["prefill" if prompt else "step"].append((rows, log(measured / predicted.value)))
     return found
 
 
