@@ -406,4 +406,6 @@ PROSE = """
     one by one. SGLang's prompts on B200 ran hardly faster than on H200, without deep_gemm. TensorRT-LLM in nvfp4 fuses
     kernels that vLLM's tables have apart. One sequence in bf16 on H20 comes out up to 30 % slow: experts are priced at
     H100's share of the peak at one row an expert, where H20's peak, a seventh of H100's, is not the limit.
+    The intervals carry what these rows themselves are off by (served-mixtures.json), so how many of them lie inside
+    says that it is carried along, not that another engine's run will be.
 """
