@@ -99,10 +99,12 @@ def place(question: Placement) -> Placed:
     gpus = group(question.cluster, question.tp, scaled, gpus=numbered, nodes=question.nodes)
     costs = _profile_of(gpus, question.profile)
     model = load_model(question.model) if isinstance(question.model, str) else question.model
+    sharing = shared_as(question, len(gpus.gpus))
+    sharing.check(model)
     needed = precisions(model, question.weights)
     own = [wanted for part, wanted in needed.items() if part != "experts"]  # those have costs of their own
     costs = replace(costs, gpu=with_precisions(costs.gpu, gpus.gpu, own))
-    return Placed(model, gpus, costs, shared_as(question, len(gpus.gpus)))
+    return Placed(model, gpus, costs, sharing)
 
 
 def shared_as(question: Placement, gpus: int) -> Sharing:

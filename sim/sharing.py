@@ -82,9 +82,11 @@ class Sharing:
             if self.attention == "tp":
                 return model.check_tp(self.ranks, self.ep)
             return model.check_experts(self.ranks, self.ep)
-        for name, plain in (("ep", 1), ("attention", "tp"), ("exchange", "all-gather"), ("skew", 0)):
-            if getattr(self, name) != plain:
-                raise ValueError(f"{model.name} has no experts: {name}={shown(getattr(self, name))}")
+        options = {"attention": "attention", "exchange": "expert_exchange", "ep": "ep", "skew": "expert_skew"}
+        plain = Sharing(self.ranks)
+        for name, option in options.items():
+            if (given := getattr(self, name)) != getattr(plain, name):
+                raise ValueError(f"{option} is of mixtures, and {model.name} has no experts: {option}={shown(given)}")
         return model.check_tp(self.ranks)
 
     def own(self, count: int) -> int:
@@ -100,8 +102,8 @@ def acting(scheme: AnyScheme, model: ModelConfig, sharing: Sharing) -> AnyScheme
         return replace(scheme, dispatch=None, combine=None)
     if sharing.attention == "tp":
         return scheme
-    exact = replace(catalog.scheme("bf16"), dispatch=scheme.dispatch, combine=scheme.combine)
-    return replace(exact, drop_attention_percent=scheme.drop_attention_percent, sequence_split=scheme.sequence_split)
+    exact = catalog.scheme("bf16")  # attention of one's own sequences has no all-reduce, to compress or to leave out
+    return replace(exact, dispatch=scheme.dispatch, combine=scheme.combine, sequence_split=scheme.sequence_split)
 
 
 def sharing_of(given: Sharing | int) -> Sharing:
@@ -178,16 +180,24 @@ def visits(feed: Experts, sharing: Sharing, tokens: int, own: int) -> Counts:
 @lru_cache(maxsize=256)
 def visited_shares(feed: Experts, sharing: Sharing) -> tuple[float, ...]:
     """By rank: of a token's chances to go there. Even choices among all experts are drawn without putting back; where
-    experts are chosen within the best groups (DeepSeek) tokens are drawn; where they are skewed each choice is taken
-    to fall on a rank by that rank's share alone.
+    experts are chosen within the best groups (DeepSeek) tokens are drawn. Where choices are skewed each falls on a rank
+    by that rank's share alone, times what the even ones are more or less than that.
     """
     ranks, held = sharing.ep, feed.count // sharing.ep
-    if sharing.skew:
-        shares = (min(1.0, sum(chosen) / feed.top_k) for chosen in chances(feed, sharing))
-        return tuple(1 - (1 - share) ** feed.top_k for share in shares)
     if feed.groups > 1:
-        return (_grouped_share(feed, ranks, sharing.seed),) * ranks
-    return (1 - comb(feed.count - held, feed.top_k) / comb(feed.count, feed.top_k),) * ranks
+        even = _grouped_share(feed, ranks, sharing.seed)
+    else:
+        even = 1 - comb(feed.count - held, feed.top_k) / comb(feed.count, feed.top_k)
+    if not sharing.skew:
+        return (even,) * ranks
+    more = even / _alone(1 / ranks, feed.top_k)
+    rows = [sum(chosen) for chosen in chances(feed, sharing)]
+    return tuple(min(1.0, expected, more * _alone(expected / feed.top_k, feed.top_k)) for expected in rows)
+
+
+def _alone(share: float, choices: int) -> float:
+    """The chance that any of so many choices, each by itself, falls on a share."""
+    return 1 - (1 - min(1.0, share)) ** choices
 
 
 DRAWN = 4000

@@ -259,20 +259,19 @@ def memory_bytes(model: ModelConfig, prompt: Prompt, sharing: Sharing | int) -> 
     return {
         "weights": weight_bytes(model, prompt.weights, sharing),
         "kv_cache": KV_BITS[kv_of(model.checkpoint, prompt.kv)] / 8 * cached,
-        "activations": 2.0 * widest(model, sharing, batch * prompt.input_tokens),
+        "activations": 2.0 * widest(model, sharing, batch * prompt.input_tokens, prompt.batch * prompt.input_tokens),
     }
 
 
-def widest(model: ModelConfig, sharing: Sharing, tokens: int) -> float:
-    """Values of `tokens` tokens of the rank's own in the widest half of a layer: residual and input of the half; gate,
-    up and their product, for each row of its experts.
+def widest(model: ModelConfig, sharing: Sharing, tokens: int, all_tokens: int) -> float:
+    """Values of `tokens` tokens of a rank's own, of `all_tokens`, in the widest half of a layer: residual and input of
+    the half; gate, up and their product, for each row of its experts.
     """
     found = 0.0
     for layer, _ in model.distinct:
         match layer.feed:
             case Experts() as feed:
                 columns = sharing.ranks // sharing.ep
-                all_tokens = tokens if sharing.attention == "tp" else tokens * sharing.ranks
                 rows = load(feed, sharing, all_tokens).rows
                 shared = tokens * feed.shared.width / sharing.shared_ranks if feed.shared else 0.0
                 found = max(found, rows * feed.width / columns + shared)

@@ -12,8 +12,9 @@ from thinwire.reference.catalog import scheme
 from thinwire.reference.core.architecture import Experts, FeedForward, Layer, ModelConfig
 from thinwire.reference.core.mixers import Attention, Rope
 from thinwire.sim.layers import held, weight_bytes
+from thinwire.sim.quality.figures import identity
 from thinwire.sim.shapes import Attend, Gemm, RoutedExperts
-from thinwire.sim.sharing import Sharing, chances, load, returned, sharing_of, visited_shares, visits
+from thinwire.sim.sharing import Sharing, acting, chances, load, returned, sharing_of, visited_shares, visits
 from thinwire.sim.workload import Prompt, Workload, build, memory_bytes
 
 HIDDEN = 1024
@@ -114,6 +115,15 @@ def test_groups_keep_a_token_on_fewer_ranks() -> None:
     assert 3.8 < inside <= 4 and 5.2 < outside < 5.4
 
 
+@pytest.mark.parametrize("feed", [EXPERTS, replace(EXPERTS, groups=8, top_groups=2)])
+def test_a_little_skew_changes_little(feed: Experts) -> None:
+    even, nearly, more = (
+        visited_shares(feed, Sharing(8, 8, "dp", "all-to-all", skew=skew)) for skew in (0.0, 1e-9, 1.0)
+    )
+    assert nearly == pytest.approx(even, rel=1e-6)
+    assert max(more) > even[0] > min(more) and len(set(more)) == 8
+
+
 def test_what_goes_out_comes_back() -> None:
     counts = visits(EXPERTS, Sharing(4, 4, exchange="all-to-all", skew=1.5), 4000, 1000)
     assert len(set(counts)) == 1 and len(set(counts[0])) > 1
@@ -163,6 +173,49 @@ def test_with_sequences_of_their_own_ranks_send_experts_tokens_alone(exchange: s
     assert routed(workload).rows == 1600 * 4 // 8
     (head,) = (k for op in workload.after for k in op.kernels if isinstance(k, Gemm))
     assert (head.m, head.n) == (2, 8000) and not [op for op in workload.after if op.exchange]
+
+
+def test_gathered_experts_pass_over_rows_of_others_and_sent_ones_get_none() -> None:
+    tokens = 1600
+    for sharing in (Sharing(8, 8), Sharing(8, 8, "dp")):
+        found = routed(build(model(), scheme("bf16"), Prompt(16, 100), sharing))
+        assert found.rows + found.passed == tokens * EXPERTS.top_k > found.rows
+    for sharing in (Sharing(8, 8, exchange="all-to-all"), Sharing(8, 8, "dp", "all-to-all")):
+        assert routed(build(model(), scheme("bf16"), Prompt(16, 100), sharing)).passed == 0
+
+
+def test_shared_experts_are_whole_where_tokens_are_cut_by_ranks() -> None:
+    for sharing, cut, tokens in (
+        (Sharing(8), 8, 1600),
+        (Sharing(8, 8, exchange="all-to-all"), 1, 200),
+        (Sharing(8, 8, "dp"), 1, 200),
+        (Sharing(8, 8, "dp", "all-to-all"), 1, 200),
+    ):
+        workload = build(model(), scheme("bf16"), Prompt(16, 100), sharing)
+        (up,) = (
+            k for op in workload.layers[1] for k in op.kernels if isinstance(k, Gemm) and k.name == "shared gate_up"
+        )
+        assert (up.m, up.n) == (tokens, 2 * 768 // cut)
+
+
+def test_halves_of_an_all_reduce_exempt_nothing() -> None:
+    """They say so in decision 035: last tokens go compressed as the others there."""
+    exempt = replace(scheme("flash-int4"), exempt_last_tokens=1)
+    sharing = Sharing(8, 8, exchange="all-to-all")
+    whole, halves = (build(model(), exempt, Prompt(2, 100), each).layers[1] for each in (Sharing(8), sharing))
+    assert {op.exchange.exact for op in whole if op.exchange} == {2 * HIDDEN}
+    assert {op.exchange.exact for op in halves if op.exchange} == {0}
+
+
+def test_a_scheme_acts_on_what_is_sent() -> None:
+    both, dense = scheme("flash-int4+a2a-int4"), replace(model(), layers=model().layers[:1] * 2)
+    sent, own = Sharing(8, 8, exchange="all-to-all"), Sharing(8, 8, "dp")
+    assert acting(both, model(), sent) == both
+    for alone in (acting(both, model(), Sharing(8, 8)), acting(both, dense, Sharing(8))):
+        assert identity(alone) == identity(scheme("flash-int4"))
+    assert identity(acting(both, model(), own)) == identity(scheme("a2a-int4"))
+    assert identity(acting(scheme("flash-int4+spd-50"), model(), own)) == identity(scheme("bf16"))
+    assert acting(scheme("none"), model(), own) == scheme("none")
 
 
 def test_a_floor_sends_nothing() -> None:
