@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from math import exp, hypot, log, sqrt
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from thinwire.reference.catalog import scheme
+from thinwire.sim import api
 from thinwire.sim.costs.cost import CODEC_SPREADS, CostModel
 from thinwire.sim.costs.profile import Profile, Quantity, fabric_profile, fabric_profile_dict, gpu_profile
 from thinwire.sim.costs.shipped import PROFILES
@@ -477,3 +479,18 @@ def test_every_machine_gives_an_interval(name: str) -> None:
     widest = 15 if "ib" in name else 3  # three clusters' networks, seen up to 16 MiB, are a factor of ten apart
     assert 0.02 < (found.high_s - found.low_s) / found.low_s < widest
     assert all(term.spread is not UNKNOWN for term in found.terms) and found.prefill is not UNKNOWN
+
+
+def test_whole_prefills_of_mixtures_are_spread_by_those_served() -> None:
+    """By rows of a rank's products, steps of decoding apart; nothing moves the number."""
+
+    def spread_of(batch: int, **more: Any) -> Spread:
+        asked = api.predict(model="qwen3-30b-a3b", cluster="8xh200-nvlink", scheme="bf16", batch=batch, **more)
+        assert asked.interval.low_s <= asked.ttft_s <= asked.interval.high_s
+        return asked.interval.prefill
+
+    short, long, own = spread_of(1), spread_of(16), spread_of(16, attention="dp")
+    assert (short.part, short.up_to, long.up_to) == ("prefill", 8192, None)
+    assert own == short and short.high > long.high > 0 and "as served" in long.source
+    dense = api.predict(model="qwen3-32b", cluster="8xh200-nvlink", scheme="bf16", batch=16).interval.prefill
+    assert dense.high < long.high and "as served" not in dense.source
