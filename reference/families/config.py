@@ -186,9 +186,10 @@ def _checkpoint(
         said = part.get(key)
         if said is not None and not isinstance(said, Mapping):
             raise ValueError(f"model {name}: {key}: must be a table; given {shown(said)}")
-    given = {key: value for key, value in data.items() if key not in _QUANTISED or value}
+    # An empty table says nothing, and text is all of data where a config has no parts.
+    given, inner = ({k: v for k, v in part.items() if k not in _QUANTISED or v} for part in (data, text))
     try:
-        return checkpoint_of({**given, "text_config": text}, hf_quant, name)
+        return checkpoint_of({**given, "text_config": inner}, hf_quant, name)
     except ValueError as error:  # sizes are known all the same: who asks for another precision is answered
         return Checkpoint(unknown=str(error))
 

@@ -12,6 +12,7 @@ from thinwire.reference.core.architecture import Attention
 from thinwire.reference.core.precision import PLAIN
 from thinwire.reference.families.config import load_model, model_aliases, model_names, parse_config
 from thinwire.reference.families.table import SIZES
+from thinwire.sim.layers import precisions
 
 from .models import ROWS, minimal, row, shipped
 
@@ -108,6 +109,19 @@ def test_hugging_face_ids_are_names() -> None:
     assert (longer.max_positions, longer.checkpoint) == (262144, PLAIN)
     with pytest.raises(ValueError, match=r"did you mean .*Qwen/Qwen3-32B"):
         load_model("Qwen/Qwen3-32")
+
+
+def test_every_id_has_formats_of_its_own() -> None:
+    """Of the file's, or those that the name is said to be in."""
+    found = {alias.name: precisions(load_model(alias.name), "auto") for alias in model_aliases().values()}
+    for alias in model_aliases().values():
+        if alias.form is None:
+            assert found[alias.name] == precisions(load_model(alias.model), "auto")
+        else:
+            assert ({*found[alias.name].values()} == {"bf16"}) == (alias.form == "bf16"), alias
+    assert found["openai/gpt-oss-20b"] == {"attention": "bf16", "experts": "mxfp4"}
+    empty = {**minimal("LlamaForCausalLM"), "quantization_config": {}, "compression_config": {}}
+    assert parse_config(empty, "x").checkpoint is parse_config({"text_config": empty}, "x").checkpoint is PLAIN
 
 
 # ---- hostile files
