@@ -57,7 +57,9 @@ def test_notes_say_what_is_left_out() -> None:
     assert "attn_type_list is missing" in row("minimax-text-01").notes[0]
     assert "embeddings of each layer are counted but take no time" in row("gemma-4-e4b-like").notes
     listed = parse_config(minimal("LlamaForCausalLM", torch_dtype="torch.float32"), "x")
-    assert (listed.dtype, listed.notes) == ("float32", ())
+    assert (listed.dtype, listed.notes) == ("float32", ())  # said where it is asked: commands/options.py
+    doubled = parse_config({"text_config": minimal("LlamaForCausalLM", dtype="float64"), "model_type": "llama"}, "x")
+    assert doubled.dtype == "float64" and "stored in float64" in doubled.notes[-1]
 
 
 def test_a_checkpoint_s_formats_are_kept(tmp_path: Path) -> None:
