@@ -79,8 +79,9 @@ def held(model: ModelConfig, sharing: Sharing) -> Values:
     """Trained values of one rank by part."""
     found = model.outside(sharing.dense_ranks)
     for layer, times in model.distinct:
-        feed, of_layer = layer.feed, replace(layer, feed=None).values(model.hidden_size, sharing.dense_ranks)
-        of_layer["other"] += (layer.norm_count - replace(layer, feed=None).norm_count) * model.norm_values
+        feed, mixing_alone = layer.feed, replace(layer, feed=None)
+        of_layer = mixing_alone.values(model.hidden_size, sharing.dense_ranks, norm=model.norm)
+        of_layer["other"] += (layer.norm_count - mixing_alone.norm_count) * model.norm_values
         if isinstance(feed, Experts):
             of_layer += replace(feed, shared=None).values(model.hidden_size, sharing.ranks, sharing.ep)
             if feed.shared is not None:

@@ -222,9 +222,26 @@ class _Reading:
             raise self.refused(f"quant_method {shown(method)} is unknown; known are {', '.join(METHODS)}")
         return read(self, said)
 
+    def names(self, said: Mapping[str, Any], *keys: str) -> list[str]:
+        """Modules, of the first key that says any."""
+        key, found = next(((key, said[key]) for key in keys if said.get(key)), ("", ()))
+        if not isinstance(found, list | tuple) or not all(isinstance(each, str) for each in found):
+            raise self.refused(f"{key} must be a list of modules' names; given {shown(found)}")
+        return [*found]
+
+    def table(self, said: Mapping[str, Any], key: str) -> Mapping[str, Any] | None:
+        """A table by module; None where nothing is said."""
+        found = said.get(key)
+        if found and not isinstance(found, Mapping):
+            raise self.refused(f"{key} must be a table by module; given {shown(found)}")
+        return found if isinstance(found, Mapping) else None
+
     def kv(self, said: Mapping[str, Any]) -> Literal["fp8", "int8"] | None:
         """Precision of the cache, where it is said."""
-        scheme = said.get("kv_cache_scheme") or said.get("kv_cache_quant_algo") or said.get("kv_cache_quant_config")
+        keys = ("kv_cache_scheme", "kv_cache_quant_algo", "kv_cache_quant_config")
+        key, scheme = next(((key, said[key]) for key in keys if said.get(key)), ("", ""))
+        if not isinstance(scheme, str | Mapping):
+            raise self.refused(f"{key} must be a text or a table; given {shown(scheme)}")
         if isinstance(scheme, Mapping) and "num_bits" in scheme:
             scheme = f"{scheme.get('type', 'float')}{scheme['num_bits']}".replace("float", "fp")
         if isinstance(scheme, Mapping):  # Quark: by module, all alike
@@ -239,17 +256,17 @@ class _Reading:
         self.notes.append(f"the checkpoint's KV cache of {cut(word)} is taken as fp8, the nearest that is measured")
         return "fp8"
 
-    def all_but(self, precision: Precision, excluded: object) -> dict[Part, Precision]:
+    def all_but(self, precision: Precision, excluded: Iterable[str]) -> dict[Part, Precision]:
         """One precision for all parts but those whose modules are named, which stay bf16."""
         return self.by_part([(precision, ["Linear"])], excluded)
 
     def by_part(
-        self, groups: Sequence[tuple[Precision, Sequence[str]]], excluded: object, rest: Precision = "bf16"
+        self, groups: Sequence[tuple[Precision, Sequence[str]]], excluded: Iterable[str], rest: Precision = "bf16"
     ) -> dict[Part, Precision]:
         """Of each part the precision that most of its modules have; `rest` is that of modules in no group. A layer that
         no list names has no such part, where modules are listed one by one.
         """
-        kept = _Named(_texts(excluded))
+        kept = _Named(excluded)
         named = [(precision, _Named(targets)) for precision, targets in groups]
         found: dict[Part, Precision] = {}
         for part in PARTS:
@@ -292,10 +309,10 @@ def _fp8(reading: _Reading, said: Mapping[str, Any]) -> dict[Part, Precision]:
     if block is not None and list(block if isinstance(block, list | tuple) else [block]) != [128, 128]:
         raise reading.refused(f"weight_block_size {shown(block)} is unknown; known is [128, 128]")
     base: Precision = "fp8" if block is None else "fp8-block"
-    layers = said.get("quantized_layers")
-    if isinstance(layers, Mapping):
+    layers = reading.table(said, "quantized_layers")
+    if layers is not None:
         return reading.by_part(_algorithms(reading, layers), (), rest=base)
-    return reading.all_but(base, said.get("modules_to_not_convert") or said.get("ignored_layers"))
+    return reading.all_but(base, reading.names(said, "modules_to_not_convert", "ignored_layers"))
 
 
 def _four_bit(reading: _Reading, said: Mapping[str, Any]) -> dict[Part, Precision]:
@@ -303,9 +320,9 @@ def _four_bit(reading: _Reading, said: Mapping[str, Any]) -> dict[Part, Precisio
     if bits != 4:
         method = _text(said.get("quant_method"))
         raise reading.refused(f"{method} of {shown(bits)} bits a weight is not priced; {method} of 4 is")
-    dynamic = said.get("dynamic")  # GPTQModel: "-:pattern" leaves modules as they are
-    more = [f"re:{p[2:]}" for p in dynamic if p.startswith("-:")] if isinstance(dynamic, Mapping) else []
-    return reading.all_but("int4", [*_texts(said.get("modules_to_not_convert")), *more])
+    dynamic = reading.table(said, "dynamic") or {}  # GPTQModel: "-:pattern" leaves modules as they are
+    more = [f"re:{p[2:]}" for p in dynamic if p.startswith("-:")]
+    return reading.all_but("int4", [*reading.names(said, "modules_to_not_convert"), *more])
 
 
 def _mxfp4(reading: _Reading, said: Mapping[str, Any]) -> dict[Part, Precision]:
@@ -314,7 +331,7 @@ def _mxfp4(reading: _Reading, said: Mapping[str, Any]) -> dict[Part, Precision]:
 
 
 def _fbgemm(reading: _Reading, said: Mapping[str, Any]) -> dict[Part, Precision]:
-    return reading.all_but("fp8", said.get("modules_to_not_convert"))
+    return reading.all_but("fp8", reading.names(said, "modules_to_not_convert"))
 
 
 def _bitsandbytes(reading: _Reading, said: Mapping[str, Any]) -> dict[Part, Precision]:
@@ -331,9 +348,9 @@ def _compressed(reading: _Reading, said: Mapping[str, Any]) -> dict[Part, Precis
     found = []
     for group in groups.values():
         given: Mapping[str, Any] = group if isinstance(group, Mapping) else {}
-        targets = _texts(given.get("targets")) or ["Linear"]
+        targets = reading.names(given, "targets") or ["Linear"]
         found.append((_of_tensors(reading, given.get("weights"), given.get("input_activations")), targets))
-    return reading.by_part(found, said.get("ignore"))
+    return reading.by_part(found, reading.names(said, "ignore"))
 
 
 def _of_tensors(reading: _Reading, weights: object, activations: object) -> Precision:
@@ -410,10 +427,10 @@ def _algorithms(reading: _Reading, layers: Mapping[str, Any]) -> list[tuple[Prec
 
 
 def _modelopt(reading: _Reading, said: Mapping[str, Any]) -> dict[Part, Precision]:
-    algorithm, layers = said.get("quant_algo"), said.get("quantized_layers")
-    excluded = said.get("exclude_modules") or said.get("ignore")
+    algorithm, layers = said.get("quant_algo"), reading.table(said, "quantized_layers")
+    excluded = reading.names(said, "exclude_modules", "ignore")
     if _text(algorithm).upper() == "MIXED_PRECISION":
-        if isinstance(layers, Mapping):
+        if layers is not None:
             return reading.by_part(_algorithms(reading, layers), excluded)
         return _compressed(reading, said)
     if algorithm is None and "config_groups" in said:
@@ -439,7 +456,7 @@ def _quark(reading: _Reading, said: Mapping[str, Any]) -> dict[Part, Precision]:
         raise reading.refused(f"quark's weights of {shown(weight)}, activations of {shown(activation)}; known: {pairs}")
     if (precision, activation) != ("mxfp4", "") and precision == "mxfp4":
         reading.notes.append("mxfp4 weights are priced times bf16 activations, though the checkpoint has both in mxfp4")
-    return reading.all_but(precision, said.get("exclude"))
+    return reading.all_but(precision, reading.names(said, "exclude"))
 
 
 METHODS: Mapping[str, Callable[[_Reading, Mapping[str, Any]], dict[Part, Precision]]] = {
@@ -459,10 +476,6 @@ METHODS: Mapping[str, Callable[[_Reading, Mapping[str, Any]], dict[Part, Precisi
 
 def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
-
-
-def _texts(value: object) -> list[str]:
-    return [each for each in value if isinstance(each, str)] if isinstance(value, list | tuple) else []
 
 
 def _dtype(tensor: object) -> str:

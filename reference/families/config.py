@@ -38,6 +38,7 @@ _EXPERT_KEYS = (
     "moe_intermediate_size",
     "num_experts_per_tok",
 )
+_SHARED_KEYS = ("n_shared_experts", "shared_expert_intermediate_size")
 _LATENT_KEYS = ("kv_lora_rank", "q_lora_rank")
 _RECURRENT_KEYS = ("linear_num_value_heads", "ssm_state_size", "mamba_d_state", "mamba_num_heads", "mamba_n_heads")
 _NEAR = (
@@ -62,7 +63,7 @@ def parse_config(data: Mapping[str, Any], name: str, hf_quant: Mapping[str, Any]
     text, sees = _text_part(data, name)
     model_type, architecture = _family(text, data, name)
     family = FAMILIES[model_type]
-    _refuse_others(text, family, model_type, name)
+    _refuse_others(text, data, family, model_type, name)
     given = Given(text, family, model_type, name, {} if text is data else SIZES.get(model_type, {}))
     for word, meaning in family.refused.items():
         if given.flag(word):
@@ -149,16 +150,28 @@ def _nearest(text: Mapping[str, Any], kind: str, architecture: str) -> list[str]
     return list(dict.fromkeys([*([by_keys] if by_keys else []), *names])) or ["llama"]
 
 
-def _refuse_others(text: Mapping[str, Any], family: Family, model_type: str, name: str) -> None:
+def _refuse_others(
+    text: Mapping[str, Any], data: Mapping[str, Any], family: Family, model_type: str, name: str
+) -> None:
     """A config that holds what its family does not have is another model under a wrong name."""
+    mixture = family.mixture
+    listed = data.get("architectures")
+    words = [*(listed if isinstance(listed, list) else ()), data.get("model_type")]
     for what, keys, has in (
-        ("a mixture of experts", _EXPERT_KEYS, family.mixture is not None),
+        ("a mixture of experts", _EXPERT_KEYS, mixture is not None),
+        ("shared experts", _SHARED_KEYS, mixture is not None and mixture.shared != "none"),
         ("multi-head latent attention", _LATENT_KEYS, family.latent),
+        ("an index of tokens", ("index_topk",), family.indexed),
         ("a recurrence", _RECURRENT_KEYS, family.linear is not None),
+        ("attention in chunks", ("attention_chunk_size",), "attention_chunk_size" in family.defaults),
+        ("cross attention to images", ("cross_attention_layers",), False),
     ):
-        found = next((key for key in keys if text.get(key) and text[key] != 1), None)
-        if found is not None and not has:
-            raise ValueError(f"model {name} has {what} ({found}), which {model_type} does not have")
+        # One expert is an MLP.
+        found = [key for key in keys if text.get(key) and (text[key] != 1 or key not in _EXPERT_KEYS)]
+        if what == "cross attention to images":  # Llama 3.2's, whatever its text part says that it is
+            found += [cut(word) for word in words if isinstance(word, str) and word.lower().startswith("mllama")]
+        if found and not has:
+            raise ValueError(f"model {name} has {what} ({found[0]}), which {model_type} does not have")
 
 
 def _tied(given: Given, data: Mapping[str, Any], text: Mapping[str, Any]) -> bool:
@@ -186,9 +199,10 @@ def _checkpoint(
         said = part.get(key)
         if said is not None and not isinstance(said, Mapping):
             raise ValueError(f"model {name}: {key}: must be a table; given {shown(said)}")
-    given = {key: value for key, value in data.items() if key not in _QUANTISED or value}
+    # An empty table says nothing, and text is all of data where a config has no parts.
+    given, inner = ({k: v for k, v in part.items() if k not in _QUANTISED or v} for part in (data, text))
     try:
-        return checkpoint_of({**given, "text_config": text}, hf_quant, name)
+        return checkpoint_of({**given, "text_config": inner}, hf_quant, name)
     except ValueError as error:  # sizes are known all the same: who asks for another precision is answered
         return Checkpoint(unknown=str(error))
 
@@ -199,6 +213,8 @@ def _notes(given: Given, data: Mapping[str, Any], sees: bool) -> tuple[str, ...]
         found.append("only the text decoder is priced: image and audio tokens count as input tokens")
     if more := given.count("mtp"):
         found.append(f"layers for predicting more than one token are left out: {more}")
+    if _dtype(data, given.data) == "float64":
+        found.append("stored in float64: weights are priced as bf16, as engines load them")
     if given.model_type == "minimax_text_01" and not given.has("attn_type_list"):
         found.append("attn_type_list is missing: full attention in each eighth layer, as published")
     if given.family.outside is not None and given.count("hidden_size_per_layer_input"):

@@ -13,7 +13,7 @@ from thinwire.reference.families.rules import Family, Given, Mixture
 
 def _greedy(given: Given) -> Mapping[str, Any]:
     """DeepSeek-V2: groups count only if the method says so."""
-    return {} if given.raw("topk_method") == "group_limited_greedy" else {"n_group": 1, "topk_group": 1}
+    return {"n_group": 1, "topk_group": 1} if given.raw("topk_method") in (None, "greedy") else {}
 
 
 def _shares_index(given: Given) -> Sequence[Mapping[str, Any]]:

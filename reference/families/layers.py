@@ -15,7 +15,17 @@ from thinwire.edge.words import shown
 from thinwire.reference.core.architecture import Experts, FeedForward, Layer, Scoring
 from thinwire.reference.core.mixers import Attention, DeltaNet, Indexer, Latent, Lightning, Mixer, StateSpace
 from thinwire.reference.families.rope import rope_of
-from thinwire.reference.families.rules import CHUNKED, FULL, LAYER_TYPES, LINEAR, NONE, SLIDING, Given, Mixture
+from thinwire.reference.families.rules import (
+    CHUNKED,
+    FULL,
+    LAYER_TYPES,
+    LINEAR,
+    NONE,
+    SLIDING,
+    TOPK_METHODS,
+    Given,
+    Mixture,
+)
 
 ACTIVATIONS = ("silu", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu2", "swigluoai", "xielu")
 _SPELLINGS = {"swish": "silu", "gelu_fast": "gelu_pytorch_tanh"}
@@ -225,6 +235,14 @@ def _experts(given: Given, rules: Mixture) -> Experts:
     groups, top_groups = given.count("n_group") or 1, given.count("topk_group") or 1
     if count % groups or top_groups > groups:
         given.fault(f"n_group must divide the experts, and topk_group be at most n_group: {groups}, {top_groups}")
+    if chosen > count // groups * top_groups:
+        given.fault(
+            f"{given.key('num_experts_per_tok')} must be at most the experts of the topk_group groups that are open, "
+            f"{given.key('num_experts')} / n_group * topk_group: {chosen}, {count} / {groups} * {top_groups}"
+        )
+    method = given.raw("topk_method")
+    if method is not None and method not in TOPK_METHODS:
+        given.fault(f"topk_method must be one of {', '.join(TOPK_METHODS)}: {shown(method)}")
     width = given.size("moe_intermediate_size")
     beside = {
         "none": 0,

@@ -66,6 +66,8 @@ def dense_first(usual: int) -> Pattern:
         if isinstance(given.raw("moe_layer_freq"), list):
             return flags("moe_layer_freq", "sparse", "dense", always("sparse"))(given, count)
         first = usual if given.raw("first_k_dense_replace") is None else given.count("first_k_dense_replace")
+        if first > count and given.raw("first_k_dense_replace") is not None:
+            given.fault(f"{given.key('first_k_dense_replace')} must be at most the {count} layers: {first}")
         step = given.maybe_size("moe_layer_freq") or 1
         return ["sparse" if layer >= first and layer % step == 0 else "dense" for layer in range(count)]
 

@@ -34,6 +34,8 @@ LAYER_TYPES: Mapping[str, Kind] = {
     "full_attention": "full", "attention": "full", "indexed_attention": "full", "sliding_attention": "sliding",
     "chunked_attention": "chunked", "linear_attention": "linear", "mamba": "linear",
 }  # fmt: skip
+TOPK_METHODS: Final = ("greedy", "group_limited_greedy", "noaux_tc")
+"""How DeepSeek's routers choose: among all experts, or within the best groups."""
 USUAL_KEYS: Mapping[str, str | tuple[str, ...]] = {
     "norm_eps": "rms_norm_eps",
     "num_experts": ("num_experts", "num_local_experts", "n_routed_experts"),

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from thinwire.reference.catalog import scheme
 from thinwire.reference.core.architecture import Experts, FeedForward, Layer, ModelConfig
 from thinwire.reference.core.mixers import Attention, Rope
+from thinwire.reference.families.config import load_model, model_names, parse_config
 from thinwire.sim.layers import held, weight_bytes
 from thinwire.sim.quality.figures import identity
 from thinwire.sim.shapes import Attend, Gemm, RoutedExperts
@@ -240,6 +241,35 @@ def test_what_ranks_hold_adds_up() -> None:
     sent = held(known, Sharing(8, 8, exchange="all-to-all"))
     assert sent["shared_experts"] == whole["shared_experts"] and sent["attention"] == cut["attention"]
     assert held(known, Sharing(1)) == whole
+
+
+# Norms of other kinds than the catalog's: with biases, one for both halves, with no weight at all.
+OTHERS = {
+    "falcon": {"new_decoder_architecture": True, "num_kv_heads": 2}, "falcon of one norm": {"multi_query": True},
+    "gpt_neox": {}, "nemotron": {"head_dim": 32}, "olmo": {}, "olmo2": {}, "cohere": {"use_qk_norm": True}, "phi": {},
+}  # fmt: skip
+
+
+def known_as(name: str) -> ModelConfig:
+    """Of the catalog, or a small one of a family."""
+    if name not in OTHERS:
+        return load_model(name)
+    sizes = {"hidden_size": 256, "num_hidden_layers": 3, "num_attention_heads": 8, "intermediate_size": 512}
+    return parse_config({"model_type": name.split()[0], "vocab_size": 1000, **sizes, **OTHERS[name]}, name)
+
+
+@pytest.mark.parametrize("name", [*model_names(), *OTHERS])
+def test_ranks_that_share_alike_hold_what_the_model_says(name: str) -> None:
+    known = known_as(name)
+    assert held(known, Sharing(1)) == known.whole and held(known, Sharing(1)).total() == known.parameters
+    for ranks in (2, 4, 8):
+        try:
+            cut = known.values(ranks)
+        except ValueError:
+            continue
+        assert held(known, Sharing(ranks)) == cut
+        if known.is_mixture:
+            assert held(known, Sharing(ranks, ranks)) == known.values(ranks, ranks)
 
 
 def test_memory_of_own_sequences_is_their_cache_whole() -> None:

@@ -203,6 +203,27 @@ def test_what_is_simplified_is_said() -> None:
         (compressed(tensors("int", 8, None))["quantization_config"], "'int' with 8 bits and activations with None"),
         (compressed(tensors("int", 4, 8))["quantization_config"], "'int' with 4 bits and activations with 8"),
         (compressed(tensors("int", 8, 8), ignore=["re:("])["quantization_config"], "no pattern of modules: 're:\\('"),
+        (
+            {"quant_algo": "FP8", "exclude_modules": 5},
+            "exclude_modules must be a list of modules' names; given 5; --weig",
+        ),
+        ({"quant_algo": "FP8", "ignore": ["lm_head", 5]}, r"ignore must be a list of .* given \['lm_head', 5\]"),
+        (
+            {"quant_algo": "FP8", "kv_cache_quant_algo": [1]},
+            r"kv_cache_quant_algo must be a text or a table; given \[1",
+        ),
+        ({"quant_method": "fp8", "ignored_layers": 5}, "ignored_layers must be a list of modules' names; given 5"),
+        ({"quant_method": "fp8", "modules_to_not_convert": "lm_head"}, "modules_to_not_convert must be a list of"),
+        ({"quant_method": "fp8", "quantized_layers": [1]}, r"quantized_layers must be a table by module; given \[1\]"),
+        ({"quant_algo": "FP8", "quantized_layers": [1]}, "quantized_layers must be a table by module"),
+        ({"quant_method": "awq", "bits": 4, "modules_to_not_convert": {"a": 1}}, "given {'a': 1}"),
+        ({"quant_method": "gptq", "bits": 4, "dynamic": ["-:a"]}, "dynamic must be a table by module"),
+        ({"quant_method": "fbgemm_fp8", "modules_to_not_convert": True}, "a list of modules' names; given True"),
+        (compressed(tensors("int", 8, 8) | {"targets": 5})["quantization_config"], "targets must be a list of"),
+        (
+            {"quant_method": "quark", "exclude": 5, "global_quant_config": {"weight": {"dtype": "int4"}}},
+            "exclude must be a list of modules' names; given 5",
+        ),
         ({"quant_method": "quark", "global_quant_config": {"weight": {"dtype": "bf6"}}}, "quark's weights of 'bf6'"),
     ],
 )
@@ -210,6 +231,14 @@ def test_what_is_not_known_is_refused_in_one_line(said: Config, message: str) ->
     with pytest.raises(ValueError, match=message) as error:
         checkpoint_of({"num_hidden_layers": 2, "quantization_config": said}, None, "a model")
     assert "\n" not in str(error.value) and len(str(error.value)) < 600
+
+
+@pytest.mark.parametrize("nothing", [None, [], "", {}, False])
+def test_lists_that_name_nothing_leave_nothing_out(nothing: object) -> None:
+    keys = ("exclude_modules", "ignore", "ignored_layers", "modules_to_not_convert", "quantized_layers")
+    said = dict.fromkeys((*keys, "kv_cache_scheme", "kv_cache_quant_algo"), nothing)
+    for method in ({"quant_method": "fp8"}, {"quant_algo": "FP8"}):
+        assert read({"quantization_config": {**method, **said}}) == (("fp8",) * 4, None)
 
 
 def test_bits_count_scales() -> None:

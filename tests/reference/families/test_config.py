@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from thinwire.reference.core.architecture import ModelConfig
+from thinwire.reference.core.architecture import Experts, ModelConfig
 from thinwire.reference.core.mixers import Rope, RopeScaling
 from thinwire.reference.core.precision import PLAIN
 from thinwire.reference.families.config import load_model, model_names, parse_config
@@ -239,6 +239,10 @@ def test_layer_types_are_followed_where_the_family_has_them() -> None:
         ({"num_local_experts": 8}, "a mixture of experts (num_local_experts), which llama does not have"),
         ({"kv_lora_rank": 512}, "latent attention (kv_lora_rank), which llama does not have"),
         ({"mamba_n_heads": 8}, "a recurrence (mamba_n_heads), which llama does not have"),
+        ({"n_shared_experts": 1}, "shared experts (n_shared_experts), which llama does not have"),
+        ({"index_topk": 2048}, "an index of tokens (index_topk), which llama does not have"),
+        ({"attention_chunk_size": 8192}, "attention in chunks (attention_chunk_size), which llama does not have"),
+        ({"cross_attention_layers": [3]}, "cross attention to images (cross_attention_layers), which llama does not"),
         ({"quantization_config": "awq"}, "quantization_config: must be a table; given 'awq'"),
         ({"text_config": []}, "text_config: must be a table; given []"),
         ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel is not supported; the nearest that is: "),
@@ -260,6 +264,75 @@ def test_refusals_name_the_key(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError) as caught:
         parse_config(minimal("LlamaForCausalLM", **change), "mine")
     assert message in str(caught.value) and "mine" in str(caught.value) and "\n" not in str(caught.value)
+
+
+_DEEPSEEK = {"n_routed_experts": 64, "n_group": 8, "topk_group": 2, "num_experts_per_tok": 16}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "change", "message"),
+    [
+        ("MixtralForCausalLM", {"n_shared_experts": 1}, "(n_shared_experts), which mixtral does not have"),
+        (
+            "MixtralForCausalLM",
+            {"shared_expert_intermediate_size": 64},
+            "shared experts (shared_expert_intermediate_size), which mixtral does not have",
+        ),
+        ("DeepseekV3ForCausalLM", {"index_topk": 2048}, "(index_topk), which deepseek_v3 does not have"),
+        (
+            "DeepseekV3ForCausalLM",
+            {"num_experts_per_tok": 17},
+            "num_experts_per_tok must be at most the experts of the topk_group groups that are open, n_routed_experts "
+            "/ n_group * topk_group: 17, 64 / 8 * 2",
+        ),
+        (
+            "DeepseekV3ForCausalLM",
+            {"first_k_dense_replace": 5},
+            "first_k_dense_replace must be at most the 4 layers: 5",
+        ),
+        (
+            "DeepseekV2ForCausalLM",
+            {"topk_method": "mine"},
+            "topk_method must be one of greedy, group_limited_greedy, noaux_tc: 'mine'",
+        ),
+        ("DeepseekV3ForCausalLM", {"topk_method": ["noaux_tc"]}, "topk_method must be one of greedy"),
+    ],
+)
+def test_refusals_of_mixtures_name_the_key(architecture: str, change: dict[str, Any], message: str) -> None:
+    said = minimal(architecture, **(_DEEPSEEK if "Deepseek" in architecture else {}))
+    assert parse_config(said, "mine").is_mixture
+    with pytest.raises(ValueError) as caught:
+        parse_config({**said, **change}, "mine")
+    assert message in str(caught.value) and "mine" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_keys_that_say_nothing_are_no_fault() -> None:
+    """Configs of other models' makers carry them empty."""
+    keys = ("n_shared_experts", "shared_expert_intermediate_size", "index_topk", "attention_chunk_size")
+    for nothing in (None, 0):
+        more = dict.fromkeys(keys, nothing) | {"cross_attention_layers": [] if nothing == 0 else None}
+        for architecture in ("LlamaForCausalLM", "MixtralForCausalLM"):
+            assert parse_config(minimal(architecture, **more), "x") == parse_config(minimal(architecture), "x")
+    dense = parse_config(minimal("DeepseekV3ForCausalLM", **_DEEPSEEK, first_k_dense_replace=4), "x")
+    assert not dense.is_mixture and parse_config(minimal("DeepseekV3ForCausalLM", num_hidden_layers=2), "x").num_layers
+
+
+@pytest.mark.parametrize("method", [None, "greedy", "group_limited_greedy", "noaux_tc"])
+def test_groups_count_where_the_method_chooses_by_them(method: str | None) -> None:
+    """DeepSeek-VL2's text part is a V2 that chooses as V3 does."""
+    for architecture, always in (("DeepseekV2ForCausalLM", False), ("DeepseekV3ForCausalLM", True)):
+        found = parse_config(minimal(architecture, **_DEEPSEEK, topk_method=method), "x").layers[-1].feed
+        grouped = always or method in ("group_limited_greedy", "noaux_tc")
+        assert isinstance(found, Experts) and (found.groups, found.top_groups) == ((8, 2) if grouped else (1, 1))
+
+
+def test_what_looks_across_at_images_is_refused_whatever_its_text_part_says() -> None:
+    text = {**minimal("LlamaForCausalLM"), "model_type": "llama"}
+    assert parse_config({"architectures": ["LlavaForConditionalGeneration"], "text_config": text}, "x").num_layers == 4
+    for key, said in (("architectures", ["MllamaForConditionalGeneration"]), ("model_type", "mllama")):
+        for inner in (text, {key_: value for key_, value in text.items() if key_ != "architectures"}):
+            with pytest.raises(ValueError, match=r"cross attention to images \(.*llama.*\), which llama does not have"):
+                parse_config({key: said, "text_config": inner}, "x")
 
 
 def test_a_missing_key_is_named() -> None:

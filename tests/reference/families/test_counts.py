@@ -3,6 +3,7 @@ against public figures; what ranks hold between them.
 """
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -74,8 +75,24 @@ CACHED = {
     "nemotron-3-nano-30b-a3b": 2 * 2 * 6 * 2 * 128,
     "minimax-text-01": 2 * 2 * 10 * 8 * 128,
     "glm-5": 2 * 78 * (576 + 128),
+    "glm-5.2": 2 * (78 * 576 + 21 * 128),  # layers 0, 1, and each fourth from 2 on choose tokens themselves
     "mimo-v2-flash": 2 * (192 + 128) * (9 * 4 + 39 * 8),
     "gemma-4-26b-a4b": 2 * 2 * (25 * 8 * 256 + 5 * 2 * 512),
+}
+
+
+# Values that one of so many ranks keeps of a sequence whatever its length: states, and of convolutions of 4 inputs the
+# last 3. Qwen3-Next: 36 layers of 16 key and 32 value heads of 128; Nemotron-H: 24 of 128 heads of 64, 8 groups, a
+# state of 128; MiniMax-Text-01: 70 of 64 heads of 128.
+STATES = {
+    ("qwen3-next-80b-a3b", 1): 36 * (32 * 128 * 128 + 3 * (2 * 16 + 32) * 128),
+    ("qwen3-next-80b-a3b", 4): 36 * (8 * 128 * 128 + 3 * (2 * 4 + 8) * 128),
+    ("nemotron-h-8b", 1): 24 * (128 * 64 * 128 + 3 * (128 * 64 + 2 * 8 * 128)),
+    ("nemotron-h-8b", 16): 24 * (8 * 64 * 128 + 3 * (8 * 64 + 2 * 128)),  # a group each, twice
+    ("minimax-text-01", 1): 70 * 64 * 128 * 128,
+    ("minimax-text-01", 8): 70 * 8 * 128 * 128,
+    ("llama-3-8b", 1): 0,
+    ("deepseek-v3", 1): 0,
 }
 
 
@@ -185,6 +202,22 @@ def test_parameters_are_the_public_figure(name: str) -> None:
 @pytest.mark.parametrize("name", CACHED)
 def test_cached_bytes_of_a_token(name: str) -> None:
     assert 2 * model(name).cache_values(1) == CACHED[name]
+
+
+@pytest.mark.parametrize(("name", "tp"), STATES)
+def test_states_of_a_sequence(name: str, tp: int) -> None:
+    assert model(name).state_values(tp) == STATES[name, tp]
+
+
+def test_groups_of_a_state_space_are_cut_or_repeated_whole() -> None:
+    mixer = StateSpace(heads=24, head_dim=64, groups=8, state=128, conv=4)
+    assert [mixer.indivisible(tp) for tp in (1, 2, 4, 8, 24)] == [None] * 5
+    assert (mixer.indivisible(3), mixer.indivisible(12)) == (("state-space groups", 8),) * 2
+    assert mixer.indivisible(16) == ("state-space heads", 24)
+    ours = row("nemotron-h-8b")
+    layers = tuple(replace(each, mixer=mixer) if isinstance(each.mixer, StateSpace) else each for each in ours.layers)
+    with pytest.raises(ValueError, match=r"tp must divide the state-space groups of nemotron-h-8b: tp=12, .*groups=8"):
+        replace(ours, layers=layers).check_tp(12)
 
 
 def test_windows_and_chunks_keep_no_more_than_they_reach() -> None:

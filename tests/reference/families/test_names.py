@@ -12,6 +12,7 @@ from thinwire.reference.core.architecture import Attention
 from thinwire.reference.core.precision import PLAIN
 from thinwire.reference.families.config import load_model, model_aliases, model_names, parse_config
 from thinwire.reference.families.table import SIZES
+from thinwire.sim.layers import precisions
 
 from .models import ROWS, minimal, row, shipped
 
@@ -56,7 +57,9 @@ def test_notes_say_what_is_left_out() -> None:
     assert "attn_type_list is missing" in row("minimax-text-01").notes[0]
     assert "embeddings of each layer are counted but take no time" in row("gemma-4-e4b-like").notes
     listed = parse_config(minimal("LlamaForCausalLM", torch_dtype="torch.float32"), "x")
-    assert (listed.dtype, listed.notes) == ("float32", ())
+    assert (listed.dtype, listed.notes) == ("float32", ())  # said where it is asked: commands/options.py
+    doubled = parse_config({"text_config": minimal("LlamaForCausalLM", dtype="float64"), "model_type": "llama"}, "x")
+    assert doubled.dtype == "float64" and "stored in float64" in doubled.notes[-1]
 
 
 def test_a_checkpoint_s_formats_are_kept(tmp_path: Path) -> None:
@@ -108,6 +111,19 @@ def test_hugging_face_ids_are_names() -> None:
     assert (longer.max_positions, longer.checkpoint) == (262144, PLAIN)
     with pytest.raises(ValueError, match=r"did you mean .*Qwen/Qwen3-32B"):
         load_model("Qwen/Qwen3-32")
+
+
+def test_every_id_has_formats_of_its_own() -> None:
+    """Of the file's, or those that the name is said to be in."""
+    found = {alias.name: precisions(load_model(alias.name), "auto") for alias in model_aliases().values()}
+    for alias in model_aliases().values():
+        if alias.form is None:
+            assert found[alias.name] == precisions(load_model(alias.model), "auto")
+        else:
+            assert ({*found[alias.name].values()} == {"bf16"}) == (alias.form == "bf16"), alias
+    assert found["openai/gpt-oss-20b"] == {"attention": "bf16", "experts": "mxfp4"}
+    empty = {**minimal("LlamaForCausalLM"), "quantization_config": {}, "compression_config": {}}
+    assert parse_config(empty, "x").checkpoint is parse_config({"text_config": empty}, "x").checkpoint is PLAIN
 
 
 # ---- hostile files
