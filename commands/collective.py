@@ -6,10 +6,12 @@ from typing import Annotated, Literal
 import typer
 
 from thinwire.commands.options import Json, factors, option_of, print_answer, tables
-from thinwire.edge.limits import COUNTS_BYTES
+from thinwire.edge.limits import COUNTS_BYTES, MESSAGE
 from thinwire.edge.reading import UnreadableError, text
-from thinwire.edge.words import shown
+from thinwire.edge.words import cut, shown
 from thinwire.sim.question import Placement
+
+MOST_ROWS = MESSAGE.most // 2  # each is one bf16 value at least
 
 
 def collective(
@@ -30,9 +32,11 @@ def collective(
         ),
     ] = None,
     phase: Annotated[
-        Literal["dispatch", "combine"],
-        typer.Option(help="all_to_all: which codec of a scheme that has some for experts' tokens."),
-    ] = "dispatch",
+        Literal["dispatch", "combine"] | None,
+        typer.Option(
+            help="all_to_all: which codec of a scheme that has some for experts' tokens. Dispatch when left out."
+        ),
+    ] = None,
     profile: option_of(Placement, "profile") = None,  # type: ignore[valid-type]
     scale_link: option_of(Placement, "scaled_links") = None,  # type: ignore[valid-type]
     as_json: Json = False,
@@ -65,6 +69,10 @@ def _rows(given: str) -> list[int] | list[list[int]]:
 
 def _numbers(given: str) -> list[int]:
     words = [word.strip() for word in given.split(",")]
-    if not all(re.fullmatch(r"[0-9]{1,15}", word) for word in words):
+    if not all(re.fullmatch(r"[0-9]+", word) for word in words):
         raise ValueError(f"counts must be whole numbers with commas between them: given {shown(given)}")
-    return [int(word) for word in words]
+    found = [word.lstrip("0") or "0" for word in words]
+    for digits in found:
+        if len(digits) > len(str(MOST_ROWS)) or int(digits) > MOST_ROWS:
+            raise ValueError(f"counts must be at most {MOST_ROWS} rows each: given {cut(digits)}")
+    return [int(digits) for digits in found]

@@ -72,9 +72,10 @@ def all_to_all(
     by dispatch comes home by combine with the counts that were received, and in the order in which it was sent.
 
     Raises:
-        ValueError: counts that do not fit the rows, a dtype or codec that cannot run; as `handshake.Disagreement`, the
-            same on every rank, where ranks call with different ones. RuntimeError: a peer is gone, or has not called
-            within the group's timeout.
+        ValueError: counts or an index that do not fit the rows (the places of an index on a GPU are not read, which
+            would wait for it), a dtype or codec that cannot run; as `handshake.Disagreement`, the same on every rank,
+            where ranks call with different ones. RuntimeError: a peer is gone, or has not called within the group's
+            timeout.
     """
     found = group if isinstance(group, TorchGroup) else TorchGroup(group)
     codec = codec_of(scheme, phase, x.dtype)
@@ -106,6 +107,8 @@ def all_to_all_local(
     codec = codec_of(scheme, phase, xs[0].dtype)
     found = group if group is not None else LocalGroup(len(xs))
     places = [None] * len(xs) if indices is None else indices
+    if len(places) != len(xs):
+        raise ValueError(f"indices must be one for each of {len(xs)} ranks: given {len(places)}")
     sent = [Rows(x, _mine(c, len(xs)), i) for x, c, i in zip(xs, counts, places, strict=True)]
     received, known = found.exchange(sent, codec, backend)
     return [Received(rows, tuple(row[rank] for row in known)) for rank, rows in enumerate(received)]

@@ -174,8 +174,8 @@ def encode_rows(x_RD: Tensor, codec: Codec, backend: str = "torch", *, index_M: 
     """The wire buffer of rows [R, D], or of those at `index_M` in its order: uint8 [codec.wire_bytes(M * row_values)].
 
     Each row is filled up with zeros to whole groups (`core.tokens.row_values`), so its codes are those of the row by
-    itself. index_M: int64, places may come more than once. Raises ValueError for tensors of other shapes and types, and
-    for a codec that needs a calibration.
+    itself. index_M: int64, places may come more than once. Raises ValueError for tensors of other shapes and types, as
+    `check_index` does, and for a codec that needs a calibration.
     """
     if x_RD.dim() != 2:
         raise ValueError(f"rows must be [rows, width]: shape={list(x_RD.shape)}")
@@ -194,7 +194,8 @@ def encode_messages(
     if sum(counts) != rows:
         raise ValueError(f"counts must be all of {rows} rows: {sum(counts)}")
     _check_float("rows", x_RD.dtype)
-    _check_rows(codec, index_M)
+    _check_rows(codec)
+    check_index(index_M, x_RD.shape[0])
     found = _backend(backend, codec)
     each = row_values(codec, x_RD.shape[1])
     fused = getattr(found, "encode_rows", None)
@@ -213,7 +214,8 @@ def decode_rows(
     Raises ValueError as `encode_rows` does, and for a buffer of another length.
     """
     _check_float("out", out_RD.dtype)
-    _check_rows(codec, index_M)
+    _check_rows(codec)
+    check_index(index_M, out_RD.shape[0])
     width = out_RD.shape[1]
     each, rows = row_values(codec, width), out_RD.shape[0] if index_M is None else index_M.numel()
     _check_buffer(buffer, rows * each, codec)
@@ -264,11 +266,25 @@ def combine_rows(
     return total_TD.to(dtype)
 
 
-def _check_rows(codec: Codec, index_M: Tensor | None) -> None:
+def check_index(index_M: Tensor | None, rows: int) -> None:
+    """ValueError unless it is int64 places [M] among so many rows. On a GPU places are not read: that would wait for
+    all that was launched before.
+    """
+    if index_M is None:
+        return
+    if index_M.dim() != 1 or index_M.dtype != torch.int64:
+        raise ValueError(f"index must be int64 [rows]: given {index_M.dtype} {list(index_M.shape)}")
+    if index_M.device.type != "cpu":
+        return
+    wrong_W = index_M[(index_M < 0) | (index_M >= rows)]
+    if len(wrong_W):
+        allowed = f"places of the {rows} rows, 0..{rows - 1}" if rows else "empty, there being no rows"
+        raise ValueError(f"index must be {allowed}: given {int(wrong_W[0])}")
+
+
+def _check_rows(codec: Codec) -> None:
     if codec.needs_calibration:
         raise ValueError(f"rows are encoded without a calibration, which {codec.spec} needs")
-    if index_M is not None and (index_M.dim() != 1 or index_M.dtype != torch.int64):
-        raise ValueError(f"index must be int64 [rows]: given {index_M.dtype} {list(index_M.shape)}")
 
 
 def _backend(name: str, codec: Codec) -> Backend:

@@ -400,14 +400,15 @@ def collective(
     gpus: Sequence[int] | str | None = None,
     nodes: int | None = None,
     counts: Sequence[int] | Sequence[Sequence[int]] | None = None,
-    phase: Phase = "dispatch",
+    phase: Phase | None = None,
 ) -> dict[str, Any]:
     """One collective on `nbytes` of bf16; the document of `collective --json`.
 
     nbytes is counted as nccl-tests does: the full buffer, for all_to_all what one rank sends in all. counts: of an
     all_to_all, rows to each rank, the same from every rank or a list from each; the rank that sends most then sends
-    nbytes in all, which its rows share evenly. phase: which codec of a scheme that has some for experts' traffic.
-    Others run their reduce codec, as asked for, though it is no experts' codec in a prediction.
+    nbytes in all, which its rows share evenly. phase: of an all_to_all, which codec of a scheme that has some for
+    experts' traffic; None = dispatch. Others run their reduce codec, as asked for, though it is no experts' codec in a
+    prediction.
     """
     if nbytes < 2 or nbytes % 2:
         raise ValueError(f"bytes must be a positive even number, bf16 values being 2 bytes: bytes={cut(str(nbytes))}")
@@ -418,8 +419,10 @@ def collective(
     if isinstance(found, MixedScheme):
         raise ValueError(f"one collective runs one scheme; {found.name} has one for each sync point")
     ranks, name = len(taken.gpus), found.name
+    if phase is not None and op != "all_to_all":
+        raise ValueError(f"a phase is an all_to_all's: op={op}, phase={phase}")
     if op == "all_to_all" and found.compresses_experts:
-        found = found.for_experts(phase)
+        found = found.for_experts(phase or "dispatch")
     exchanger = Exchanger(taken, CostModel(costs, taken.gpu), slowdown(ranks, {}))
     timed = exchanger.time(op, nbytes // 2, found, counts=_rows_of(op, counts, ranks))
     alone = exchanger.alone(timed)

@@ -36,9 +36,10 @@ def checked(counts: Sequence[Sequence[int]], ranks: int | None = None) -> Counts
     found = tuple(tuple(row) for row in counts)
     wanted = len(found) if ranks is None else ranks
     TOGETHER.check("ranks", wanted)
-    if len(found) != wanted or any(len(row) != wanted for row in found):
-        shape = f"{len(found)} x {sorted({len(row) for row in found})}"
-        raise ValueError(f"counts must be rows from each of {wanted} ranks to each: given {shape}")
+    short = [f"a list of {len(row)} for rank {rank}" for rank, row in enumerate(found) if len(row) != wanted]
+    if len(found) != wanted or short:
+        given = f"those of {len(found)} ranks" if len(found) != wanted else short[0]
+        raise ValueError(f"counts must be rows from each of {wanted} ranks to each, {wanted} x {wanted}: given {given}")
     wrong = [count for row in found for count in row if type(count) is not int or count < 0]
     if wrong:
         raise ValueError(f"counts must be whole numbers of 0 or more: given {shown(wrong[0])}")

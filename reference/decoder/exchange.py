@@ -3,9 +3,10 @@
 Beside data-parallel attention each rank has tokens of its own. `spread` takes them to the chosen experts and back in
 one of two ways. All-to-all, as DeepEP does: a token goes once to each rank that holds any of its experts, with their
 numbers and weights beside it, and one row comes back from each, what the experts there add to it; at home these rows
-are added up, in the order of the ranks. All-gather and reduce-scatter: every rank gets every token, chooses for itself,
-and sends each rank the sum of what its experts add to that rank's tokens. Both are exchanges of rows that an `Exchange`
-carries; `ExactExchange` as they are, `SchemeExchange` under a scheme's codecs.
+are added up, in the order of the ranks. All-gather and reduce-scatter: every rank gets every token, with all of its
+experts' numbers and weights beside it, and sends each rank the sum of what its experts add to that rank's tokens.
+Either way a rank chooses for its own tokens, before they travel, as engines do: no codec changes a choice. Both are
+exchanges of rows that an `Exchange` carries; `ExactExchange` as they are, `SchemeExchange` under a scheme's codecs.
 
 Legend: N tokens of a rank, M rows, C chosen experts of a token, D width, X numbers beside a row.
 """
@@ -149,10 +150,7 @@ def spread(
     said = exchange.beside([torch.cat([said_MX for _, said_MX in of_rank]) for of_rank in routed], counts)
     sent = [x_ND[torch.cat(of_rank)] for x_ND, of_rank in zip(rows, tokens, strict=True)]
     arrived = exchange(layer, "dispatch", sent, counts)
-    made = []
-    for rank, part, x_MD, said_MX in zip(here, parts, arrived, said, strict=True):
-        index_MC, weight_MC = said_MX.chunk(2, dim=-1)
-        made.append(mixed(spec, part, held[rank], x_MD, index_MC.long(), weight_MC).to(partial))
+    made = _made(spec, parts, held, here, arrived, said, partial)
     back = exchange(layer, "combine", made, [list(column) for column in zip(*counts, strict=True)])
     found = []
     for x_ND, of_rank, out_MD in zip(rows, tokens, back, strict=True):
@@ -160,6 +158,23 @@ def spread(
         for token_M, added_MD in zip(of_rank, torch.split(out_MD, [len(token_M) for token_M in of_rank]), strict=True):
             total_ND[token_M] += added_MD  # no token twice: the same sum on every device
         found.append(total_ND)
+    return found
+
+
+def _made(
+    spec: Experts,
+    parts: Sequence[ExpertsPart],
+    held: Sequence[range],
+    here: Sequence[int],
+    arrived: Sequence[Tensor],
+    said: Sequence[Tensor],
+    partial: torch.dtype,
+) -> list[Tensor]:
+    """What the experts of each rank held here make of the rows that came to it, given what came beside them."""
+    found = []
+    for rank, part, x_MD, said_MX in zip(here, parts, arrived, said, strict=True):
+        index_MC, weight_MC = said_MX.chunk(2, dim=-1)
+        found.append(mixed(spec, part, held[rank], x_MD, index_MC.long(), weight_MC).to(partial))
     return found
 
 
@@ -188,14 +203,14 @@ def _gathered(
     exchange: Exchange,
     partial: torch.dtype,
 ) -> list[Tensor]:
-    """`spread` by an all-gather of tokens and a reduce-scatter of what experts add, in rank order."""
+    """`spread` by an all-gather of tokens and choices, and a reduce-scatter of what experts add, in rank order."""
     ranks = exchange.group.size
     tokens = [row[0] for row in exchange.known([[len(x_ND)] for x_ND in rows], rows[0].device)]
-    arrived = exchange(layer, "dispatch", [x_ND.repeat(ranks, 1) for x_ND in rows], [[n] * ranks for n in tokens])
-    made = [
-        mixed(spec, part, held[rank], x_MD, *chosen(spec, part, x_MD)).to(partial)
-        for rank, part, x_MD in zip(here, parts, arrived, strict=True)
-    ]
+    counts = [[n] * ranks for n in tokens]
+    own = [torch.cat(chosen(spec, part, x_ND), dim=-1) for part, x_ND in zip(parts, rows, strict=True)]
+    said = exchange.beside([own_NX.repeat(ranks, 1) for own_NX in own], counts)
+    arrived = exchange(layer, "dispatch", [x_ND.repeat(ranks, 1) for x_ND in rows], counts)
+    made = _made(spec, parts, held, here, arrived, said, partial)
     back = exchange(layer, "combine", made, [tokens] * ranks)
     found = []
     for out_MD in back:

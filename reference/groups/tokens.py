@@ -17,14 +17,14 @@ from thinwire.reference.core.scheme import Codec
 from thinwire.reference.core.tokens import Counts, row_values
 from thinwire.reference.groups.execute import Part
 from thinwire.reference.groups.handshake import Combination, Form
-from thinwire.reference.quantize import decode_rows, encode_messages
+from thinwire.reference.quantize import check_index, decode_rows, encode_messages
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
     """What one rank sends: `counts[j]` rows to rank j, in order those of `x_RD`, or those at `index_M` of it.
 
-    Raises ValueError where they are not as many as the counts say.
+    Raises ValueError where they are not as many as the counts say, and as `check_index` does.
     """
 
     x_RD: Tensor
@@ -34,6 +34,7 @@ class Rows:
     def __post_init__(self) -> None:
         if self.x_RD.dim() != 2 or not self.x_RD.shape[1]:
             raise ValueError(f"rows must be [rows, width], one value wide at least: shape={list(self.x_RD.shape)}")
+        check_index(self.index_M, self.x_RD.shape[0])
         have = self.x_RD.shape[0] if self.index_M is None else self.index_M.numel()
         if any(type(count) is not int or count < 0 for count in self.counts) or sum(self.counts) != have:
             raise ValueError(

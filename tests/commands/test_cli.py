@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from thinwire.commands.cli import COMMANDS
+from thinwire.edge.limits import MESSAGE
 from thinwire.reference.catalog import schemes
 from thinwire.reference.families.config import model_names
 from thinwire.topologies.load import cluster_names, gpu_names
@@ -133,14 +134,38 @@ def test_counts_of_an_all_to_all(capsys: Capture, tmp_path: Path) -> None:
     assert alike == listed and alike["wire_bytes_per_gpu"] > 0
     back = document(capsys, *changed(asked, "--scheme", "deepep-fp8"), "--counts", "2,2,2,2", "--phase", "combine")
     assert back["wire_bytes_per_gpu"] == 1048576 * 3 // 4
-    for given, said in (("1,2", "rows from each of 4 ranks"), ("1,-2,3,2", "whole numbers with commas"),
+    most = MESSAGE.most // 2
+    for given, said in (("1,2", "ranks to each, 4 x 4: given a list of 2 for rank 0"),
+                        ("1,-2,3,2", "whole numbers with commas"),
                         ("1,,2,3", "whole numbers with commas"), (str(tmp_path / "no"), "cannot read counts"),
-                        ("3,3,3,2", "values must be whole rows")):  # fmt: skip
+                        (f"{most},1,1,1", "values must be whole rows"), ("3,3,3,2", "values must be whole rows"),
+                        (f"1,{most + 1},1,1", f"counts must be at most {most} rows each: given {most + 1}"),
+                        ("0001,1,1," + "9" * 5000, f"counts must be at most {most} rows each: given 999")):  # fmt: skip
         status, out, err = run(capsys, *asked, "--counts", given)
         assert (status, out) == (2, "") and said in " ".join(err.split()) and "Traceback" not in err
     file.write_text("1,2,3,2\n1,two\n")
     status, out, err = run(capsys, *asked, "--counts", str(file))
     assert (status, out) == (2, "") and "counts.csv:2: counts must be whole numbers" in " ".join(err.split())
+
+
+@pytest.mark.parametrize("op", ["all_reduce", "all_gather", "reduce_scatter"])
+def test_what_only_an_all_to_all_has_is_refused_elsewhere(capsys: Capture, op: str) -> None:
+    """Whatever is given, the phase that is meant when none is, too."""
+    asked = (*changed(COLLECTIVE, "--scheme", "deepep-fp8"), "--op", op)
+    for given, said in (
+        (("--phase", "combine"), f"a phase is an all_to_all's: op={op}, phase=combine"),
+        (("--phase", "dispatch"), f"a phase is an all_to_all's: op={op}, phase=dispatch"),
+        (("--counts", "1,1,1,1"), f"counts are an all_to_all's: op={op}"),
+    ):
+        status, out, err = run(capsys, *asked, *given)
+        assert (status, out) == (2, "") and said in " ".join(err.split()) and "Traceback" not in err
+
+
+def test_a_phase_left_out_is_dispatch(capsys: Capture) -> None:
+    asked = (*changed(COLLECTIVE, "--scheme", "deepep-fp8"), "--op", "all_to_all")
+    left = document(capsys, *asked)
+    dispatch, combine = (document(capsys, *asked, "--phase", phase) for phase in ("dispatch", "combine"))
+    assert left == dispatch != combine
 
 
 def test_a_collective_says_how_sure_it_is(capsys: Capture) -> None:

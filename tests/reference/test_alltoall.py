@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from thinwire.reference.alltoall import Received, all_to_all_local, codec_of
+from thinwire.reference.alltoall import Received, all_to_all, all_to_all_local, codec_of
 from thinwire.reference.catalog import parse_codec, scheme, schemes
 from thinwire.reference.core.scheme import Codec, Raw
 from thinwire.reference.core.tokens import exchange_of_tokens, row_values
@@ -193,12 +193,39 @@ def test_choices_are_weighed_and_added_in_order(count: int, choices: int, spec: 
         ({"phase": "return"}, "phase must be one of dispatch, combine: phase='return'"),
         ({"indices": [torch.tensor([0, 1])] * 2, "counts": [[1, 1], [1, 0]]}, "where each of 2 rows goes"),
         ({"indices": [torch.tensor([0, 1]).int()] * 2}, "index must be int64"),
+        ({"indices": [torch.tensor([[0, 1]])] * 2}, r"index must be int64 \[rows\]: given torch.int64 \[1, 2\]"),
+        ({"indices": [torch.tensor([0, 2])] * 2}, r"index must be places of the 2 rows, 0\.\.1: given 2$"),
+        ({"indices": [torch.tensor([0, 1]), torch.tensor([-1, 1])]}, r"of the 2 rows, 0\.\.1: given -1$"),
+        (
+            {"indices": [torch.tensor([0, 1])] * 2, "xs": [torch.zeros(0, 4)] * 2},
+            "empty, there being no rows: given 0$",
+        ),
+        ({"indices": [torch.tensor([0, 1])]}, "indices must be one for each of 2 ranks: given 1$"),
+        ({"indices": []}, "indices must be one for each of 2 ranks: given 0$"),
     ],
 )
 def test_what_does_not_fit_is_named(change: dict[str, Any], said: str) -> None:
     asked: dict[str, Any] = {"xs": [torch.zeros(2, 4)] * 2, "counts": [[1, 1], [1, 1]]} | change
     with pytest.raises(ValueError, match=said):
         all_to_all_local(asked.pop("xs"), asked.pop("counts"), "a2a-int4", **asked)
+
+
+@pytest.mark.parametrize("place", [-1, 3])
+def test_places_that_there_are_not_are_refused_wherever_rows_are_picked(place: int) -> None:
+    """By a rank of a process group alone, too, which encodes nothing; and where rows are decoded to places."""
+    index, codec, x = torch.tensor([0, place]), parse_codec("int4-g32-zp"), torch.zeros(3, 64)
+    said = rf"index must be places of the 3 rows, 0\.\.2: given {place}$"
+    with pytest.raises(ValueError, match=said):
+        encode_rows(x, codec, index_M=index)
+    with pytest.raises(ValueError, match=said):
+        decode_rows(encode_rows(x[:2], codec), x, codec, index_M=index)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        with pytest.raises(ValueError, match=said):
+            all_to_all(x, [2], "a2a-int4", index=index)
+        assert torch.equal(all_to_all(x, [2], "a2a-int4", index=index.clamp(0, 2)).rows, x[:2])
+    finally:
+        dist.destroy_process_group()
 
 
 def test_real_ranks(tmp_path: Path) -> None:

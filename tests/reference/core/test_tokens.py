@@ -69,7 +69,7 @@ def test_width_of_a_row() -> None:
 @pytest.mark.parametrize(
     ("counts", "said"),
     [
-        (((1, 2), (3,)), "counts must be rows from each of 2 ranks to each: given 2 x"),
+        (((1, 2), (3,)), "from each of 2 ranks to each, 2 x 2: given a list of 1 for rank 1$"),
         ((), "ranks must lie in 1..256"),
         (((1, -2), (3, 4)), "whole numbers of 0 or more: given -2"),
         (((1, 2.0), (3, 4)), "whole numbers of 0 or more: given 2.0"),
@@ -80,7 +80,7 @@ def test_width_of_a_row() -> None:
 def test_counts_that_mean_nothing(counts: Counts, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         exchange_of_tokens(Raw(), counts, 64)
-    with pytest.raises(ValueError, match="each of 3 ranks"):
+    with pytest.raises(ValueError, match=r"each of 3 ranks to each, 3 x 3: given those of 2 ranks$"):
         checked(((1, 2), (3, 4)), 3)
     with pytest.raises(ValueError, match="width must lie in"):
         row_values(Raw(), 0) or exchange_of_tokens(Raw(), ((1,),), 0)

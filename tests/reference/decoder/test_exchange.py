@@ -110,8 +110,9 @@ def test_every_choice_travels_once(drawn: tuple[int, int, list[list[int]]]) -> N
     assert torch.equal(back_NC, weight_NC)
 
 
+@pytest.mark.parametrize("gathers", [False, True])
 @pytest.mark.parametrize("scaled", [False, True])
-def test_ranks_add_up_what_their_experts_give(scaled: bool) -> None:
+def test_ranks_add_up_what_their_experts_give(scaled: bool, gathers: bool) -> None:
     """The sum over choices of weight times expert (or of the expert of what is weighted), as a loop says it, in fp64;
     one row comes back from a rank, whatever it holds of a token's experts.
     """
@@ -128,7 +129,7 @@ def test_ranks_add_up_what_their_experts_give(scaled: bool) -> None:
         for mine in (slice(experts.start, experts.stop) for experts in held)
     ]
     rows = [normal(count, 4) for count in (5, 0, 8)]
-    got = spread(spec, parts, held, range(ranks), rows, 0, ExactExchange(LocalGroup(ranks)), torch.float64)
+    got = spread(spec, parts, held, range(ranks), rows, 0, ExactExchange(LocalGroup(ranks), gathers), torch.float64)
     for x_ND, got_ND in zip(rows, got, strict=True):
         wanted_ND = torch.zeros_like(x_ND)
         for token, (numbers, weights) in enumerate(zip(*chosen(spec, parts[0], x_ND), strict=True)):
@@ -149,14 +150,15 @@ class Told(ExactExchange):
         return super().__call__(layer, way, rows, counts)
 
 
-def test_home_adds_in_fp32_and_in_the_order_of_the_ranks() -> None:
+@pytest.mark.parametrize("gathers", [False, True])
+def test_home_adds_in_fp32_and_in_the_order_of_the_ranks(gathers: bool) -> None:
     """1 + 2^24 - 2^24 is 0 in that order alone, and 1 + 2^-9 more than bf16 holds."""
     spec = Experts(3, 3, 4, gated=False)
     part = ExpertsPart(torch.ones(3, 2), None, torch.ones(1, 4, 2).bfloat16(), torch.ones(1, 2, 4).bfloat16())
     rows = [torch.ones(count, 2, dtype=torch.bfloat16) for count in (2, 0, 1)]
-    for got_ND, x_ND in zip(
-        spread(spec, [part] * 3, even(3, 3), range(3), rows, 0, Told(LocalGroup(3)), torch.bfloat16), rows, strict=True
-    ):
+    told = Told(LocalGroup(3), gathers)
+    found = spread(spec, [part] * 3, even(3, 3), range(3), rows, 0, told, torch.bfloat16)
+    for got_ND, x_ND in zip(found, rows, strict=True):
         assert torch.equal(got_ND, torch.tensor([[0.0, 1 + 2.0**-9]]).expand(len(x_ND), 2))
         assert got_ND.dtype == torch.float32
 

@@ -341,3 +341,21 @@ def test_tokens_under_a_codec_lie_within_its_bounds(kind: str, name: str, gather
     exact = Decoder(model, weights, group, exchange=ExactExchange(group))
     wanted = exact.logits(exact.forward(ids_BT))
     assert 1e-4 < float((got - wanted).norm() / wanted.norm()) < 0.5
+
+
+@pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe", "deepseek_v3", "gpt_oss", "llama4_text", "exaone_moe"])
+@pytest.mark.parametrize("name", ["a2a-int8", "a2a-int4"])
+def test_no_codec_changes_a_choice_either_way(kind: str, name: str) -> None:
+    """A rank chooses for its own tokens as they are, and what it chose travels exactly: gathered and dispatched tokens
+    give the same bits. Chosen anew of tokens that a codec rounded, qwen3_moe's strayed seven times as far.
+    """
+    model, group, ids_BT = oracles.config(kind), LocalGroup(4), ids(6, 9, 3)
+    weights = random_weights(model, 7)
+    dispatched, gathered = (
+        decoder.logits(decoder.forward(ids_BT))
+        for decoder in (
+            Decoder(model, weights, group, exchange=SchemeExchange(group, name, gathers=gathers))
+            for gathers in (False, True)
+        )
+    )
+    assert torch.equal(gathered, dispatched)
