@@ -48,7 +48,7 @@ def test_durations_are_within_the_bound_of_the_predictor(case: str) -> None:
     model, dice = paced(case), random.Random(7)
     worst = 0.0
     for _ in range(6):
-        sequences = dice.choice((0, 3, 50, 200))
+        sequences = dice.choice((0, 1, 3, 50, 200))
         context = sequences * dice.randint(1, 6000)
         chunks = [dice.randint(1, 500) for _ in range(dice.choice((0, 1, 1, 3)))]
         if not chunks and not sequences:
@@ -79,9 +79,21 @@ def test_a_line_of_decoding_holds_as_long_as_it_says(case: str) -> None:
 def test_ranks_with_sequences_of_their_own_wait_for_the_one_with_most() -> None:
     part = Share(((700, 900), (100, 100), (90, 90), (80, 80), (60, 60)), 10, 1000, 5)
     mine = busiest(part, OWN)
-    assert mine.chunks == ((700, 900),) and (mine.sequences, mine.context_tokens) == (3, 250)
+    assert mine.chunks == ((700, 900),) and (mine.sequences, mine.context_tokens) == (3, 300)
     assert busiest(part, Sharing(4)) is part
-    assert busiest(Share((), 1, 5), OWN).context_tokens == 2
+    lone = Share((), 1, 100_000)  # whole on one rank
+    assert busiest(lone, Sharing(8, 8, "dp")) == lone
+    assert busiest(Share((), 7, 10), OWN).context_tokens == 3
+    assert busiest(Share(((5, 5),)), OWN).context_tokens == 0
+
+
+def test_a_lone_sequence_is_read_whole_by_one_rank() -> None:
+    """What a token more of its context adds is what a token more of each rank's sequence adds."""
+    model = paced("own")
+    lone, each = model.line(1, 100_000), model.line(4, 400_000)
+    assert lone.per_token_s == pytest.approx(4 * each.per_token_s, rel=1e-12)
+    longer = model.line(1, 180_000)
+    assert longer.first_s == pytest.approx(lone.first_s + 80_000 * lone.per_token_s, rel=1e-9)
 
 
 def test_a_replica_of_own_sequences_keeps_a_share_of_them_whole() -> None:
