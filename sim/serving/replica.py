@@ -31,8 +31,9 @@ class Batching:
 
     token_budget: tokens of an iteration. max_sequences: requests admitted at once. chunked_prefill: prompts are cut to
     fill the budget beside decoding; without, an iteration with prompts holds whole prompts alone and decoding stands
-    still. kv_tokens: tokens whose keys and values fit the memory, handed out in blocks of kv_block. chunk_tokens: of a
-    prompt at most in an iteration, where ranks have sequences of their own and each its part of the budget.
+    still. kv_tokens: tokens whose keys and values fit the memory, handed out in blocks of kv_block; `KV_TOKENS.most`
+    of a model that keeps none. chunk_tokens: of a prompt at most in an iteration, where ranks have sequences of their
+    own and each its part of the budget.
     """
 
     token_budget: int

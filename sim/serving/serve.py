@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from thinwire.edge.limits import KV_TOKENS
 from thinwire.edge.words import shown
 from thinwire.reference.core.architecture import ModelConfig
 from thinwire.reference.core.precision import kv_of
@@ -96,18 +97,18 @@ class Paces:
         check_precisions(self.model, self.cluster, d.weights, self.profile)
         need = memory_bytes(self.model, Prompt(1, d.token_budget, d.weights, d.kv), self.healthy.sharing)
         memory = self.cluster.gpu.memory_bytes * d.memory_share
-        left = memory - need["weights"] - need["activations"]
-        kv_tokens, fit = d.kv_tokens, int(left // self.kv_bytes_per_token)
-        if kv_tokens is not None and kv_tokens > max(fit, 1):
-            raise ValueError(f"kv_tokens must lie in 1..{max(fit, 1)}, for which there is room: kv_tokens={kv_tokens}")
-        if kv_tokens is None:
-            kv_tokens = fit
-            if kv_tokens < 1:
-                raise ValueError(
-                    f"{self.model.name} ({said_of(self.model, d.weights)}) leaves no room for a KV cache on {gpus} x "
-                    f"{self.cluster.gpu.name}: weights {need['weights'] / 1e9:.1f} + activations "
-                    f"{need['activations'] / 1e9:.1f} GB of {memory / 1e9:.1f} GB a GPU"
-                )
+        left, token_bytes = memory - need["weights"] - need["activations"], self.kv_bytes_per_token
+        endless = KV_TOKENS.most if left >= 0 else 0  # of recurrences alone no context is too long
+        fit = int(left // token_bytes) if token_bytes else endless
+        if fit < 1:
+            raise ValueError(
+                f"{self.model.name} ({said_of(self.model, d.weights)}) leaves no room for a KV cache on {gpus} x "
+                f"{self.cluster.gpu.name}: weights {need['weights'] / 1e9:.1f} + activations "
+                f"{need['activations'] / 1e9:.1f} GB of {memory / 1e9:.1f} GB a GPU"
+            )
+        kv_tokens = fit if d.kv_tokens is None else d.kv_tokens
+        if kv_tokens > fit:
+            raise ValueError(f"kv_tokens must lie in 1..{fit}, for which there is room: kv_tokens={kv_tokens}")
         copies = self.healthy.sharing.ranks // self.healthy.sharing.dense_ranks  # schedulers, each with its own limits
         budget, sequences = d.token_budget * copies, d.max_sequences * copies
         chunk_tokens = d.token_budget if copies > 1 else None

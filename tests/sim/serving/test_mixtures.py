@@ -1,10 +1,15 @@
 """Iterations of mixtures and hybrids: experts shared out in every way, against the predictor."""
 
+import json
 import random
+from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import pytest
 
+from thinwire.edge.limits import KV_TOKENS
+from thinwire.reference import families
 from thinwire.reference.catalog import scheme
 from thinwire.reference.families.config import load_model
 from thinwire.sim.costs.cost import CostModel
@@ -12,13 +17,17 @@ from thinwire.sim.events.exchange import Exchanger, slowdown
 from thinwire.sim.predict import run, timeline_of
 from thinwire.sim.serving.iteration import IterationModel
 from thinwire.sim.serving.question import Deployment
-from thinwire.sim.serving.serve import Paces
+from thinwire.sim.serving.serve import Paces, serve
 from thinwire.sim.serving.table import BOUND
 from thinwire.sim.serving.workload import Iteration, Share, build, busiest, kv_bytes_per_token
 from thinwire.sim.sharing import Sharing
 
+from ...command import Capture
+from ...command import run as command
 from ..helpers import machine
+from .paces import Scripted
 
+MODELS = Path(families.__file__).parents[1] / "models"
 SENT = Sharing(4, 4, exchange="all-to-all")
 OWN = Sharing(4, 4, "dp")
 CASES = {
@@ -117,3 +126,24 @@ def test_ranks_with_sequences_of_their_own_have_a_budget_each() -> None:
     assert (limits.token_budget, limits.max_sequences, limits.chunk_tokens) == (2048, 1024, 512)
     cut = Paces(Deployment("qwen3-30b-a3b", "8xh200-nvlink", "bf16", 4, token_budget=512)).limits
     assert (cut.token_budget, cut.chunk_tokens) == (512, None)
+
+
+@pytest.fixture
+def recurrent(tmp_path: Path) -> str:
+    """A model of recurrences alone: the first three layers of Qwen3-Next."""
+    config = json.loads((MODELS / "qwen3-next-80b-a3b.json").read_text("utf-8")) | {"num_hidden_layers": 3}
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config), "utf-8")
+    return str(path)
+
+
+def test_a_model_without_a_kv_cache_has_room_for_any_context(recurrent: str, capsys: Capture) -> None:
+    engine = Deployment(recurrent, "8xh200-nvlink", "bf16", 2)
+    assert Paces(engine).limits.kv_tokens == KV_TOKENS.most
+    found = serve(engine, Scripted(((0.0, 100_000, 3), (0.0, 10, 2))), 1, warm_up_s=0).run  # type: ignore[arg-type]
+    assert (found.finished, found.refused) == (2, 0) and found.kv_most < 1e-6
+    with pytest.raises(ValueError, match="leaves no room"):
+        Paces(replace(engine, memory_share=1e-6)).limits  # noqa: B018
+    asked = ("--model", recurrent, "--cluster", "8xh200-nvlink", "--tp", "2", "--rate", "1", "--duration", "5")
+    status, said, _ = command(capsys, "serve", *asked)
+    assert status == 0 and "no KV cache" in said.replace("\n", " ")
