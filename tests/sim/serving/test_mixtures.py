@@ -147,3 +147,32 @@ def test_a_model_without_a_kv_cache_has_room_for_any_context(recurrent: str, cap
     asked = ("--model", recurrent, "--cluster", "8xh200-nvlink", "--tp", "2", "--rate", "1", "--duration", "5")
     status, said, _ = command(capsys, "serve", *asked)
     assert status == 0 and "no KV cache" in said.replace("\n", " ")
+
+
+def test_states_take_memory_whatever_the_cache_is_in() -> None:
+    """Room for every sequence's is set aside, in fp32: 2,000 of Qwen3-Next take 79 GB on two GPUs."""
+    few = Deployment("qwen3-next-80b-a3b", "8xh200-nvlink", "bf16", 2, max_sequences=10)
+    many = replace(few, max_sequences=300)
+    for kv in ("bf16", "fp8"):
+        one, other = (Paces(replace(each, kv=kv)) for each in (few, many))  # type: ignore[arg-type]
+        held = 4 * one.model.state_values(2)
+        assert (one.states_bytes, other.states_bytes) == (10 * held, 300 * held)
+        lost = (one.limits.kv_tokens - other.limits.kv_tokens) * one.kv_bytes_per_token
+        assert abs(lost - 290 * held) <= one.kv_bytes_per_token
+    with pytest.raises(ValueError, match=r"states of 2000 sequences 79\.0 GB of"):
+        Paces(replace(few, max_sequences=2000)).limits  # noqa: B018
+    said = serve(few, Scripted(((0.0, 10, 2),)), 1, warm_up_s=0).assumptions  # type: ignore[arg-type]
+    assert sum("0.395 GB a GPU are set aside for the states of 10 sequences" in sentence for sentence in said) == 1
+    plain = replace(few, model="qwen3-30b-a3b")
+    assert Paces(plain).states_bytes == 0
+    said = serve(plain, Scripted(((0.0, 10, 2),)), 1, warm_up_s=0).assumptions  # type: ignore[arg-type]
+    assert not any("states" in sentence for sentence in said)
+
+
+def test_states_of_own_sequences_are_whole_on_a_rank_and_travel_to_the_pool_that_decodes() -> None:
+    cut = Paces(Deployment("qwen3-next-80b-a3b", "8xh200-nvlink", "bf16", 2, max_sequences=10))
+    own = Paces(replace(cut.deployment, attention="dp"))
+    assert own.states_bytes == 2 * cut.states_bytes
+    for known in (cut, own):  # half of its values each, or all of every other request's
+        assert known.kept_bytes(0) == 4 * known.model.state_values(1) / 2
+        assert known.kept_bytes(100) == known.kept_bytes(0) + 100 * known.kv_bytes_per_token
