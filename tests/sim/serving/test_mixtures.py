@@ -176,3 +176,16 @@ def test_states_of_own_sequences_are_whole_on_a_rank_and_travel_to_the_pool_that
     for known in (cut, own):  # half of its values each, or all of every other request's
         assert known.kept_bytes(0) == 4 * known.model.state_values(1) / 2
         assert known.kept_bytes(100) == known.kept_bytes(0) + 100 * known.kv_bytes_per_token
+
+
+def test_a_request_must_fit_the_cache_of_one_rank_where_ranks_have_their_own() -> None:
+    engine = Deployment("qwen3-235b-a22b", "8xh200-nvlink", "bf16", 8, attention="dp")
+    paces = Paces(engine)
+    limits = paces.limits
+    assert limits.request_tokens == limits.kv_tokens // 8 and 300_000 < limits.request_tokens < 900_000
+    most = limits.request_tokens // limits.kv_block * limits.kv_block
+    rows = ((0.0, 900_000, 1), (0.0, most - 1, 1), (0.0, most, 1))
+    found = serve(engine, Scripted(rows), 1, warm_up_s=0, paces=paces).run  # type: ignore[arg-type]
+    assert (found.refused, found.finished) == (2, 1)
+    cut = Paces(Deployment("qwen3-30b-a3b", "8xh200-nvlink", "bf16", 4)).limits
+    assert cut.request_tokens == cut.kv_tokens
