@@ -177,8 +177,8 @@ def note_positions(model: ModelConfig, tokens: float) -> None:
             f"thinwire: {tokens:.10g} tokens of a sequence are beyond the {model.max_positions} positions of "
             f"{model.name}: this is what they would take, but the model was not made for them"
         )
-    if model.dtype == "float32":
-        note(f"thinwire: {model.name} is stored in float32; weights are priced as bf16, as engines load them")
+    if model.dtype in ("float32", "float64"):
+        note(f"thinwire: {model.name} is stored in {model.dtype}; weights are priced as bf16, as engines load them")
 
 
 def tables() -> ModuleType:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from thinwire.commands.options import Json, asks, given, note_positions, print_answer
+from thinwire.edge.limits import KV_TOKENS
 from thinwire.sim.question import options_of
 from thinwire.sim.serving.question import WHOSE, Service
 
@@ -82,4 +83,5 @@ def _on(found: "ServingResult") -> str:
 def _batching(limits: "Batching") -> str:
     cut = "chunked prefill" if limits.chunked_prefill else "whole prompts"
     batch = f"{limits.token_budget} tokens and {limits.max_sequences} sequences a batch"
-    return f"{batch}, {cut}, KV cache of {limits.kv_tokens} tokens"
+    cache = "no KV cache" if limits.kv_tokens == KV_TOKENS.most else f"KV cache of {limits.kv_tokens} tokens"
+    return f"{batch}, {cut}, {cache}"

@@ -23,6 +23,9 @@ from thinwire.sim.sharing import Sharing, load, sharing_of
 
 Stream = Literal["compute", "communication"]
 
+STATE_BYTES = 4
+"""Of a state's value: fp32, as `sim.costs.recurrent` above times them (a test holds both to one number)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
@@ -250,17 +253,24 @@ def attending(model: ModelConfig, mixer: Mixer, tp: int, prompt: Prompt, part: P
 
 
 def memory_bytes(model: ModelConfig, prompt: Prompt, sharing: Sharing | int) -> dict[str, float]:
-    """What one GPU must hold: weights, the prompt's KV cache, and the widest activations of a layer (all bf16 but
-    the weights and the cache).
+    """What one GPU must hold: weights, what it keeps of the prompt (KV cache and states), and the widest activations of
+    a layer (bf16).
     """
     sharing = sharing_of(sharing)
     tp, batch = sharing.dense_ranks, prompt.batch if sharing.attention == "tp" else sharing.own(prompt.batch)
-    cached = batch * (model.cache_values(tp, prompt.input_tokens) + model.state_values(tp))
+    value_bytes = KV_BITS[kv_of(model.checkpoint, prompt.kv)] / 8
     return {
         "weights": weight_bytes(model, prompt.weights, sharing),
-        "kv_cache": KV_BITS[kv_of(model.checkpoint, prompt.kv)] / 8 * cached,
+        "kv_cache": batch * (value_bytes * model.cache_values(tp, prompt.input_tokens) + state_bytes(model, sharing)),
         "activations": 2.0 * widest(model, sharing, batch * prompt.input_tokens, prompt.batch * prompt.input_tokens),
     }
+
+
+def state_bytes(model: ModelConfig, sharing: Sharing) -> int:
+    """What a rank that has a sequence keeps of it whatever its length: states, which the KV cache's precision leaves as
+    they are timed.
+    """
+    return STATE_BYTES * model.state_values(sharing.dense_ranks)
 
 
 def widest(model: ModelConfig, sharing: Sharing, tokens: int, all_tokens: int) -> float:

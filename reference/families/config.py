@@ -213,8 +213,6 @@ def _notes(given: Given, data: Mapping[str, Any], sees: bool) -> tuple[str, ...]
         found.append("only the text decoder is priced: image and audio tokens count as input tokens")
     if more := given.count("mtp"):
         found.append(f"layers for predicting more than one token are left out: {more}")
-    if _dtype(data, given.data) == "float64":
-        found.append("stored in float64: weights are priced as bf16, as engines load them")
     if given.model_type == "minimax_text_01" and not given.has("attn_type_list"):
         found.append("attn_type_list is missing: full attention in each eighth layer, as published")
     if given.family.outside is not None and given.count("hidden_size_per_layer_input"):

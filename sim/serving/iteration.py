@@ -37,7 +37,7 @@ from thinwire.sim.serving.attending import Attending, Calls, Chunk, attending
 from thinwire.sim.serving.plane import MonotonePlane
 from thinwire.sim.serving.streams import Row, Streams
 from thinwire.sim.serving.table import BOUND, MonotoneTable
-from thinwire.sim.serving.workload import Share, busiest, shares
+from thinwire.sim.serving.workload import Share, busiest, own_context, shares
 from thinwire.sim.shapes import Elementwise, Exchange, Gemm, Kernel, Rows
 from thinwire.sim.sharing import Sharing
 from thinwire.sim.workload import Kind, Op, kinds_of, vocabulary
@@ -187,15 +187,16 @@ class IterationModel:
             parts = (Share((), sequences, context_tokens),)
             return Line(self._streams_s(self._graph, parts, self._own(sequences)) + self.host_s, 0.0, 1)
         attended_s, per_token_s, until = 0.0, 0.0, math.inf
-        ranks, own = self._sharing.ranks // self._dense, self._own(sequences)
+        own = self._own(sequences)
+        mine, times = own_context(context_tokens, own, sequences), sequences / own
         for mixer, call in self._decoding(own).items():
             layers = self._mixers[mixer]
-            piece = call.piece(max(own, -(-context_tokens // ranks)))
+            piece = call.piece(mine)
             attended_s += layers * piece.seconds
-            per_token_s += layers * piece.per_token_s / ranks
-            until = min(until, piece.until * ranks)
+            per_token_s += layers * piece.per_token_s / times
+            until = min(until, piece.until * times)
         holds = FOREVER if until == math.inf else int((until - context_tokens) // sequences) + 1
-        first_s = self._graph.whole(sequences) + self._graph.head(self._own(sequences)) + self.host_s
+        first_s = self._graph.whole(sequences) + self._graph.head(own) + self.host_s
         first_s += attended_s * self._slowdown + self._decode_kernels * self._graph.gap_s
         return Line(first_s, per_token_s * self._slowdown, holds)
 

@@ -48,7 +48,7 @@ class Deployment(Placement):
             these GPUs of a cluster of its own, and auto:+1% is chosen for a prompt of token_budget tokens.
         replicas: that do both prompts and decoding; those for prompts alone where decode_replicas are given.
         token_budget, max_sequences, chunked_prefill: limits of an iteration (`sim.serving.replica.Batching`).
-        memory_share: of the GPU's memory that weights, activations and KV cache may take.
+        memory_share: of the GPU's memory that weights, activations, states and KV cache may take.
         kv_tokens: tokens the KV cache holds; None: what the memory has room for.
         policy: of the router.
         transfer_bytes_per_s: rate of one GPU's keys and values from one pool to the other.

@@ -31,8 +31,10 @@ class Batching:
 
     token_budget: tokens of an iteration. max_sequences: requests admitted at once. chunked_prefill: prompts are cut to
     fill the budget beside decoding; without, an iteration with prompts holds whole prompts alone and decoding stands
-    still. kv_tokens: tokens whose keys and values fit the memory, handed out in blocks of kv_block. chunk_tokens: of a
-    prompt at most in an iteration, where ranks have sequences of their own and each its part of the budget.
+    still. kv_tokens: tokens whose keys and values fit the memory, handed out in blocks of kv_block; `KV_TOKENS.most`
+    of a model that keeps none. chunk_tokens: of a prompt at most in an iteration, where ranks have sequences of their
+    own and each its part of the budget and of the KV cache. There a request must fit one rank's part; whether there is
+    room for it now is asked of all parts together, as if it were always free on one rank.
     """
 
     token_budget: int
@@ -51,6 +53,11 @@ class Batching:
                 f"the token budget must hold a token of every sequence: token_budget={self.token_budget}, "
                 f"max_sequences={self.max_sequences}"
             )
+
+    @property
+    def request_tokens(self) -> int:
+        """Of the KV cache, what one request may take at most."""
+        return self.kv_tokens if self.chunk_tokens is None else self.kv_tokens * self.chunk_tokens // self.token_budget
 
     def blocks(self, tokens: int) -> int:
         """Tokens of memory handed out for so many."""

@@ -227,7 +227,7 @@ class Simulation:
         for pool in (self.entry, self.decoding):
             replica = pool.replicas[0]
             again = replica.limits.blocks(prompt + output) if self.setup.changes else 0  # after a fault, at most
-            if max(replica.needs(request), again) > replica.limits.kv_tokens:
+            if max(replica.needs(request), again) > replica.limits.request_tokens:
                 self._refused += 1
                 return False
         self._system.change(1, self.env.now)

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from thinwire.edge.limits import KV_TOKENS
 from thinwire.edge.words import shown
 from thinwire.reference.core.architecture import ModelConfig
 from thinwire.reference.core.precision import kv_of
@@ -27,7 +28,7 @@ from thinwire.sim.serving.statistics import NO_SLO, Slo
 from thinwire.sim.serving.table import BOUND
 from thinwire.sim.serving.workload import kv_bytes_per_token
 from thinwire.sim.sharing import Sharing
-from thinwire.sim.workload import Prompt, memory_bytes
+from thinwire.sim.workload import STATE_BYTES, Prompt, memory_bytes, state_bytes
 from thinwire.topologies.choose import named
 from thinwire.topologies.cluster import Cluster
 
@@ -96,18 +97,22 @@ class Paces:
         check_precisions(self.model, self.cluster, d.weights, self.profile)
         need = memory_bytes(self.model, Prompt(1, d.token_budget, d.weights, d.kv), self.healthy.sharing)
         memory = self.cluster.gpu.memory_bytes * d.memory_share
-        left = memory - need["weights"] - need["activations"]
-        kv_tokens, fit = d.kv_tokens, int(left // self.kv_bytes_per_token)
-        if kv_tokens is not None and kv_tokens > max(fit, 1):
-            raise ValueError(f"kv_tokens must lie in 1..{max(fit, 1)}, for which there is room: kv_tokens={kv_tokens}")
-        if kv_tokens is None:
-            kv_tokens = fit
-            if kv_tokens < 1:
-                raise ValueError(
-                    f"{self.model.name} ({said_of(self.model, d.weights)}) leaves no room for a KV cache on {gpus} x "
-                    f"{self.cluster.gpu.name}: weights {need['weights'] / 1e9:.1f} + activations "
-                    f"{need['activations'] / 1e9:.1f} GB of {memory / 1e9:.1f} GB a GPU"
-                )
+        left = memory - need["weights"] - need["activations"] - self.states_bytes
+        token_bytes = self.kv_bytes_per_token
+        endless = KV_TOKENS.most if left >= 0 else 0  # of recurrences alone no context is too long
+        fit = int(left // token_bytes) if token_bytes else endless
+        if fit < 1:
+            states = (
+                f" + states of {d.max_sequences} sequences {self.states_bytes / 1e9:.1f}" if self.states_bytes else ""
+            )
+            raise ValueError(
+                f"{self.model.name} ({said_of(self.model, d.weights)}) leaves no room for a KV cache on {gpus} x "
+                f"{self.cluster.gpu.name}: weights {need['weights'] / 1e9:.1f} + activations "
+                f"{need['activations'] / 1e9:.1f}{states} GB of {memory / 1e9:.1f} GB a GPU"
+            )
+        kv_tokens = fit if d.kv_tokens is None else d.kv_tokens
+        if kv_tokens > fit:
+            raise ValueError(f"kv_tokens must lie in 1..{fit}, for which there is room: kv_tokens={kv_tokens}")
         copies = self.healthy.sharing.ranks // self.healthy.sharing.dense_ranks  # schedulers, each with its own limits
         budget, sequences = d.token_budget * copies, d.max_sequences * copies
         chunk_tokens = d.token_budget if copies > 1 else None
@@ -152,6 +157,17 @@ class Paces:
     def kv_bytes_per_token(self) -> float:
         """Of keys and values on one GPU, for a token of the replica's."""
         return kv_bytes_per_token(self.model, self.healthy.sharing, kv_of(self.model.checkpoint, self.deployment.kv))
+
+    @cached_property
+    def states_bytes(self) -> int:
+        """Of states on one GPU: room for all that may be admitted, as engines that keep them in slots set it aside."""
+        return self.deployment.max_sequences * state_bytes(self.model, self.healthy.sharing)
+
+    def kept_bytes(self, tokens: int) -> float:
+        """Of a request of so many tokens on one GPU, shared out as `kv_bytes_per_token`."""
+        sharing = self.healthy.sharing
+        state = state_bytes(self.model, sharing) * sharing.dense_ranks / sharing.ranks
+        return tokens * self.kv_bytes_per_token + state
 
     def changes(self, faults: Sequence[Fault]) -> tuple[Change, ...]:
         """Faults as changes of pace, those that overlap taken together."""
@@ -268,7 +284,7 @@ def serve(
         replicas=deployment.replicas,
         policy=deployment.policy,
         decode_replicas=deployment.decode_replicas,
-        transfer_s=lambda tokens: tokens * known.kv_bytes_per_token / deployment.transfer_bytes_per_s,
+        transfer_s=lambda tokens: known.kept_bytes(tokens) / deployment.transfer_bytes_per_s,
         changes=known.changes(faults),
     )
     run = Simulation(setup, load, window, slo, seed).run()
@@ -286,9 +302,7 @@ def serve(
         tp=len(known.cluster.gpus),
         replica_gpus=known.cluster.indices,
         profile=known.profile.name,
-        assumptions=tuple(
-            dict.fromkeys([*_sentences(deployment, load, known.cluster, known.scheme), *pace.sentences()])
-        ),
+        assumptions=tuple(dict.fromkeys([*_sentences(deployment, load, known), *pace.sentences()])),
         weights=said_of(known.model, deployment.weights),
         kv=kv_of(known.model.checkpoint, deployment.kv),
         sharing=known.healthy.sharing if known.model.is_mixture else None,
@@ -300,8 +314,8 @@ def _engine(deployment: Deployment) -> Deployment:
     return replace(deployment, replicas=1, decode_replicas=0, policy="least-tokens", transfer_bytes_per_s=1.0)
 
 
-def _sentences(deployment: Deployment, load: Load, cluster: Cluster, scheme: AnyScheme) -> list[str]:
-    whose = named(cluster.indices) or "the first GPUs"
+def _sentences(deployment: Deployment, load: Load, known: Paces) -> list[str]:
+    scheme, whose = known.scheme, named(known.cluster.indices) or "the first GPUs"
     said = [
         f"replicas share nothing: each has {whose} of a machine of its own; the router and the network before it take "
         "no time",
@@ -310,14 +324,20 @@ def _sentences(deployment: Deployment, load: Load, cluster: Cluster, scheme: Any
         "no prefix of a prompt is found in the cache",
         "requests of a replica that goes down are sent again at once, with the tokens they had; it comes back empty",
     ]
+    if known.states_bytes:
+        said.append(
+            f"{known.states_bytes / 1e9:.3g} GB a GPU are set aside for the states of {deployment.max_sequences} "
+            f"sequences, admitted or not, in {STATE_BYTES} bytes a value whatever the KV cache's precision"
+        )
     if deployment.policy == "least-tokens":
         said.append(
             "the router counts the prompt tokens still to be processed and, for each request under way, the load's "
             "mean output: it does not know how long an answer will be"
         )
     if deployment.decode_replicas:
+        what = "keys, values and states" if known.states_bytes else "keys and values"
         said.append(
-            f"keys and values go from the prompts' pool to the other at {deployment.transfer_bytes_per_s / 1e9:g} GB/s "
+            f"{what} go from the prompts' pool to the other at {deployment.transfer_bytes_per_s / 1e9:g} GB/s "
             "a GPU (assumed), after the prompt and beside everything else; where they wait for room they take none"
         )
     if isinstance(scheme, MixedScheme) and scheme.source:

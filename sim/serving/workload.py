@@ -142,7 +142,12 @@ def busiest(part: Share, sharing: Sharing) -> Share:
         min(held, key=lambda chunks: sum(tokens for tokens, _ in chunks)).append(chunk)
     most = max(held, key=lambda chunks: sum(tokens for tokens, _ in chunks))
     sequences = sharing.own(part.sequences)
-    return Share(tuple(most), sequences, max(sequences, sharing.own(part.context_tokens)))
+    return Share(tuple(most), sequences, own_context(part.context_tokens, sequences, part.sequences))
+
+
+def own_context(context_tokens: int, own: int, sequences: int) -> int:
+    """Of the contexts of so many sequences, those of the `own` that a rank has: a sequence lies whole on one rank."""
+    return -(-context_tokens * own // sequences) if sequences else 0
 
 
 def busiest_sampled(iteration: Iteration, sharing: Sharing) -> int:

@@ -8,7 +8,8 @@ import pytest
 import thinwire
 from thinwire.reference.core.precision import BITS, KV_BITS
 from thinwire.reference.families.config import load_model
-from thinwire.sim import api
+from thinwire.sim import api, workload
+from thinwire.sim.costs import recurrent
 from thinwire.sim.layers import precisions, said_of, weight_bytes
 from thinwire.sim.serving.question import Deployment
 from thinwire.sim.serving.serve import Paces
@@ -67,6 +68,15 @@ def test_the_cache_takes_its_bits(kv: str) -> None:
     model = load_model("llama-3-70b")
     need = memory_bytes(model, Prompt(4, 1000, "bf16", kv), 4)  # type: ignore[arg-type]
     assert need["kv_cache"] == 4000 * 80 * 2 * 2 * 128 * KV_BITS[kv] / 8  # type: ignore[index]
+
+
+def test_states_take_four_bytes_a_value_whatever_the_cache_is_in() -> None:
+    model = load_model("qwen3-next-80b-a3b")
+    states, cached = 3 * 4 * model.state_values(2), 3 * model.cache_values(2, 1000)
+    for kv in ("bf16", "fp8"):
+        need = memory_bytes(model, Prompt(3, 1000, "bf16", kv), 2)  # type: ignore[arg-type]
+        assert need["kv_cache"] == states + cached * KV_BITS[kv] / 8  # type: ignore[index]
+    assert workload.STATE_BYTES == recurrent.STATE_BYTES == 4
 
 
 def test_a_smaller_cache_serves_more_and_decodes_sooner() -> None:

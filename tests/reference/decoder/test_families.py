@@ -157,6 +157,7 @@ ELSEWHERE = {
     "mimo_v2_flash": "a sliding-window mixture like gpt_oss, beyond what was asked",
     "ernie4_5_moe": "its names are not known: tensors are lacking",
     "afmoe": "its names are not known: tensors are lacking",
+    "mistral4": "deepseek_v3 with other sizes, not tried", "hy_v3": "a mixture on llama, not tried",
 }  # fmt: skip
 
 
