@@ -125,6 +125,7 @@ class LatentDecode:
 
 
 Recurrence = Literal["delta", "mamba2", "lightning"]
+STATE_BYTES = 4  # of a state's value: fp32, timed and held
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,13 +18,10 @@ from thinwire.reference.core.scheme import Scheme
 from thinwire.reference.mixed import SITES, AnyScheme, Site, plan_of
 from thinwire.sim.choices import WEIGHTS, Kv, Weights
 from thinwire.sim.layers import After, Stage, precision, product, recurrent, stages, weight_bytes
-from thinwire.sim.shapes import Attend, Elementwise, Exchange, Gemm, Kernel, Passing, Rows
+from thinwire.sim.shapes import STATE_BYTES, Attend, Elementwise, Exchange, Gemm, Kernel, Passing, Rows
 from thinwire.sim.sharing import Sharing, load, sharing_of
 
 Stream = Literal["compute", "communication"]
-
-STATE_BYTES = 4
-"""Of a state's value: fp32, as `sim.costs.recurrent` above times them (a test holds both to one number)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,10 +24,11 @@ from typing import Any, Literal, TypeVar, get_args
 
 from thinwire.edge.tables import mapping, value_of
 from thinwire.edge.words import shown
+from thinwire.sim.shapes import STATE_BYTES
 
 Kind = Literal["delta", "mamba2", "lightning"]
 
-ELEMENT_BYTES, STATE_BYTES = 2, 4  # bf16 activations, fp32 states
+ELEMENT_BYTES = 2  # bf16 activations
 STATE = 128 * 128  # of a head of the delta net that was measured
 
 

@@ -99,7 +99,7 @@ class Bounds:
         """
         held = self.requests.prompt + self.requests.output
         block = self.limits.kv_block
-        return int((-(-held // block) * block > self.limits.kv_tokens).sum())
+        return int((-(-held // block) * block > self.limits.request_tokens).sum())
 
     def ttft_s(self, quantile: float) -> float:
         """(1) The TTFT percentile of prompts that wait for nobody, or less.

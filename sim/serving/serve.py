@@ -27,8 +27,9 @@ from thinwire.sim.serving.run import Change, Run, Setup, Simulation, Window
 from thinwire.sim.serving.statistics import NO_SLO, Slo
 from thinwire.sim.serving.table import BOUND
 from thinwire.sim.serving.workload import kv_bytes_per_token
+from thinwire.sim.shapes import STATE_BYTES
 from thinwire.sim.sharing import Sharing
-from thinwire.sim.workload import STATE_BYTES, Prompt, memory_bytes, state_bytes
+from thinwire.sim.workload import Prompt, memory_bytes, state_bytes
 from thinwire.topologies.choose import named
 from thinwire.topologies.cluster import Cluster
 

@@ -8,8 +8,7 @@ import pytest
 import thinwire
 from thinwire.reference.core.precision import BITS, KV_BITS
 from thinwire.reference.families.config import load_model
-from thinwire.sim import api, workload
-from thinwire.sim.costs import recurrent
+from thinwire.sim import api
 from thinwire.sim.layers import precisions, said_of, weight_bytes
 from thinwire.sim.serving.question import Deployment
 from thinwire.sim.serving.serve import Paces
@@ -76,7 +75,6 @@ def test_states_take_four_bytes_a_value_whatever_the_cache_is_in() -> None:
     for kv in ("bf16", "fp8"):
         need = memory_bytes(model, Prompt(3, 1000, "bf16", kv), 2)  # type: ignore[arg-type]
         assert need["kv_cache"] == states + cached * KV_BITS[kv] / 8  # type: ignore[index]
-    assert workload.STATE_BYTES == recurrent.STATE_BYTES == 4
 
 
 def test_a_smaller_cache_serves_more_and_decodes_sooner() -> None:

@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import least_squares
 
-from thinwire.sim.costs.recurrent import ELEMENT_BYTES, STATE, STATE_BYTES, Convolution, RecurrentModel, Scan
+from thinwire.sim.costs.recurrent import ELEMENT_BYTES, STATE, Convolution, RecurrentModel, Scan
+from thinwire.sim.shapes import STATE_BYTES
 from thinwire.topologies.load import load_gpu
 from thinwire.validation.fits.gpus import SYSTEMS
 from thinwire.validation.fits.published_tables import rows as table_rows
