@@ -58,7 +58,7 @@ def test_the_readme_is_short_and_narrow(pages: dict[str, str]) -> None:
 
 
 def test_every_figure_of_the_readme_stands_in_the_report(pages: dict[str, str], targets: str) -> None:
-    """Count, median, 90th percentile and worst stand together in a row of the targets, or of mixtures, which have none."""
+    """Count, median, 90th percentile and worst stand together in a row of the targets, or of mixtures without any."""
     summary = pages["README.md"].split("<!-- validation summary")[1].split("<!-- end of summary")[0]
     rows = re.findall(r"\| ([\d,]+) \| ([\d.]+%) \| ([\d.]+%) \| ([\d.]+%) \|", summary)
     assert len(rows) == 7
