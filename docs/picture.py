@@ -49,6 +49,7 @@ def ratio_of(found: Comparison, row: Prediction) -> tuple[float, float, float] |
     return known.perplexity_ratio, *known.perplexity_ratio_interval
 
 
+@plt.style.context("default", after_reset=True)
 def draw(target: Path = TARGET) -> None:
     """Write the picture."""
     plt.rcParams |= {"svg.hashsalt": "thinwire", "font.family": "sans-serif", "font.size": 10}

@@ -344,6 +344,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     PROFILES.mkdir(exist_ok=True)
     if (sys.argv[1:] if arguments is None else arguments) == ["mixtures"]:
         write_mixtures()
+        write_served_mixtures()
         return
     found = fabrics()
     for name, profile in found.items():
@@ -355,6 +356,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write_mixtures()
     write_products(found_gpus)
     write_attention(found_gpus)
+    write_served_mixtures()  # last: by the costs that the others wrote
     write(log_spreads.FILE, log_spreads.measure())
 
 
@@ -365,7 +367,6 @@ def write_mixtures() -> None:
         models = {part: getattr(found, part).to_dict() for part in MIXTURE}
         lines = {"spreads": [asdict(s) for s in found.spreads], "fits": [asdict(f) for f in found.fits]}
         write(PROFILES / f"mixture-{name}.json", {"gpu": name, **lines, **models})
-    write_served_mixtures()
     known = mixture_spreads.transferred(experts, latent, recurrent)
     write(PROFILES / "transferred-mixtures.json", {r: [asdict(s) for s in its] for r, its in known.items()})
 

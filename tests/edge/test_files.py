@@ -212,7 +212,7 @@ LONG = "a" * 300
         (("plan", LONG), "File name too long"),
         (("calibrate", "--from", LONG), "File name too long"),
         (("models", LONG), "unexpected extra argument"),
-        ((*PREDICT, "--weights", "int4"), "is not one of 'bf16', 'fp8'"),
+        ((*PREDICT, "--weights", "int3"), "is not one of 'bf16', 'fp8', 'fp8-block'"),
         ((*SERVE, "--rate", "1", "--replicas", "5000"), "replicas must lie in 1..4096: replicas=5000"),
         ((*SERVE, "--users", "1000000"), "users must lie in 1..131072"),
         ((*SERVE, "--rate", "1", "--duration", "1e9"), "duration must lie in"),

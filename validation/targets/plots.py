@@ -24,6 +24,7 @@ AGAINST = ("prefill", "trtllm", "all_reduce", "sglang", "quickreduce")  # few en
 MOST_REGIMES = 12
 
 
+@plt.style.context("default", after_reset=True)
 def draw(sections: Sequence[Section], campaign: Mapping[str, Any] | None, folder: Path) -> list[Path]:
     """Every picture that these sections and the kept campaign give, into `folder`; their paths."""
     plt.rcParams |= {"svg.hashsalt": "thinwire", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9}

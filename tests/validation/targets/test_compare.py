@@ -59,6 +59,7 @@ B200 = "single rows of its fp8 table are off by up to 2x (docs/decisions/003-gem
 CLIFF = (
     "published times jump twofold between 8 and 16 MiB; one rate of encoded buffers cannot follow: 5 of 42 signs wrong"
 )
+EDGE = "4.01 %, of 4: on another CPU, whose LAPACK rounds otherwise, 3.97 %"
 GB200 = "its rows in bf16 are another engine's than those of its relatives (published/README.md, 11)"
 SWITCHLESS = "that host has no switch: kernels' stores move about 1 GB/s a rank there (docs/decisions/026-presets.md)"
 NEAR_ONE = "one of seven: at 1 MiB both kinds take nearly the same"
@@ -66,6 +67,7 @@ ODD_RANKS = "rings of 6 and 7 of 8 B200 take the figures of 8 ranks, 18 % too sl
 OTHERS = "hosts of a kind differ so: the part between hosts is for that (docs/decisions/028-hosts.md)"
 MISSED = {
     "gemm.gb200.bf16.shape": GB200,
+    "gemm.b300-sxm.bf16.shape": EDGE,
     "baselines.nccl.2026.large": ODD_RANKS,
     "baselines.nccl.hosts.large": OTHERS,
     "baselines.nccl.hosts.small": OTHERS,
