@@ -84,6 +84,31 @@ def test_compare(capsys: Capture) -> None:
     assert [row["ttft_ms"] for row in found["rows"]] == sorted(row["ttft_ms"] for row in found["rows"])
 
 
+def test_predict_says_what_a_gpu_holds(capsys: Capture) -> None:
+    held = document(capsys, *PREDICT)["memory_gb_per_gpu"]
+    assert list(held) == ["weights", "kv_cache", "activations"] and held["weights"] == pytest.approx(16.06 / 4, rel=0.2)
+    _, out, _ = run(capsys, *PREDICT)
+    assert f"memory a GPU: {held['weights']:.1f} weights + " in out and f"= {sum(held.values()):.1f} of 48.3 GB" in out
+
+
+def test_compare_of_a_mixture_says_whose_accuracy_is_unknown(capsys: Capture) -> None:
+    """Codecs of what is not sent cost nothing: then the scheme has the accuracy of what is left of it."""
+    asked = (*changed(COMPARE, "--model", "qwen3-30b-a3b"), "--schemes", "bf16,flash-int4,a2a-int4")
+    ratios = {}
+    for way in ("tp", "dp"):
+        given = (*asked, "--attention", way)
+        rows = {row["scheme"]: row["accuracy"] for row in document(capsys, *given)["rows"]}
+        ratios[way] = {name: known and known["perplexity_ratio"] for name, known in rows.items()}
+        _, out, _ = run(capsys, *given)
+        assert ("was not measured: a2a-int4" in " ".join(out.split())) == (way == "dp")
+    exact, lossy = ratios["tp"]["bf16"], ratios["tp"]["flash-int4"]
+    assert ratios == {
+        "tp": {"bf16": exact, "flash-int4": lossy, "a2a-int4": exact},
+        "dp": {"bf16": exact, "flash-int4": exact, "a2a-int4": None},
+    }
+    assert lossy > exact
+
+
 def test_compare_is_over_the_baseline_it_is_told(capsys: Capture) -> None:
     found = document(capsys, *COMPARE, "--schemes", "bf16,nccl,flash-int4", "--baseline", "nccl")
     assert found["baseline"]["scheme"] == "nccl"

@@ -17,10 +17,11 @@ from thinwire.sim.costs.profile import Profile, Quantity, fabric_profile, fabric
 from thinwire.sim.costs.shipped import PROFILES
 from thinwire.sim.costs.spread import ANOTHER_HOST, CONFIDENCE, UNKNOWN, Spread, find, sum_interval
 from thinwire.sim.events.timeline import Carried, Fold, Span, Timeline
-from thinwire.sim.interval import Term, interval_of, interval_of_exchange, kernel_spread, kernels_of
+from thinwire.sim.interval import Term, interval_of, interval_of_exchange, kernel_spread, kernels_of, whole_spread
 from thinwire.sim.predict import WhatIf, predict
+from thinwire.sim.question import Question
 from thinwire.sim.report import NOTABLE, Prediction, host_sentence
-from thinwire.sim.shapes import Attend, Elementwise, Gemm
+from thinwire.sim.shapes import Attend, DecodeAttend, Elementwise, Gemm, RoutedExperts
 from thinwire.sim.workload import Prompt, build
 
 from .helpers import CATALOG, close, machine, made_up, small, switched
@@ -494,3 +495,17 @@ def test_whole_prefills_of_mixtures_are_spread_by_those_served() -> None:
     assert own == short and short.high > long.high > 0 and "as served" in long.source
     dense = api.predict(model="qwen3-32b", cluster="8xh200-nvlink", scheme="bf16", batch=16).interval.prefill
     assert dense.high < long.high and "as served" not in dense.source
+
+
+def test_steps_of_mixtures_are_spread_apart() -> None:
+    """Decoding as served is off otherwise than prompts, whatever its rows."""
+    found = api.place(Question(model="qwen3-30b-a3b", cluster="8xh200-nvlink", scheme="bf16"))
+    cost = CostModel(found.profile, found.cluster.gpu, "graph")
+    experts = RoutedExperts("experts", 64, 32, 128, 2048, 96, True, "bf16")
+    rows = Gemm("qkv", 100_000, 1024, 2048, "bf16")
+    decode = DecodeAttend("attention", 8, 8 * 4096, 4, 1, 128, None)
+    step, prompt = (
+        whole_spread(dict(enumerate(kernels)), cost)  # type: ignore[arg-type]
+        for kernels in ((experts, rows, decode), (experts, rows))
+    )
+    assert (step.part, prompt.part, prompt.up_to) == ("step", "prefill", None)
