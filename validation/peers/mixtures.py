@@ -10,7 +10,6 @@ default. Whole batches are put together of its passes and steps as thinwire's ar
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -18,10 +17,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from thinwire.reference.quality.downloads import cache_folder
 from thinwire.validation.peers.mixture_report import markdown
 from thinwire.validation.peers.mixture_rows import asked
-from thinwire.validation.peers.peers import HERE, RAW, REPORTS, Worker, environment, text_of
+from thinwire.validation.peers.peers import HERE, RAW, Worker, environment, program
 
 PEER = "aiconfigurator"
 FILE = RAW.with_name("peers-mixtures.json")
@@ -61,22 +59,12 @@ def read(path: Path) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0, or 2 where the peer cannot be installed or started."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--report", action="store_true", help="from the raw file, without asking the peer")
-    parser.add_argument("--raw", type=Path, default=FILE, help="the raw file")
-    parser.add_argument("--reports", type=Path, default=REPORTS, help="folder of the report")
-    parser.add_argument("--folder", type=Path, default=cache_folder() / "peers", help="of the environment")
-    given = parser.parse_args(arguments)
-    try:
-        if not given.report:
-            given.raw.write_text(text_of(measure(given.folder)), "utf-8")
-        raw = read(given.raw)
-    except ValueError as error:
-        print(f"peers: {error}", file=sys.stderr)
-        return 2
-    (given.reports / REPORT).write_text(markdown(raw), "utf-8")
-    print(f"written: {given.reports / REPORT}")
-    return 0
+
+    def report(raw: Path, reports: Path) -> str:
+        (reports / REPORT).write_text(markdown(read(raw)), "utf-8")
+        return str(reports / REPORT)
+
+    return program(__doc__, FILE, measure, report, arguments)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -256,20 +256,39 @@ def write(raw: Mapping[str, Any], reports: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0, or 2 where peers cannot be installed or started."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def report(raw: Path, reports: Path) -> str:
+        write(read(raw), reports)
+        return f"{reports / 'peers.md'} and its twin peers.json"
+
+    return program(__doc__, RAW, measure, report, arguments)
+
+
+def program(
+    about: str | None,
+    raw: Path,
+    ask: Callable[[Path], Mapping[str, Any]],
+    report: Callable[[Path, Path], str],
+    arguments: Sequence[str] | None,
+) -> int:
+    """A command that asks peers and writes a report. about: its help. raw: where answers lie unless told. ask: answers,
+    given the environments' folder. report: writes from the raw file into a folder, and says what. Exit status as
+    `main`.
+    """
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--report", action="store_true", help="from the raw file, without asking the peers")
-    parser.add_argument("--raw", type=Path, default=RAW, help="the raw file")
+    parser.add_argument("--raw", type=Path, default=raw, help="the raw file")
     parser.add_argument("--reports", type=Path, default=REPORTS, help="folder of the report")
     parser.add_argument("--folder", type=Path, default=cache_folder() / "peers", help="of the environments")
     given = parser.parse_args(arguments)
     try:
         if not given.report:
-            given.raw.write_text(text_of(measure(given.folder)), "utf-8")
-        write(read(given.raw), given.reports)
+            given.raw.write_text(text_of(ask(given.folder)), "utf-8")
+        written = report(given.raw, given.reports)
     except ValueError as error:
         print(f"peers: {error}", file=sys.stderr)
         return 2
-    print(f"written: {given.reports / 'peers.md'} and its twin peers.json")
+    print(f"written: {written}")
     return 0
 
 
