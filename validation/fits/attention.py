@@ -36,7 +36,7 @@ from thinwire.sim.costs.attention import (
 )
 from thinwire.topologies.load import load_gpu
 from thinwire.validation.fits.gpus import SYSTEMS
-from thinwire.validation.fits.published_tables import PUBLISHED
+from thinwire.validation.fits.published_tables import PUBLISHED, Columns
 
 Floats = npt.NDArray[np.float64]
 HEAD_DIM = 128
@@ -79,7 +79,7 @@ or three times as much moves no left-out median by more than 0.7 points."""
 
 
 @dataclass(frozen=True)
-class Rows:
+class Rows(Columns):
     """Columns of the csv as arrays of one length [R]; time in seconds."""
 
     batch: Floats
@@ -87,13 +87,6 @@ class Rows:
     heads: Floats
     kv_heads: Floats
     time_s: Floats
-
-    def __len__(self) -> int:
-        return len(self.time_s)
-
-    def only(self, keep: npt.NDArray[np.bool_]) -> Rows:
-        """The rows where `keep` [R] is true."""
-        return Rows(self.batch[keep], self.length[keep], self.heads[keep], self.kv_heads[keep], self.time_s[keep])
 
     @property
     def attended(self) -> Floats:

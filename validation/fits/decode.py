@@ -24,7 +24,7 @@ from thinwire.sim.costs.decode_attention import ELEMENT_BYTES, SHARE_NODES, Deco
 from thinwire.topologies.load import load_gpu
 from thinwire.validation.fits.attention import HEAD_DIM, masks, read_columns, tabulate, transfer
 from thinwire.validation.fits.gpus import SYSTEMS
-from thinwire.validation.fits.published_tables import PUBLISHED
+from thinwire.validation.fits.published_tables import PUBLISHED, Columns
 
 Floats = npt.NDArray[np.float64]
 Masks = npt.NDArray[np.bool_]
@@ -70,7 +70,7 @@ moves no median by more than 0.1 points."""
 
 
 @dataclass(frozen=True)
-class Rows:
+class Rows(Columns):
     """Columns of the csv as arrays of one length [R]: sequences, the context of each (new token counted), time in s."""
 
     batch: Floats
@@ -81,14 +81,6 @@ class Rows:
     head_dim: int = HEAD_DIM
     value_bytes: float = ELEMENT_BYTES
     packed: int = 1
-
-    def __len__(self) -> int:
-        return len(self.time_s)
-
-    def only(self, keep: Masks) -> Rows:
-        """The rows where `keep` [R] is true."""
-        columns = self.batch[keep], self.context[keep], self.heads[keep], self.kv_heads[keep], self.time_s[keep]
-        return Rows(*columns, self.head_dim, self.value_bytes, self.packed)
 
     @property
     def units(self) -> Floats:

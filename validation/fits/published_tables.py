@@ -2,8 +2,13 @@
 
 import csv
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
 
 PUBLISHED = Path(__file__).parents[1] / "published"
 
@@ -26,3 +31,17 @@ def select(table: str, **wanted: str | int) -> Iterator[tuple[int, Row]]:
     for number, row in enumerate(rows(table)):
         if all(row[column] == str(value) for column, value in wanted.items()):
             yield number, row
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Rows of a table as arrays of one length [R], the first field among them; other fields hold for all rows."""
+
+    def __len__(self) -> int:
+        return len(getattr(self, fields(self)[0].name))
+
+    def only(self, keep: npt.NDArray[np.bool_]) -> Self:
+        """The rows where `keep` [R] is true."""
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        kept: dict[str, Any] = {name: v[keep] for name, v in values.items() if isinstance(v, np.ndarray)}
+        return replace(self, **kept)

@@ -25,6 +25,7 @@ from scipy.optimize import least_squares
 from thinwire.sim.costs.experts import ACTIVATION_BYTES, ROWS_AXIS, VALUE_BYTES, ExpertsModel, GroupedKernels
 from thinwire.topologies.load import load_gpu
 from thinwire.validation.fits.gpus import SYSTEMS
+from thinwire.validation.fits.published_tables import Columns
 from thinwire.validation.fits.published_tables import rows as table_rows
 
 Floats = npt.NDArray[np.float64]
@@ -89,7 +90,7 @@ def is_minor(row: Mapping[str, str]) -> bool:
 
 
 @dataclass(frozen=True)
-class Rows:
+class Rows(Columns):
     """Rows of one GPU and precision as arrays of one length [R]; `shape`: of which model, a number; `line`: of the
     file.
     """
@@ -106,16 +107,6 @@ class Rows:
     shape: Ints
     line: Ints
     shapes: tuple[Shape, ...]
-
-    def __len__(self) -> int:
-        return len(self.time_s)
-
-    def only(self, keep: npt.NDArray[np.bool_]) -> Rows:
-        """The rows where `keep` [R] is true."""
-        arrays: dict[str, Any] = {
-            name: getattr(self, name)[keep] for name in Rows.__dataclass_fields__ if name != "shapes"
-        }
-        return Rows(**arrays, shapes=self.shapes)
 
 
 @cache

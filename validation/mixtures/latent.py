@@ -29,6 +29,7 @@ from thinwire.sim.costs.latent import ELEMENT_BYTES, INNER_DIM, LatentCache, Lat
 from thinwire.sim.costs.shipped import profile_of
 from thinwire.topologies.load import load_gpu
 from thinwire.validation.fits.gpus import SYSTEMS
+from thinwire.validation.fits.published_tables import Columns
 from thinwire.validation.fits.published_tables import rows as table_rows
 from thinwire.validation.mixtures.experts import table
 
@@ -46,7 +47,7 @@ at the start."""
 
 
 @dataclass(frozen=True)
-class Rows:
+class Rows(Columns):
     """Rows of one GPU and phase as arrays of one length [R]. `tokens`: of a sequence's prompt, or context with the new
     token; `rest_s`: what a module runs besides, by our own products; `alone`: attention, no module.
     """
@@ -58,14 +59,6 @@ class Rows:
     time_s: Floats
     alone: Masks
     line: npt.NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.time_s)
-
-    def only(self, keep: Masks) -> Rows:
-        """The rows where `keep` [R] is true."""
-        arrays: dict[str, Any] = {name: getattr(self, name)[keep] for name in Rows.__dataclass_fields__}
-        return Rows(**arrays)
 
 
 def shipped_products(gpu: str) -> GemmModel:

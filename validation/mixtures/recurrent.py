@@ -22,6 +22,7 @@ from thinwire.sim.costs.recurrent import ELEMENT_BYTES, STATE, Convolution, Recu
 from thinwire.sim.shapes import STATE_BYTES
 from thinwire.topologies.load import load_gpu
 from thinwire.validation.fits.gpus import SYSTEMS
+from thinwire.validation.fits.published_tables import Columns
 from thinwire.validation.fits.published_tables import rows as table_rows
 from thinwire.validation.mixtures.experts import table
 from thinwire.validation.mixtures.latent import SMALL, named, robust, rounded, soft
@@ -38,7 +39,7 @@ Key = tuple[str, str, str, str]  # GPU, kind, phase (prefill, decode), part (con
 
 
 @dataclass(frozen=True)
-class Rows:
+class Rows(Columns):
     """Rows of one kernel on one GPU as arrays of one length [R]; `length`: of a sequence."""
 
     batch: Floats
@@ -49,14 +50,6 @@ class Rows:
     value_dim: Floats
     time_s: Floats
     line: npt.NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.time_s)
-
-    def only(self, keep: Masks) -> Rows:
-        """The rows where `keep` [R] is true."""
-        arrays: dict[str, Any] = {name: getattr(self, name)[keep] for name in Rows.__dataclass_fields__}
-        return Rows(**arrays)
 
 
 @cache

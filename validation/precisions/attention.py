@@ -26,7 +26,7 @@ from thinwire.topologies.load import load_gpu
 from thinwire.validation.fits import decode as fit_decode
 from thinwire.validation.fits.attention import masks
 from thinwire.validation.fits.gpus import SYSTEMS
-from thinwire.validation.fits.published_tables import PUBLISHED
+from thinwire.validation.fits.published_tables import PUBLISHED, Columns
 from thinwire.validation.fits.spreads import KEY_REGIMES, by_regime
 
 Floats = npt.NDArray[np.float64]
@@ -40,7 +40,7 @@ SCALE = 0.08  # errors beyond this count less and less, as in fits/
 
 
 @dataclass(frozen=True)
-class Rows:
+class Rows(Columns):
     """Measured calls as arrays of one length [R]; tokens: of a sequence, the new ones counted; seconds."""
 
     batch: Floats
@@ -48,13 +48,6 @@ class Rows:
     heads: Floats
     kv_heads: Floats
     time_s: Floats
-
-    def __len__(self) -> int:
-        return len(self.time_s)
-
-    def only(self, keep: npt.NDArray[np.bool_]) -> "Rows":
-        """The rows where `keep` [R] is true."""
-        return Rows(self.batch[keep], self.tokens[keep], self.heads[keep], self.kv_heads[keep], self.time_s[keep])
 
 
 def read_rows(table: str) -> dict[str, dict[Variant, Rows]]:
