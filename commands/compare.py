@@ -88,7 +88,7 @@ def compare(
         raise ValueError("Missing option '--model'.")
     from thinwire.sim import api
     from thinwire.sim.grounds import grounds, together
-    from thinwire.sim.verdict import Limit, judged
+    from thinwire.sim.verdict import Limit, best, judged
 
     limit = Limit(max_perplexity, max_lookups_lost)
     asked = api.schemes_for(question) if wanted is None else wanted
@@ -105,7 +105,7 @@ def compare(
         plain |= resting(grounds(row), verbose)
     line = command_line("compare", question, *options(own), without=("scheme",))
     document = {
-        **envelope(line), **document, **resting(together([found.baseline, *found.rows]), verbose),
+        **envelope(line), **document, **resting(together([found.baseline, *found.rows], [best(found, limit) or found.baseline]), verbose),
         "question": question.given(without=("scheme",)),
     }  # fmt: skip
 

@@ -12,8 +12,8 @@ PIPED, LEAST, MOST = 80, 60, 400  # columns: narrower terminals wrap lines of 60
 class Paper(Console):
     """A console that looks how wide it is whenever it writes: what it writes to may have changed."""
 
-    @property
-    def size(self) -> ConsoleDimensions:  # type: ignore[override,misc]  # nobody sets it
+    @property  # type: ignore[misc]  # rich's can be set, and nobody does
+    def size(self) -> ConsoleDimensions:
         """Columns and lines."""
         if sys.stdout.isatty():
             width, height = super().size
