@@ -104,8 +104,9 @@ def compare(
     for plain, row in zip([document["baseline"], *document["rows"]], [found.baseline, *found.rows], strict=True):
         plain |= resting(grounds(row), verbose)
     line = command_line("compare", question, *options(own), without=("scheme",))
+    ground = together([found.baseline, *found.rows], [best(found, limit) or found.baseline])
     document = {
-        **envelope(line), **document, **resting(together([found.baseline, *found.rows], [best(found, limit) or found.baseline]), verbose),
+        **envelope(line), **document, **resting(ground, verbose),
         "question": question.given(without=("scheme",)),
     }  # fmt: skip
 

@@ -65,8 +65,8 @@ class Fitted:
             self._write([self.columns[at].head for at in widths], widths, "bold")
         for row in self.rows:
             if row.across is not None:
-                words = Text(f"-- {row.across} ")
-                say(words.plain + "-" * max(0, whole - words.cell_len), "dim", indent=3)
+                words = f"-- {row.across} "
+                say(words + "-" * max(0, whole - cell_len(words)), "dim", indent=3)
             else:
                 self._write([row.cells[at] for at in widths], widths, row.style)
         if left:
