@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from thinwire.commands.options import Json, factors, option_of, print_answer, tables
+from thinwire.edge.amounts import whole
 from thinwire.edge.limits import COUNTS_BYTES, MESSAGE
 from thinwire.edge.reading import UnreadableError, text
 from thinwire.edge.words import cut, shown
@@ -17,7 +18,15 @@ MOST_ROWS = MESSAGE.most // 2  # each is one bf16 value at least
 def collective(
     cluster: option_of(Placement, "cluster"),  # type: ignore[valid-type]
     scheme: option_of(Placement, "scheme"),  # type: ignore[valid-type]
-    nbytes: Annotated[int, typer.Option("--bytes", help="Bytes of bf16, in nccl-tests' size convention.")],
+    nbytes: Annotated[
+        int,
+        typer.Option(
+            "--bytes",
+            parser=whole,
+            metavar="BYTES",
+            help="Bytes of bf16, in nccl-tests' size convention: 8M is 8388608.",
+        ),
+    ],
     tp: option_of(Placement, "tp") = None,  # type: ignore[valid-type]
     gpus: option_of(Placement, "gpus") = None,  # type: ignore[valid-type]
     nodes: option_of(Placement, "nodes") = None,  # type: ignore[valid-type]

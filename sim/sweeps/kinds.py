@@ -160,8 +160,8 @@ def file_of(axes: type[Table]) -> type[Table]:
 
 
 _COLUMNS: Mapping[str, Column] = {
-    "degree": "int64", "count": "int64", "whole": "int64", "tokens": "float64", "positive": "float64",
-    "amount": "float64", "flag": "bool_",
+    "degree": "int64", "count": "int64", "length": "int64", "whole": "int64", "tokens": "float64",
+    "positive": "float64", "amount": "float64", "flag": "bool_",
 }  # fmt: skip
 
 

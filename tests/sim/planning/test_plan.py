@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from thinwire.commands.plan import assumptions, flips
+from thinwire.commands.serving.plan import assumptions, flips
 from thinwire.reference.mixed import find
 from thinwire.sim.api import decodes_exactly
 from thinwire.sim.costs.shipped import load_profile

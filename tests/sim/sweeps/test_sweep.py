@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from thinwire.commands.sweep import Engine
+from thinwire.commands.serving.sweep import Engine
 from thinwire.sim import api
 from thinwire.sim.question import Question
 from thinwire.sim.sweeps import engines
