@@ -161,6 +161,13 @@ def given(context: typer.Context, name: str) -> bool:
 # ---- answers
 
 
+def envelope(command: str) -> dict[str, str]:
+    """What every document begins with: the version that made it, and the command that was asked."""
+    from thinwire import __version__
+
+    return {"version": __version__, "command": command}
+
+
 def print_answer(document: Any, as_json: bool, show: Callable[[], None]) -> None:
     """One JSON document on standard output, or what `show` prints for people."""
     try:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from thinwire.commands.options import Json, note, print_answer
+from thinwire.commands.frame.progress import working
+from thinwire.commands.options import Json, envelope, print_answer
 
 if TYPE_CHECKING:
-    from thinwire.sim.planning.file import Asked, TargetsTable
-    from thinwire.sim.planning.plan import Outcome, Plan
+    from thinwire.sim.planning.file import Asked
+    from thinwire.sim.planning.plan import Plan
 
 
 def plan(
@@ -24,6 +26,9 @@ def plan(
         ),
     ] = None,
     no_changes: Annotated[bool, typer.Option("--no-changes", help="Leave out what small changes would flip.")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Every candidate and what ruled it out, and what the answer rests on.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """The cheapest deployment that keeps TTFT, TPOT and accuracy under a load."""
@@ -32,13 +37,19 @@ def plan(
 
     asked = read(Path(file))
     wanted = [asked.what_if(text) for text in what_if or ()]
-    planner = Planner(asked.problem, note)
-    found = planner.solve()
-    said = planner.binding(found)
-    changes = [planner.solve(change, frontier=False) for change in ([] if no_changes else asked.changes())]
-    answers = [planner.solve(change, frontier=False) for change in wanted]
+    small = [] if no_changes else asked.changes()
+    with working("plan", "candidates", total=len(asked.problem.candidates) * (1 + len(small) + len(wanted))) as work:
+        settled = count(1)
+        planner = Planner(asked.problem, lambda line: work.update(next(settled), at=line.partition(":")[0]))
+        found = planner.solve()
+        said = planner.binding(found)
+        changes, answers = ([planner.solve(each, frontier=False) for each in given] for given in (small, wanted))
+    from thinwire.commands.serving.planned import show, verdict
+
     shown = (asked, found, said, changes, answers)
-    print_answer(document(*shown), as_json, lambda: show(*shown))
+    print_answer(
+        envelope("plan") | {"verdict": verdict(asked, found)} | document(*shown), as_json, lambda: show(*shown, explain)
+    )
 
 
 def document(asked: Asked, plan: Plan, said: list[str], changes: list[Plan], answers: list[Plan]) -> dict[str, Any]:
@@ -132,101 +143,3 @@ def decided(asked: Asked) -> list[str]:
             return ["accuracy decides nothing, neither who is admitted nor who is preferred"]
         case _:
             return []
-
-
-def _wanted(targets: TargetsTable) -> str:
-    """The target on accuracy, as whoever decides holds it."""
-    if targets.accuracy_from == "none":
-        return ", any accuracy"
-    if targets.accuracy_from == "published":
-        share = "any share" if targets.perplexity_ratio is None else f"{2 - targets.perplexity_ratio:.4g}"
-        return f", {share} of a published score kept"
-    return "" if targets.perplexity_ratio is None else f", perplexity ratio {targets.perplexity_ratio:g}"
-
-
-def _judged(outcome: Outcome) -> str:
-    """Who decided on its accuracy."""
-    if outcome.judged is None:
-        return ""
-    share = "" if outcome.judged.by != "published" or outcome.judged.share is None else f" {outcome.judged.share:.1%}"
-    return f"{outcome.judged.by}{share}"
-
-
-def _published(plan: Plan) -> list[str]:
-    """The figures that admitted somebody, once each; who was refused by them says so himself."""
-    said = [
-        f"{o.candidate.scheme} at TP {o.candidate.tp}: {o.judged.said}"
-        for o in plan.outcomes
-        if o.judged is not None and o.judged.by == "published" and not o.judged.refused
-    ]
-    return list(dict.fromkeys(said))
-
-
-def _cell(outcome: Outcome | None) -> str:
-    if outcome is None:
-        return "nothing keeps the targets"
-    c = outcome.candidate
-    return f"{outcome.replicas} x TP {c.tp}{c.where} of {c.cluster}, {c.scheme}, {c.token_budget} / {c.max_sequences}"
-
-
-def show(asked: Asked, plan: Plan, said: list[str], changes: list[Plan], answers: list[Plan]) -> None:
-    """For people."""
-    from thinwire.commands.tables import console
-
-    best, file = plan.cheapest, asked.file
-    targets = file.targets
-    wants = f"TTFT p{targets.ttft.percentile} {targets.ttft.seconds * 1e3:g} ms"
-    if targets.tpot is not None:
-        wants += f", TPOT p{targets.tpot.percentile} {targets.tpot.seconds * 1e3:g} ms"
-    wants += _wanted(targets)
-    console.print(f"{file.model} ({asked.inputs.words}), {file.load.rate_per_s:g} requests/s; {wants}")
-    if best is None:
-        console.print("[bold]No deployment of the search keeps the targets.[/bold]")
-    else:
-        console.print(f"[bold]{_cell(best)}: {best.cost:.4g} {file.currency} an hour[/bold]")
-    for line in said:
-        console.print(f"  binding: {line}")
-    of = "cost and TTFT" if targets.accuracy_from == "none" else "cost, TTFT and accuracy"
-    console.print(_outcomes(f"Frontier of {of}, each at the fewest replicas", plan.frontier, asked))
-    console.print(_outcomes("Candidates", plan.outcomes, asked, why=True))
-    for line in _published(plan):
-        console.print(f"  {line}", markup=False)
-    for title, found in (("Small changes", changes), ("What if", answers)):
-        if found:
-            console.print(_changes(title, plan, found))
-    counts = ", ".join(f"{number} {why}" for why, number in plan.count().items())
-    console.print(f"{len(plan.outcomes)} candidates: {counts}; {plan.simulations} runs simulated")
-    for line in assumptions(asked):
-        console.print(f"- {line}")
-
-
-def _outcomes(title: str, outcomes: tuple[Outcome, ...], asked: Asked, why: bool = False) -> Any:
-    from rich.table import Table
-
-    from thinwire.sim.serving.statistics import ms
-
-    targets = asked.problem.targets
-    heads = ["cluster", "TP", "scheme", "batch", "replicas", f"{asked.file.currency}/h", "perplexity", "accuracy by"]
-    heads += [f"TTFT p{targets.ttft_quantile * 100:g}"]
-    heads += [] if asked.file.targets.tpot is None else [f"TPOT p{targets.tpot_quantile * 100:g}"]
-    table = Table(*heads, *(["why"] if why else []), title=title, title_justify="left", box=None, pad_edge=False)
-    for o in outcomes:
-        c = o.candidate
-        least = "" if o.least_replicas is None else f">= {o.least_replicas}"
-        row = [c.cluster, f"{c.tp}{c.where}", c.scheme, f"{c.token_budget}/{c.max_sequences}"]
-        row += [least if o.replicas is None else str(o.replicas), "" if o.cost is None else f"{o.cost:.2f}"]
-        row += ["" if o.ratio is None else f"{o.ratio:.4f}", _judged(o), "" if o.ttft is None else ms(o.ttft)]
-        row += [] if asked.file.targets.tpot is None else ["" if o.tpot is None else ms(o.tpot)]
-        table.add_row(*row, *([o.why if o.why == "fits" else f"{o.why}: {o.reason}"] if why else []))
-    return table
-
-
-def _changes(title: str, plan: Plan, found: list[Plan]) -> Any:
-    from rich.table import Table
-
-    table = Table(title, "cheapest", "cost/h", "flips", box=None, pad_edge=False)
-    for changed in found:
-        best = changed.cheapest
-        cost = "" if best is None else f"{best.cost:.2f}"
-        table.add_row(str(changed.what_if), _cell(best), cost, ", ".join(flips(plan, changed)) or "nothing")
-    return table

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, create_model, model_validator
 
+from thinwire.edge.reading import beside
 from thinwire.edge.words import shown
 from thinwire.reference.core.architecture import ModelConfig
 from thinwire.reference.core.scheme import Scheme
@@ -337,7 +338,7 @@ def read(path: Path) -> Asked:
 
 
 def read_inputs(path: Path) -> Inputs:
-    """The same before it is a problem."""
+    """The same before it is a problem. Paths in the file are relative to it."""
     document = Document(path, "the plan")
     file: PlanFile = document.check(_PlanFile, document.data)
     wanted = tuple(dict.fromkeys(file.search.clusters or file.prices))
@@ -349,20 +350,24 @@ def read_inputs(path: Path) -> Inputs:
     clusters: dict[str, Cluster] = {}
     for name in wanted:
         try:
-            clusters[name] = load_cluster(name)
+            clusters[name] = load_cluster(_beside(path, name))
         except ValueError as error:
             raise document.refuse(("prices", name), str(error)) from None
     schemes: dict[str, AnyScheme] = {}
     for place, scheme in enumerate(file.search.schemes):
         try:
-            schemes[scheme] = find(scheme)
+            schemes[scheme] = find(_beside(path, scheme))
         except ValueError as error:
             raise document.refuse(("search", "schemes", place), str(error)) from None
     try:
-        model = load_model(file.model)
+        model = load_model(_beside(path, file.model))
     except ValueError as error:
         raise document.refuse(("model",), str(error)) from None
     return Inputs(file, model, clusters, schemes)
+
+
+def _beside(file: Path, name: str) -> str:
+    return beside(file.parent, name, "the plan's file")
 
 
 def _raw(scheme: AnyScheme) -> bool:
