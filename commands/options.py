@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 Q = TypeVar("Q", bound=Placement)
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="All that it rests on, not the few that matter.")]
 Compressed = Annotated[
     Compress, typer.Option(help="Positions compressed, for the accuracy: prompts alone, answers exact; or all.")
 ]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from thinwire.commands.frame.columns import Column, table
 from thinwire.commands.serving.plan import assumptions, flips
 from thinwire.commands.tables import console
-from thinwire.edge.quantities import ratio_text, time_pm, time_text
-from thinwire.sim.serving.statistics import Estimate
+from thinwire.edge.quantities import ratio_text, time_text
+from thinwire.sim.serving.statistics import Estimate, time
 
 if TYPE_CHECKING:
     from thinwire.sim.planning.file import Asked, TargetsTable
@@ -29,7 +29,7 @@ def verdict(asked: Asked, plan: Plan) -> str:
     said = [f"TTFT p{targets.ttft_quantile * 100:g} {time(best.ttft)} of {time_text(targets.ttft_s)} allowed"]
     if asked.file.targets.tpot is not None and best.tpot is not None:
         said.append(f"TPOT p{targets.tpot_quantile * 100:g} {time(best.tpot)} of {time_text(targets.tpot_s)}")
-    return f"Cheapest: {cell(best)}, {best.cost:.4g} {asked.file.currency} an hour; {', '.join(said)}."
+    return f"Cheapest: {cell(best)}, {best.cost:.2f} {asked.file.currency} an hour; {', '.join(said)}."
 
 
 def show(
@@ -48,7 +48,9 @@ def show(
     for title, found in (("Small changes: what would flip it", changes), ("What if", answers)):
         if found:
             _heading(title)
-            console.print(_changes(plan, found))
+            changes_table = _changes(plan, found)
+            if changes_table is not None:
+                console.print(changes_table)
     counts = ", ".join(f"{number} {why}" for why, number in plan.count().items())
     _heading(f"{len(plan.outcomes)} candidates: {counts}; {plan.simulations} runs simulated")
     if not explain:
@@ -75,11 +77,6 @@ def _say(text: str, style: str | None = None) -> None:
 def _heading(text: str) -> None:
     console.print()
     _say(text, style="bold")
-
-
-def time(estimate: Estimate) -> str:
-    """`0.81 s ±0.05`."""
-    return time_text(estimate.value) if not estimate.half_width else time_pm(estimate.value, estimate.half_width)
 
 
 def cell(outcome: Outcome | None) -> str:
@@ -163,18 +160,21 @@ def _line(o: Outcome) -> str:
     return f"{o.candidate}: {o.reason}" + (f" ({', '.join(known)})" if known else "")
 
 
-def _changes(plan: Plan, found: Sequence[Plan]) -> object:
-    best = [changed.cheapest for changed in found]
+def _changes(plan: Plan, found: Sequence[Plan]) -> object | None:
+    """What flips the answer, and what it then is."""
+    flipped = [(changed, flips(plan, changed)) for changed in found]
+    rows = [(changed, what) for changed, what in flipped if what]
+    if still := [str(changed.what_if) for changed, what in flipped if not what]:
+        _say(f"- nothing flips with {', '.join(still)}")
+    if not rows:
+        return None
+    best = [changed.cheapest for changed, _ in rows]
     return table(
         (
-            Column("change", [str(changed.what_if) for changed in found], text=True),
+            Column("change", [str(changed.what_if) for changed, _ in rows], text=True),
             Column("cost/h", ["" if b is None or b.cost is None else f"{b.cost:.2f}" for b in best]),
-            Column("flips", [", ".join(flips(plan, changed)) or "nothing" for changed in found], text=True),
-            Column(
-                "cheapest",
-                [cell(b) if flips(plan, changed) else "as above" for b, changed in zip(best, found, strict=True)],
-                text=True,
-            ),
+            Column("flips", [", ".join(what) for _, what in rows], spare=1, text=True),
+            Column("cheapest then", [cell(b) for b in best], text=True),
         ),
         console.width,
     )

@@ -1,7 +1,7 @@
 """The serving face: a deployment, a load and faults in, percentiles out. Look-ups around `sim.serving.run`."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -33,6 +33,8 @@ from thinwire.sim.sharing import Sharing
 from thinwire.sim.workload import Prompt, memory_bytes, state_bytes
 from thinwire.topologies.choose import named
 from thinwire.topologies.cluster import Cluster
+
+Watch = Callable[[float, float], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +272,7 @@ def serve(
     batches: int = 20,
     paces: Paces | None = None,
     headroom: bool = False,
+    watch: Watch = lambda at_s, until_s: None,
 ) -> ServingResult:
     """Simulate a deployment under a load.
 
@@ -280,6 +283,7 @@ def serve(
         seed: of everything drawn. The same arguments give the same result, byte for byte.
         paces: of an earlier call for the same engine, to spare its set-up.
         headroom: find the most requests a second that can be served, too (`sim.serving.headroom`): a run of its own.
+        watch: is told how many seconds of how many are simulated, a few times a run.
 
     Raises:
         ValueError: what `predict` raises, a model that leaves no room for a KV cache, a fault of a replica that is not
@@ -302,7 +306,7 @@ def serve(
         transfer_s=lambda tokens: known.kept_bytes(tokens) / deployment.transfer_bytes_per_s,
         changes=known.changes(faults),
     )
-    run = Simulation(setup, load, window, slo, seed).run()
+    run = Simulation(setup, load, window, slo, seed, lambda at_s: watch(at_s, duration_s)).run()
     most = capacity(setup, load, seed) if headroom and run.finished else None
     return ServingResult(
         deployment=deployment,
@@ -366,8 +370,13 @@ def _sentences(deployment: Deployment, load: Load, known: Paces) -> list[str]:
     return said
 
 
-def answer(service: Service, paces: Paces | None = None, headroom: bool = False) -> ServingResult:
-    """Simulate what `thinwire serve` was asked. paces, headroom: as in `serve`. ValueError as `serve`, and for no load
+def answer(
+    service: Service,
+    paces: Paces | None = None,
+    headroom: bool = False,
+    watch: Watch = lambda at_s, until_s: None,
+) -> ServingResult:
+    """Simulate what `thinwire serve` was asked. paces, headroom, watch: as in `serve`. ValueError as `serve`, and for no load
     or two.
     """
     service.source()
@@ -382,6 +391,7 @@ def answer(service: Service, paces: Paces | None = None, headroom: bool = False)
         warm_up_s=service.warm_up,
         paces=paces,
         headroom=headroom,
+        watch=watch,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from thinwire.edge.quantities import power_of, rounded, time_text
+from thinwire.edge.quantities import time_text
 from thinwire.sim.api import answer
 from thinwire.sim.grounds import Ground, Kind, grounds
 from thinwire.sim.question import Question, placement_of
@@ -12,7 +12,7 @@ from thinwire.sim.report import Prediction
 from thinwire.sim.serving.arrivals import ClosedLoop
 from thinwire.sim.serving.headroom import rate_of
 from thinwire.sim.serving.serve import ServingResult
-from thinwire.sim.serving.statistics import NO_SLO, QUANTILES, Estimate, Slo
+from thinwire.sim.serving.statistics import NO_SLO, QUANTILES, Estimate, Slo, plus_minus
 
 OWN_ERROR = (
     "Each ± is the simulation's alone, 95 % over batches of requests; how far the durations of iterations may be off "
@@ -28,7 +28,9 @@ def verdict(found: ServingResult) -> str:
 
 
 def _saturated(found: ServingResult) -> str:
-    return "saturated: more arrives than is served, so these numbers grow with the duration" if found.run.saturated else ""
+    return (
+        "saturated: more arrives than is served, so these numbers grow with the duration" if found.run.saturated else ""
+    )
 
 
 def _kept(found: ServingResult) -> str:
@@ -72,12 +74,29 @@ def _served(found: ServingResult) -> Estimate:
     return Estimate(found.run.ttft.count / (window.duration_s - window.warm_up_s), None)
 
 
-def plus_minus(estimate: Estimate, unit: float = 1.0) -> str:
-    """`3.56 ±0.06`, digits as the interval allows; a dash where there is nothing to estimate."""
-    value, half = estimate.value / unit, estimate.half_width
-    if math.isnan(value):
-        return "-"
-    if not half:
-        return rounded(value, power_of(value))
-    power = power_of(value, half / unit)
-    return f"{rounded(value, power)} ±{rounded(max(half / unit, 10.0**power), power)}"
+def model_error(found: ServingResult) -> Prediction | None:
+    """A prompt that fills an iteration, predicted: how far off its time may be, durations of iterations may. None where
+    there is no such prompt: sequences of every rank's own, of which one is none.
+    """
+    d = found.deployment
+    try:
+        return answer(Question(**placement_of(d), input_tokens=d.token_budget))
+    except ValueError:
+        return None
+
+
+def rests_on(found: ServingResult, alone: Prediction | None) -> tuple[Ground, ...]:
+    """What the numbers rest on, the widest share of the interval of a prompt alone first. alone: that prompt."""
+    first = () if alone is None else tuple(ground for ground in grounds(alone) if ground.share)
+    known = {ground.text for ground in first}
+    return (*first, *(Ground(text, _kind(text)) for text in found.assumptions if text not in known))
+
+
+def _kind(text: str) -> Kind:
+    """Of a sentence that no prediction alone has: about queues, decoding, or a size that others had not."""
+    return next((kind for word, kind in _WORDS if word in text), "rule")
+
+
+_WORDS: tuple[tuple[str, Kind], ...] = (
+    ("(measured", "measured"), ("no measurement", "assumed"), ("assumed", "assumed"), ("datasheet", "datasheet"),
+)  # fmt: skip

@@ -22,11 +22,14 @@ from thinwire.edge.reading import text as read_text
 from thinwire.edge.words import place
 from thinwire.reference.core.precision import PLAIN
 from thinwire.reference.families.config import load_model, model_names
-from thinwire.reference.mixed import auto_budget, find
+from thinwire.reference.mixed import AnyScheme, auto_budget, find
+from thinwire.sim.choices import Compress
 from thinwire.sim.costs.profile import Profile
 from thinwire.sim.costs.shipped import load_profile
+from thinwire.sim.quality.figures import figure
 from thinwire.sim.question import Inquiry, Option, Placement, options_of
 from thinwire.sim.schema import SHIPPED, from_file, left_out, type_of
+from thinwire.sim.verdict import lossless
 from thinwire.topologies.choose import text_of
 from thinwire.topologies.load import cluster_names, load_cluster
 from thinwire.topologies.units import Table

@@ -15,6 +15,7 @@ from thinwire.sim.serving.arrivals import Trace
 from thinwire.sim.serving.question import SOURCES, WHOSE, Service
 from thinwire.sim.serving.serve import Paces, answer
 from thinwire.sim.serving.statistics import QUANTILES
+from thinwire.sim.sharing import acting
 from thinwire.sim.sweeps.kinds import (
     LOADERS,
     Column,
@@ -30,7 +31,6 @@ from thinwire.sim.sweeps.kinds import (
     perplexity_ratio,
     with_values,
 )
-from thinwire.sim.sharing import acting
 from thinwire.topologies.choose import text_of
 
 MOST_TRACE_BYTES = 1 << 24  # it travels inside every task that plays it
