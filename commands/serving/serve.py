@@ -27,9 +27,7 @@ def serve(
     question: Service,
     headroom: Annotated[
         bool,
-        typer.Option(
-            "--headroom/--no-headroom", help="Find the most requests a second that can be served, in a run more."
-        ),
+        typer.Option("--headroom/--no-headroom", help="Find the most requests a second it could serve: a run more."),
     ] = True,
     verbose: Verbose = False,
     as_json: Json = False,
@@ -77,7 +75,7 @@ def _show(found: ServingResult, alone: Prediction | None, rests: Sequence[Ground
     """For people."""
     from thinwire.commands.frame.columns import Column, table
     from thinwire.commands.tables import console
-    from thinwire.sim.serving.statistics import plus_minus, time
+    from thinwire.sim.serving.statistics import NO_SLO, plus_minus, time
     from thinwire.sim.serving.verdict import OWN_ERROR, verdict
 
     run, limits = found.run, found.limits
@@ -91,11 +89,11 @@ def _show(found: ServingResult, alone: Prediction | None, rests: Sequence[Ground
     )
     rows = {"TTFT": run.ttft, "TPOT": run.tpot, "whole answer": run.latency}
     columns = [Column("", [*rows], text=True), Column("mean", [time(one.mean) for one in rows.values()], spare=1)]
-    for q in run.ttft.percentiles:  # where there is no room, what is between goes first
+    for q in run.ttft.percentiles:  # where there is no room p95, between the others, goes first
         cells = [time(one.percentiles[q]) for one in rows.values()]
-        columns.append(Column(f"p{q * 100:g}", cells, spare={0.95: 2, 0.9: 0}.get(q, 0)))
+        columns.append(Column(f"p{q * 100:g}", cells, spare=2 if q == 0.95 else 0))
     console.print(table(columns, console.width))
-    kept = "" if run.attainment != run.attainment or run.slo == type(run.slo)() else " that keep the SLO"
+    kept = "" if run.slo == NO_SLO else " that keep the SLO"
     console.print(
         f"{run.ttft.count} requests counted of {run.arrived}; refused {run.refused}, unfinished {run.unfinished}, sent "
         f"again {run.restarts}. {plus_minus(run.goodput_per_s)} requests/s{kept}, "

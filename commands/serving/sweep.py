@@ -1,19 +1,19 @@
 """`thinwire sweep`: a grid of predictions, serving runs or plans into a Parquet file."""
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from thinwire.commands.options import Json, note, print_answer
+from thinwire.commands.frame.progress import working
+from thinwire.commands.options import Json, envelope, note, print_answer
 
 if TYPE_CHECKING:
-    from thinwire.sim.sweeps.sweep import Report, Watch
+    from thinwire.sim.sweeps.sweep import Report
 
 
 Engine = Literal["local", "dask", "ray"]  # where a sweep runs; a test holds them to engines.ENGINES
+FAILED = 1  # the status of a sweep with points that failed; 2 is bad input
+SHOWN = 5  # reasons in full; --json has all
 
 
 def sweep(
@@ -26,43 +26,37 @@ def sweep(
     workers: Annotated[int | None, typer.Option(help="Local processes, one a core when left out.")] = None,
     as_json: Json = False,
 ) -> None:
-    """A grid of predictions, serving runs or plans into a Parquet file; a stopped run goes on."""
+    """A grid of predictions, serving runs or plans into a Parquet file; a stopped run goes on.
+
+    Status 1: all points were tried, and some failed; their rows say why, and how many of which reason is printed.
+    """
     from thinwire.sim.sweeps.sweep import sweep as run
 
     try:
-        with _bar() as watch:
-            found = run(spec, out, engine, address, workers, watch)
+        with working("sweep", "points") as work:
+            found = run(spec, out, engine, address, workers, lambda done, total, _: work.update(done, total))
     except KeyboardInterrupt:
         note("thinwire: stopped; the same command goes on with what is done")
         raise
     if found.left_out:
         rows = f"{found.left_out} rows of other points or of another thinwire"
         note(f"thinwire: left out {rows} that were in {found.out}")
-    print_answer(found.to_dict(), as_json, lambda: print(_sentence(found)))
+    print_answer(envelope("sweep") | found.to_dict(), as_json, lambda: _show(found))
+    if found.failed:
+        raise typer.Exit(FAILED)
 
 
-def _sentence(found: "Report") -> str:
+def _show(found: "Report") -> None:
+    from thinwire.commands.tables import console
+
     speed = f" in {found.seconds:.1f} s, {found.computed / found.seconds:.3g} a second" if found.computed else ""
-    return (
-        f"{found.points} points in {found.out}, {found.failed} of them failed (columns error_type and error); "
-        f"{found.computed} computed{speed}; {found.resumed} were there"
+    failed = f"{found.failed} of them failed" if found.failed else "none failed"
+    console.print(
+        f"{found.points} points in {found.out}, {failed}; {found.computed} computed{speed}; {found.resumed} were there",
+        markup=False,
     )
-
-
-@contextmanager
-def _bar() -> "Iterator[Watch | None]":
-    """A progress bar on standard error, for people."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("points"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("sweep", total=None)
-
-        def watch(done: int, total: int, _: Any) -> None:
-            progress.update(task, completed=done, total=total)
-
-        yield watch
+    for reason in found.reasons[:SHOWN]:
+        console.print(f"- {reason.points} x {reason.error_type}: {reason.error}", markup=False)
+    if more := found.reasons[SHOWN:]:
+        points = sum(reason.points for reason in more)
+        console.print(f"- {points} more for {len(more)} other reasons: --json, or the columns error_type and error")

@@ -376,8 +376,8 @@ def answer(
     headroom: bool = False,
     watch: Watch = lambda at_s, until_s: None,
 ) -> ServingResult:
-    """Simulate what `thinwire serve` was asked. paces, headroom, watch: as in `serve`. ValueError as `serve`, and for no load
-    or two.
+    """Simulate what `thinwire serve` was asked. paces, headroom, watch: as in `serve`. ValueError as `serve`,
+    and for no load or two.
     """
     service.source()
     limits = {"ttft_s": service.slo_ttft_ms, "tpot_s": service.slo_tpot_ms}

@@ -28,9 +28,9 @@ def verdict(found: ServingResult) -> str:
 
 
 def _saturated(found: ServingResult) -> str:
-    return (
-        "saturated: more arrives than is served, so these numbers grow with the duration" if found.run.saturated else ""
-    )
+    if not found.run.saturated:
+        return ""
+    return "saturated: more arrives than is served, so these numbers grow with the duration"
 
 
 def _kept(found: ServingResult) -> str:

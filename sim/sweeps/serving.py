@@ -75,9 +75,9 @@ def _summary(name: str) -> dict[str, Column]:
 
 
 _COUNTED = ("arrived", "finished", "refused", "unfinished", "restarts")
-# The run, as in `serve --json`: half_width is half a 95 % confidence interval, over batches of requests. speedup: the mean
-# TTFT of the sweep's row that differs in its scheme alone, which is the file's baseline, over this; null where there is
-# no such row. perplexity_ratio: null where nobody measured it.
+# The run, as in `serve --json`: half_width is half a 95 % confidence interval, over batches of requests. speedup: the
+# mean TTFT of the sweep's row that differs in its scheme alone, which is the file's baseline, over this; null where
+# there is no such row. perplexity_ratio: null where nobody measured it.
 RESULTS: Mapping[str, Column] = {
     **{f"requests_{name}": "int64" for name in _COUNTED},
     **_summary("ttft_ms"), **_summary("tpot_ms"), **_summary("latency_ms"),

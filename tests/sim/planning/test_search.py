@@ -10,7 +10,7 @@ from thinwire.sim.planning.bounds import Bounds, Requests, Targets
 from thinwire.sim.planning.plan import AS_GIVEN, Candidate, Engine, Outcome, Plan, Planner, Problem, WhatIf
 from thinwire.sim.serving.replica import Batching
 from thinwire.sim.serving.run import Window
-from thinwire.sim.serving.statistics import Estimate, ms
+from thinwire.sim.serving.statistics import Estimate, time
 
 from .test_plan import LOAD, WINDOW, Floored, problem
 
@@ -97,7 +97,7 @@ def test_as_many_replicas_as_are_allowed_are_allowed() -> None:
     found = planner.solve().cheapest
     assert least is not None and least > 1 and found is not None and found.replicas is not None
     assert found.ttft is not None
-    assert found.reason == f"{found.replicas} replicas, TTFT p95 {ms(found.ttft)}"
+    assert found.reason == f"{found.replicas} replicas, TTFT p95 {time(found.ttft)}"
     for most, why in ((least, "fits"), (least - 1, "capacity bound")):
         assert Planner(replace(busy, max_replicas=most))._rule(ONE, AS_GIVEN).why == why
     assert Planner(replace(busy, max_replicas=found.replicas)).solve().cheapest is not None
