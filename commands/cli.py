@@ -35,6 +35,7 @@ COMMANDS: Mapping[str, str] = {
     "clusters": "catalogs",
     "gpus": "catalogs",
     "cluster": "catalogs",
+    "doctor": "doctor",
 }
 
 

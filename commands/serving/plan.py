@@ -54,6 +54,8 @@ def plan(
 
 def document(asked: Asked, plan: Plan, said: list[str], changes: list[Plan], answers: list[Plan]) -> dict[str, Any]:
     """`plan --json`."""
+    from thinwire.commands.serving.planned import assumptions
+
     best = plan.cheapest
     return {
         "model": asked.file.model,
@@ -77,6 +79,8 @@ def document(asked: Asked, plan: Plan, said: list[str], changes: list[Plan], ans
 
 
 def _answer(plan: Plan, changed: Plan) -> dict[str, Any]:
+    from thinwire.commands.serving.planned import flips
+
     best = changed.cheapest
     return {
         "change": str(changed.what_if),
@@ -84,62 +88,3 @@ def _answer(plan: Plan, changed: Plan) -> dict[str, Any]:
         "flips": flips(plan, changed),
         "simulations": changed.simulations,
     }
-
-
-def flips(plan: Plan, changed: Plan) -> list[str]:
-    """What a change makes different: the machine, the scheme, the number of replicas ...; nothing: []."""
-    before, after = plan.cheapest, changed.cheapest
-    if before is None or after is None:
-        return [] if before is after else ["feasibility"]
-    names = ("cluster", "tp", "gpus", "scheme", "token_budget", "max_sequences")
-    found = [name for name in names if getattr(before.candidate, name) != getattr(after.candidate, name)]
-    return found if before.replicas == after.replicas else [*found, "replicas"]
-
-
-def assumptions(asked: Asked) -> list[str]:
-    """What the answer rests on."""
-    window = asked.problem.window
-    known = map(asked.inputs.measured, asked.problem.candidates)
-    titles = {figure.title for figure in known if figure is not None}
-    return [
-        "prices are the file's: "
-        + "; ".join(f"{name} {asked.file.prices[name].per_gpu_hour:g}, {asked.file.prices[name].source}"
-                    for name in asked.clusters),
-        "GPUs are paid for one by one: a replica of fewer GPUs than its machine has costs what it uses",
-        f"percentiles are of one simulated run of {window.duration_s:g} s (seed {asked.problem.seed}), the first "
-        f"{window.warm_up_s:g} s not counted, the same requests for every candidate; a target is kept if the value is, "
-        "intervals (95 %) are of batch means",
-        "more replicas never do worse: checked one below each answer found by simulation, not everywhere",
-        f"perplexity ratios are of {' and '.join(sorted(titles)) or 'no model'}, as measured: no promise for another",
-        *counted(asked),
-        *decided(asked),
-        "replicas may still be filling when the run ends: that counts as kept where Little's law says that they have "
-        "the room, and the run is longer than an answer",
-        "replicas are those of thinwire serve, with its assumptions",
-    ]  # fmt: skip
-
-
-def counted(asked: Asked) -> list[str]:
-    """Whose perplexity is of prompts alone, and whose of every position."""
-    every = dict.fromkeys(c.scheme for c in asked.problem.candidates if c.tp > 1 and asked.inputs.compress(c) == "all")
-    if not every:
-        return ["they are of exact answers behind compressed prompts: decode's messages go uncompressed here"]
-    return [
-        f"they are of every position compressed, decode's too, on some machine or TP degree, for {', '.join(every)}: "
-        "the gate is off, or finds decode's messages sooner compressed; +exempt-last-1 decodes exactly in any case"
-    ]
-
-
-def decided(asked: Asked) -> list[str]:
-    """What decided on accuracy, where it was not those ratios."""
-    match asked.file.targets.accuracy_from:
-        case "published":
-            return [
-                "accuracy is decided by what others published: of the rows that match a scheme, of "
-                f"{asked.inputs.model.name} where there are any, the worst must keep its share of a score; most are "
-                "the word of who makes the scheme, under other engines and prompts. Perplexity ratios decide nothing"
-            ]
-        case "none":
-            return ["accuracy decides nothing, neither who is admitted nor who is preferred"]
-        case _:
-            return []

@@ -78,7 +78,7 @@ def test_a_house_that_fills_is_no_miss_unless_the_run_is_shorter_than_an_answer(
 def test_a_bound_says_what_it_is_and_what_was_asked() -> None:
     bound_ms = Planner(problem(candidates=(ONE,)))._rule(ONE, AS_GIVEN).ttft_bound_s * 1e3
     ruled = Planner(problem(candidates=(ONE,), targets=Targets(0.95, 1.2345e-3)))._rule(ONE, AS_GIVEN)
-    assert ruled.reason == f"at least {bound_ms:.4g} ms however many replicas, target 1.234 ms"
+    assert ruled.reason == f"at least {bound_ms:.3g} ms however many replicas, target 1.23 ms"
 
 
 @pytest.mark.parametrize(("ratio", "why"), [(1.05, "fits"), (1.0500001, "accuracy"), (0.9, "fits")])

@@ -184,4 +184,4 @@ def test_digits_are_those_that_the_interval_allows() -> None:
     assert (
         plus_minus(Estimate(0.2256, 0.04)) == "0.226 ±0.040" and plus_minus(Estimate(0.2256, 0.04), -2) == "0.23 ±0.04"
     )
-    assert plus_minus(Estimate(123456.0, 0.0)) == "123000"
+    assert plus_minus(Estimate(123456.0, 0.0)) == "123500"
