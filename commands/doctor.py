@@ -28,7 +28,7 @@ SMI_S, RANKS_S = 10.0, 60.0  # after which they are given up
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """A line of the package's metadata. extra: whose it is, "" of all. of_ours: extras of thinwire that it stands for."""
+    """A line of the package's metadata. extra: whose it is, "" of all. of_ours: extras of ours that it stands for."""
 
     name: str
     least: str

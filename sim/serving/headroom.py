@@ -81,10 +81,10 @@ def _means(load: Load) -> tuple[float, float]:
 
 
 def _users(setup: Setup, prompt: float, output: float) -> int:
-    """Enough that somebody waits, and prompts for an iteration: more only take longer to come round."""
+    """Enough that somebody waits, and prompts for an iteration of those who have a place: more only take longer."""
     limits = setup.limits
     places = min(limits.max_sequences, max(1, int(limits.kv_tokens / (prompt + output))))
-    ahead = max(2, math.ceil(2 * limits.token_budget / prompt))
+    ahead = max(2, min(places, math.ceil(2 * limits.token_budget / prompt)))
     return min((places + ahead) * (setup.replicas + setup.decode_replicas), USERS.most)
 
 

@@ -1,4 +1,4 @@
-"""What long commands say: a line every so often where nobody watches, a bar where somebody does, nothing of short ones."""
+"""What long commands say: a line every so often where nobody watches, a bar where somebody does, short ones nothing."""
 
 import io
 import time
