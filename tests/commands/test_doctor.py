@@ -14,7 +14,7 @@ from thinwire.commands.doctor import Extra, Requirement, _release, extras_of, gp
 from ..command import Capture, run
 
 LINES = (
-    "numpy>=1.26", "typer>=0.29", 'torch>=2.6; extra == "reference"', 
+    "numpy>=1.26", "typer>=0.29", 'torch>=2.6; extra == "reference"',
     "triton>=3.6; platform_system == \"Linux\" and extra == 'kernels'",
     'pyarrow>=17; extra == "sweep"', 'dask[distributed]>=2024.8; extra == "dask"', 'thinwire[sweep]; extra == "dask"',
     'thinwire[dask,sweep,self]; extra == "all"', 'thinwire[self]; extra == "self"',

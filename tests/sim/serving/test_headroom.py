@@ -27,13 +27,11 @@ def test_a_plain_server_serves_one_over_its_time(replicas: int, prompt: int, out
 
 
 def test_a_full_batch_that_decodes_serves_a_place_each_turn() -> None:
-    """Prompts of a token take nothing: `places` answers of `n` tokens each end after n iterations."""
+    """All places begin and end together: an iteration for the prompts, and one for each token behind the first."""
     places, tokens = 8, 50
-    limits = Batching(64, places, 1 << 30)
     pace = Linear(iteration_s=0.02, prompt_s=0.0, sequence_s=1e-3)
-    found = capacity(Setup(pace, limits, 1), Drawn(1.0, Fixed(1), Geometric(tokens)))
-    # An iteration with all places full takes 28 ms and ends a fiftieth of them, but the first token is the prompt's.
-    assert found.value == pytest.approx(places / tokens / 0.028, rel=0.03)
+    found = capacity(Setup(pace, Batching(64, places, 1 << 30), 1), Drawn(1.0, Fixed(1), Fixed(tokens)))
+    assert found.value == pytest.approx(places / (0.02 + (tokens - 1) * (0.02 + places * 1e-3)), rel=0.01)
 
 
 @pytest.mark.parametrize(
