@@ -13,12 +13,15 @@ WORDS = {
 }  # fmt: skip
 
 
-def rests_on(found: Sequence[Ground], verbose: bool) -> None:
-    """The grounds that make most of the interval, and how many others there are; all of them, by class, if verbose."""
+def rests_on(found: Sequence[Ground], verbose: bool, of: str = "the interval's width") -> None:
+    """The grounds that make most of an interval, and how many others there are; all of them, by class, if verbose.
+
+    of: what their shares are of.
+    """
     first = leading(found)
     heading("Rests on")
     for ground in first:
-        item(f"{ground.text} [{percent_text(ground.share, 1)} of the interval's width]")
+        item(f"{ground.text} [{percent_text(ground.share, 1)} of {of}]")
     rest = [ground for ground in found if ground not in first]
     if not rest:
         return
