@@ -49,6 +49,7 @@ class Prediction:
     cost: CostModel = field(repr=False, compare=False)
     kernels: Kernels = field(repr=False, compare=False)
     sharing: Sharing
+    slow_ranks: Mapping[int, float] = field(default_factory=dict)  # rank -> factor on its kernels
 
     @property
     def acting(self) -> AnyScheme:
