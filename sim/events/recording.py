@@ -4,7 +4,7 @@ A recorder watches the network while the engine runs (`engine.Engine.watch`). It
 only who draws a trace asks for one.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
@@ -70,12 +70,14 @@ class Recording:
     coded: tuple[Coded, ...]
     loaded: tuple[Loaded, ...]
 
-    def unrolled(self, items: Sequence[Item]) -> Iterator[Item]:
-        """The items of the whole pass, repeats shifted as their layers are, in order of layer."""
+    def unrolled(self, items: Sequence[Item], layers: Callable[[int], bool] = lambda layer: True) -> Iterator[Item]:
+        """The items of the whole pass, of layers that are wanted, repeats shifted as their layers are; in order of
+        layer.
+        """
         by_layer: dict[int, list[Item]] = {}
         for item in items:
             by_layer.setdefault(item.layer, []).append(item)
-        for at in self.timeline.laid_out():
+        for at in filter(lambda at: layers(at.layer), self.timeline.laid_out()):
             for item in by_layer.get(at.simulated, ()):
                 begin_s, end_s = item.begin_s + at.shift_s, item.end_s + at.shift_s
                 yield item._replace(layer=at.layer, begin_s=begin_s, end_s=end_s)
@@ -107,7 +109,8 @@ class Recorder:
 
     def sent(self, batch: Batch, indices: Ints, now_s: float) -> None:
         """See `network.Watch`."""
-        assert (tag := batch.tag) is not None
+        tag = batch.tag
+        assert tag is not None
         layer = self._program[tag.exchange].layer
         latency_s = self.routes.latency_s[batch.pairs[indices]]
         for i, latency in zip(indices.tolist(), latency_s.tolist(), strict=True):
