@@ -33,7 +33,7 @@ def predict(
 
 
 def _write(found: "Prediction", trace: str) -> None:
-    from thinwire.sim.tracing import write_trace
+    from thinwire.sim.traces.write import write_trace
 
     if trace in ("", "-", "/dev/stdout"):
         raise ValueError(f"--trace takes the path of a file, standard output is the prediction's: {shown(trace)}")

@@ -36,7 +36,7 @@ from thinwire.sim.predict import WhatIf
 from thinwire.sim.question import Placement, Question, question_of
 from thinwire.sim.report import Prediction
 from thinwire.sim.sharing import Sharing
-from thinwire.sim.views import OfComparison
+from thinwire.sim.showing.views import OfComparison
 from thinwire.sim.workload import Prompt
 from thinwire.topologies.choose import choose
 from thinwire.topologies.cluster import Cluster, Gpu

@@ -33,7 +33,7 @@ from thinwire.sim.interval import (
 from thinwire.sim.layers import precisions, said_of
 from thinwire.sim.shapes import FP8_ROWS
 from thinwire.sim.sharing import Sharing, acting
-from thinwire.sim.views import OfPrediction
+from thinwire.sim.showing.views import OfPrediction
 from thinwire.sim.workload import Prompt, memory_bytes
 from thinwire.topologies.cluster import Cluster
 

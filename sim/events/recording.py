@@ -59,7 +59,7 @@ class Loaded(NamedTuple):
 Item = TypeVar("Item", Moved, Coded, Loaded)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Recording:
     """A run: its spans, and all that crossed links. Of simulated layers, as `Timeline.simulated`."""
 

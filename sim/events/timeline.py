@@ -6,7 +6,7 @@ seen to recur exactly, so a reader never notices which way a prediction was made
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal, NamedTuple
 
 SAME_TIME = 1e-12  # of the whole: an end and the start it causes may differ by rounding once repeats are shifted
@@ -86,7 +86,7 @@ class Breakdown:
 class Timeline:
     """Spans of a prefill. `simulated` are those that were run; `spans()` is all of them."""
 
-    simulated: tuple[Span, ...]
+    simulated: tuple[Span, ...] = field(repr=False)
     folds: tuple[Fold, ...]
     ttft_s: float
 

@@ -25,7 +25,7 @@ from thinwire.sim.serving.arrivals import Drawn
 from thinwire.sim.serving.replica import Batching
 from thinwire.sim.serving.run import Run, Setup, Simulation, Window
 from thinwire.sim.serving.statistics import Estimate, ms
-from thinwire.sim.views import OfPlan
+from thinwire.sim.showing.views import OfPlan
 from thinwire.topologies.choose import named
 
 Why = Literal[

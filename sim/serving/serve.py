@@ -29,7 +29,7 @@ from thinwire.sim.serving.table import BOUND
 from thinwire.sim.serving.workload import kv_bytes_per_token
 from thinwire.sim.shapes import STATE_BYTES
 from thinwire.sim.sharing import Sharing
-from thinwire.sim.views import OfServing
+from thinwire.sim.showing.views import OfServing
 from thinwire.sim.workload import Prompt, memory_bytes, state_bytes
 from thinwire.topologies.choose import named
 from thinwire.topologies.cluster import Cluster

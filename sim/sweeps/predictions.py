@@ -7,8 +7,8 @@ from thinwire.reference.families.config import load_model
 from thinwire.sim import api
 from thinwire.sim.costs.shipped import load_profile
 from thinwire.sim.question import Question
+from thinwire.sim.showing.views import prediction_row
 from thinwire.sim.sweeps.kinds import Column, Once, Row, Values, kind_of, names, with_values
-from thinwire.sim.views import prediction_row
 
 # What was predicted; null where that failed.
 RESULTS: Mapping[str, Column] = {

@@ -4,15 +4,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from thinwire.edge.words import cut, place, shown
-from thinwire.sim.display import Displayed, Row, axes, needed, one_line, plain
+from thinwire.sim.showing.display import Axes, Displayed, Row, axes, entitle, needed, one_line, plain
 from thinwire.sim.sweeps.kinds import Kind
 from thinwire.sim.sweeps.spec import KINDS
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 MOST_SERIES = 12  # of a picture
 # By kind: the first column of what was found, those of the point stand before it; and what matters most of it.
@@ -80,7 +77,7 @@ class Results(Displayed):
         names = names if any(row["error"] is not None for row in rows) else names[:-1]
         return [{name: row[name] for name in names} for row in rows]
 
-    def plot(self, ax: "Axes | None" = None, x: str | None = None, y: str | None = None) -> "Axes":
+    def plot(self, ax: Axes | None = None, x: str | None = None, y: str | None = None) -> Axes:
         """`y` against `x`, a series for each combination of the other axes, at most `MOST_SERIES` of them.
 
         Args:
@@ -91,10 +88,10 @@ class Results(Displayed):
         self._plot(ax, x, y)
         return ax
 
-    def _draw(self, ax: "Axes") -> None:
+    def _draw(self, ax: Axes) -> None:
         self._plot(ax, None, None)
 
-    def _plot(self, ax: "Axes", x: str | None, y: str | None) -> None:
+    def _plot(self, ax: Axes, x: str | None, y: str | None) -> None:
         kind, rows, varying = self._file()[0], self.rows(), self.varying()
         y = FOUND[kind.what][1][0] if y is None else y
         x = _widest(rows, varying) if x is None else x
@@ -118,18 +115,18 @@ class Results(Displayed):
         title = (
             f"{plain(Path(self.out).name)}, {plain(', '.join(others), 60)}" if others else plain(Path(self.out).name)
         )
-        ax.set_title(f"{title}; {left} more series are not drawn" if left > 0 else title, fontsize="medium")
+        entitle(ax, f"{title}; {left} more series are not drawn" if left > 0 else title)
         if others and series:
             ax.legend(fontsize="small")
 
 
-def _widest(rows: Sequence[Row], varying: Sequence[str]) -> str:
-    """The axis of numbers with most values; without one, the axis with most."""
+def _widest(rows: Sequence[Row], varying: list[str]) -> str:
+    """The axis of numbers with most values, the last of several; without one, the axis with most."""
     if not varying:
         return "id"
     count = {name: len({row[name] for row in rows}) for name in varying}
-    numbers = [n for n in varying if all(isinstance(row[n], int | float | None) for row in rows)]
-    return max(numbers or varying, key=lambda name: count[name])
+    numbers = [n for n in varying if all(isinstance(row[n], int | float) for row in rows)]
+    return max(reversed(numbers or varying), key=lambda name: count[name])
 
 
 def read_results(path: str | Path) -> Results:

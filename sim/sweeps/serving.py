@@ -7,12 +7,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from thinwire.edge.reading import content as read_content
-from thinwire.sim.display import flat
 from thinwire.sim.question import options_of
 from thinwire.sim.serving.arrivals import Trace
 from thinwire.sim.serving.question import SOURCES, WHOSE, Service
 from thinwire.sim.serving.serve import Paces, answer
 from thinwire.sim.serving.statistics import QUANTILES
+from thinwire.sim.showing.display import flat
 from thinwire.sim.sweeps.kinds import (
     LOADERS,
     Column,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from thinwire.sim.sweeps.results import Results as Results
     from thinwire.sim.sweeps.results import read_results as read_results
     from thinwire.sim.sweeps.sweep import sweep as sweep
-    from thinwire.sim.tracing import write_trace as write_trace
+    from thinwire.sim.traces.write import write_trace as write_trace
     from thinwire.sim.verdict import Limit as Limit
     from thinwire.sim.verdict import best as best
     from thinwire.sim.verdict import verdict as verdict
@@ -45,7 +45,7 @@ _HOMES = {
     "serve": "thinwire.sim.serving.serve",
     "sweep": "thinwire.sim.sweeps.sweep",
     "verdict": "thinwire.sim.verdict",
-    "write_trace": "thinwire.sim.tracing",
+    "write_trace": "thinwire.sim.traces.write",
 }
 __all__ = [
     "Comparison",

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from thinwire.edge.writing import replacing, write_text
-from thinwire.sim.events.drawing import Drawing, Track, draw
 from thinwire.sim.events.recording import Recording
+from thinwire.sim.traces.drawing import Drawing, Track, draw
 
 PROTOBUF = (".pftrace", ".perfetto-trace")  # ends of names
 ARROW = "transfer"

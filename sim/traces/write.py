@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from thinwire import __version__
-from thinwire.sim.events import trace
-from thinwire.sim.layers import formats
+from thinwire.sim.layers import formats as formats_of
 from thinwire.sim.predict import record
 from thinwire.sim.report import Prediction
+from thinwire.sim.traces import formats
 
 
 def write_trace(prediction: Prediction, path: str | Path) -> None:
@@ -16,14 +16,14 @@ def write_trace(prediction: Prediction, path: str | Path) -> None:
 
     Raises OSError where the file cannot be written, and ValueError for protobuf without the package `perfetto`.
     """
-    trace.write_trace(record(prediction), path, about(prediction))
+    formats.write_trace(record(prediction), path, about(prediction))
 
 
 def about(p: Prediction) -> dict[str, Any]:
     """What a prediction is of, for people who find its trace."""
     return {
         "model": p.model.name,
-        "formats": formats(p.model, p.prompt.weights, p.prompt.kv),
+        "formats": formats_of(p.model, p.prompt.weights, p.prompt.kv),
         "cluster": p.cluster.name,
         "tp": p.tp,
         "scheme": p.scheme.name,

@@ -8,16 +8,15 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import import_module
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from textwrap import fill
+from typing import Any
 
 from thinwire.edge.words import cut
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 MOST_CHARACTERS = 190  # of a line
 MOST_ROWS = 20  # of a table
 Row = dict[str, Any]
+Axes = Any  # matplotlib.axes.Axes
 
 
 class Displayed:
@@ -37,7 +36,7 @@ class Displayed:
         """The rows that a notebook shows, with the columns that matter most."""
         return self._rows()
 
-    def _draw(self, ax: "Axes") -> None:
+    def _draw(self, ax: Axes) -> None:
         """Draw the rows."""
         raise NotImplementedError
 
@@ -54,7 +53,7 @@ class Displayed:
         rows = self._rows()
         return pandas.DataFrame(rows, columns=list(rows[0]) if rows else None)
 
-    def plot(self, ax: "Axes | None" = None) -> "Axes":
+    def plot(self, ax: Axes | None = None) -> Axes:
         """A picture by matplotlib, in `ax` or in a new figure; returns the Axes. ValueError where matplotlib is not
         installed.
         """
@@ -63,12 +62,11 @@ class Displayed:
         return ax
 
 
-def axes(ax: "Axes | None" = None) -> "Axes":
+def axes(ax: Axes | None = None) -> Axes:
     """The Axes given, or those of a new figure."""
     if ax is not None:
         return ax
-    found: Axes = needed("matplotlib.pyplot", "plots", "plot").subplots(layout="constrained")[1]
-    return found
+    return needed("matplotlib.pyplot", "plots", "plot").subplots(layout="constrained")[1]
 
 
 def needed(module: str, extra: str, what: str) -> Any:
@@ -90,6 +88,11 @@ def plain(text: object, most: int = 40) -> str:
     return cut(one_line(str(text)), most).replace("$", r"\$")
 
 
+def entitle(ax: Axes, title: str) -> None:
+    """A title, on as many lines as it needs."""
+    ax.set_title(fill(plain(title, 200), 64), fontsize="medium")
+
+
 def flat(found: Mapping[str, Any], before: str = "") -> Row:
     """Scalars of a nested document under the names of their path; that of a `value` is its estimate's."""
     row: Row = {}
@@ -106,16 +109,15 @@ _CELL = "padding:0.2em 0.7em;border-bottom:1px solid rgba(128,128,128,0.3);backg
 
 def table_html(title: str, rows: Sequence[Row]) -> str:
     """A table of rows, one row upright; of many the first. Everything is escaped."""
-    shown = rows[:MOST_ROWS]
-    left = len(rows) - len(shown)
+    first = rows[:MOST_ROWS]
+    left = len(rows) - len(first)
     if len(rows) == 1:
-        body = [_tr([_cell("th", name, "left"), _value(value)]) for name, value in rows[0].items()]
+        body = [_tr([_cell("th", name, "left"), _value(value, "left")]) for name, value in rows[0].items()]
     else:
-        names = list(shown[0]) if shown else []
-        body = (
-            [_tr([_cell("th", name, "right" if _numeric(shown, name) else "left") for name in names])] if names else []
-        )
-        body += [_tr(map(_value, row.values())) for row in shown]
+        names = list(first[0]) if first else []
+        sides = ["right" if _numeric(first, name) else "left" for name in names]
+        body = [_tr([_cell("th", name, side) for name, side in zip(names, sides, strict=True)])] if names else []
+        body += [_tr([_value(value, side) for value, side in zip(row.values(), sides, strict=True)]) for row in first]
     more = f"<div>and {left} more: to_pandas() has them all</div>" if left > 0 else ""
     said = _text(title, 2 * MOST_CHARACTERS)
     return (
@@ -142,9 +144,8 @@ def _numeric(rows: Sequence[Row], name: str) -> bool:
     return any(isinstance(row[name], int | float) for row in rows)
 
 
-def _value(value: object) -> str:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return _cell("td", shown(value), "right" if number else "left")
+def _value(value: object, side: str) -> str:
+    return _cell("td", shown(value), side)
 
 
 def shown(value: object) -> str:

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from thinwire.sim import api
-from thinwire.sim.events import drawing
-from thinwire.sim.events.trace import write_trace as write
 from thinwire.sim.predict import record
 from thinwire.sim.report import Prediction
-from thinwire.sim.tracing import about, write_trace
+from thinwire.sim.traces import drawing
+from thinwire.sim.traces.formats import write_trace as write
+from thinwire.sim.traces.write import about, write_trace
 
 from ..helpers import machine, small
 from .reading import Read, Slice, read_json, read_protobuf
@@ -301,7 +301,7 @@ WRITE = """
 import sys
 from thinwire.reference.families.config import load_model
 from thinwire.sim import api
-from thinwire.sim.tracing import write_trace
+from thinwire.sim.traces.write import write_trace
 model = load_model({model!r}).with_layers(12)
 for i, path in enumerate(sys.argv[1:]):
     write_trace(api.predict(model, *{rest!r}, folded=i % 2 == 0, slow_ranks={{3: 1.2}}), path)

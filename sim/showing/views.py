@@ -6,13 +6,10 @@ since the answers stand above this module.
 
 from collections.abc import Mapping, Sequence
 from math import isfinite, nan
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from thinwire.edge.quantities import power_of, rounded, time_text
-from thinwire.sim.display import Displayed, Row, flat, one_line, plain
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from thinwire.sim.showing.display import Axes, Displayed, Row, entitle, flat, one_line, plain
 
 PARTS = ("compute", "exposed_communication", "waiting")  # of a TTFT, one after the other
 SHOWN = ("scheme", "ttft_ms", "ttft_ms_low", "ttft_ms_high", "speedup", "perplexity_ratio", "lookup_points_lost")
@@ -71,7 +68,7 @@ class OfPrediction(Displayed):
         me: Any = self
         return [prediction_row(me.to_dict())]
 
-    def _draw(self, ax: "Axes") -> None:
+    def _draw(self, ax: Axes) -> None:
         draw_ttft(ax, self._rows(), self._line())
 
 
@@ -106,18 +103,20 @@ class OfComparison(Displayed):
     def _table(self) -> list[Row]:
         return [{name: row[name] for name in SHOWN} for row in self._rows()]
 
-    def _draw(self, ax: "Axes") -> None:
+    def _draw(self, ax: Axes) -> None:
         me: Any = self
         draw_ttft(ax, self._rows(), _asked(me.baseline))
         ax.axvline(me.baseline.ttft_s * 1e3, color="0.5", linestyle=":", linewidth=1)
 
 
-def draw_ttft(ax: "Axes", rows: Sequence[Row], title: str) -> None:
+def draw_ttft(ax: Axes, rows: Sequence[Row], title: str) -> None:
     """A bar a scheme: where its TTFT goes, with its 90 % interval."""
     places = range(len(rows))
     left = [0.0] * len(rows)
     for part in PARTS:
         width = [row[f"{part}_ms"] for row in rows]
+        if not any(width):
+            continue
         ax.barh(places, width, left=left, height=0.6, label=part.replace("_", " "))
         left = [a + b for a, b in zip(left, width, strict=True)]
     ttft = [row["ttft_ms"] for row in rows]
@@ -130,7 +129,7 @@ def draw_ttft(ax: "Axes", rows: Sequence[Row], title: str) -> None:
     ax.invert_yaxis()
     ax.set_xlim(left=0)
     ax.set_xlabel("TTFT, ms")
-    ax.set_title(plain(title, 90), fontsize="medium")
+    entitle(ax, title)
     ax.legend(fontsize="small")
 
 
@@ -170,16 +169,16 @@ class OfServing(Displayed):
             for name, found in _times(me.run)
         ]
 
-    def _draw(self, ax: "Axes") -> None:
+    def _draw(self, ax: Axes) -> None:
         me: Any = self
         for name, found in _times(me.run):
             points = {"mean": found.mean, **{f"p{q * 100:g}": each for q, each in found.percentiles.items()}}
             values = [each.value * 1e3 for each in points.values()]
             off = [nan if each.half_width is None else each.half_width * 1e3 for each in points.values()]
-            ax.errorbar(list(points), values, yerr=off, marker="o", capsize=3, label=name)
+            ax.errorbar(list(points), values, yerr=off, fmt="o", capsize=3, label=name)
         ax.set_yscale("log")
         ax.set_ylabel("ms, with the 95 % interval of the simulation")
-        ax.set_title(plain(self._line(), 90), fontsize="medium")
+        entitle(ax, self._line())
         ax.legend(fontsize="small")
 
 
@@ -247,15 +246,16 @@ class OfPlan(Displayed):
         rows = sorted(self._rows(), key=lambda row: (row["cost_per_hour"] is None, row["cost_per_hour"] or 0.0))
         return [{name: row[name] for name in names} for row in rows]
 
-    def _draw(self, ax: "Axes") -> None:
+    def _draw(self, ax: Axes) -> None:
         found = [row for row in self._rows() if row["cost_per_hour"] is not None]
         for scheme in dict.fromkeys(row["scheme"] for row in found):
             mine = [row for row in found if row["scheme"] == scheme]
             ax.scatter([r["cost_per_hour"] for r in mine], [r["ttft_ms"] for r in mine], label=plain(scheme))
-        best = sorted((r["cost_per_hour"], r["ttft_ms"]) for r in found if r["on_frontier"])
-        ax.plot([cost for cost, _ in best], [ttft for _, ttft in best], color="0.5", linewidth=1, zorder=0)
+        best = [(r["cost_per_hour"], r["ttft_ms"]) for r in found if r["on_frontier"]]
+        costs, times = [cost for cost, _ in best], [ttft for _, ttft in best]
+        ax.scatter(costs, times, facecolors="none", edgecolors="0.5", s=120, label="on the frontier")
         ax.set_xlabel("cost per hour")
         ax.set_ylabel("TTFT at the target's percentile, ms")
-        ax.set_title(plain(self._line(), 90), fontsize="medium")
+        entitle(ax, self._line())
         if found:
             ax.legend(fontsize="small")
