@@ -14,6 +14,7 @@ from thinwire.sim.showing.display import Axes, Displayed, Row, entitle, flat, on
 PARTS = ("compute", "exposed_communication", "waiting")  # of a TTFT, one after the other
 SHOWN = ("scheme", "ttft_ms", "ttft_ms_low", "ttft_ms_high", "speedup", "perplexity_ratio", "lookup_points_lost")
 NAME = 32  # characters of a name
+FEW = 4  # bars that a picture has room for at least, or one would fill it
 
 
 def _name(text: object, most: int = NAME) -> str:
@@ -67,6 +68,11 @@ class OfPrediction(Displayed):
     def _rows(self) -> list[Row]:
         me: Any = self
         return [prediction_row(me.to_dict())]
+
+    def _table(self) -> list[Row]:
+        (row,) = self._rows()
+        names = list(row)
+        return [{name: row[name] for name in names[names.index("ttft_ms") :]}]  # what was asked stands in the line
 
     def _draw(self, ax: Axes) -> None:
         draw_ttft(ax, self._rows(), self._line())
@@ -126,7 +132,8 @@ def draw_ttft(ax: Axes, rows: Sequence[Row], title: str) -> None:
     ]
     ax.errorbar(ttft, places, xerr=off, fmt="none", ecolor="0.5", capsize=3, label="90 % interval")
     ax.set_yticks(list(places), labels=[plain(row["scheme"]) for row in rows])
-    ax.invert_yaxis()
+    middle, half = (len(rows) - 1) / 2, max(len(rows), FEW) / 2
+    ax.set_ylim(middle + half, middle - half)  # the first on top
     ax.set_xlim(left=0)
     ax.set_xlabel("TTFT, ms")
     entitle(ax, title)
@@ -177,6 +184,8 @@ class OfServing(Displayed):
             off = [nan if each.half_width is None else each.half_width * 1e3 for each in points.values()]
             ax.errorbar(list(points), values, yerr=off, fmt="o", capsize=3, label=name)
         ax.set_yscale("log")
+        for each in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
+            each(lambda value, _: f"{value:g}")
         ax.set_ylabel("ms, with the 95 % interval of the simulation")
         entitle(ax, self._line())
         ax.legend(fontsize="small")

@@ -112,9 +112,8 @@ class Results(Displayed):
         left = len(series) - MOST_SERIES
         ax.set_xlabel(x)
         ax.set_ylabel(y)
-        title = (
-            f"{plain(Path(self.out).name)}, {plain(', '.join(others), 60)}" if others else plain(Path(self.out).name)
-        )
+        name = cut(Path(self.out).name)
+        title = f"{name}, a series for each {', '.join(others)}" if others else name
         entitle(ax, f"{title}; {left} more series are not drawn" if left > 0 else title)
         if others and series:
             ax.legend(fontsize="small")

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from thinwire.reference.core.schedule import SWITCH
 from thinwire.sim import api
 from thinwire.sim.predict import record
 from thinwire.sim.report import Prediction
@@ -149,12 +150,14 @@ def test_arrows_go_from_who_sends_to_who_receives(name: str, traces: Any) -> Non
     ranks = {p: str(i) for i, p in enumerate(p for p in read.processes if p.startswith("rank"))} | {
         "the switch": "switch"
     }
+    numbers = {process: SWITCH if rank == "switch" else int(rank) for process, rank in ranks.items()}
     ends: Counter[tuple[str, str]] = Counter()
     for sent, received in read.arrows.values():
         assert sent.where[1].startswith("sends") and received.where[1].startswith("receives")
         assert sent.name == f"to {ranks[received.where[0]]}" and received.name == f"from {ranks[sent.where[0]]}"
         assert sent.args == received.args and sent.args["bytes"] > 0
-        assert sent.begin_ns <= received.begin_ns and sent.end_ns <= received.end_ns
+        way = found.cluster.route(*(numbers[one.where[0]] for one in (sent, received)))
+        assert received.begin_ns - sent.begin_ns == pytest.approx(sum(link.latency_s for link in way) * 1e9, abs=2)
         assert sent.end_ns - sent.begin_ns == pytest.approx(received.end_ns - received.begin_ns, abs=2)
         ends[sent.where] += 1
         ends[received.where] += 1
