@@ -12,9 +12,9 @@ from thinwire.sim.sweeps.kinds import Kind
 from thinwire.sim.sweeps.spec import KINDS
 
 MOST_SERIES = 12  # of a picture
-# By kind: the first column of what was found, those of the point stand before it; and what matters most of it.
+# By kind: the first column of what was found, those of the point stand before it; what matters most of it, if there.
 FOUND: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "predict": ("ttft_ms", ("ttft_ms", "ttft_ms_low", "ttft_ms_high")),
+    "predict": ("ttft_ms", ("ttft_ms", "ttft_ms_low", "ttft_ms_high", "speedup", "perplexity_ratio")),
     "serve": ("gpus", ("ttft_ms_p95", "ttft_ms_p95_half_width", "tpot_ms_p95", "goodput_requests_per_s")),
     "plan": ("rate_per_s", ("cost_per_hour", "ttft_ms", "cluster", "tp", "scheme", "replicas")),
 }
@@ -73,6 +73,7 @@ class Results(Displayed):
     def _table(self) -> list[Row]:
         kind, varying = self._file()[0], self.varying()
         names = list(dict.fromkeys([*varying, *FOUND[kind.what][1], "error"]))
+        names = [name for name in names if name in kind.columns]
         rows = self.rows()
         names = names if any(row["error"] is not None for row in rows) else names[:-1]
         return [{name: row[name] for name in names} for row in rows]
