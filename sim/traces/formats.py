@@ -8,6 +8,7 @@ microseconds. Protobuf: the package `perfetto` (extra `trace`) has the messages;
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
+from math import inf, nextafter
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,20 @@ def write_trace(seen: Recording, path: str | Path, about: Mapping[str, Any] | No
 
     Raises OSError as `edge.writing`, and ValueError for a name that wants protobuf where `perfetto` is not installed.
     """
-    drawing = draw(seen, about or {})
+    said = {name: _text(value) if isinstance(value, str) else value for name, value in (about or {}).items()}
+    drawing = draw(seen, said)
     if str(path).endswith(PROTOBUF):
         content = protobuf(drawing)
         with replacing(path) as rough:
             rough.write_bytes(content)
         return
-    document = {"traceEvents": events(drawing), "displayTimeUnit": "ms", "otherData": dict(about or {})}
+    document = {"traceEvents": events(drawing), "displayTimeUnit": "ms", "otherData": said}
     write_text(path, json.dumps(document, separators=(",", ":"), sort_keys=True))
+
+
+def _text(text: str) -> str:
+    """Text that UTF-8 can hold: a config.json may escape half a character."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 # --- JSON
@@ -45,9 +52,17 @@ def events(drawing: Drawing) -> list[dict[str, Any]]:
         found += _slices(track)
     for counting in drawing.counters:
         event = {"ph": "C", "pid": drawing.links, "tid": 0, "name": counting.name}
-        found += [(ns, {**event, "ts": ns / 1e3, "args": {UNIT: value}}) for ns, value in counting.points]
+        found += [(ns, {**event, "ts": _us(ns), "args": {UNIT: value}}) for ns, value in counting.points]
     found.sort(key=lambda item: item[0])
     return [*_names(drawing), *(event for _, event in found)]
+
+
+def _us(ns: int) -> float:
+    """Microseconds that are so many whole nanoseconds again, whether a reader rounds or drops what is behind the point:
+    else neighbours overlap.
+    """
+    us = ns / 1000
+    return us if int(us * 1000) == ns else nextafter(us, inf)
 
 
 def _names(drawing: Drawing) -> Iterator[dict[str, Any]]:
@@ -65,8 +80,8 @@ def _slices(track: Track) -> Iterator[tuple[int, dict[str, Any]]]:
     """Each slice, and behind it the arrow that binds to it: the slice around the arrow's time that began last."""
     where = {"pid": track.process, "tid": track.number}
     for one in track.slices:
-        at = {**where, "ts": one.begin_ns / 1e3}
-        event = {**at, "ph": "X", "name": one.name, "dur": (one.end_ns - one.begin_ns) / 1e3, "args": dict(one.args)}
+        at = {**where, "ts": _us(one.begin_ns)}
+        event = {**at, "ph": "X", "name": one.name, "dur": _us(one.end_ns - one.begin_ns), "args": dict(one.args)}
         yield one.begin_ns, event
         arrow = {**at, "cat": ARROW, "name": ARROW}
         if one.sends is not None:

@@ -19,7 +19,7 @@ from thinwire.sim.sweeps.sweep import Report
 
 from ..helpers import small
 
-HOSTILE = '<script>alert("x")</script>\n\r\u202e$\\frac{$ & \'</td>' * 40
+HOSTILE = chr(0xD800) + '<script>alert("x")</script>\n\r\u202e$\\frac{$ & \'</td>' * 40
 MODEL = small("llama-3-8b", 4)
 PLAN = """
 model = "llama-3-8b"
@@ -144,7 +144,7 @@ def hostile(found: Any) -> Any:
     table = pq.read_table(found.out)
     for column in ("model", "cluster", "scheme", "error"):
         at = table.schema.get_field_index(column)
-        table = table.set_column(at, column, pa.array([HOSTILE] * len(table)))
+        table = table.set_column(at, column, pa.array([HOSTILE[1:]] * len(table)))
     out = str(Path(found.out).with_name("<b>.parquet"))
     pq.write_table(table, out)
     return replace(found, out=out)

@@ -59,8 +59,9 @@ class _Builder:
 
 
 def ns(us: float) -> int:
+    """Whole nanoseconds, whichever way a reader makes them."""
     found = round(us * 1000)
-    assert abs(found - us * 1000) < 1e-4, f"{us} us are no whole nanoseconds"
+    assert abs(found - us * 1000) < 1e-4 and int(us * 1000) == found, f"{us} us are no whole nanoseconds"
     return found
 
 
