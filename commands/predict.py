@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 def predict(
     question: Question,
     scheme: Annotated[str, typer.Option("--scheme", "--schemes", help=options_of(Question)["scheme"].help)],
-    trace: Annotated[str | None, typer.Option(help="Write a Chrome trace (open it in ui.perfetto.dev).")] = None,
+    trace: Annotated[
+        str | None,
+        typer.Option(help="Write a trace for ui.perfetto.dev: JSON, protobuf where the name ends in .pftrace."),
+    ] = None,
     explain: Annotated[bool, typer.Option(help="Print where the time goes and what the interval is made of.")] = False,
     verbose: Verbose = False,
     as_json: Json = False,
@@ -49,12 +52,12 @@ def predict(
 
 
 def _write(found: "Prediction", trace: str) -> None:
-    from thinwire.sim.events.trace import write_trace
+    from thinwire.sim.traces.write import write_trace
 
     if trace in ("", "-", "/dev/stdout"):
         raise ValueError(f"--trace takes the path of a file, standard output is the prediction's: {shown(trace)}")
     try:
-        write_trace(found.timeline, trace)
+        write_trace(found, trace)
     except OSError as error:
         raise ValueError(f"cannot write the trace to {trace}: {error.strerror}") from None
     note(f"trace written to {trace}")

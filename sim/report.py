@@ -33,6 +33,7 @@ from thinwire.sim.interval import (
 from thinwire.sim.layers import precisions, said_of
 from thinwire.sim.shapes import FP8_ROWS
 from thinwire.sim.sharing import Sharing, acting
+from thinwire.sim.showing.views import OfPrediction
 from thinwire.sim.workload import Prompt, memory_bytes
 from thinwire.topologies.cluster import Cluster
 
@@ -46,8 +47,8 @@ class Traffic:
     link_bytes: Mapping[tuple[str, str], int]
 
 
-@dataclass(frozen=True)
-class Prediction:
+@dataclass(frozen=True, repr=False)
+class Prediction(OfPrediction):
     """Time to first token and what it rests on."""
 
     model: ModelConfig
@@ -61,6 +62,7 @@ class Prediction:
     cost: CostModel = field(repr=False, compare=False)
     kernels: Kernels = field(repr=False, compare=False)
     sharing: Sharing
+    slow_ranks: Mapping[int, float] = field(default_factory=dict)  # rank -> factor on its kernels
 
     @property
     def assumptions(self) -> tuple[str, ...]:

@@ -32,8 +32,8 @@ HOUSE: Mapping[str, tuple[str, ...]] = {
     ),
     "sim": (
         "cli.py", "bench/", "sweeps/", "planning/", "schema.py", "serving/", "verdict.py", "api.py", "catalogs.py",
-        "cross/", "predict.py", "report.py", "grounds.py", "interval.py", "question.py", "quality/", "events/",
-        "costs/", "workload.py", "layers.py", "sharing.py", "shapes.py", "choices.py",
+        "cross/", "traces/", "predict.py", "report.py", "grounds.py", "interval.py", "question.py", "quality/",
+        "events/", "costs/", "workload.py", "layers.py", "sharing.py", "shapes.py", "choices.py", "showing/",
     ),
     "kernels": (ANY,),
     "reference": (

@@ -48,15 +48,10 @@ def plan(
     from thinwire.commands.serving.planned import show, verdict
 
     shown = (asked, found, said, changes, answers)
-    flags = options({"no_changes": no_changes})
+    asking = [word for text in what_if or () for word in ("--what-if", text)]
+    again = command_line("plan", [file], *asking, *options({"no_changes": no_changes}))
     print_answer(
-        envelope(
-            command_line("plan", [file], *(word for text in what_if or () for word in ("--what-if", text)), *flags)
-        )
-        | {"verdict": verdict(asked, found)}
-        | document(*shown),
-        as_json,
-        lambda: show(*shown, explain),
+        envelope(again) | {"verdict": verdict(asked, found)} | document(*shown), as_json, lambda: show(*shown, explain)
     )
 
 

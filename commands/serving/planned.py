@@ -124,7 +124,7 @@ def _outcomes(outcomes: Sequence[Outcome], asked: Asked) -> None:
         (Column("machine", left=True), [c.cluster for c in rows]),
         (Column("TP", left=True), [f"{c.tp}{c.where}" for c in rows]),
         (Column("scheme", left=True), [c.scheme for c in rows]),
-        Column("batch", batches, spare=1 if len({*batches}) > 1 else 4),
+        (Column("batch", rank=1 if len({*batches}) > 1 else 4), batches),
         (Column("replicas", rank=2), [str(o.replicas) for o in outcomes]),
         (Column(f"{asked.file.currency}/h"), ["" if o.cost is None else f"{o.cost:.2f}" for o in outcomes]),
         (Column("perplexity"), ["" if o.ratio is None else ratio_text(o.ratio) for o in outcomes]),

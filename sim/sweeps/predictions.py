@@ -7,6 +7,7 @@ from thinwire.reference.families.config import load_model
 from thinwire.sim import api
 from thinwire.sim.costs.shipped import load_profile
 from thinwire.sim.question import Question
+from thinwire.sim.showing.views import prediction_row
 from thinwire.sim.sweeps.kinds import (
     BASELINE,
     BF16,
@@ -20,7 +21,6 @@ from thinwire.sim.sweeps.kinds import (
     perplexity_ratio,
     with_values,
 )
-from thinwire.topologies.choose import text_of
 
 # What was predicted; null where that failed. dispatch and combine: null but where experts' tokens travel. speedup: the
 # TTFT of the file's baseline over this. perplexity_ratio: null where nobody measured it.
@@ -51,27 +51,18 @@ def _found(point: Question, values: Values, once: Once) -> Row:
     profile = own.profile or once(("profile", place), lambda: load_profile(gpus))
     placed = replace(own, model=model, cluster=gpus, profile=profile, tp=None, gpus=None, nodes=None, scaled_links=())
     predicted = api.answer(placed)
-    found = predicted.to_dict()
+    found = prediction_row(predicted.to_dict())
 
     def baseline_s() -> float:
         return api.answer(replace(placed, scheme=values[BASELINE].found if BASELINE in values else BF16)).ttft_s
 
     plain = replace(point, scheme=BF16)
     reference_s = once(("baseline", plain, tuple(values.get(key) for key in (*names(plain), BASELINE))), baseline_s)
-    return {
-        "tp": found["tp"],
-        "gpus": text_of(found["gpus"]),
-        "ttft_ms": found["ttft_ms"],
-        "ttft_ms_low": found["ttft_ms_interval"][0],
-        "ttft_ms_high": found["ttft_ms_interval"][1],
-        **{f"{name}_ms": value for name, value in found["breakdown_ms"].items()},
-        "wire_bytes_per_gpu": found["wire_bytes_per_gpu"],
-        "all_reduce_count": found["all_reduce_count"],
-        **{f"{phase}_bits_per_value": bits for phase, bits in found["bits_per_value"].items()},
+    found |= {
         "speedup": reference_s / predicted.ttft_s,
         "perplexity_ratio": perplexity_ratio(predicted.acting, predicted.tp, len(predicted.cluster.islands), "prompt"),
-        "profile_name": found["profile"],
     }
+    return {name: found[name] for name in ("tp", "gpus", *RESULTS, "profile_name") if name in found}
 
 
 def _names(point: Question) -> tuple[Key, ...]:

@@ -5,7 +5,6 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from thinwire.edge.reading import beside
 from thinwire.edge.reading import content as read_content
@@ -16,6 +15,7 @@ from thinwire.sim.serving.question import SOURCES, WHOSE, Service
 from thinwire.sim.serving.serve import Paces, answer
 from thinwire.sim.serving.statistics import QUANTILES
 from thinwire.sim.sharing import acting
+from thinwire.sim.showing.display import flat
 from thinwire.sim.sweeps.kinds import (
     LOADERS,
     Column,
@@ -87,15 +87,6 @@ RESULTS: Mapping[str, Column] = {
     "kv_cache_most": "float64", "end_s": "float64", "iterations": "int64", "events": "int64", "little_error": "float64",
     "speedup": "float64", "perplexity_ratio": "float64",
 }  # fmt: skip
-
-
-def flat(found: Mapping[str, Any], before: str = "") -> Row:
-    """Scalars of a nested document under the names of their path; that of a `value` is its estimate's."""
-    row: Row = {}
-    for name, value in found.items():
-        path = before if name == "value" else f"{before}_{name}" if before else name
-        row |= flat(value, path) if isinstance(value, dict) else {path: value}
-    return row
 
 
 def _paces(point: Service, values: Values, once: Once) -> Paces:

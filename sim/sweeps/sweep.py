@@ -8,10 +8,8 @@ extra `sweep`: pyarrow is imported where it is used.
 """
 
 import os
-import re
 import shutil
 import time
-from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
@@ -26,6 +24,7 @@ from thinwire.edge.words import place
 from thinwire.edge.writing import replacing
 from thinwire.sim.sweeps.engines import EngineName, WorkersDiedError, missing, run
 from thinwire.sim.sweeps.kinds import Kind, Once, Row, Values
+from thinwire.sim.sweeps.results import Reason, Results, reasons
 from thinwire.sim.sweeps.spec import KINDS, Sweep, read_sweep
 
 KEPT = 8  # machines, tables of durations, plans: neighbours share them, and more are of no use
@@ -140,7 +139,7 @@ class Store:
         name = sha256("".join(row["id"] for row in rows).encode()).hexdigest()[:24]
         self._write(self._pa.Table.from_pylist(rows, self.schema), self.parts / f"{name}.parquet")
 
-    def finish(self, ids: Sequence[str], baseline: str) -> tuple["Reason", ...]:
+    def finish(self, ids: Sequence[str], baseline: str) -> tuple[Reason, ...]:
         """Write `OUT`, the rows of these points in this order, and drop the parts. Returns why points failed."""
         tables = [file.read() for file in self._files() if self._same_build(file)]
         table = self._pa.concat_tables([self.schema.empty_table(), *tables])
@@ -213,35 +212,12 @@ def _rows(table: Any) -> list[tuple[str, bool]]:
 # ---- the sweep
 
 
-@dataclass(frozen=True, slots=True)
-class Reason:
-    """Why points failed. error: the first one's message; those of the others differ in numbers alone."""
+@dataclass(frozen=True, repr=False)
+class Report(Results):
+    """What a run did, and the rows of its file `out`. `computed` and `resumed` add up to `points`; `left_out` rows were
+    there and are of no use.
+    """
 
-    points: int
-    error_type: str
-    error: str
-
-
-def reasons(types: Sequence[str | None], errors: Sequence[str | None]) -> tuple[Reason, ...]:
-    """The most frequent first, of those alike the first to come."""
-    first: dict[tuple[str, str], str] = {}
-    counts: Counter[tuple[str, str]] = Counter()
-    for kind, error in zip(types, errors, strict=True):
-        if kind is not None:
-            alike = (kind, _NUMBER.sub("0", error or ""))
-            first.setdefault(alike, error or "")
-            counts[alike] += 1
-    return tuple(Reason(number, alike[0], first[alike]) for alike, number in counts.most_common())
-
-
-_NUMBER = re.compile(r"(?<![\w-])[0-9]+(\.[0-9]+)?")  # not in a name
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What a run did. `computed` and `resumed` add up to `points`; `left_out` rows were there and are of no use."""
-
-    out: str
     points: int
     failed: int
     computed: int

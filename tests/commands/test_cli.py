@@ -283,7 +283,7 @@ def test_a_trace_is_written_and_standard_output_stays_json(capsys: Capture, tmp_
     assert json.loads(out)["scheme"] == "flash-int4"
     assert str(path) in err
     events = json.loads(path.read_text())["traceEvents"]
-    assert {event["ph"] for event in events} == {"M", "X"}
+    assert {event["ph"] for event in events} == {"M", "X", "s", "f", "C"}
     end_us = max(event["ts"] + event["dur"] for event in events if event["ph"] == "X")
     assert end_us == pytest.approx(json.loads(out)["ttft_ms"] * 1e3)
 

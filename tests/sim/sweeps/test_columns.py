@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from thinwire.sim import api
+from thinwire.sim.sweeps.results import reasons
 from thinwire.sim.sweeps.spec import read_sweep
-from thinwire.sim.sweeps.sweep import reasons, sweep
+from thinwire.sim.sweeps.sweep import sweep
 
 from ...command import Capture, run
 from .sweeps import rows
