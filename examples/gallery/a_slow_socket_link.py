@@ -59,7 +59,8 @@ def said(a: Answer) -> list[str]:
     shares = "; ".join(f"{share:.0%}: {flat:.2f} and {islands:.2f} s" for share, (flat, islands) in a.by_share.items())
     return [
         f"With the link at {SLOW:.0%} of its rate, stay on one socket: its four GPUs take {socket:.2f} s to the first "
-        f"token with INT6, all eight {a.slow[ISLANDS, ALL]:.2f} s by islands, {a.slow[INT4_ISLANDS, ALL]:.2f} s even with INT4.",
+        f"token with INT6, all eight {a.slow[ISLANDS, ALL]:.2f} s by islands, {a.slow[INT4_ISLANDS, ALL]:.2f} s even "
+        f"with INT4.",
         f"Uncompressed, all eight take {a.slow[PLAIN, ALL]:.2f} s, a socket's four {a.slow[PLAIN, SOCKET]:.2f} s.",
         f"All eight with INT6, in two steps and by islands, at shares of the link's rate: {shares}.",
         f"Two GPUs of each socket take {a.slow[PLAIN, TWO_EACH]:.2f} s uncompressed as ranks {TWO_EACH}, and "

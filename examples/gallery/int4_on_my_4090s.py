@@ -97,8 +97,8 @@ def said(a: Answer) -> list[str]:
         f"Yes, with the right INT4: {top.scheme} takes {a.plain_s[0]:.2f} s to the first token down to "
         f"{top.ttft_s:.2f} s ({top.speedup:.2f} times as fast) with the stock driver, and {a.plain_s[1]:.2f} s to "
         f"{same.ttft_s:.2f} s ({same.speedup:.2f} times) with the patched one.",
-        f"Uncompressed, {a.waiting[0]:.0%} of the time is waiting for the wire with the stock driver, {a.waiting[1]:.0%} "
-        f"with peer-to-peer.",
+        f"Uncompressed, {a.waiting[0]:.0%} of the time is waiting for the wire with the stock driver, "
+        f"{a.waiting[1]:.0%} with peer-to-peer.",
         f"{plain_int4.scheme} is as fast ({plain_int4.ttft_s:.2f} s) but loses {plain_int4.points:.0f} points of "
         f"look-ups in a compressed prompt, {top.scheme} {top.points:.0f}; perplexity rises by "
         f"{plain_int4.perplexity - 1:.1%} and {top.perplexity - 1:.1%}.",
