@@ -14,17 +14,17 @@ PLAIN, FLAT, ISLANDS, INT4_ISLANDS = "bf16", "flash2-int6", "hierarchical:int6",
 SCHEMES = (PLAIN, FLAT, ISLANDS, INT4_ISLANDS)
 
 
-def asked(gpus: str, share: float) -> thinwire.Question:
-    """These GPUs, with the link between sockets at a share of its rate."""
+def predicted(scheme: str, gpus: str, share: float) -> thinwire.Prediction:
+    """On these GPUs, with the link between sockets at a share of its rate."""
     links = {"bridge*->bridge*": share}
-    return thinwire.Question(
-        MODEL, MACHINE, weights="fp8", gpus=gpus, batch=PROMPTS, input_tokens=TOKENS, scaled_links=links
+    return thinwire.predict(
+        MODEL, MACHINE, scheme, weights="fp8", gpus=gpus, batch=PROMPTS, input_tokens=TOKENS, scaled_links=links
     )
 
 
 def ttft_s(scheme: str, gpus: str, share: float = SLOW) -> float:
     """Seconds to the first token."""
-    return thinwire.predict(asked(gpus, share), scheme=scheme).ttft_s
+    return predicted(scheme, gpus, share).ttft_s
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Answer:
 
 def answer() -> Answer:
     """All pairs at the slow rate, all eight at three rates, and a bisection."""
-    best = thinwire.predict(asked(SOCKET, SLOW), scheme=FLAT)
+    best = predicted(FLAT, SOCKET, SLOW)
     low, high = SLOW, 2.0
     while high - low > 0.001:
         middle = (low + high) / 2

@@ -68,13 +68,17 @@ def said(a: Answer) -> list[str]:
     return [
         f"It takes {gpus(old)} L40S or {gpus(new)} RTX PRO 6000: buy RTX PRO 6000 where one costs less than {even:.2f} "
         f"L40S; at the prices below, buy {title[a.winner]}.",
-        f"The load: {load.rate_per_s:g} requests a second, prompts of {load.prompt.mean:,g} tokens in the mean, answers "
-        f"of {load.output.mean:g}; the target: {ttft.seconds:g} s to the first token at the {ttft.percentile}th "
-        f"percentile.",
+        f"The load: {load.rate_per_s:g} requests a second, prompts of {load.prompt.mean:,g} tokens in the mean, "
+        f"answers of {load.output.mean:g}; the target: {ttft.seconds:g} s to the first token at the "
+        f"{ttft.percentile}th percentile.",
         f"The prices, made up for you to replace: {price[OLD]:.2f} and {price[NEW]:.2f} USD for a GPU an hour; that is "
         f"{old.cost:.2f} USD an hour for L40S and {new.cost:.2f} for RTX PRO 6000.",
-        f"L40S: {old.replicas} replicas of {old.candidate.tp} with {old.candidate.scheme}, {old.ttft.value:.2f} s.",
-        f"RTX PRO 6000: {new.replicas} replicas of {new.candidate.tp} with {new.candidate.scheme}, {new.ttft.value:.2f} s.",
+        *(
+            f"{title[machine]}: {each.replicas} replicas of {each.candidate.tp} with {each.candidate.scheme}, "
+            f"{each.ttft.value:.2f} s."
+            for machine, each in a.best.items()
+            if each.ttft is not None
+        ),
         f"Uncompressed it takes {gpus(a.plain[OLD])} L40S or {gpus(a.plain[NEW])} RTX PRO 6000, and prices are even at "
         f"{plain:.2f}.",
         f"At half of the load it takes {gpus(a.half[OLD])} L40S or {gpus(a.half[NEW])} RTX PRO 6000, and prices are "

@@ -86,8 +86,8 @@ def said(a: Answer) -> list[str]:
         f"{won} replicas of {TP} L40S with {top}, {won * TP} GPUs: nine of ten answers begin within "
         f"{shown(a.asked[top][won])}; uncompressed it takes {plain} replicas, {plain * TP} GPUs.",
         f"The load: {RATE:g} requests a second, prompts of {SERVICE.input_tokens:,g} tokens in the mean, "
-        f"answers of {SERVICE.output_tokens:g}; the target: {SLO_S:g} s at the {QUANTILE * 100:.0f}th percentile; each ± is half the "
-        f"simulation's 95 % interval.",
+        f"answers of {SERVICE.output_tokens:g}; the target: {SLO_S:g} s at the {QUANTILE * 100:.0f}th percentile; each "
+        f"± is half the simulation's 95 % interval.",
         f"With {won} replicas: " + ", ".join(f"{s} {shown(found[won])}" for s, found in a.asked.items()) + ".",
         f"With {plain} replicas: " + ", ".join(f"{s} {shown(found[plain])}" for s, found in a.asked.items()) + ".",
         f"If every kernel took {SLOWER - 1:.0%} longer than predicted, {top} with {won} replicas would take "
