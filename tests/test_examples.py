@@ -126,7 +126,7 @@ def test_a_page_is_short_and_its_links_lead_somewhere(stem: str) -> None:
 def test_commands_and_snippets_of_a_page_run(
     stem: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the order of the page; what a snippet prints is on the page."""
+    """In the order of the page; what a snippet prints is on the page. A plan's file was solved for the answer."""
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
     ran = 0
@@ -139,6 +139,9 @@ def test_commands_and_snippets_of_a_page_run(
         for line in block.replace("\\\n", "").splitlines() if kind == "console" else ():
             words = shlex.split(line)
             assert words[:2] == ["$", "thinwire"], line
+            if words[2] == "plan":
+                assert (tmp_path / words[3]).samefile(script(stem)["FILE"])
+                continue
             status, _, err = run(capsys, *words[2:])
             assert status == 0, (words, err)
         ran += 1
