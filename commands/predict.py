@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 @asks(Question, required=("scheme",))
 def predict(
     question: Question,
-    trace: Annotated[str | None, typer.Option(help="Write a Chrome trace (open it in ui.perfetto.dev).")] = None,
+    trace: Annotated[
+        str | None,
+        typer.Option(help="Write a trace for ui.perfetto.dev: JSON, protobuf where the name ends in .pftrace."),
+    ] = None,
     explain: Annotated[bool, typer.Option(help="Print where the milliseconds go and every assumption.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -30,12 +33,12 @@ def predict(
 
 
 def _write(found: "Prediction", trace: str) -> None:
-    from thinwire.sim.events.trace import write_trace
+    from thinwire.sim.tracing import write_trace
 
     if trace in ("", "-", "/dev/stdout"):
         raise ValueError(f"--trace takes the path of a file, standard output is the prediction's: {shown(trace)}")
     try:
-        write_trace(found.timeline, trace)
+        write_trace(found, trace)
     except OSError as error:
         raise ValueError(f"cannot write the trace to {trace}: {error.strerror}") from None
     note(f"trace written to {trace}")

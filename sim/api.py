@@ -36,6 +36,7 @@ from thinwire.sim.predict import WhatIf
 from thinwire.sim.question import Placement, Question, question_of
 from thinwire.sim.report import Prediction
 from thinwire.sim.sharing import Sharing
+from thinwire.sim.views import OfComparison
 from thinwire.sim.workload import Prompt
 from thinwire.topologies.choose import choose
 from thinwire.topologies.cluster import Cluster, Gpu
@@ -230,8 +231,8 @@ def _choose(
     return choose(placed.model, placed.cluster, prompt, placed.profile, losses, budget)
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
+@dataclass(frozen=True, slots=True, repr=False)
+class Comparison(OfComparison):
     """Predictions of several schemes, fastest first, and of the baseline they are compared with.
 
     compress: positions that the deployment compresses, which its accuracy is of.

@@ -22,6 +22,7 @@ from thinwire.sim.events.engine import Engine, Issue, Result
 from thinwire.sim.events.exchange import Exchanger, left_uncompressed, slowdown
 from thinwire.sim.events.fold import find_runs, folds_of, kept_layers
 from thinwire.sim.events.network import Floats
+from thinwire.sim.events.recording import Recorder, Recording
 from thinwire.sim.events.timeline import Fold, Timeline
 from thinwire.sim.interval import kernels_of
 from thinwire.sim.layers import precisions, said_of
@@ -75,23 +76,41 @@ def predict(
         profile=profile.name,
         timeline=timeline_of(result, folds),
         traffic=traffic(workload, exchanger),
-        assumptions=assumptions(model, sharing, prompt, scheme, cost, exchanger),
+        basis=assumptions(model, sharing, prompt, scheme, cost, exchanger),
         cost=cost,
         kernels=kernels_of(workload),
         sharing=sharing,
+        slow_ranks=what_if.slow_ranks,
     )
 
 
-def run(workload: Workload, exchanger: Exchanger, cost: CostModel, folded: bool) -> tuple[Result, tuple[Fold, ...]]:
-    """Simulate the workload; with folds where identical layers reach a steady state, else in full."""
+def record(p: Prediction) -> Recording:
+    """The run of a prediction once more, event by event, with all that crosses links: its times are the same to 1e-9.
+    As many layers are simulated as were.
+    """
+    exchanger = Exchanger(p.cluster, p.cost, slowdown(p.sharing.ranks, p.slow_ranks), left_uncompressed(p.scheme))
+    recorder = Recorder(exchanger.routes)
+    workload = build(p.model, p.scheme, p.prompt, p.sharing)
+    result, folds = run(workload, exchanger, p.cost, bool(p.timeline.folds), recorder)
+    return recorder.recording(timeline_of(result, folds))
+
+
+def run(
+    workload: Workload, exchanger: Exchanger, cost: CostModel, folded: bool, recorder: Recorder | None = None
+) -> tuple[Result, tuple[Fold, ...]]:
+    """Simulate the workload; with folds where identical layers reach a steady state, else in full.
+
+    recorder: sees every transfer; then no exchange is replayed.
+    """
     folded = folded and not exchanger.posted  # what is still on its way when a layer ends is no part of a layer's ends
     runs = find_runs(workload.layers) if folded else []
     if any(r.repeats > r.kept for r in runs):
-        result = _simulate(replace(workload, layers=tuple(kept_layers(workload.layers, runs))), exchanger, cost, True)
+        kept = replace(workload, layers=tuple(kept_layers(workload.layers, runs)))
+        result = _simulate(kept, exchanger, cost, True, recorder)
         folds = folds_of(runs, result.spans)
         if folds is not None:
             return result, folds
-    return _simulate(workload, exchanger, cost, folded), ()
+    return _simulate(workload, exchanger, cost, folded, recorder), ()
 
 
 def timeline_of(result: Result, folds: tuple[Fold, ...]) -> Timeline:
@@ -99,7 +118,9 @@ def timeline_of(result: Result, folds: tuple[Fold, ...]) -> Timeline:
     return Timeline(result.spans, folds, result.end_s + sum(f.copies * f.period_s for f in folds))
 
 
-def _simulate(workload: Workload, exchanger: Exchanger, cost: CostModel, replay: bool) -> Result:
+def _simulate(
+    workload: Workload, exchanger: Exchanger, cost: CostModel, replay: bool, recorder: Recorder | None
+) -> Result:
     priced: dict[int, tuple[tuple[tuple[str, float], ...], TimedSchedule | None]] = {}
     program = []
     layers = ((-1, workload.before), *enumerate(workload.layers), (len(workload.layers), workload.after))
@@ -109,8 +130,10 @@ def _simulate(workload: Workload, exchanger: Exchanger, cost: CostModel, replay:
                 kernels = tuple((kernel.name, cost.kernel_s(kernel)) for kernel in op.kernels)
                 priced[id(op)] = kernels, exchanger.timed(op.exchange) if op.exchange else None
             program.append(Issue(layer, op.part, op.name, *priced[id(op)]))
-    engine = Engine(exchanger.routes, exchanger.ranks, exchanger.slowdown_R, exchanger.alone if replay else None)
-    return engine.run(program)
+    alone = exchanger.alone if replay and recorder is None else None
+    if recorder is not None:
+        recorder.begin(program)
+    return Engine(exchanger.routes, exchanger.ranks, exchanger.slowdown_R, alone, watch=recorder).run(program)
 
 
 def check_machine(model: ModelConfig, cluster: Cluster, prompt: Prompt, profile: Profile, sharing: Sharing) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from thinwire.reference.core.schedule import SWITCH, Op, Schedule, Step, Transfer, Work
 from thinwire.sim.costs.profile import FabricProfile, Protocol
-from thinwire.sim.events.network import Batch, Floats, Ints, Network, Routes, groups
+from thinwire.sim.events.network import Batch, Floats, Ints, Network, Routes, Tag, groups
 from thinwire.sim.events.timeline import Carried
 
 
@@ -36,6 +36,8 @@ class TimedStep:
     started_by: tuple[
         Ints, ...
     ]  # the transfers each rank starts: those it sends, and those it has the switch send to it
+    primitive: str
+    kinds: tuple[str, ...]  # of local work, of any rank
 
     def flows_of(self, ranks: Ints) -> Ints:
         """The transfers that some ranks start."""
@@ -209,6 +211,8 @@ def _time_step(
         incident_R=_count(ends, ranks),
         waiting_FW=ends[:, 1:] if protocol and protocol.posted else ends,
         started_by=tuple(np.flatnonzero(owner == rank) for rank in range(ranks)),
+        primitive=step.primitive,
+        kinds=tuple(dict.fromkeys(work.kind for work in step.work)),
     )
 
 
@@ -238,6 +242,7 @@ class CollectiveRun:
     timed: TimedSchedule
     slowdown_R: Floats  # factor on each rank's codec kernels
     on_done: Callable[[Ints], None]
+    number: int = 0  # for who watches the network
     _lanes: list[_LaneState] = field(init=False)
     _codec_free_s: Floats = field(init=False)
     _lanes_left: Ints = field(init=False)
@@ -293,6 +298,8 @@ class CollectiveRun:
         begin = np.maximum(self._codec_free_s[ranks], now)
         ready = begin + step.codec_s_R[ranks] * self.slowdown_R[ranks]
         self._codec_free_s[ranks] = ready
+        if self.network.watch is not None:
+            self.network.watch.coding(self.number, lane, number, ranks, begin, ready)
         if self.timed.posted:
             for rank, *from_to in zip(ranks.tolist(), begin.tolist(), ready.tolist(), strict=True):
                 self._encoded[rank].append(from_to)
@@ -307,7 +314,9 @@ class CollectiveRun:
         if len(flows):
             arrived = partial(self._arrive, lane, number, flows)
             nbytes, work_bytes = step.nbytes_F[flows], step.work_bytes_F[flows]
-            self.network.start(Batch(step.pairs_F[flows], nbytes, work_bytes, arrived, self.timed.posted))
+            watched = self.network.watch is not None
+            tag = Tag(self.number, lane, number, step.ends_F2[flows], np.zeros(len(flows))) if watched else None
+            self.network.start(Batch(step.pairs_F[flows], nbytes, work_bytes, arrived, self.timed.posted, tag))
         idle = ranks[state.pending[number][ranks] == 0]
         if len(idle):
             self._leave(lane, number, idle)

@@ -13,7 +13,7 @@ import numpy as np
 import simpy
 
 from thinwire.sim.events.collective import CollectiveRun, CollectiveTime, TimedSchedule
-from thinwire.sim.events.network import Floats, Ints, Network, Routes, groups
+from thinwire.sim.events.network import Floats, Ints, Network, Routes, Watch, groups
 from thinwire.sim.events.timeline import Span
 
 
@@ -66,10 +66,11 @@ class Engine:
     slowdown_R: Floats
     alone: Callable[[TimedSchedule], CollectiveTime] | None = None
     env: simpy.Environment = field(default_factory=simpy.Environment)
+    watch: Watch | None = None  # of all exchanges that are run; one replayed shows nothing
 
     def run(self, program: Sequence[Issue]) -> Result:
         """Run to the end; the trace depends on the arguments alone."""
-        self._network = Network(self.env, self.routes)
+        self._network = Network(self.env, self.routes, self.watch)
         self._recorded: list[tuple[int, Span]] = []
         self._replayed: dict[tuple[str, str], float] = {}
         self._peak = 0.0
@@ -138,9 +139,9 @@ class Engine:
         meeting.arrived += 1
         meeting.last_s = arrival_s
         if timed.posted:
-            self._enter(meeting, timed, np.array([rank]))
+            self._enter(meeting, i, timed, np.array([rank]))
         elif meeting.arrived == self.ranks:
-            self._exchange(meeting, timed)
+            self._exchange(meeting, i, timed)
         yield meeting.done[rank]
         start, now = meeting.last_s, self.env.now
         codec_s = float(timed.codec_s_R[rank] * self.slowdown_R[rank])
@@ -152,10 +153,10 @@ class Engine:
         )  # fmt: skip
         self._recorded.append((i, span))
 
-    def _exchange(self, meeting: _Meeting, timed: TimedSchedule) -> None:
+    def _exchange(self, meeting: _Meeting, i: int, timed: TimedSchedule) -> None:
         """Everyone is here."""
         if self.alone is None:
-            self._enter(meeting, timed, np.arange(self.ranks))
+            self._enter(meeting, i, timed, np.arange(self.ranks))
             return
         known = self.alone(timed)
         for link, nbytes in known.link_bytes.items():
@@ -165,9 +166,9 @@ class Engine:
             after = self.env.timeout(float(moment))
             after.callbacks.append(lambda _event, ranks=ranks: meeting.finish(ranks))  # type: ignore[misc]
 
-    def _enter(self, meeting: _Meeting, timed: TimedSchedule, ranks: Ints) -> None:
+    def _enter(self, meeting: _Meeting, i: int, timed: TimedSchedule, ranks: Ints) -> None:
         if meeting.run is None:
-            meeting.run = CollectiveRun(self.env, self._network, timed, self.slowdown_R, meeting.finish)
+            meeting.run = CollectiveRun(self.env, self._network, timed, self.slowdown_R, meeting.finish, i)
         meeting.run.enter(ranks)
 
 

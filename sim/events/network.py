@@ -10,10 +10,10 @@ link's time it takes (nbytes / protocol efficiency). Capacity is shared by work;
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import simpy
@@ -150,6 +150,17 @@ class Routes:
 
 
 @dataclass(eq=False, slots=True)
+class Tag:
+    """What the flows of a batch are of, where somebody watches: an exchange by number, and F of its transfers."""
+
+    exchange: int
+    lane: int
+    step: int
+    ends_F2: Ints  # as `collective.TimedStep` has them
+    begun_s: Floats  # (F,) filled in by the network
+
+
+@dataclass(eq=False, slots=True)
 class Batch:
     """Flows that start together. `on_arrival(indices)` is called with those that arrive together.
 
@@ -161,14 +172,29 @@ class Batch:
     work_bytes: Floats
     on_arrival: Callable[[Ints], None]
     in_order: bool = False
+    tag: Tag | None = None
+
+
+class Watch(Protocol):
+    """Who is told what a network does, as it does it."""
+
+    def sent(self, batch: Batch, indices: Ints, now_s: float) -> None:
+        """The last bytes of these flows of a batch have left."""
+
+    def flowing(self, now_s: float, batches: Sequence[Batch], owner: Ints, index: Ints, rates: Floats) -> None:
+        """From now on flow `index[f]` of `batches[owner[f]]` does `rates[f]` bytes of work a second, and no other."""
+
+    def coding(self, exchange: int, lane: int, step: int, ranks: Ints, begin_s: Floats, end_s: Floats) -> None:
+        """These ranks run their codec kernels of a step then."""
 
 
 class Network:
     """Shares the cluster's links between batches of flows; runs on a SimPy environment."""
 
-    def __init__(self, env: simpy.Environment, routes: Routes) -> None:
+    def __init__(self, env: simpy.Environment, routes: Routes, watch: Watch | None = None) -> None:
         self._env = env
         self.routes = routes
+        self.watch = watch
         self._remembered: dict[bytes, tuple[Floats, Floats]] = {}
         self._batches: list[Batch] = []
         self._queues: dict[int, deque[tuple[int, int]]] = {}  # by pair on which one flows: (batch, index) of the next
@@ -204,6 +230,8 @@ class Network:
 
     def _begin(self, number: int, indices: Ints) -> None:
         batch, count = self._batches[number], len(indices)
+        if batch.tag is not None:
+            batch.tag.begun_s[indices] = self._env.now
         self._owner = np.concatenate([self._owner, np.full(count, number)])
         self._index = np.concatenate([self._index, indices])
         self._pair = np.concatenate([self._pair, batch.pairs[indices]])
@@ -242,6 +270,8 @@ class Network:
         self._version += 1
         if not len(self._left):
             self._batches.clear()
+            if self.watch is not None:
+                self.watch.flowing(self._env.now, (), self._owner, self._index, self._rate)
             return
         counts = np.bincount(self._pair, minlength=len(self.routes.table))
         key = counts.tobytes()
@@ -251,6 +281,8 @@ class Network:
         rates, load = self._remembered[key]
         np.maximum(self._peak, load, out=self._peak)
         self._rate = rates[self._pair]
+        if self.watch is not None:
+            self.watch.flowing(self._env.now, self._batches, self._owner, self._index, self._rate)
         to_go = self._left / self._rate
         soonest = max(0.0, float(to_go.min()))
         ends = np.flatnonzero(to_go <= soonest * (1 + SIMULTANEOUS))
@@ -269,6 +301,8 @@ class Network:
         latency = self.routes.latency_s[pair]
         for number, mine in groups(owner):
             batch = self._batches[number]
+            if self.watch is not None:
+                self.watch.sent(batch, index[mine], self._env.now)
             for delay, together in groups(latency[mine]):
                 arrived = index[mine[together]]
                 self._after(float(delay), partial(batch.on_arrival, arrived))

@@ -51,6 +51,15 @@ class Fold:
     period_s: float
 
 
+class Laid(NamedTuple):
+    """A layer of the whole pass: what was simulated as `simulated`, `shift_s` later. copy: it is a repeat of that."""
+
+    simulated: int
+    layer: int
+    shift_s: float
+    copy: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Breakdown:
     """Seconds on the rank that ends last (`Timeline.last_rank`). ttft = compute + exposed_communication + waiting.
@@ -83,19 +92,24 @@ class Timeline:
 
     def spans(self) -> Iterator[Span]:
         """Every span of the whole forward pass, repeats unrolled, in order of layer."""
-        shift_s, shift_layers = 0.0, 0
         by_layer: dict[int, list[Span]] = {}
         for span in self.simulated:
             by_layer.setdefault(span.layer, []).append(span)
+        for at in self.laid_out():
+            yield from _shifted(by_layer[at.simulated], at.shift_s, at.layer - at.simulated)
+
+    def laid_out(self) -> Iterator[Laid]:
+        """Every layer of the whole forward pass in order, and which simulated one stands for it."""
+        shift_s, shift_layers = 0.0, 0
         fold_at = {fold.layers[-1]: fold for fold in self.folds}
-        for layer in sorted(by_layer):
-            yield from _shifted(by_layer[layer], shift_s, shift_layers)
+        for layer in sorted({span.layer for span in self.simulated}):
+            yield Laid(layer, layer + shift_layers, shift_s, False)
             if fold := fold_at.get(layer):
                 for _ in range(fold.copies):
                     shift_s += fold.period_s
                     shift_layers += len(fold.layers)
                     for repeated in fold.layers:
-                        yield from _shifted(by_layer[repeated], shift_s, shift_layers)
+                        yield Laid(repeated, repeated + shift_layers, shift_s, True)
 
     def weight(self) -> dict[int, int]:
         """How often each simulated layer number occurs in the whole."""

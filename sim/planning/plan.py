@@ -25,6 +25,7 @@ from thinwire.sim.serving.arrivals import Drawn
 from thinwire.sim.serving.replica import Batching
 from thinwire.sim.serving.run import Run, Setup, Simulation, Window
 from thinwire.sim.serving.statistics import Estimate, ms
+from thinwire.sim.views import OfPlan
 from thinwire.topologies.choose import named
 
 Why = Literal[
@@ -153,8 +154,8 @@ class Outcome:
         }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, repr=False)
+class Plan(OfPlan):
     """An answer. simulations: runs made for it, those shared with earlier answers left out."""
 
     what_if: WhatIf

@@ -29,6 +29,7 @@ from thinwire.sim.serving.table import BOUND
 from thinwire.sim.serving.workload import kv_bytes_per_token
 from thinwire.sim.shapes import STATE_BYTES
 from thinwire.sim.sharing import Sharing
+from thinwire.sim.views import OfServing
 from thinwire.sim.workload import Prompt, memory_bytes, state_bytes
 from thinwire.topologies.choose import named
 from thinwire.topologies.cluster import Cluster
@@ -190,8 +191,8 @@ class Paces:
         return tuple(found)
 
 
-@dataclass(frozen=True)
-class ServingResult:
+@dataclass(frozen=True, repr=False)
+class ServingResult(OfServing):
     """A run, and what it rests on."""
 
     deployment: Deployment

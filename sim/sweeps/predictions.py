@@ -8,7 +8,7 @@ from thinwire.sim import api
 from thinwire.sim.costs.shipped import load_profile
 from thinwire.sim.question import Question
 from thinwire.sim.sweeps.kinds import Column, Once, Row, Values, kind_of, names, with_values
-from thinwire.topologies.choose import text_of
+from thinwire.sim.views import prediction_row
 
 # What was predicted; null where that failed.
 RESULTS: Mapping[str, Column] = {
@@ -34,19 +34,8 @@ def _found(point: Question, values: Values, once: Once) -> Row:
     )
     profile = own.profile or once(("profile", place), lambda: load_profile(gpus))
     placed = replace(own, model=model, cluster=gpus, profile=profile, tp=None, gpus=None, nodes=None, scaled_links=())
-    found = api.answer(placed).to_dict()
-    return {
-        "tp": found["tp"],
-        "gpus": text_of(found["gpus"]),
-        "ttft_ms": found["ttft_ms"],
-        "ttft_ms_low": found["ttft_ms_interval"][0],
-        "ttft_ms_high": found["ttft_ms_interval"][1],
-        **{f"{name}_ms": value for name, value in found["breakdown_ms"].items()},
-        "wire_bytes_per_gpu": found["wire_bytes_per_gpu"],
-        "all_reduce_count": found["all_reduce_count"],
-        **{f"{phase}_bits_per_value": bits for phase, bits in found["bits_per_value"].items()},
-        "profile_name": found["profile"],
-    }
+    found = prediction_row(api.answer(placed).to_dict())
+    return {name: found[name] for name in ("tp", "gpus", *RESULTS, "profile_name")}
 
 
 PREDICT = kind_of(

@@ -5,9 +5,9 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from thinwire.edge.reading import content as read_content
+from thinwire.sim.display import flat
 from thinwire.sim.question import options_of
 from thinwire.sim.serving.arrivals import Trace
 from thinwire.sim.serving.question import SOURCES, WHOSE, Service
@@ -80,15 +80,6 @@ RESULTS: Mapping[str, Column] = {
     **_estimate("in_system"), "in_system_growth": "int64", "saturated": "bool_", "filling": "bool_",
     "kv_cache_most": "float64", "end_s": "float64", "iterations": "int64", "events": "int64", "little_error": "float64",
 }  # fmt: skip
-
-
-def flat(found: Mapping[str, Any], before: str = "") -> Row:
-    """Scalars of a nested document under the names of their path; that of a `value` is its estimate's."""
-    row: Row = {}
-    for name, value in found.items():
-        path = before if name == "value" else f"{before}_{name}" if before else name
-        row |= flat(value, path) if isinstance(value, dict) else {path: value}
-    return row
 
 
 def _paces(point: Service, values: Values, once: Once) -> Paces:

@@ -24,6 +24,7 @@ from thinwire.edge.words import place
 from thinwire.edge.writing import replacing
 from thinwire.sim.sweeps.engines import EngineName, WorkersDiedError, missing, run
 from thinwire.sim.sweeps.kinds import Kind, Once, Row, Values
+from thinwire.sim.sweeps.results import Results
 from thinwire.sim.sweeps.spec import KINDS, Sweep, read_sweep
 
 KEPT = 8  # machines, tables of durations, plans: neighbours share them, and more are of no use
@@ -207,11 +208,12 @@ def _rows(table: Any) -> list[tuple[str, bool]]:
 # ---- the sweep
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What a run did. `computed` and `resumed` add up to `points`; `left_out` rows were there and are of no use."""
+@dataclass(frozen=True, repr=False)
+class Report(Results):
+    """What a run did, and the rows of its file `out`. `computed` and `resumed` add up to `points`; `left_out` rows were
+    there and are of no use.
+    """
 
-    out: str
     points: int
     failed: int
     computed: int
