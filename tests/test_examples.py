@@ -159,23 +159,12 @@ def test_a_script_runs_from_any_folder(tmp_path: Path) -> None:
 # --- do the answers hold?
 
 
-def usable(c: thinwire.Comparison, most_perplexity: float, most_points: float) -> dict[str, float]:
-    """Seconds to the first token of a comparison's schemes whose accuracy was measured and is within limits.
-
-    QuickReduce is left out: its kernels are AMD's.
-    """
-    kept = {}
-    for row in c.rows:
-        accuracy, lookups = c.accuracy(row), c.lookup(row)
-        if accuracy is None or accuracy.perplexity_ratio is None or lookups is None:
-            continue
-        if accuracy.perplexity_ratio <= most_perplexity and -100 * lookups.lost <= most_points:
-            kept[row.scheme.name] = row.ttft_s
-    return {name: seconds for name, seconds in kept.items() if not name.startswith("quickreduce")}
-
-
-def soonest(found: dict[str, float]) -> str:
-    return min(found, key=lambda name: found[name])
+def soonest(c: thinwire.Comparison, limit: thinwire.Limit) -> str:
+    """Of what is usable, without QuickReduce, whose kernels are AMD's, and without overlap, which is no codec."""
+    rows = tuple(row for row in c.rows if not re.match("quickreduce|(.*[+])?iso", row.scheme.name))
+    best = thinwire.best(replace(c, rows=rows), limit)
+    assert best is not None
+    return best.scheme.name
 
 
 @pytest.mark.xdist_group("buy-l40s-or-rtx-pro-6000")
@@ -197,15 +186,15 @@ def test_what_to_buy_is_the_cheapest_of_all_and_turns_with_the_price() -> None:
 @pytest.mark.xdist_group("int4-on-my-4090s")
 def test_the_right_int4_is_the_soonest_usable_scheme_of_the_catalog() -> None:
     a, g = found("int4-on-my-4090s"), script("int4-on-my-4090s")
-    best, all_names = g["best"], api.names("schemes")
-    for dumps, rows in (((g["TOPOLOGY"],), a.stock), ((g["TOPOLOGY"], g["PATCHED"]), a.patched)):
-        box = g["machine"](*dumps)
-        c = thinwire.compare(all_names, g["MODEL"], box, batch=g["PROMPTS"], input_tokens=g["TOKENS"])
-        assert best(rows).scheme == soonest(usable(c, g["MOST_PERPLEXITY"], g["MOST_POINTS"]))
-        assert best(rows, g["STRICT_POINTS"]).scheme == soonest(usable(c, g["MOST_PERPLEXITY"], g["STRICT_POINTS"]))
-        for tokens, pays in ((a.pays_from, True), (a.pays_from // 2, False)) if rows is a.stock else ():
-            one = thinwire.compare([best(rows).scheme], g["MODEL"], box, input_tokens=tokens)
-            assert (one.speedup(one.rows[0]) > 1) is pays
+    stock, patched = g["machine"](g["TOPOLOGY"]), g["machine"](g["TOPOLOGY"], g["PATCHED"])
+    for box, asked in ((stock, a.stock), (patched, a.patched)):
+        c = thinwire.compare(api.names("schemes"), g["MODEL"], box, batch=g["PROMPTS"], input_tokens=g["TOKENS"])
+        for limit in (g["USUAL"], g["STRICT"]):
+            assert g["best"](asked, limit).scheme.name == soonest(c, limit)
+    strict = g["best"](a.stock, g["STRICT"])
+    assert a.overlapped.ttft_s < strict.ttft_s and strict.scheme != g["best"](a.stock).scheme
+    name = g["best"](a.stock).scheme.name
+    assert g["pays"](name, stock, a.pays_from) and not g["pays"](name, stock, a.pays_from // 2)
 
 
 def test_the_boxes_of_the_4090s_are_what_the_page_says(root: Path) -> None:
@@ -257,9 +246,10 @@ def test_one_socket_is_sooner_than_both_under_every_usable_scheme() -> None:
             batch=g["PROMPTS"], input_tokens=g["TOKENS"], scaled_links={"bridge*->bridge*": g["SLOW"]},
         )  # fmt: skip
 
-    assert soonest(usable(rows(g["SOCKET"]), 1.05, 5.0)) == g["FLAT"]
+    assert soonest(rows(g["SOCKET"]), thinwire.Limit(lookups=5.0)) == g["FLAT"]
     for gpus in (g["ALL"], g["TWO_EACH"], g["ZIGZAG"], "0,1,2,4"):
-        assert min(usable(rows(gpus), 1.05, 10.0).values()) > socket
+        best = thinwire.best(rows(gpus))
+        assert best is not None and best.ttft_s > socket
         assert g["ttft_s"](g["ISLANDS"], gpus) > socket
     assert g["ttft_s"](g["FLAT"], "4-7") == pytest.approx(socket)
     for share, sooner in ((a.even_share + 0.02, True), (a.even_share - 0.02, False)):
