@@ -21,8 +21,8 @@ USUAL, STRICT = thinwire.Limit(), thinwire.Limit(lookups=5.0)  # what accuracy m
 
 @dataclass(frozen=True)
 class Answer:
-    """With either driver: codecs, soonest first. overlapped: no codec, the two halves of a prompt overlap, stock driver.
-    pays_from: where the best codec begins to pay, in tokens of a single prompt.
+    """With either driver: codecs, soonest first. overlapped: none, but the two halves of a prompt overlap, stock
+    driver. pays_from: where the best codec begins to pay, in tokens of a single prompt.
     """
 
     stock: thinwire.Comparison
@@ -91,7 +91,8 @@ def said(a: Answer) -> list[str]:
         f"{loses.perplexity - 1:.1%}.",
         f"If no more than {STRICT.lookups:.0f} points may be lost, it is {strict.scheme.name}: {strict.ttft_s:.2f} s, "
         f"{cost(a.stock, strict).points:.0f} points.",
-        f"An engine that overlaps the two halves of a prompt (iso) loses nothing and takes {a.overlapped.ttft_s:.2f} s.",
+        f"An engine that overlaps the two halves of a prompt (iso) loses nothing and takes "
+        f"{a.overlapped.ttft_s:.2f} s.",
         f"The 90 % interval of the {top.ttft_s:.2f} s is {top.interval.low_s:.2f} to {top.interval.high_s:.2f} s.",
         f"The driver alone is worth {before.ttft_s / patched.ttft_s:.2f} times; {name} on the stock driver beats 16 "
         f"bits on the patched one by {patched.ttft_s / top.ttft_s:.2f} times.",
