@@ -6,6 +6,7 @@ sentences, each a `>` paragraph, and takes its figures from nowhere else.
 
 import contextlib
 import io
+import json
 import re
 import runpy
 import shlex
@@ -121,6 +122,18 @@ def test_a_page_is_short_and_its_links_lead_somewhere(stem: str) -> None:
         assert (ROOT / "docs" / "examples" / target).exists(), target
 
 
+def asks_the_same(words: list[str], document: Any, printed: str) -> None:
+    """A command's times are the script's: its percentile, or those of two of its rows, the baseline counted."""
+    if words[2] == "compare":
+        milliseconds = [row["ttft_ms"] for row in (document["baseline"], *document["rows"])]
+    elif words[2] == "serve":
+        milliseconds = [document["ttft_ms"]["p90"]["value"]]
+    else:
+        return
+    shown = {f"{each / 1e3:.2f}" for each in milliseconds}
+    assert len({each for each in shown if f"{each} " in printed}) >= min(2, len(milliseconds)), (words, shown)
+
+
 @EACH
 @pytest.mark.usefixtures("forgotten")
 def test_commands_and_snippets_of_a_page_run(
@@ -142,8 +155,9 @@ def test_commands_and_snippets_of_a_page_run(
             if words[2] == "plan":
                 assert (tmp_path / words[3]).samefile(script(stem)["FILE"])
                 continue
-            status, _, err = run(capsys, *words[2:])
+            status, out, err = run(capsys, *words[2:], "--json")
             assert status == 0, (words, err)
+            asks_the_same(words, json.loads(out), " ".join(lines(stem)))
         ran += 1
     assert ran >= 2
 
