@@ -75,7 +75,7 @@ CASES = (
     ("70B, 8x H100", "llama-3-70b", "8xh100-nvlink", 8, 8, 1024),
     ("70B, 8x MI300X", "llama-3-70b", "8xmi300x-xgmi", 8, 8, 1024),
     ("70B, 2x8 H100", "llama-3-70b", "2x8xh100-ib", 16, 8, 1024),
-    ("8B, 4x L40S, 1 x 16", "llama-3-8b", "8xl40s-pcie", 4, 1, 16),
+    ("8B, 4x L40S, short", "llama-3-8b", "8xl40s-pcie", 4, 1, 16),
 )
 TRIED = (
     "iso", "iso-int8", "flash-int8", "flash2-int5-sr", "flash-int4-h128", "flash2-int4-hier", "quickreduce-fp8",

@@ -38,10 +38,10 @@ def _command(command: Any, name: str, context: Any) -> Iterator[str]:
 def _row(parameter: Any, context: Any) -> str:
     option = parameter.param_type_name == "option"
     names = ", ".join(f"`{word}`" for word in (*parameter.opts, *parameter.secondary_opts)) if option else (
-        f"`{parameter.make_metavar(context)}`"
+        f"`{(parameter.metavar or parameter.name).upper()}`"
     )  # fmt: skip
     default = parameter.default
-    hidden = default is None or default == () or default == [] or default is False or callable(default)
+    hidden = default in (None, "", (), [], False) or callable(default)
     required = "required" if parameter.required else "" if hidden else f"`{default}`"
     return f"| {names} | {_text(getattr(parameter, 'help', None))} | {required} |"
 
