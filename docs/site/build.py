@@ -3,6 +3,7 @@
 Pages in docs/ are written to be read in the repository. Before Zensical renders them they are copied, and of the copies
 
 - links that leave docs/ become words with the path behind them, for what they lead to is no page;
+- links whose words are a page's file name get its title instead;
 - lists get the empty line that Python-Markdown wants before them;
 - pictures may be scrolled sideways on a narrow screen;
 - what would be written twice is made: every option of every command, and the list of decisions.
@@ -50,10 +51,19 @@ def _inside(whole: str, words: str, target: str, page: Path) -> str:
     path = target.partition("#")[0]
     leads = (DOCS / page.parent / path).resolve() if path else DOCS
     if leads.is_relative_to(DOCS) and leads.suffix in ("", ".md", ".svg"):
-        return whole if leads.is_file() or not path or not leads.is_dir() else words
+        if leads.is_dir():
+            return words
+        named = words.strip("`") in (leads.name, path) and leads.suffix == ".md"
+        return f"[{title_of(leads)}]({target})" if named else whole
     shown = leads.relative_to(ROOT).as_posix()
     plain = words.strip("`")
     return f"`{shown}`" if plain in (shown, path) or shown.endswith(f"/{plain}") else f"{words} (`{shown}`)"
+
+
+def title_of(page: Path) -> str:
+    """Its first heading."""
+    found = re.search(r"^# (.+)$", page.read_text("utf-8"), re.MULTILINE)
+    return found[1] if found else page.stem
 
 
 def stage(target: Path) -> None:
