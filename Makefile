@@ -118,7 +118,7 @@ pages: $(VENV)/.dev ## write docs/accuracy.md and its pictures from what was mea
 pictures: $(VENV)/.dev ## draw every picture of the pages, and their tables of exact numbers, from the catalog and today's predictions
 	$(BIN)/python docs/pictures/draw.py
 
-docs: $(VENV)/.dev ## build the site into build/site; warnings are errors
+docs: $(VENV)/.docs ## build the site into build/site; warnings are errors
 	$(BIN)/python docs/site/build.py $(ARGS)
 
 clean: ## remove the virtual environment, builds and caches
@@ -154,6 +154,11 @@ $(VENV)/.mutants: $(VENV)/.venv $(MANIFESTS)
 	@echo "thinwire: installing thinwire with its test dependencies (torch among them) and the maker of mutants"
 	@$(PIP) --no-build-isolation -e '.[mutants]'
 	@touch $(VENV)/.core $(VENV)/.test $@
+
+$(VENV)/.docs: $(VENV)/.venv $(MANIFESTS)
+	@echo "thinwire: installing thinwire and what builds its site (no torch)"
+	@$(PIP) --no-build-isolation -e '.[docs]'
+	@touch $(VENV)/.core $@
 
 $(VENV)/.dev: $(VENV)/.venv $(MANIFESTS)
 	@echo "thinwire: installing thinwire with its test and development tools (torch among them)"
