@@ -71,6 +71,20 @@ def test_lines_are_short_and_links_lead_somewhere() -> None:
             assert (ROOT / page).parent.joinpath(link).resolve().exists(), f"{page}: {link}"
 
 
+def test_no_page_repeats_another() -> None:
+    """A sentence of a dozen words stands in one place; others link to it."""
+    seen: dict[str, str] = {}
+    for page in pages():
+        if elsewhere(page) == "tests/validation/papers":  # made by a script, one form for every claim
+            continue
+        prose = re.sub(r"^```.*?^```$|^\|.*?$|<!--.*?-->", "\n\n", text_of(page), flags=re.MULTILINE | re.DOTALL)
+        for paragraph in re.split(r"\n\s*\n|^- ", prose, flags=re.MULTILINE):
+            for sentence in re.split(r"(?<=[.:;?!])\s+", " ".join(paragraph.split())):
+                if len(sentence.split()) >= 12:
+                    assert sentence not in seen, f"{page} and {seen[sentence]} both say: {sentence}"
+                    seen[sentence] = page
+
+
 def _your_machine(folder: Path, capsys: Capture) -> None:
     """The last import had all files; a log of one's own takes away what other hosts differ by."""
     assert (folder / "machine.svg").read_text()[:4] == "<svg"

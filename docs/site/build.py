@@ -5,6 +5,7 @@ Pages in docs/ are written to be read in the repository. Before Zensical renders
 - links that leave docs/ become words with the path behind them, for what they lead to is no page;
 - links whose words are a page's file name get its title instead;
 - lists get the empty line that Python-Markdown wants before them;
+- blocks of commands are called so, for long ones to be wrapped;
 - pictures may be scrolled sideways on a narrow screen;
 - what would be written twice is made: every option of every command, and the list of decisions.
 """
@@ -21,6 +22,7 @@ import reference
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 _FENCE = re.compile(r"^(```|~~~).*?^\1[ ]*$", re.MULTILINE | re.DOTALL)
+_COMMANDS = re.compile(r"\A```\n(?=(?:\$ )?(?:thinwire|make|export) )")
 _LINK = re.compile(r"(?<!!)\[((?:[^][]|\[[^]]*\])*)\]\(([^()\s:]+)\)")
 _ITEM = re.compile(r"^(?:[-*]|\d+\.) ")
 _PICTURE = re.compile(r"^(!\[[^]]*\]\([^)]+\.svg\))$", re.MULTILINE)
@@ -30,7 +32,7 @@ def staged(text: str, page: Path) -> str:
     """A page's text as the site wants it. page: its path in docs/, which links are relative to."""
     at, parts = 0, []
     for fence in _FENCE.finditer(text):
-        parts += [_prose(text[at : fence.start()], page), fence[0]]
+        parts += [_prose(text[at : fence.start()], page), _COMMANDS.sub("```console\n", fence[0])]
         at = fence.end()
     return "".join([*parts, _prose(text[at:], page)])
 
