@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -85,6 +86,30 @@ def test_links_anchors_and_images_lead_somewhere(site: Path, read: dict[Path, Pa
             if parts.fragment and target.suffix == ".html":
                 anchors = read[target].anchors
                 assert unquote(parts.fragment) in anchors, f"{path.name}: no {parts.fragment} in {target.name}"
+
+
+def test_a_page_is_staged_for_the_site(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Links out of docs/, lists, titles for file names, and prompts; what stands in a block is left alone."""
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "site"))
+    staged = runpy.run_path(str(ROOT / "docs" / "site" / "build.py"))["staged"]
+
+    def text(page: str, at: str = "schemes/index.md") -> str:
+        made: str = staged(page, Path(at))
+        return made
+
+    assert text("[the list](../../edge/limits.py) holds") == "the list (`edge/limits.py`) holds"
+    assert text("[edge/limits.py](../edge/limits.py)", "limits.md") == "`edge/limits.py`"
+    assert text("[models.md](../models.md#x)") == "[Models: which are read, and what of them](../models.md#x)"
+    assert text("[by MX](mx.md), [there](https://example.org/a)") == "[by MX](mx.md), [there](https://example.org/a)"
+    assert text("so:\n- a\n  b\n- c\n") == "so:\n\n- a\n  b\n- c\n"
+    block = "```console\n$ thinwire predict \\\n    --x\n$ make demo\n```"
+    assert text(block) == "```sh\nthinwire predict \\\n    --x\nmake demo\n```"
+    for alone in (
+        "```console\n$ thinwire models\nllama\n```",
+        "```text\n[a](../../b.py)\n- c\n```",
+        "```\nedge/ in\n```",
+    ):
+        assert text(alone) == alone
 
 
 def test_every_decision_is_listed(site: Path, read: dict[Path, Page]) -> None:

@@ -5,7 +5,7 @@ Pages in docs/ are written to be read in the repository. Before Zensical renders
 - links that leave docs/ become words with the path behind them, for what they lead to is no page;
 - links whose words are a page's file name get its title instead;
 - lists get the empty line that Python-Markdown wants before them;
-- blocks of commands are called so, for long ones to be wrapped;
+- blocks of commands lose their prompts, for what is copied to run, and long lines are wrapped;
 - pictures may be scrolled sideways on a narrow screen;
 - what would be written twice is made: every option of every command, and the list of decisions.
 """
@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 
 import reference
@@ -22,7 +23,9 @@ import reference
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 _FENCE = re.compile(r"^(```|~~~).*?^\1[ ]*$", re.MULTILINE | re.DOTALL)
-_COMMANDS = re.compile(r"\A```\n(?=(?:\$ )?(?:thinwire|make|export) )")
+_COMMANDS = re.compile(
+    r"```(?:console)?(?P<title> title=[^\n]*)?\n(?P<text>(?:\$ )?(?:thinwire|make|export) .*)```\s*", re.DOTALL
+)
 _LINK = re.compile(r"(?<!!)\[((?:[^][]|\[[^]]*\])*)\]\(([^()\s:]+)\)")
 _ITEM = re.compile(r"^(?:[-*]|\d+\.) ")
 _PICTURE = re.compile(r"^(!\[[^]]*\]\([^)]+\.svg\))$", re.MULTILINE)
@@ -32,7 +35,7 @@ def staged(text: str, page: Path) -> str:
     """A page's text as the site wants it. page: its path in docs/, which links are relative to."""
     at, parts = 0, []
     for fence in _FENCE.finditer(text):
-        parts += [_prose(text[at : fence.start()], page), _COMMANDS.sub("```console\n", fence[0])]
+        parts += [_prose(text[at : fence.start()], page), _fence(fence[0])]
         at = fence.end()
     return "".join([*parts, _prose(text[at:], page)])
 
@@ -47,6 +50,19 @@ def _prose(text: str, page: Path) -> str:
             lines.append("")
         lines.append(line)
     return "\n".join(lines)
+
+
+def _fence(text: str) -> str:
+    """Commands as a shell has them, without prompts, so that they can be copied; with what they print as they are."""
+    found = _COMMANDS.fullmatch(text)
+    if found is None:
+        return text
+    lines = found["text"].splitlines()
+    prompts = [line.startswith("$ ") or before.endswith("\\") for before, line in pairwise(["", *lines])]
+    if any(prompts) and not all(prompts):
+        return text
+    commands = "".join(f"{line.removeprefix('$ ')}\n" for line in found["text"].splitlines())
+    return f"```sh{found['title'] or ''}\n{commands}```"
 
 
 def _inside(whole: str, words: str, target: str, page: Path) -> str:
