@@ -25,7 +25,7 @@ import pytest
 # imported. ANY: every module may lie in the hall, which is one room.
 ANY = "*.py"
 HOUSE: Mapping[str, tuple[str, ...]] = {
-    "commands": (ANY,),
+    "commands": (ANY, "tables/"),
     "validation": (
         "calibrate.py", "peers/", "papers/", "targets/", "emulation/", "quality/", "instructions/", "relatives/",
         "logs/", "hosts/", "mixtures/", "precisions/", "fits/", "campaign/",
@@ -80,7 +80,7 @@ ARROWS: Mapping[str, set[str]] = {
 }
 # What may reach up, by name and when asked: a backend in its registry, what our codecs mean on tensors in theirs, and
 # the door that older installations call.
-VERSIONED = ("sim", "reference")  # may read the version from the face: results and messages carry it
+VERSIONED = ("sim", "reference", "commands")  # may read the version from the face: results and messages carry it
 BY_NAME = {
     ("reference/codecs/backend.py", "kernels"), ("reference/core/builtin.py", "reference"), ("sim/cli.py", "commands"),
 }  # fmt: skip
