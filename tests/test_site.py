@@ -17,6 +17,7 @@ import pytest
 from .pages import ROOT
 
 pytest.importorskip("zensical", reason="the extra docs is not installed")
+pytestmark = pytest.mark.xdist_group("site")  # built once
 CHROMIUM = Path("/usr/bin/chromium")
 GENERATED = {"reference/commands.md", "decisions/index.md"}
 # Classes for which the theme's script would load somebody else's from a CDN, and what it asks GitHub for.

@@ -56,7 +56,7 @@ def _experts() -> str:
         if entry.compresses_experts:
             cells = [f"`{entry.name}`"]
             for phase in ("dispatch", "combine"):
-                codec = entry.of_experts(phase)  # type: ignore[arg-type]
+                codec = entry.of_experts(phase)
                 cells += ["`bf16`", "16"] if codec is None else [f"`{codec.spec}`", f"{codec.bits_per_value:.6g}"]
             rows.append(cells)
     return _table(["scheme", "dispatch", "bits a value", "combine", "bits a value"], rows, numeric=0)
