@@ -23,7 +23,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq -c constrain
 MANIFESTS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check newest torchless fuzz mutants bench calibrate validate peers papers emulate accuracy prompt sensitivity auto spd gpu instructions pages picture clean
+.PHONY: help demo test check newest torchless fuzz mutants bench calibrate validate peers papers emulate accuracy prompt sensitivity auto spd gpu instructions pages pictures docs clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -115,8 +115,11 @@ instructions: $(VENV)/.test ## compile every codec's kernels for sm_80 to sm_120
 pages: $(VENV)/.dev ## write docs/accuracy.md and its pictures from what was measured
 	$(BIN)/python -m thinwire.validation.quality.page $(ARGS)
 
-picture: $(VENV)/.dev ## draw the README's picture from today's predictions
-	$(BIN)/python docs/picture.py
+pictures: $(VENV)/.dev ## draw every picture of the pages, and their tables of exact numbers, from the catalog and today's predictions
+	$(BIN)/python docs/pictures/draw.py
+
+docs: $(VENV)/.docs ## build the site into build/site; warnings are errors
+	$(BIN)/python docs/site/build.py $(ARGS)
 
 clean: ## remove the virtual environment, builds and caches
 	rm -rf $(VENV) $(VENV)-newest .mutants build dist src/thinwire.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -151,6 +154,11 @@ $(VENV)/.mutants: $(VENV)/.venv $(MANIFESTS)
 	@echo "thinwire: installing thinwire with its test dependencies (torch among them) and the maker of mutants"
 	@$(PIP) --no-build-isolation -e '.[mutants]'
 	@touch $(VENV)/.core $(VENV)/.test $@
+
+$(VENV)/.docs: $(VENV)/.venv $(MANIFESTS)
+	@echo "thinwire: installing thinwire and what builds its site (no torch)"
+	@$(PIP) --no-build-isolation -e '.[docs]'
+	@touch $(VENV)/.core $@
 
 $(VENV)/.dev: $(VENV)/.venv $(MANIFESTS)
 	@echo "thinwire: installing thinwire with its test and development tools (torch among them)"

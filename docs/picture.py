@@ -1,7 +1,7 @@
 """Draws docs/ttft.svg, the README's picture: TTFT with its intervals against what schemes cost in perplexity.
 
-`make picture`. TTFTs are predictions, perplexities are looked up (`sim.quality`); the same of both give the same bytes.
-tests/test_docs.py draws it anew and holds the committed file to it.
+`make pictures`. TTFTs are predictions, perplexities are looked up (`sim.quality`); the same of both give the same
+bytes. tests/test_pictures.py draws it anew and holds the committed file to it.
 """
 
 import sys
