@@ -76,6 +76,7 @@ class Options(TypedDict):
     models: list[ModelOption]
     machines: list[MachineOption]
     schemes: list[SchemeOption]
+    gpus: list[str]
     weights: list[str]
     kv: list[str]
     sliders: list[Slider]
@@ -309,7 +310,7 @@ class Plan(TypedDict):
 
 
 class Dropped(TypedDict):
-    """`POST api/drop`, body the file, its name URL-encoded in the header X-Filename. key, value: of the query."""
+    """`POST api/drop?` + the query of the state, body the file, its name URL-encoded in the header X-Filename. key, value: of the query."""
 
     kind: str  # model, machine, profile
     key: str
@@ -320,9 +321,12 @@ class Dropped(TypedDict):
 
 
 class Refused(TypedDict):
-    """Any other status than 200: one sentence."""
+    """Any other status than 200: one sentence. needs: a key of the query (`gpu`, of `Options.gpus`) that would help what
+    was dropped: the same request again, with it.
+    """
 
     error: str
+    needs: NotRequired[str]
 
 
 class Grid(TypedDict):
