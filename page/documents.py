@@ -6,11 +6,11 @@ is not known is null. Everything is data: names are the user's, and the page sho
 How the page is put together (page/assets.py): `static/page.html` holds the three lines
 
     <link rel="stylesheet" href="static/page.css">
-    <script src="vega.js"></script>
-    <script src="static/page.js"></script>
+    <script type="module" src="vega.js"></script>
+    <script type="module" src="static/page.js"></script>
 
 and, before them, `<script type="application/json" id="thinwire-data">{}</script>`, which is filled with `Start`. Served,
-they stay; in a report each is replaced by what it names. So `page.js` is one plain script, reads all it starts from in
+they stay; in a report each is replaced by what it names. So `page.js` is one file without imports, reads all it starts from in
 `thinwire-data` (charts are in it too), and asks for the rest by `api/...?` + the query of the state, or out of the
 grid.
 """
