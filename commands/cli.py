@@ -30,6 +30,8 @@ COMMANDS: Mapping[str, str] = {
     "auto": "auto",
     "sweep": "sweep",
     "collective": "collective",
+    "ui": "page",
+    "report": "page",
     "accuracy": "quality",
     "sensitivity": "quality",
     "calibrate": "calibrate",

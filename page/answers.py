@@ -25,7 +25,7 @@ from thinwire.page.documents import (
 )
 from thinwire.page.drawing import drawing
 from thinwire.page.standing import Limit, best, grounds, standing, verdict
-from thinwire.page.state import DEFAULTS, DROP, LINK, OWN, State, asked, number, read
+from thinwire.page.state import DROP, LINK, OWN, State, asked, number, read
 from thinwire.page.timeline import layer_of
 from thinwire.reference.catalog import schemes as catalog_schemes
 from thinwire.reference.core.architecture import ModelConfig
@@ -36,10 +36,7 @@ from thinwire.topologies.cluster import Cluster
 
 BASELINE = "bf16"
 FLOOR = "none"
-NAMED = (
-    BASELINE, FLOOR, "flash-int8", "flash2-int6", "flash2-int5", "flash-int4", "flash2-int4-sr", "quickreduce-int4",
-    "iso", "flash-int4+iso",
-)  # fmt: skip
+NAMED = (BASELINE, FLOOR, "flash-int8", "flash2-int6", "flash-int4", "flash2-int4-sr", "iso", "flash-int4+iso")
 EXPERTS = 4  # schemes for experts' traffic, where there is some
 EXAMPLE_PRICES = {"8xl40s-pcie": 0.90, "8xrtx-pro-6000-pcie": 1.60, "8xh100-nvlink": 2.60}
 EXAMPLE = "example, not a quotation: examples/plan.toml"
@@ -178,7 +175,7 @@ def chosen(state: State) -> str:
 
 def _answer(desk: Desk, state: State, everything: bool) -> Answer:
     comparison, cannot = compared(desk, state, named(desk, state, everything))
-    return {**_head(desk, state, comparison, cannot), "detail": detail(desk, state)}  # type: ignore[typeddict-item]
+    return {**_head(desk, state, comparison, cannot), "detail": detail(desk, state)}
 
 
 def without_detail(desk: Desk, state: State, names: Sequence[str]) -> Answer:
@@ -198,8 +195,7 @@ def _head(desk: Desk, state: State, c: Comparison, cannot: dict[str, str]) -> An
     return {
         "version": thinwire.__version__,
         "state": state.query(),
-        "title": f"{first.model.name} on {first.cluster.name}, TP {first.tp}, "
-        f"{q.batch} x {q.input_tokens} tokens",
+        "title": f"{first.model.name} on {first.cluster.name}, TP {first.tp}, {q.batch} x {q.input_tokens} tokens",
         "verdict": verdict(c, limit),
         "model": first.model.name,
         "machine": first.cluster.name,
@@ -216,7 +212,7 @@ def _head(desk: Desk, state: State, c: Comparison, cannot: dict[str, str]) -> An
 
 def row(c: Comparison, one: Prediction, limit: Limit, is_best: bool, is_chosen: bool) -> Row:
     """A prediction as a row."""
-    parts, known, lookup = one.breakdown, c.accuracy(one), c.lookup(one)
+    parts, known, lookup, bits = one.breakdown, c.accuracy(one), c.lookup(one), one.bits_per_value
     both_s = parts.codec_s + parts.communication_s
     codec_s = parts.exposed_communication_s * (parts.codec_s / both_s if both_s else 0.0)
     return {
@@ -228,7 +224,7 @@ def row(c: Comparison, one: Prediction, limit: Limit, is_best: bool, is_chosen: 
         "wire_ms": (parts.exposed_communication_s - codec_s) * 1e3,
         "waiting_ms": parts.waiting_s * 1e3,
         "speedup": c.speedup(one),
-        "bits": [one.bits_per_value["reduce"], one.bits_per_value["gather"]],
+        "bits": [bits["reduce"], bits["gather"]],
         "wire_mb": one.traffic.layer_bytes_per_gpu / 1e6,
         "perplexity": None if known is None else known.perplexity_ratio,
         "perplexity_interval": _pair(None if known is None else known.to_dict()["perplexity_ratio_interval"]),

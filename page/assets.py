@@ -1,4 +1,4 @@
-"""The page's own files, and the charting library out of the package that is installed: nobody else's JavaScript is ours.
+"""The page's own files, and the charting library out of the package that is installed; none of it is committed here.
 
 Vega-Lite, Vega and vega-embed come as one script of 0.9 MB out of vl-convert; making it takes a second of a core, once.
 Its expressions run in an interpreter that is part of it (vega-embed's `ast`), so no page needs `unsafe-eval`.
@@ -7,6 +7,7 @@ Its expressions run in an interpreter that is part of it (vega-embed's `ast`), s
 import base64
 import hashlib
 import json
+import re
 from functools import cache
 from pathlib import Path
 from threading import Lock
@@ -17,10 +18,15 @@ DATA = '<script type="application/json" id="thinwire-data">{}</script>'
 STYLE = '<link rel="stylesheet" href="static/page.css">'
 LIBRARY = '<script type="module" src="vega.js"></script>'
 SCRIPT = '<script type="module" src="static/page.js"></script>'
-TYPES = {"page.css": "text/css", "page.js": "text/javascript"}
+TYPES = {".css": "text/css", ".js": "text/javascript"}
+_IMPORT = re.compile(r'^import\s*\{[^}]*\}\s*from\s*"\./([a-z]+\.js)";\n', re.MULTILINE)
 # Vega's tooltips and chart sizes are styles that scripts set; a style runs nothing and, without URLs, fetches nothing.
-_ALIKE = "default-src 'none'; style-src {style} 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
-SERVED = f"{_ALIKE.format(style=chr(39) + 'self' + chr(39))}; script-src 'self'; connect-src 'self'; frame-ancestors 'none'"
+_ALIKE = (
+    "default-src 'none'; style-src {style} 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
+)
+SERVED = (
+    f"{_ALIKE.format(style=chr(39) + 'self' + chr(39))}; script-src 'self'; connect-src 'self'; frame-ancestors 'none'"
+)
 _lock = Lock()
 
 
@@ -32,6 +38,30 @@ class MissingError(ValueError):
 def own(name: str) -> str:
     """A file of ours."""
     return (STATIC / name).read_text("utf-8")
+
+
+@cache
+def names() -> dict[str, str]:
+    """The files that the page asks for by name, and their media types."""
+    return {path.name: TYPES[path.suffix] for path in sorted(STATIC.iterdir()) if path.suffix in TYPES}
+
+
+@cache
+def script() -> str:
+    """Our modules as one: each behind those that it imports, by their own names, which therefore differ."""
+    done = dict[str, str]()
+
+    def add(name: str) -> None:
+        if name not in done:
+            done[name] = ""  # a circle would be one of ours, and the browser's matter
+            text = own(name)
+            for found in _IMPORT.finditer(text):
+                add(found[1])
+            del done[name]
+            done[name] = re.sub(r"^export ", "", _IMPORT.sub("", text), flags=re.MULTILINE)
+
+    add("page.js")
+    return "\n".join(done.values())
 
 
 @cache
@@ -52,7 +82,7 @@ def _library() -> str:
         import vl_convert
     except ImportError:
         raise MissingError("the page's charts need an extra: pip install 'thinwire[ui]'") from None
-    return str(vl_convert.javascript_bundle())
+    return str(vl_convert.javascript_bundle(None))
 
 
 def as_data(document: Any) -> str:
@@ -78,7 +108,7 @@ def whole(document: Any, with_library: bool = True) -> str:
 
     with_library: False leaves the charts out, and the page shows its tables alone.
     """
-    scripts = [own("page.js")]
+    scripts = [script().replace("</script", "<\\/script")]
     if with_library:
         scripts.insert(0, library().replace("</script", "<\\/script").replace("<!--", "<\\!--"))
     hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts)

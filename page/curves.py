@@ -31,7 +31,10 @@ def curves(desk: Desk, state: State, axes: Sequence[str] = ()) -> Curves:
             raise ValueError(f"axis must be one of {', '.join(AXES)}: {shown(axis)}")
     wanted = [axis for axis in AXES if not axes or axis in axes]
     schemes = lines(desk, state)
-    return {"state": state.query(), "curves": [curve(desk, state, axis, schemes, points(desk, state, axis)) for axis in wanted]}
+    return {
+        "state": state.query(),
+        "curves": [curve(desk, state, axis, schemes, points(desk, state, axis)) for axis in wanted],
+    }
 
 
 def lines(desk: Desk, state: State) -> list[str]:
@@ -58,10 +61,9 @@ def moved(state: State, axis: Axis, x: float) -> State:
     """The state at another place of an axis."""
     if axis == "link":
         return replace(state, link=x)
-    changed = {axis: round(x)}
     if axis == "tp":
-        changed |= {"gpus": None, "nodes": None}  # type: ignore[dict-item]
-    return replace(state, question=replace(state.question, **changed))
+        return replace(state, question=replace(state.question, tp=round(x), gpus=None, nodes=None))
+    return replace(state, question=replace(state.question, input_tokens=round(x)))
 
 
 def curve(desk: Desk, state: State, axis: Axis, schemes: Sequence[str], x: Sequence[float]) -> Curve:
@@ -125,4 +127,10 @@ def _crossover(axis: Axis, x: float, ttft_ms: float, sooner: str, than: str) -> 
         "link": f"from {x:.3g} times the links' rate on",
         "tp": f"from TP {x:g} on",
     }[axis]
-    return {"x": x, "ttft_ms": ttft_ms, "sooner": sooner, "than": than, "text": f"{where} {sooner} is sooner than {than}"}
+    return {
+        "x": x,
+        "ttft_ms": ttft_ms,
+        "sooner": sooner,
+        "than": than,
+        "text": f"{where} {sooner} is sooner than {than}",
+    }

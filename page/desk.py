@@ -1,7 +1,8 @@
-"""Where questions of the page are answered: what was dropped, and what was predicted already, for as long as it runs."""
+"""Where questions of the page are answered: what was dropped and what was predicted already, while it runs."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from shutil import rmtree
@@ -9,6 +10,8 @@ from tempfile import TemporaryDirectory, mkdtemp
 from threading import Lock
 from typing import Any, TypeVar
 
+from thinwire.edge.limits import JSON_BYTES
+from thinwire.edge.reading import content
 from thinwire.edge.words import shown
 from thinwire.page.state import DROP, State
 from thinwire.reference.core.architecture import ModelConfig
@@ -17,7 +20,7 @@ from thinwire.sim import api
 from thinwire.sim.question import Question
 from thinwire.sim.report import Prediction
 from thinwire.topologies.cluster import Cluster
-from thinwire.topologies.load import load_cluster
+from thinwire.topologies.load import cluster_names, load_cluster
 
 T = TypeVar("T")
 KEPT_PREDICTIONS = 2048  # a few hundred kB each at most, most a tenth of it
@@ -79,7 +82,8 @@ class Desk:
     def said(self, error: Exception) -> str:
         """A message without the folder's path, nor any other of this machine's."""
         text = str(error)
-        for root in (f"{self.folder.resolve()}/", f"{self.folder}/", f"{Path.home()}/", f"{Path.cwd()}/"):
+        theirs = [f"{path.parent}/" for _, path in list(self._dropped.values()) if path.parent != Path()]
+        for root in (*theirs, f"{self.folder.resolve()}/", f"{self.folder}/", f"{Path.home()}/", f"{Path.cwd()}/"):
             if len(root) > 2:
                 text = text.replace(root, "")
         return text
@@ -100,7 +104,8 @@ class Desk:
             while len(self._dropped) > KEPT_DROPS:
                 gone.append(self._dropped.popitem(last=False)[1][1])
         for each in gone:
-            rmtree(each.parent, ignore_errors=True)
+            if each.is_relative_to(self.folder):  # else the user's own, named on the command line
+                rmtree(each.parent, ignore_errors=True)
         return name
 
     def path(self, name: str) -> Path:
@@ -119,6 +124,17 @@ class Desk:
         if not isinstance(found, kind):
             raise ValueError(f"what was dropped as {shown(name)} is something else")
         return found
+
+    def adopt(self, kind: str, given: str) -> str:
+        """A name as it is, a file of the command line's as if it had been dropped. ValueError as whoever reads it."""
+        if kind == "profile":
+            content(given, "profile", JSON_BYTES.most)
+            return self.keep(Path(given), Path(given))
+        known = model_names() if kind == "model" else cluster_names()
+        if given in known or (kind == "model" and given.lower() in model_aliases()):
+            return given
+        value = load_model(given) if kind == "model" else api.group(given)
+        return self.keep(value, Path(given))
 
     # ---- names to values
 
@@ -142,6 +158,12 @@ class Desk:
         model = self.model(question.model) if isinstance(question.model, str) else question.model
         cluster = self.machine(question.cluster) if isinstance(question.cluster, str) else question.cluster
         return replace(question, model=model, cluster=cluster, profile=profile)
+
+    def fresh(self) -> "Desk":
+        """The same that remembers little: for thousands of questions, each asked once."""
+        other = copy(self)
+        other._predictions, other.answers = Memory(64), Memory(4)
+        return other
 
     def predict(self, question: Question) -> Prediction:
         """What a question of names is answered, once."""

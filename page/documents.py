@@ -1,7 +1,7 @@
 """The documents that the page is given: what the server answers and what a report carries, in the page's units.
 
-Times are milliseconds (`_ms`) or, in a timeline, microseconds (`_us`); rates GB/s (1e9 B/s); shares of one. A value that
-is not known is null. Everything is data: names are the user's, and the page shows them as text, never as HTML.
+Times are milliseconds (`_ms`) or, in a timeline, microseconds (`_us`); rates GB/s (1e9 B/s); shares of one. A value
+that is not known is null. Everything is data: names are the user's, and the page shows them as text, never as HTML.
 
 How the page is put together (page/assets.py): `static/page.html` holds the three lines
 
@@ -9,10 +9,11 @@ How the page is put together (page/assets.py): `static/page.html` holds the thre
     <script type="module" src="vega.js"></script>
     <script type="module" src="static/page.js"></script>
 
-and, before them, `<script type="application/json" id="thinwire-data">{}</script>`, which is filled with `Start`. Served,
-they stay; in a report each is replaced by what it names. So `page.js` is one file without imports, reads all it starts from in
-`thinwire-data` (charts are in it too), and asks for the rest by `api/...?` + the query of the state, or out of the
-grid.
+and, before them, `<script type="application/json" id="thinwire-data">{}</script>`, which is filled with `Start`.
+Served, they stay; in a report each is replaced by what it names. Modules beside `page.js` are imported as
+`import { a, b } from "./name.js";` and put into one for a report, so that what they define at the top has names of its
+own. They read all they start from in `thinwire-data` (charts are in it too), and ask for the rest by `api/...?` + the
+query of the state, or out of the grid.
 """
 
 from typing import Any, Literal, NotRequired, TypedDict
@@ -244,11 +245,11 @@ class Curves(TypedDict):
 
 
 class Percentile(TypedDict):
-    """Of a run; plus_minus: of the simulation alone, 95 %."""
+    """Of a run; plus_minus: of the simulation alone, 95 %; null where there are too few to tell."""
 
     name: str
     value_ms: float
-    plus_minus_ms: float
+    plus_minus_ms: float | None
 
 
 class ServeRow(TypedDict):
@@ -310,7 +311,9 @@ class Plan(TypedDict):
 
 
 class Dropped(TypedDict):
-    """`POST api/drop?` + the query of the state, body the file, its name URL-encoded in the header X-Filename. key, value: of the query."""
+    """`POST api/drop?` + the query of the state, body the file, its name URL-encoded in the header X-Filename. key,
+    value: of the query.
+    """
 
     kind: str  # model, machine, profile
     key: str
@@ -321,8 +324,8 @@ class Dropped(TypedDict):
 
 
 class Refused(TypedDict):
-    """Any other status than 200: one sentence. needs: a key of the query (`gpu`, of `Options.gpus`) that would help what
-    was dropped: the same request again, with it.
+    """Any other status than 200: one sentence. needs: a key of the query (`gpu`, of `Options.gpus`) that would help
+    what was dropped: the same request again, with it.
     """
 
     error: str
@@ -332,13 +335,14 @@ class Refused(TypedDict):
 class Grid(TypedDict):
     """What a report carries. Keys of the tables are indices of axes joined by commas, in the order batch,
     input_tokens, link: `answers["0,3,1"]`; of curves the axis comes first and its own index is left out:
-    `input_tokens:0,1` (batch, link), `link:0,3` (batch, input_tokens), `tp:0,3,1`, where there is one. details: by
-    scheme, at the state asked for (`Detail.at`).
+    `input_tokens:0,1` (batch, link), `link:0,3` (batch, input_tokens); `tp:0,3,1` is there for the start alone, and
+    `Curve.now` is the slider's matter. details: by scheme, at the state asked for (`Detail.at`); answers have none.
     """
 
     axes: dict[str, list[float]]
     start: list[int]  # indices of the state asked for
     answers: dict[str, Answer]
+    refused: dict[str, str]  # why there is no answer at a point
     curves: dict[str, Curve]
     details: dict[str, Detail]
     serve: Serve | None

@@ -28,9 +28,7 @@ def drawing(p: Prediction) -> Drawing:
         }  # fmt: skip
     rank = {node: number for number, node in enumerate(cluster.gpus)}
     kinds = {whole(node): kind for node, kind in cluster.kinds.items()}
-    nodes = [
-        Node(name=name, kind=kinds[name], x=x, y=y, rank=rank.get(name)) for name, (x, y) in places.items()
-    ]
+    nodes = [Node(name=name, kind=kinds[name], x=x, y=y, rank=rank.get(name)) for name, (x, y) in places.items()]
     return {
         "width": max((x for x, _ in places.values()), default=0.0) + 0.5,
         "height": max((y for _, y in places.values()), default=0.0) + 0.5,
@@ -104,7 +102,7 @@ def layout(cluster: Cluster) -> dict[str, tuple[float, float]]:
     kinds = {whole(node): kind for node, kind in cluster.kinds.items()}
     at = {gpu: number + 0.5 for number, gpu in enumerate(cluster.gpus)}
     level = dict.fromkeys(cluster.gpus, 0)
-    queue = [node for node in cluster.gpus]
+    queue = list(cluster.gpus)
     for node in queue:  # breadth first: how far each is from the nearest GPU in use
         for other in sorted(near[node], key=natural):
             if other not in level and not (kinds[other] == "gpu" and other not in used):

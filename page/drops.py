@@ -19,12 +19,14 @@ from thinwire.page.state import State
 from thinwire.reference.families.config import load_model
 from thinwire.topologies.dumps.tell import tell
 from thinwire.topologies.files import read_cluster
+from thinwire.topologies.importing.machine import imported
 from thinwire.topologies.load import gpu_names
 from thinwire.topologies.names import unknown
-from thinwire.topologies.importing.machine import imported
 
 MOST_BYTES = max(JSON_BYTES.most, TOML_BYTES.most, DUMP_BYTES.most, LOG_BYTES.most)
-_LOG = re.compile(r"#\s+size\s+count\s+type|nccl-tests|rccl-tests|Avg bus bandwidth|out-of-place\s+in-place", re.IGNORECASE)
+_LOG = re.compile(
+    r"#\s+size\s+count\s+type|nccl-tests|rccl-tests|Avg bus bandwidth|out-of-place\s+in-place", re.IGNORECASE
+)
 _MACHINE = re.compile(r"^[ \t]{0,80}(?:\[topology\]|fabric\s{0,9}=|peer_to_peer\s{0,9}=|gpu\s{0,9}=)", re.MULTILINE)
 
 

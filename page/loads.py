@@ -101,13 +101,15 @@ def placement_key(asked: Service) -> Sequence[Any]:
 
 def _percentiles(found: Summary) -> list[Percentile]:
     return [
-        Percentile(name=f"p{q * 100:g}", value_ms=each.value * 1e3, plus_minus_ms=each.half_width * 1e3)
+        Percentile(name=f"p{q * 100:g}", value_ms=each.value * 1e3, plus_minus_ms=ms(each.half_width))
         for q, each in found.percentiles.items()
-        if -inf < each.value < inf and -inf < each.half_width < inf
+        if -inf < each.value < inf
     ]
+
+
+def ms(seconds: float | None) -> float | None:
+    return None if seconds is None or not -inf < seconds < inf else seconds * 1e3
 
 
 def _finite(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and -inf < value < inf else None
-
-

@@ -6,7 +6,7 @@ from typing import Any
 from thinwire.page.answers import BASELINE, EXAMPLE, EXAMPLE_PRICES, answer, chosen
 from thinwire.page.desk import Desk
 from thinwire.page.documents import Deployment, Plan, Price
-from thinwire.page.loads import USUAL_RATE
+from thinwire.page.loads import USUAL_RATE, ms
 from thinwire.page.state import DROP, State
 from thinwire.sim.planning.file import read
 from thinwire.sim.planning.plan import Outcome, Planner
@@ -56,7 +56,9 @@ def _plan(desk: Desk, state: State) -> Plan:
         shown = {names.get(name, name): value for name, value in document["prices"].items()}
         path.write_text(toml({**document, **own, "prices": shown}, ()), "utf-8")
         asked = read(path)
-    found = Planner(asked.problem).solve(asked.what_if(f"link x{state.link:.6g}") if state.link != 1 else asked.what_if("load x1"))
+    found = Planner(asked.problem).solve(
+        asked.what_if(f"link x{state.link:.6g}") if state.link != 1 else asked.what_if("load x1")
+    )
     back = {path: name for name, path in names.items()}
     frontier, cheapest = {id(each) for each in found.frontier}, found.cheapest
     deployments = [_deployment(desk, each, back, id(each) in frontier, each is cheapest) for each in found.outcomes]
@@ -117,7 +119,7 @@ def _deployment(desk: Desk, o: Outcome, back: dict[str, str], frontier: bool, be
         "gpus": None if o.replicas is None else o.replicas * o.candidate.tp,
         "cost_per_hour": o.cost,
         "ttft_ms": None if o.ttft is None else o.ttft.value * 1e3,
-        "ttft_plus_minus_ms": None if o.ttft is None else o.ttft.half_width * 1e3,
+        "ttft_plus_minus_ms": None if o.ttft is None else ms(o.ttft.half_width),
         "perplexity": o.ratio,
         "kept": o.why == "fits",
         "frontier": frontier,

@@ -40,8 +40,10 @@ def application(desk: Desk, hosts: tuple[str, ...] = LOOPBACK, port: int | None 
 
     @asynccontextmanager
     async def life(app: Starlette) -> AsyncIterator[None]:
-        threading.Thread(target=_prepare, daemon=True).start()
+        preparing = threading.Thread(target=_prepare, daemon=True)
+        preparing.start()
         yield
+        await anyio.to_thread.run_sync(preparing.join)  # or it would be cut off inside the library
         desk.close()
 
     def asked(answer: Callable[[Desk, State], Any]) -> Callable[[Request], Any]:
@@ -70,9 +72,9 @@ def application(desk: Desk, hosts: tuple[str, ...] = LOOPBACK, port: int | None 
 
     def static(request: Request) -> Response:
         name = request.path_params["name"]
-        if name not in assets.TYPES:
+        if name not in assets.names():
             raise HTTPException(404)
-        return Response(assets.own(name), media_type=assets.TYPES[name], headers={"cache-control": "no-cache"})
+        return Response(assets.own(name), media_type=assets.names()[name], headers={"cache-control": "no-cache"})
 
     def library(request: Request) -> Response:
         try:

@@ -118,6 +118,11 @@ def read(query: str | Sequence[tuple[str, str]]) -> State:
     return State(Question(**{**DEFAULTS, **values}), **own)
 
 
+def checked(state: State) -> State:
+    """The same. ValueError where its query would not be read: a number beyond its limit, a name that is a path."""
+    return read(list(state.query().items()))
+
+
 def _value(name: str, option: Option, text: str) -> Any:
     match option.form:
         case "count" | "degree" | "whole":
@@ -138,7 +143,9 @@ def _value(name: str, option: Option, text: str) -> Any:
                 raise ValueError(f"profile is {DROP} and a number, of what was dropped on the page: {shown(text)}")
             return text
         case "name":
-            if any(c in text for c in "/\\\0") and not (name == "model" and _is_id(text)) or text.endswith((".toml", ".json")):
+            if (any(c in text for c in "/\\\0") and not (name == "model" and _is_id(text))) or text.endswith(
+                (".toml", ".json")
+            ):
                 raise ValueError(f"{name} is a name, no path; drop a file on the page instead: {shown(text)}")
             return text
         case _:

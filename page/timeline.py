@@ -59,7 +59,9 @@ def _kernels(span: Span, first_s: float) -> list[Bar]:
 def _exchange(span: Span, pieces: Sequence[Piece], first_s: float) -> list[Bar]:
     """From the last rank's arrival on what the exchange does, stretched to the span where others were on the links."""
     begin_s = span.start_s + span.waited_s
-    found = [_bar(span, "waiting", span.name, span.start_s - first_s, begin_s - first_s)] if span.waited_s > SAME else []
+    found = (
+        [_bar(span, "waiting", span.name, span.start_s - first_s, begin_s - first_s)] if span.waited_s > SAME else []
+    )
     mine = [piece for piece in pieces if piece[0] == span.rank]
     end_s = max((to_s for _, _, _, to_s in mine), default=0.0)
     if not end_s:
