@@ -14,13 +14,15 @@ import matplotlib.pyplot as plt
 
 from thinwire.sim.api import Comparison, compare
 from thinwire.sim.report import Prediction
+from thinwire.sim.verdict import Limit, lossless, standing
 
 SCHEMES = (
     "bf16", "mxfp8", "mxfp6", "mxfp4", "spd-50", "flash-int8", "flash2-int6", "flash-int5", "flash-int4",
     "hybrid-4.2", "iso", "iso-int8", "flash-int4+iso", "quickreduce-int4",
 )  # fmt: skip
-USABLE = 0.05  # rise of perplexity: more is taken here for a loss that people notice, a rule of thumb
-LOOKUPS = 0.1  # right look-ups lost, of all asked: the best buy loses no more
+LIMIT = Limit()
+USABLE = round(LIMIT.perplexity - 1, 9)
+LOOKUPS = LIMIT.lookups / 100
 BELOW = ("mxfp4",)  # whose name would meet another's above
 BLUE, GREEN, GREY = "#3b6ea5", "#2e7d32", "#7a7a7a"
 TARGET = Path(__file__).parent / "ttft.svg"
@@ -32,13 +34,8 @@ def asked() -> Comparison:
 
 
 def best_buy(found: Comparison) -> Prediction:
-    """The fastest scheme that is usable: by perplexity, and by look-ups, which must have been asked."""
-
-    def usable(row: Prediction) -> bool:
-        ratio, asked = ratio_of(found, row), found.lookup(row)
-        return ratio is not None and ratio[0] <= 1 + USABLE and asked is not None and -asked.lost <= LOOKUPS
-
-    return next(row for row in found.rows if usable(row))
+    """The soonest of those that compress and are usable: the picture is of what fewer bits cost."""
+    return next(row for row in found.rows if not lossless(row.acting) and standing(found, row, LIMIT) == "usable")
 
 
 def ratio_of(found: Comparison, row: Prediction) -> tuple[float, float, float] | None:

@@ -10,6 +10,7 @@ host than the user's, what hosts of the kind differ by spreads exchanges and com
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import exp
 
 from thinwire.sim.costs.cost import CODEC_SPREADS, CostModel
 from thinwire.sim.costs.elementwise import elementwise_bytes
@@ -30,6 +31,8 @@ from thinwire.sim.workload import Workload
 
 Kernels = Mapping[tuple[int, str], Kernel]
 COMPUTE_ELSEWHERE = "compute on another host"
+ALL_COMPUTE, CODECS, GAPS = "all compute", "codec kernels", "gaps between kernels"
+EXCHANGES, EXCHANGES_ELSEWHERE = "exchanges by", "exchanges on another host"  # how their names begin
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,19 @@ class Interval:
         """By what share the interval would be narrower if the profile were of the user's own host."""
         width_s = self.high_s - self.low_s
         return 1 - (self.own_high_s - self.own_low_s) / width_s if self.others and width_s else 0.0
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """What each part makes of the width: its squared half-width over the sum of all, since parts err independently.
+        By the names of `terms` and `others`; what whole prefills are off by is `ALL_COMPUTE`.
+        """
+        parts = [(term.what, term.seconds, term.spread) for term in (*self.terms, *self.others)]
+        squares: dict[str, float] = {}
+        for what, seconds, spread in (*parts, (ALL_COMPUTE, self.compute_s, self.prefill)):
+            half_s = 0.0 if spread is None else seconds * (exp(spread.high) - exp(spread.low)) / 2
+            squares[what] = squares.get(what, 0.0) + half_s**2
+        total = sum(squares.values())
+        return {what: square / total for what, square in squares.items()} if total else {}
 
     @property
     def measurable(self) -> frozenset[str]:
@@ -123,7 +139,7 @@ def interval_of(timeline: Timeline, kernels: Kernels, cost: CostModel, fused: bo
     seconds: dict[str, float] = {}
     spread: dict[str, Spread | None] = {}
     between: dict[tuple[str, Spread], float] = {}  # seconds that hosts of the kind differ in
-    compute_s, codec_name, gap_name = 0.0, "codec kernels", "gaps between kernels"
+    compute_s, codec_name, gap_name = 0.0, CODECS, GAPS
 
     def add(what: str, known: Spread | None, more_s: float) -> None:
         spread.setdefault(what, known)
@@ -162,7 +178,7 @@ def interval_of_exchange(
     """The 90 % interval of one exchange alone, of which `codec_s` are codec kernels, fused with it or not."""
     terms, others = list[Term](), list[Term]()
     if codec_s > 0:
-        terms.append(Term("codec kernels", codec_s, find(cost.profile.gpu.spreads, 0.0, *CODEC_SPREADS[fused])))
+        terms.append(Term(CODECS, codec_s, find(cost.profile.gpu.spreads, 0.0, *CODEC_SPREADS[fused])))
     if carried is not None and seconds > codec_s:
         what, known = transport(carried, cost)
         terms.append(Term(what, seconds - codec_s, known))
@@ -173,7 +189,7 @@ def interval_of_exchange(
 def transport(carried: Carried, cost: CostModel) -> tuple[str, Spread]:
     """What an exchange counts as, and what its like are off by on the host that was measured."""
     found = find(cost.fabric.spreads, carried.nbytes, carried.carrier, "stand-in")
-    return f"exchanges by {carried.carrier}, {_reach(found)}", found
+    return f"{EXCHANGES} {carried.carrier}, {_reach(found)}", found
 
 
 def transport_elsewhere(carried: Carried, cost: CostModel) -> list[tuple[str, Spread]]:
@@ -181,7 +197,7 @@ def transport_elsewhere(carried: Carried, cost: CostModel) -> list[tuple[str, Sp
     if carried.carrier in cost.fabric.own:
         return []
     found = another_host(cost.fabric.spreads, carried.nbytes)
-    return [] if found is None else [(f"exchanges on another host, {_reach(found)}", found)]
+    return [] if found is None else [(f"{EXCHANGES_ELSEWHERE}, {_reach(found)}", found)]
 
 
 def _interval(

@@ -75,7 +75,7 @@ def predict(
         profile=profile.name,
         timeline=timeline_of(result, folds),
         traffic=traffic(workload, exchanger),
-        assumptions=assumptions(model, sharing, prompt, scheme, cost, exchanger),
+        basis=assumptions(model, sharing, prompt, scheme, cost, exchanger),
         cost=cost,
         kernels=kernels_of(workload),
         sharing=sharing,

@@ -243,11 +243,11 @@ class Inquiry(Placement):
         values, options = self.values(), options_of(self)
         return {name: v for name, v in values.items() if _told(options[name], v) and name not in without}
 
-    def command_line(self) -> list[str]:
-        """The options of the command line that ask this; those left at their defaults are left out."""
+    def command_line(self, without: Collection[str] = ()) -> list[str]:
+        """The options of the command line that ask this; those left at their defaults are left out, and `without`."""
         written: list[str] = []
         options = options_of(self)
-        for name, value in self.given().items():
+        for name, value in self.given(without).items():
             option = options[name].flag
             if options[name].form in ("links", "ranks"):
                 for key, factor in value:

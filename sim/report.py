@@ -17,7 +17,19 @@ from thinwire.sim.costs.cost import CODEC_SPREADS, CostModel
 from thinwire.sim.costs.spread import ANOTHER_HOST, CONFIDENCE, Spread
 from thinwire.sim.events.exchange import Exchanger
 from thinwire.sim.events.timeline import Breakdown, Timeline
-from thinwire.sim.interval import Interval, Kernels, interval_of
+from thinwire.sim.grounds import Ground, by_source, of, once, rules
+from thinwire.sim.interval import (
+    ALL_COMPUTE,
+    CODECS,
+    COMPUTE_ELSEWHERE,
+    EXCHANGES,
+    EXCHANGES_ELSEWHERE,
+    GAPS,
+    Interval,
+    Kernels,
+    interval_of,
+    transport,
+)
 from thinwire.sim.layers import precisions, said_of
 from thinwire.sim.shapes import FP8_ROWS
 from thinwire.sim.sharing import Sharing, acting
@@ -45,10 +57,15 @@ class Prediction:
     profile: str
     timeline: Timeline
     traffic: Traffic
-    assumptions: tuple[str, ...]
+    basis: tuple[Ground, ...]
     cost: CostModel = field(repr=False, compare=False)
     kernels: Kernels = field(repr=False, compare=False)
     sharing: Sharing
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """Every sentence it rests on; `sim.grounds.grounds` says of what class each is, and which matter most."""
+        return tuple(ground.text for ground in self.basis)
 
     @property
     def acting(self) -> AnyScheme:
@@ -201,50 +218,64 @@ def served_sentences(model: ModelConfig, cost: CostModel) -> list[str]:
 
 def assumptions(
     model: ModelConfig, sharing: Sharing, prompt: Prompt, scheme: AnyScheme, cost: CostModel, exchanger: Exchanger
-) -> tuple[str, ...]:
+) -> tuple[Ground, ...]:
     """Every sentence a prediction rests on: its own, then the machine's, then the profile's."""
     used = products_in(model, prompt.weights)
-    sentences = [
-        *sharing_sentences(model, sharing, entries(scheme), len(exchanger.cluster.hosts) > 1),
-        *served_sentences(model, cost),
-        *model.notes,
-        f"one prefill of all {prompt.batch * prompt.input_tokens} tokens, nothing else on the GPUs; sampling and "
-        "detokenising the first token are not counted",
-        *kernel_sentences(used, cost),
-        *cache_sentences(model, prompt.weights, cost),
-    ]
+    found = [
+        *rules(sharing_sentences(model, sharing, entries(scheme), len(exchanger.cluster.hosts) > 1)),
+        *of("measured", ALL_COMPUTE, served_sentences(model, cost)),
+        *rules(model.notes),
+        *rules([
+            f"one prefill of all {prompt.batch * prompt.input_tokens} tokens, nothing else on the GPUs; sampling and "
+            "detokenising the first token are not counted"
+        ]),
+        *kernel_grounds(used, cost),
+        *cache_grounds(model, prompt.weights, cost),
+    ]  # fmt: skip
     for entry in entries(scheme):
         if not entry.is_raw:
             fused = entry.codec_launch == "fused"
             compiled = not fused and is_compiled(cost, entry.reduce, entry.gather)
-            sentences.append(compiled_sentence(cost) if compiled else codec_sentence(cost, fused))
-            sentences += own_codec_sentences(entry.reduce, entry.gather)
-            sentences += [] if compiled else dear_codec_sentences(entry.reduce, entry.gather)
-        if entry.drop_attention_percent:
-            sentences.append(
-                f"sync-point drop takes the last {entry.drop_attention_percent:g} % of the blocks; what it costs in "
-                "accuracy is not part of this number"
-            )
-        if entry.exempt_tokens:
-            sentences.append(
-                f"the first {entry.exempt_tokens} tokens of each sequence travel uncompressed, in an all-reduce of "
-                "their own"
-            )
-        if entry.exempt_last_tokens:
-            count = entry.exempt_last_tokens
-            what = "token of each prompt travels" if count == 1 else f"{count} tokens of each prompt travel"
-            sentences.append(f"the last {what} uncompressed, in the same messages as the others")
+            codec = cost.profile.gpu.codec
+            if compiled:
+                found += by_source(codec.compiled_source or "", CODECS, compiled_sentence(cost))
+            else:
+                source = (codec.fused_pass_s if fused else codec.separate_pass_s).source
+                found += by_source(source, CODECS, codec_sentence(cost, fused))
+            found += of("assumed", CODECS, own_codec_sentences(entry.reduce, entry.gather))
+            found += of("measured", CODECS, [] if compiled else dear_codec_sentences(entry.reduce, entry.gather))
+        found += rules(_left_whole(entry))
     if isinstance(scheme, MixedScheme):
         dropped = sum(entry is None for entry in (*scheme.attention, *scheme.mlp))
-        sentences.append(
+        found += rules([
             f"a scheme for each of {2 * scheme.layers} sync points, {dropped} of them dropped; what that costs in "
+            "accuracy is not part of this number",
+            *([scheme.source] if scheme.source else []),
+        ])  # fmt: skip
+    if scheme.sequence_split is not None:
+        found += of("assumed", (), [OVERLAP])
+    found += machine_grounds(used, cost, exchanger)
+    return once([*found, *rules([interval_sentence(used, scheme, cost)])])
+
+
+def _left_whole(entry: Scheme) -> list[str]:
+    """What a scheme drops, and which tokens it leaves as they are."""
+    said = []
+    if entry.drop_attention_percent:
+        said.append(
+            f"sync-point drop takes the last {entry.drop_attention_percent:g} % of the blocks; what it costs in "
             "accuracy is not part of this number"
         )
-        sentences += [scheme.source] if scheme.source else []
-    if scheme.sequence_split is not None:
-        sentences.append(OVERLAP)
-    sentences += machine_sentences(used, cost, exchanger)
-    return tuple(dict.fromkeys([*sentences, interval_sentence(used, scheme, cost)]))
+    if entry.exempt_tokens:
+        said.append(
+            f"the first {entry.exempt_tokens} tokens of each sequence travel uncompressed, in an all-reduce of "
+            "their own"
+        )
+    if entry.exempt_last_tokens:
+        count = entry.exempt_last_tokens
+        what = "token of each prompt travels" if count == 1 else f"{count} tokens of each prompt travel"
+        said.append(f"the last {what} uncompressed, in the same messages as the others")
+    return said
 
 
 OVERLAP = "computation and communication overlap without slowing each other"
@@ -255,31 +286,40 @@ def products_in(model: ModelConfig, weights: Weights) -> tuple[Precision, ...]:
     return tuple(dict.fromkeys(fmt for part, fmt in precisions(model, weights).items() if part != "experts"))
 
 
-def cache_sentences(model: ModelConfig, weights: Weights, cost: CostModel) -> list[str]:
+def cache_grounds(model: ModelConfig, weights: Weights, cost: CostModel) -> list[Ground]:
     """What the checkpoint says of precision where it was asked, what attention of these heads and windows rests on, and
     what the cache is in where that is not bf16.
     """
-    said, gpu = [*model.checkpoint.notes] if weights == "auto" else [], cost.profile.gpu
+    found, gpu = rules(model.checkpoint.notes if weights == "auto" else ()), cost.profile.gpu
     mixers = [layer.mixer for layer, _ in model.distinct if isinstance(layer.mixer, Attention)]
     for head_dim, reach in sorted({(mixer.head_dim, mixer.reach) for mixer in mixers}, key=str):
-        said += gpu.heads.sentences(gpu.gpu, head_dim, reach, cost.cache)
+        found += by_source(gpu.heads.source, "attention", *gpu.heads.sentences(gpu.gpu, head_dim, reach, cost.cache))
     if cost.cache != "bf16":
         why = "as the checkpoint says" if model.checkpoint.kv == cost.cache else "as asked"
-        said.append(f"keys and values are kept in {cost.cache}, {why}")
-    return said
+        found += rules([f"keys and values are kept in {cost.cache}, {why}"])
+    return found
+
+
+def cache_sentences(model: ModelConfig, weights: Weights, cost: CostModel) -> list[str]:
+    """`cache_grounds`, the sentences alone."""
+    return [ground.text for ground in cache_grounds(model, weights, cost)]
+
+
+def kernel_grounds(used: Collection[Precision], cost: CostModel) -> list[Ground]:
+    """What compute kernels are held to over a whole prefill."""
+    found = []
+    for precision in used:
+        ceiling = cost.profile.gpu.sustained_flops_per_s[precision]
+        said = f"GEMMs never faster than {ceiling.value / 1e12:.0f} TFLOP/s in {precision} over a whole prefill"
+        found += by_source(ceiling.source, ALL_COMPUTE, f"{said} ({ceiling.source})")
+    gap = cost.gap_s
+    said = f"kernels launched {LAUNCHED[cost.launch]}: {gap.value * 1e6:.1f} us between them ({gap.source})"
+    return [*found, *by_source(gap.source, GAPS, said)]
 
 
 def kernel_sentences(used: Collection[Precision], cost: CostModel) -> list[str]:
-    """What compute kernels are held to over a whole prefill."""
-    ceilings, gap = cost.profile.gpu.sustained_flops_per_s, cost.gap_s
-    return [
-        *(
-            f"GEMMs never faster than {ceilings[precision].value / 1e12:.0f} TFLOP/s in {precision} over a whole "
-            f"prefill ({ceilings[precision].source})"
-            for precision in used
-        ),
-        f"kernels launched {LAUNCHED[cost.launch]}: {gap.value * 1e6:.1f} us between them ({gap.source})",
-    ]
+    """`kernel_grounds`, the sentences alone."""
+    return [ground.text for ground in kernel_grounds(used, cost)]
 
 
 def interval_sentence(used: Collection[Precision], scheme: AnyScheme, cost: CostModel) -> str:
@@ -386,18 +426,38 @@ def _kernels(count: int) -> str:
     return "one kernel" if count == 1 else f"{count} kernels"
 
 
-def machine_sentences(used: Collection[Precision], cost: CostModel, exchanger: Exchanger) -> list[str]:
+def machine_grounds(used: Collection[Precision], cost: CostModel, exchanger: Exchanger) -> list[Ground]:
     """What the exchanges, the cluster and the profiles rest on."""
-    sentences = []
-    for precision in used:
-        if precision not in ("fp8", "fp8-block"):
-            continue
-        sentences.append(
-            f"{precision} GEMMs include quantising the activations, as the tables they are fitted to appear to; their "
-            f"rows are padded to a multiple of {FP8_ROWS}, as vLLM does for Hopper"
-        )
-    sentences += exchanger.sentences()
-    sentences += exchanger.cluster.assumptions
-    sentences += cost.fabric.assumptions
-    sentences += cost.profile.gpu.assumptions
-    return sentences
+    found = rules(
+        f"{precision} GEMMs include quantising the activations, as the tables they are fitted to appear to; their "
+        f"rows are padded to a multiple of {FP8_ROWS}, as vLLM does for Hopper"
+        for precision in used if precision in ("fp8", "fp8-block")
+    )  # fmt: skip
+    found += exchange_grounds(exchanger)
+    reached, *others = exchanger.cluster.assumptions or ("",)  # the first says how ranks reach each other
+    found += of("datasheet" if reached.startswith("peer-to-peer") else "assumed", (), [reached] if reached else [])
+    found += of("assumed", (), others)
+    found += of("assumed", EXCHANGES, cost.fabric.assumptions)
+    found += of("assumed", ALL_COMPUTE, cost.profile.gpu.assumptions)
+    if elsewhere := [s for s in (*cost.fabric.spreads, *cost.profile.gpu.spreads) if s.part == ANOTHER_HOST]:
+        found += by_source(elsewhere[0].source, (EXCHANGES_ELSEWHERE, COMPUTE_ELSEWHERE), OTHER_HOSTS)
+    return found
+
+
+OTHER_HOSTS = "yours may be another host of the kind than the one measured, by as much as such hosts differ"
+
+
+def exchange_grounds(exchanger: Exchanger) -> list[Ground]:
+    """What was exchanged, and by whose figures: fitted to what was timed, or those of something near, which is said."""
+    found = rules(exchanger.what_ifs())
+    for timed in exchanger.exchanged():
+        about = () if timed.carried is None else (transport(timed.carried, exchanger.cost)[0],)
+        described = exchanger.describe(timed)
+        found += rules([described]) if timed.notes or not about else of("fitted", about, [described])
+        found += of("assumed", about, timed.notes)
+    return found
+
+
+def machine_sentences(used: Collection[Precision], cost: CostModel, exchanger: Exchanger) -> list[str]:
+    """`machine_grounds`, the sentences alone."""
+    return [ground.text for ground in machine_grounds(used, cost, exchanger)]

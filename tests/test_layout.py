@@ -22,7 +22,7 @@ import networkx as nx
 import pytest
 
 # Folder at the top -> its rooms ("events/") and the modules of its hall ("api.py"), what may import before what is
-# imported. ANY: every module may lie here, in one room.
+# imported. ANY: every module may lie in the hall, which is one room.
 ANY = "*.py"
 HOUSE: Mapping[str, tuple[str, ...]] = {
     "commands": (ANY,),
@@ -31,9 +31,9 @@ HOUSE: Mapping[str, tuple[str, ...]] = {
         "logs/", "hosts/", "mixtures/", "precisions/", "fits/", "campaign/",
     ),
     "sim": (
-        "cli.py", "bench/", "sweeps/", "planning/", "schema.py", "serving/", "api.py", "cross/", "predict.py",
-        "report.py", "interval.py", "question.py", "quality/", "events/", "costs/", "workload.py", "layers.py",
-        "sharing.py", "shapes.py", "choices.py",
+        "cli.py", "bench/", "sweeps/", "planning/", "schema.py", "serving/", "verdict.py", "api.py", "cross/",
+        "predict.py", "report.py", "grounds.py", "interval.py", "question.py", "quality/", "events/", "costs/",
+        "workload.py", "layers.py", "sharing.py", "shapes.py", "choices.py",
     ),
     "kernels": (ANY,),
     "reference": (
@@ -154,8 +154,8 @@ def name_of(requirement: str) -> str:
 def place_of(inside: str, folder: str) -> str | None:
     """The entry of HOUSE for "room/module.py" or "module.py" of a folder; None: outside every room."""
     room, slash, _ = inside.partition("/")
-    if ANY in HOUSE[folder]:
-        return None if slash else ANY
+    if ANY in HOUSE[folder] and not slash:
+        return ANY
     entry = f"{room}/" if slash else inside
     return entry if entry in HOUSE[folder] else None
 

@@ -121,14 +121,22 @@ class Exchanger:
         """Size, algorithm and library, for people to read."""
         return self._described[timed]
 
-    def sentences(self) -> list[str]:
-        """What the exchanges timed so far rest on."""
-        said = [
+    def what_ifs(self) -> list[str]:
+        """Stragglers, for people to read."""
+        return [
             f"what-if: kernels of rank {rank} take {factor:g} times as long"
             for rank, factor in enumerate(self.slowdown_R.tolist())
             if factor != 1
         ]
-        for timed in (*self._timed.values(), *self._passed.values()):
+
+    def exchanged(self) -> list[TimedSchedule]:
+        """What was timed so far."""
+        return [*self._timed.values(), *self._passed.values()]
+
+    def sentences(self) -> list[str]:
+        """What the exchanges timed so far rest on."""
+        said = self.what_ifs()
+        for timed in self.exchanged():
             said += [self.describe(timed), *timed.notes]
         return said
 

@@ -1,0 +1,186 @@
+"""Who is usable, and who of them is soonest: the answer to a comparison, first in a sentence.
+
+A scheme is usable where what it costs in accuracy is known and within a limit: of perplexity, and of look-ups in
+compressed prompts, which perplexity does not see. Whoever sends every sum whole, as bf16, loses nothing by that.
+"""
+
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any, Literal, get_args
+
+from thinwire.edge.quantities import percent_text, ratio_text, time_text
+from thinwire.edge.words import cut
+from thinwire.reference.mixed import AnyScheme, MixedScheme, entries
+from thinwire.sim.api import Comparison
+from thinwire.sim.report import Prediction
+
+Standing = Literal["usable", "floor", "beyond", "unknown", "cannot"]
+"""usable: known to cost no more than the limit; floor: all-reduces left out, which cannot be had; beyond: costs more;
+unknown: nobody measured what it costs; cannot: does not run on this machine.
+"""
+STANDINGS: tuple[Standing, ...] = get_args(Standing)
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What a scheme may cost. More than 5 % of perplexity is a loss that people notice, a rule of thumb.
+
+    perplexity: over the uncompressed model's, a ratio. lookups: points of right look-ups lost, of 100 asked; counted
+    where prompts alone are compressed, which is where they were asked.
+    """
+
+    perplexity: float = 1.05
+    lookups: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not (isfinite(self.perplexity) and self.perplexity >= 1):
+            raise ValueError(
+                "the limit on perplexity is a ratio over the uncompressed model's, 1 or more, as 1.05: "
+                f"{cut(repr(self.perplexity))}"
+            )
+        if not 0 <= self.lookups <= 100:
+            raise ValueError(f"the limit on look-ups is in points lost, 0 to 100: {cut(repr(self.lookups))}")
+
+    @property
+    def words(self) -> str:
+        """The limit, for people."""
+        return (
+            f"at most {percent_text(self.perplexity - 1)} more perplexity and {self.lookups:g} points of look-ups lost"
+        )
+
+    def to_dict(self) -> dict[str, float]:
+        """`limit` in `compare --json`."""
+        return {"perplexity_ratio": self.perplexity, "lookup_points": self.lookups}
+
+
+def lossless(scheme: AnyScheme) -> bool:
+    """Whether all that is summed travels whole, as bf16 or fp32, and nothing is left out."""
+    if isinstance(scheme, MixedScheme):
+        return all(entry is not None and lossless(entry) for entry in (*scheme.attention, *scheme.mlp))
+    return (
+        scheme.is_raw
+        and not scheme.compresses_experts
+        and not scheme.drop_attention_percent
+        and scheme.collective != "none"
+    )
+
+
+def obstacle(row: Prediction) -> str | None:
+    """Why a scheme does not run on a machine; None where it does, and where nothing is sent.
+
+    Kernels that encode inside the collective store into other GPUs' memory (kernels/symmetric.py, and what the catalog
+    names as fused: docs/decisions/026-presets.md), so they need GPUs of one host that may write each other's.
+    """
+    if row.tp == 1 or not any(e.codec_launch == "fused" and not e.is_raw for e in entries(row.acting)):
+        return None
+    if not row.cluster.peer_to_peer:
+        return "its kernel writes other GPUs' memory, and here everything is staged in the host's"
+    if len(row.cluster.hosts) > 1:
+        return "its kernel writes other GPUs' memory, and these are of several hosts"
+    return None
+
+
+def standing(c: Comparison, row: Prediction, limit: Limit = Limit()) -> Standing:
+    """How a scheme stands by a limit. On one GPU nothing is sent, and all are usable."""
+    scheme = row.acting
+    if row.tp == 1:
+        return "usable"
+    if not isinstance(scheme, MixedScheme) and scheme.collective == "none":
+        return "floor"
+    if obstacle(row) is not None:
+        return "cannot"
+    if lossless(scheme):
+        return "usable"
+    known, asked = c.accuracy(row), c.lookup(row)
+    if known is not None and (known.perplexity_ratio is None or known.perplexity_ratio > limit.perplexity):
+        return "beyond"
+    if asked is not None and round(-100 * asked.lost, 6) > limit.lookups:
+        return "beyond"
+    if known is None or (asked is None and c.compress == "prompt"):
+        return "unknown"
+    return "usable"
+
+
+def reason(c: Comparison, row: Prediction, limit: Limit = Limit()) -> str | None:
+    """Why a scheme is not usable, in a few words; None where it is."""
+    match standing(c, row, limit):
+        case "floor":
+            return "all-reduces left out: a floor, not to be had"
+        case "cannot":
+            return obstacle(row)
+        case "unknown":
+            what = "look-ups were not asked" if c.accuracy(row) is not None else "accuracy was not measured"
+            return f"its {what}"
+        case "beyond":
+            return f"costs {cost(c, row)}"
+        case _:
+            return None
+
+
+def best(c: Comparison, limit: Limit = Limit()) -> Prediction | None:
+    """The soonest that is usable; None where none is."""
+    return min((row for row in c.rows if standing(c, row, limit) == "usable"), key=lambda r: r.ttft_s, default=None)
+
+
+def cost(c: Comparison, row: Prediction) -> str:
+    """What a scheme was measured to cost, and on which model."""
+    known, asked = c.accuracy(row), c.lookup(row)
+    if row.tp == 1 or lossless(row.acting):
+        return "no accuracy"
+    if known is None:
+        return "nobody knows what accuracy"
+    if known.perplexity_ratio is None:
+        said = "all sense"
+    elif known.perplexity_ratio <= 1:
+        said = "no perplexity"
+    elif known.perplexity_ratio > 2:
+        said = f"{ratio_text(known.perplexity_ratio)} times the perplexity"
+    else:
+        said = f"{percent_text(known.perplexity_ratio - 1)} of perplexity"
+    if asked is not None:
+        points = max(0, round(-100 * asked.lost))
+        said += f" and {points} point{'' if points == 1 else 's'} of look-ups"
+    return f"{said}, measured on {known.model}"
+
+
+def verdict(c: Comparison, limit: Limit = Limit()) -> str:
+    """The answer in a sentence: the best buy, how much sooner than the baseline it is, and what it costs."""
+    base = c.baseline
+    baseline_s = time_text(base.ttft_s, base.interval.low_s, base.interval.high_s)
+    if base.tp == 1:
+        return f"One GPU sends nothing to others, so no scheme changes anything: the first token takes {baseline_s}."
+    found = best(c, limit)
+    if found is None:
+        return (
+            f"No scheme here is known to stay within the limit; with {base.scheme.name} the first token takes "
+            f"{baseline_s}."
+        )
+    if found.ttft_s >= base.ttft_s * (1 - SAME):
+        return (
+            f"Nothing that is within the limit is sooner than {base.scheme.name}, with which the first token takes "
+            f"{baseline_s}."
+        )
+    soon_s = time_text(found.ttft_s, found.interval.low_s, found.interval.high_s)
+    return (
+        f"Best buy: {found.scheme.name}, first token after {soon_s} instead of {baseline_s} with {base.scheme.name}, "
+        f"{ratio_text(c.speedup(found), least=-2)} times as fast; it costs {cost(c, found)}."
+    )
+
+
+SAME = 1e-3  # of a time: what differs by less is the same
+
+
+def judged(c: Comparison, limit: Limit = Limit()) -> dict[str, Any]:
+    """The document of a comparison with the verdict first and every row's standing."""
+    document, found = c.to_dict(), best(c, limit)
+    rows = [
+        {**plain, "standing": standing(c, row, limit), "standing_because": reason(c, row, limit)}
+        for plain, row in zip(document["rows"], c.rows, strict=True)
+    ]
+    return {
+        "verdict": verdict(c, limit),
+        "best": None if found is None else found.scheme.name,
+        "limit": limit.to_dict(),
+        **document,
+        "rows": rows,
+    }
