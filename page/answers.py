@@ -9,7 +9,8 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-import thinwire
+from thinwire import __version__
+from thinwire.commands.reproduce import command_line, python_line
 from thinwire.edge.limits import BATCH, LOG_BYTES, TOKENS
 from thinwire.page.desk import Desk
 from thinwire.page.documents import (
@@ -24,15 +25,17 @@ from thinwire.page.documents import (
     Slider,
 )
 from thinwire.page.drawing import drawing
-from thinwire.page.standing import Limit, best, grounds, standing, verdict
 from thinwire.page.state import DROP, LINK, OWN, State, asked, number, read
 from thinwire.page.timeline import layer_of
 from thinwire.reference.catalog import schemes as catalog_schemes
 from thinwire.reference.core.architecture import ModelConfig
 from thinwire.sim import api
 from thinwire.sim.api import Comparison
+from thinwire.sim.grounds import grounds
 from thinwire.sim.report import Prediction
+from thinwire.sim.verdict import Limit, best, reason, standing, verdict
 from thinwire.topologies.cluster import Cluster
+from thinwire.topologies.load import load_cluster
 
 BASELINE = "bf16"
 FLOOR = "none"
@@ -51,7 +54,7 @@ def options() -> Options:
     start = read("")
     return {
         "models": [model_option(row) for row in api.catalog("models")],
-        "machines": [machine_option(name, thinwire_cluster(name)) for name in api.names("clusters")],
+        "machines": [machine_option(name, load_cluster(name)) for name in api.names("clusters")],
         "schemes": [
             SchemeOption(
                 name=one.name,
@@ -69,13 +72,6 @@ def options() -> Options:
         "prices": [Price(name=name, per_gpu_hour=price, source=EXAMPLE) for name, price in EXAMPLE_PRICES.items()],
         "drop_bytes": LOG_BYTES.most,
     }
-
-
-def thinwire_cluster(name: str) -> Cluster:
-    """A machine of the catalog."""
-    from thinwire.topologies.load import load_cluster
-
-    return load_cluster(name)
 
 
 def sliders() -> list[Slider]:
@@ -193,7 +189,7 @@ def _head(desk: Desk, state: State, c: Comparison, cannot: dict[str, str]) -> An
     rows += [cannot_row(name, why, name == chosen(state)) for name, why in cannot.items()]
     q = state.question
     return {
-        "version": thinwire.__version__,
+        "version": __version__,
         "state": state.query(),
         "title": f"{first.model.name} on {first.cluster.name}, TP {first.tp}, {q.batch} x {q.input_tokens} tokens",
         "verdict": verdict(c, limit),
@@ -201,7 +197,7 @@ def _head(desk: Desk, state: State, c: Comparison, cannot: dict[str, str]) -> An
         "machine": first.cluster.name,
         "tp": first.tp,
         "baseline": first.scheme.name,
-        "limit": f"perplexity at most {state.max_perplexity:g} times the uncompressed model's",
+        "limit": limit.words,
         "notes": notes(first.model, q.input_tokens),
         "link_gb_per_s": link_bytes_per_s(first.cluster) / 1e9,
         "rows": rows,
@@ -233,7 +229,7 @@ def row(c: Comparison, one: Prediction, limit: Limit, is_best: bool, is_chosen: 
         "standing": standing(c, one, limit),
         "best": is_best,
         "chosen": is_chosen,
-        "why": None,
+        "why": reason(c, one, limit),
     }
 
 
@@ -263,7 +259,7 @@ def detail(desk: Desk, state: State) -> Detail:
         "at": at.query(),
         "timeline": layer_of(found),
         "drawing": drawing(found),
-        "rests_on": [{"text": g.text, "kind": g.kind, "share": g.share} for g in grounds(found)],
+        "rests_on": [{"text": desk.said(g.text), "kind": g.kind, "share": g.share} for g in grounds(found)],
         "command": command("predict", at, desk),
         "python": python("predict", at, desk),
     }
@@ -284,29 +280,23 @@ def notes(model: ModelConfig, tokens: float) -> list[str]:
 
 
 def command(which: str, state: State, desk: Desk) -> str:
-    """The command line that gives the same."""
-    import shlex
+    """The command line that gives the same: of the rows (`compare`), or of the chosen scheme (`predict`)."""
+    question = replace(state.asking(), **_files(state, desk))
+    if which == "compare":
+        more = ("--schemes", ",".join(named(desk, state)), *_limit(state))
+        return command_line(which, question, *more, without=("scheme",))
+    return command_line(which, question)
 
-    question = state.asking()
-    if which == "compare":
-        question = replace(question, scheme=BASELINE)
-    words = replace(question, **_files(state, desk)).command_line()
-    if which == "compare":
-        at = words.index("--scheme")
-        words[at : at + 2] = ["--schemes", ",".join(named(desk, state))]
-    return shlex.join(["thinwire", which, *words])
+
+def _limit(state: State) -> tuple[str, ...]:
+    usual = Limit().perplexity
+    return () if state.max_perplexity == usual else ("--max-perplexity", number(state.max_perplexity))
 
 
 def python(which: str, state: State, desk: Desk) -> str:
     """The Python that gives the same."""
     question = replace(state.asking(), **_files(state, desk))
-    given = question.given(without=("scheme",) if which == "compare" else ())
-    if "scaled_links" in given:
-        given["scaled_links"] = dict(given["scaled_links"])
-    words = ", ".join(f"{name}={value!r}" for name, value in given.items())
-    if which == "compare":
-        return f"import thinwire\nc = thinwire.compare({named(desk, state)!r}, {words})"
-    return f"import thinwire\np = thinwire.predict({words})"
+    return python_line(question, which, *([named(desk, state)] if which == "compare" else ()))
 
 
 def _files(state: State, desk: Desk) -> dict[str, Any]:

@@ -79,7 +79,7 @@ class Desk:
         """Remove the folder; nothing is answered afterwards."""
         self._folder.cleanup()
 
-    def said(self, error: Exception) -> str:
+    def said(self, error: Exception | str) -> str:
         """A message without the folder's path, nor any other of this machine's."""
         text = str(error)
         theirs = [f"{path.parent}/" for _, path in list(self._dropped.values()) if path.parent != Path()]

@@ -98,7 +98,7 @@ def _model(desk: Desk, folder: Path, name: str, body: bytes) -> Dropped:
         "said": [
             f"{model.architecture}{mixture}: {model.num_layers} layers, width {model.hidden_size}, "
             f"{model.parameters / 1e9:.3g} B parameters",
-            *(desk.said(ValueError(note)) for note in (*model.notes, *model.checkpoint.notes)),
+            *(desk.said(note) for note in (*model.notes, *model.checkpoint.notes)),
         ],
         "option": option,
     }
@@ -136,7 +136,7 @@ def _dump(desk: Desk, folder: Path, name: str, body: bytes, gpu: str | None) -> 
     unknown = [f"not told: {each.what}; taken: {each.taken}; {each.command} would tell it" for each in found.unknown]
     return {
         "kind": "machine", "key": "cluster", "value": key, "label": found.cluster.name,
-        "said": [desk.said(ValueError(each)) for each in (*found.understood, *found.notes, *unknown)],
+        "said": [desk.said(each) for each in (*found.understood, *found.notes, *unknown)],
         "option": machine_option(key, found.cluster),
     }  # fmt: skip
 
@@ -168,5 +168,5 @@ def _log(desk: Desk, folder: Path, name: str, body: bytes, state: State) -> Drop
     said += [f"not used: {one['run']}: {one['why']}" for one in document["unused"]]
     return {
         "kind": "profile", "key": "profile", "value": key, "label": f"{plain(name)} on {machine.name}",
-        "said": [desk.said(ValueError(line)) for line in (*said, *document["borrowed"])],
+        "said": [desk.said(line) for line in (*said, *document["borrowed"])],
     }  # fmt: skip

@@ -5,6 +5,7 @@ from dataclasses import replace
 from math import inf
 from typing import Any
 
+from thinwire.commands.reproduce import command_line
 from thinwire.page.answers import BASELINE, chosen
 from thinwire.page.desk import Desk
 from thinwire.page.documents import Percentile, Serve, ServeRow
@@ -59,9 +60,7 @@ def service(desk: Desk, state: State, scheme: str, rate: float, seconds: float) 
 
 def command(asked: Service) -> str:
     """The command line that runs the same."""
-    import shlex
-
-    return shlex.join(["thinwire", "serve", *asked.command_line()])
+    return command_line("serve", asked)
 
 
 def _row(desk: Desk, state: State, scheme: str, rate: float, seconds: float) -> ServeRow:
@@ -108,6 +107,7 @@ def _percentiles(found: Summary) -> list[Percentile]:
 
 
 def ms(seconds: float | None) -> float | None:
+    """Milliseconds; None for what is not known."""
     return None if seconds is None or not -inf < seconds < inf else seconds * 1e3
 
 

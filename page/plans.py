@@ -124,7 +124,7 @@ def _deployment(desk: Desk, o: Outcome, back: dict[str, str], frontier: bool, be
         "kept": o.why == "fits",
         "frontier": frontier,
         "best": best,
-        "why": desk.said(ValueError(f"{o.why}: {o.reason}" if o.why != "fits" else o.reason)),
+        "why": desk.said(f"{o.why}: {o.reason}" if o.why != "fits" else o.reason),
     }
 
 

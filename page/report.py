@@ -10,7 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import thinwire
+from thinwire import __version__
 from thinwire.edge.writing import write_text
 from thinwire.page import answers, assets
 from thinwire.page.curves import LABELS, crossovers, curves
@@ -185,12 +185,11 @@ def page(
     options = narrowed(answers.options(), state, axes, list(first))
     start: Start = {
         "mode": "report",
-        "version": thinwire.__version__,
+        "version": __version__,
         "state": state.query(),
         "options": options,
         "charts": assets.charts() if with_library else {},
-        "made": f"made by thinwire {thinwire.__version__} on {datetime.now(UTC):%Y-%m-%d}, "
-        f"{found['predictions']} predictions",
+        "made": f"made by thinwire {__version__} on {datetime.now(UTC):%Y-%m-%d}, {found['predictions']} predictions",
         "grid": packed(rounded(found)),
         "fixed": sorted({*found["answers"][",".join(map(str, found["start"]))]["state"], *FIXED} - MOVES),
     }

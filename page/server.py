@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-import thinwire
+from thinwire import __version__
 from thinwire.edge.words import said
 from thinwire.page import answers, assets
 from thinwire.page.curves import curves
@@ -65,7 +65,7 @@ def application(desk: Desk, hosts: tuple[str, ...] = LOOPBACK, port: int | None 
         except ValueError:
             state = read(start)  # the page says what was wrong when it asks for the answer
         document: Start = {
-            "mode": "served", "version": thinwire.__version__, "state": state.query(), "options": answers.options(),
+            "mode": "served", "version": __version__, "state": state.query(), "options": answers.options(),
             "charts": assets.charts(), "made": "",
         }  # fmt: skip
         return Response(assets.served(document), media_type="text/html", headers={"cache-control": "no-store"})
