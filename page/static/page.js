@@ -239,6 +239,7 @@ onAsk((changes, from) => {
   refresh();
 });
 showControls();
+$("asking").open = innerWidth > 640; // on a telephone the answer comes first
 if (REPORT) {
   for (const node of document.querySelectorAll(".live")) node.hidden = true;
   $("made").textContent = START.made;

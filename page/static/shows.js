@@ -7,25 +7,26 @@ import { $, digits, loss, make, percent, span, time, times, ttft, why } from "./
 export const charts = Object.fromEntries([...document.querySelectorAll("[data-chart]")].map((one) => [one.dataset.chart, new Chart(one)]));
 const PARTS = [["compute", "compute_ms"], ["codec", "codec_ms"], ["exposed wire", "wire_ms"], ["waiting", "waiting_ms"]];
 const GROUPS = { usable: 0, unknown: 1, beyond: 1, floor: 2 };
-const WORDS = 190; // pixels, of the words after the longest bar
+const narrow = () => charts.ttft.figure.clientWidth < 480;
 
 export function showBars(answer) {
+  const small = narrow(), words = small ? 70 : 190; // pixels, of what is written behind the longest bar
   const able = answer.rows.filter((row) => row.ttft_ms != null);
   able.sort((a, b) => (GROUPS[a.standing] ?? 1) - (GROUPS[b.standing] ?? 1) || a.ttft_ms - b.ttft_ms);
   const parts = [], rows = [];
   able.forEach((row, order) => {
     const common = { label: row.scheme, order, opacity: row.standing === "usable" ? 1 : 0.35, why: why(row), whole: ttft(row) };
     const mark = row.best ? " · best" : row.chosen ? " · chosen" : row.standing === "usable" ? "" : ` · ${row.standing}`;
-    rows.push({ ...common, low: row.interval_ms[0], high: row.interval_ms[1], best: row.best, said: `${ttft(row)} · ${times(row.speedup)}${mark}` });
+    rows.push({ ...common, low: row.interval_ms[0], high: row.interval_ms[1], best: row.best, said: small ? ttft(row) : `${ttft(row)} · ${times(row.speedup)}${mark}` });
     let start = 0;
     for (const [part, key] of PARTS) parts.push({ ...common, part, start, end: (start += row[key]), text: time(row[key]) });
   });
-  const room = Math.max(WORDS / 0.65, charts.ttft.figure.clientWidth - 140);
+  const room = Math.max(2 * words, charts.ttft.figure.clientWidth - 140);
   const unable = answer.rows.filter((row) => row.ttft_ms == null).map((row) => row.scheme);
   const cell = (row, text) => (row.ttft_ms == null ? "" : text(row));
   return charts.ttft.put({
-    data: { rows, parts }, signals: { most: Math.max(...rows.map((row) => row.high)) / (1 - WORDS / room) },
-    said: `Whiskers are the 90 % interval; × is how many times as soon as ${answer.baseline}. Faded: accuracy beyond the limit or not known, or a floor that is not to be had.`
+    data: { rows, parts }, signals: { most: Math.max(...rows.map((row) => row.high)) / (1 - words / room), columns: small ? 2 : 4 },
+    said: `Whiskers are the 90 % interval${small ? "" : `; × is how many times as soon as ${answer.baseline}`}. Faded: accuracy beyond the limit or not known, or a floor that is not to be had.`
       + (unable.length ? ` Does not run here: ${unable.join(", ")}.` : ""),
     table: answer.rows.map((row) => ({
       scheme: row.scheme, TTFT: cell(row, ttft), "90 %": cell(row, span),
@@ -65,6 +66,14 @@ const AT = {
 };
 const crossing = (axis) => (one) => `from ${AT[axis](one.x)} on ${one.sooner} is sooner than ${one.than}`;
 
+/** Round values within a range, for an axis in logarithms: few decades have more. */
+function levels(values) {
+  const [least, most] = [Math.min(...values), Math.max(...values)];
+  const within = most / least > 300 ? [1] : most / least > 30 ? [1, 3] : [1, 2, 5];
+  const decades = [-2, -1, 0, 1, 2, 3, 4, 5, 6, 7];
+  return decades.flatMap((power) => within.map((one) => one * 10 ** power)).filter((level) => level >= least && level <= most);
+}
+
 export function showCurve(curve, answer) {
   const chart = charts[CURVES[curve.axis]];
   const style = stylesOf(curve.series.map((one) => one.scheme), answer);
@@ -83,11 +92,11 @@ export function showCurve(curve, answer) {
   chart.section.hidden = false;
   return chart.put({
     data: { rows, band, here: [{ x: curve.now }], crossings: curve.crossovers.map((one) => ({ x: one.x, ttft: one.ttft_ms, text: crossing(curve.axis)(one) })) },
-    signals: { axis: curve.axis, ticks: curve.x },
+    signals: { axis: curve.axis, ticks: curve.x, levels: log ? levels(rows.map((row) => row.ttft)) : [] },
     said: mine.length ? `${scheme}: ${mine[0].said} at ${mine[0].at}, ${mine.at(-1).said} at ${mine.at(-1).at}` : "",
     change: (spec) => {
       const { y } = spec.layer[0].encoding;
-      if (log) Object.assign(y, { scale: { type: "log", nice: false }, axis: { ...y.axis, tickCount: 4, labelOverlap: "greedy" } });
+      if (log) Object.assign(y, { scale: { type: "log", nice: false }, axis: { ...y.axis, values: { expr: "levels" } } });
       return spec;
     },
     table: curve.x.map((x, i) => ({
@@ -128,19 +137,19 @@ function apart(points, x, y, dx, dy) {
 
 export function showPareto(answer) {
   const limit = 100 * (Number(state.now.max_perplexity) - 1);
-  const most = Math.max(3 * limit, 3);
+  const most = Math.max(2 * limit, 2);
   const lost = (row) => 100 * (row.perplexity - 1);
   const gain = (row) => row.speedup;
   const known = answer.rows.filter((row) => row.ttft_ms != null && row.perplexity != null && row.standing !== "floor");
   const inside = known.filter((row) => lost(row) <= most);
   const edge = frontier(inside, lost, gain);
   const tall = Math.max(...inside.map(gain)) - Math.min(...inside.map(gain));
-  const named = apart([...inside.filter((row) => row.best || row.chosen || row.scheme === answer.baseline), ...edge.reverse()], lost, gain, most / 3.5, tall / 15);
+  const named = apart([...inside.filter((row) => row.best || row.scheme === answer.baseline), ...edge.reverse()], lost, gain, most / 3.5, tall / 15);
   const rows = inside.map((row) => ({
     scheme: row.scheme, loss: lost(row), speedup: row.speedup, speed_text: times(row.speedup), loss_text: loss(row.perplexity), ttft_text: ttft(row), why: why(row),
     low: 100 * ((row.perplexity_interval?.[0] ?? row.perplexity) - 1), high: Math.min(most, 100 * ((row.perplexity_interval?.[1] ?? row.perplexity) - 1)),
     colour: colour(row.best ? "best" : row.chosen ? "accent" : row.standing === "usable" ? "ink" : "soft"), size: row.best || row.chosen ? 150 : 60,
-    shape: row.best ? "diamond" : "circle", opacity: row.best || row.chosen ? 1 : row.standing === "usable" ? 0.75 : 0.4, named: named.has(row),
+    shape: row.best ? "diamond" : "circle", opacity: row.best || row.chosen ? 1 : row.standing === "usable" ? 0.75 : 0.4, named: named.has(row) && !row.chosen, below: row.chosen,
   }));
   const beyond = known.length - inside.length;
   const by = known.find((row) => row.measured_on)?.measured_on;
