@@ -28,7 +28,7 @@ const listeners = [];
 /** told: called with the keys that changed and what changed them. */
 export const onAsk = (told) => listeners.push(told);
 export function ask(changes, from = "") {
-  state.now = { ...state.now, ...changes };
+  state.now = snapped({ ...state.now, ...changes });
   clearTimeout(writing);
   writing = setTimeout(() => history.replaceState(null, "", address()), 150); // browsers refuse a hundred in a moment
   for (const told of listeners) told(changes, from);
@@ -42,7 +42,7 @@ export const askAddress = () => ask({ ...START_STATE, ...fromAddress() });
 export async function fetched(path, more = {}) {
   const answer = await fetch(path, more);
   const said = await answer.json().catch(() => ({ error: `the server answered ${answer.status}` }));
-  if (!answer.ok) throw new Error(said.error || `the server answered ${answer.status}`);
+  if (!answer.ok) throw Object.assign(new Error(said.error || `the server answered ${answer.status}`), { needs: said.needs });
   return said;
 }
 
@@ -79,3 +79,9 @@ const off = (value, wanted) => Math.abs(Math.log(value / wanted));
 const nearest = (values, wanted) => values.reduce((best, value, i) => (off(value, wanted) < off(values[best], wanted) ? i : best), 0);
 
 export const source = REPORT ? await opened(START.grid) : served;
+/** In a report there is nothing between the points of the grid. */
+function snapped(given) {
+  const found = Object.entries(source.axes ?? {}).map(([key, values]) => [key, String(values[nearest(values, Number(given[key]))])]);
+  return { ...given, ...Object.fromEntries(found) };
+}
+state.now = snapped(state.now);

@@ -67,7 +67,8 @@ export class Chart {
   /** forced: out of sight too. */
   async draw(forced = false) {
     await this.busy;
-    if (!this.data || !this.dirty || this.section.hidden || !(this.seen || forced)) return;
+    if (!window.vegaEmbed) this.folded.open = true; // a report without the library: its tables
+    if (!window.vegaEmbed || !this.data || !this.dirty || this.section.hidden || !(this.seen || forced)) return;
     this.dirty = false;
     this.busy = this.view ? this.update() : this.embed();
     await this.busy;

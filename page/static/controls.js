@@ -4,7 +4,7 @@ import { DEFAULTS, LISTS, REPORT, SLIDERS, START, ask, source, state } from "./a
 import { digits, loss, make } from "./numbers.js";
 
 const form = document.getElementById("question");
-const stepsOf = (key) => source.axes?.[key] ?? SLIDERS[key].steps; // a report has fewer
+const stepsOf = (key) => source.axes?.[key] ?? SLIDERS[key]?.steps ?? []; // a report has fewer
 
 /** A place on a slider, between steps too, as a number of few digits. */
 function valueAt(key, place) {

@@ -1,6 +1,6 @@
 // The page: asks again whenever something changes, the bars first, what takes longer when the sliders rest.
 
-import { AXES, LISTS, REPORT, START, address, ask, askAddress, askAnew, fetched, onAsk, source, state } from "./asked.js";
+import { AXES, LISTS, REPORT, START, address, ask, askAddress, askAnew, fetched, onAsk, query, source, state } from "./asked.js";
 import { download } from "./charts.js";
 import { showControls, startControls } from "./controls.js";
 import { $, make } from "./numbers.js";
@@ -141,26 +141,35 @@ function save(text, type, name) {
   setTimeout(() => URL.revokeObjectURL(place), 1000);
 }
 
-async function drop(file) {
+/** gpu: where a dump does not say which it is of. */
+async function drop(file, gpu = "") {
   const say = (text, bad = false) => {
     $("dropped").textContent = text;
     $("dropped").classList.toggle("bad", bad);
   };
   if (file.size > START.options.drop_bytes) return say(`${file.name} has ${file.size} bytes; at most ${START.options.drop_bytes} are read.`, true);
   say(`Reading ${file.name}…`);
+  $("which").hidden = true;
   try {
-    const found = await fetched(`api/drop?${new URLSearchParams({ model: state.now.model, cluster: state.now.cluster })}`, {
+    const found = await fetched(`api/drop?${query()}${gpu && `&gpu=${encodeURIComponent(gpu)}`}`, {
       method: "POST", body: file, headers: { "X-Filename": encodeURIComponent(file.name) },
     });
     if (found.option) LISTS[found.key]?.unshift({ ...found.option, label: found.label });
     say([found.label, ...found.said].join(". "));
     return ask({ [found.key]: found.value, ...(found.key === "cluster" ? { tp: "" } : {}) });
   } catch (error) {
+    if (error.needs === "gpu") {
+      $("which").hidden = false;
+      $("gpu").value = "";
+      $("gpu").onchange = ({ target }) => drop(file, target.value);
+      $("gpu").focus();
+    }
     return say(error.message, true);
   }
 }
 
 function startDrops() {
+  $("gpu").replaceChildren(...["", ...START.options.gpus].map((value) => make("option", { value }, value || "choose")));
   $("file").addEventListener("change", ({ target }) => target.files[0] && drop(target.files[0]));
   const over = (event) => {
     if (!event.dataTransfer?.types.includes("Files")) return;

@@ -91,7 +91,7 @@ export function showCurve(curve, answer) {
   const log = curve.axis === "input_tokens";
   chart.section.hidden = false;
   return chart.put({
-    data: { rows, band, here: [{ x: curve.now }], crossings: curve.crossovers.map((one) => ({ x: one.x, ttft: one.ttft_ms, text: crossing(curve.axis)(one) })) },
+    data: { rows, band, here: [{ x: curve.axis === "tp" ? curve.now : Number(state.now[curve.axis]) }], crossings: curve.crossovers.map((one) => ({ x: one.x, ttft: one.ttft_ms, text: crossing(curve.axis)(one) })) },
     signals: { axis: curve.axis, ticks: curve.x, levels: log ? levels(rows.map((row) => row.ttft)) : [] },
     said: mine.length ? `${scheme}: ${mine[0].said} at ${mine[0].at}, ${mine.at(-1).said} at ${mine.at(-1).at}` : "",
     change: (spec) => {
