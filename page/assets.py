@@ -82,7 +82,7 @@ def _library() -> str:
         import vl_convert
     except ImportError:
         raise MissingError("the page's charts need an extra: pip install 'thinwire[ui]'") from None
-    return str(vl_convert.javascript_bundle(None))
+    return str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed; window.vega = vega;"))
 
 
 def as_data(document: Any) -> str:

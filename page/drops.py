@@ -61,7 +61,7 @@ def drop(desk: Desk, filename: str, body: bytes, state: State, gpu: str | None =
         return _dump(desk, folder, name, body, gpu)
     except ValueError as error:
         rmtree(folder, ignore_errors=True)
-        text = desk.said(error).replace(f"{folder.name}/", "")
+        text = desk.said(error).replace(f"{folder.name}/", "").replace("machine.toml:", f"{name}:")
         if "pass --gpu" in text:
             raise UntoldError(f"{text.partition(', and no line')[0]}, and no line says which: choose the GPU") from None
         raise ValueError(text) from None
@@ -161,7 +161,7 @@ def _log(desk: Desk, folder: Path, name: str, body: bytes, state: State) -> Drop
     key = desk.keep(path, path)
     document = found.to_dict()
     said = [
-        f"{one['op'].replace('_', '-')} on {one['ranks']} ranks, {one['sizes']} sizes: {one['algorithm']}"
+        f"{one['op'].replace('_', '-')} on {one['ranks']} ranks, {one['rows']} sizes: {one['algorithm']}"
         for one in document["series"]
     ]
     said += [line for one in document["series"] for line in one["said"]]

@@ -191,6 +191,7 @@ def run(desk: Desk, host: str, port: int, start: str, ready: Callable[[str], Non
     with socket.socket(family, socket.SOCK_STREAM) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
+        listening.listen(128)  # who is told the address may call at once
         port = listening.getsockname()[1]
         shown = f"[{host}]" if ":" in host else host
         hosts = LOOPBACK if host in ("127.0.0.1", "::1", "localhost") else (*LOOPBACK, shown)
