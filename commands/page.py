@@ -167,6 +167,5 @@ def _state(
             values[name] = desk.adopt(name, values[name])
     prices = {desk.adopt("cluster", name): value for name, value in factors("--price", price).items()}
     own = {"link": link, "max_perplexity": max_perplexity, "rate": rate, "output_tokens": output_tokens}
-    return checked(
-        State(Question(**values), **own, slo_ttft_ms=slo_ttft_ms, prices=tuple(prices.items()))  # type: ignore[arg-type]
-    )
+    asked: Any = own | {"slo_ttft_ms": slo_ttft_ms, "prices": tuple(prices.items())}
+    return checked(State(Question(**values), **asked))
