@@ -79,7 +79,7 @@ NAMED = 6  # dropped rows that are printed one by one; --json has all
 def _show_logs(found: "Calibration", target: Path) -> None:
     from rich.table import Table
 
-    from thinwire.commands.tables import console
+    from thinwire.commands.tables.console import console
 
     table = Table(
         "op", "ranks", "by", "sizes", "bytes", "as", "in-sample", "row left out", box=None, pad_edge=False,
@@ -114,7 +114,7 @@ def _three(figures: dict[str, float] | None) -> str:
 def _show(raw: "Raw", profile: "GpuProfile", target: Path) -> None:
     from rich.table import Table
 
-    from thinwire.commands.tables import console
+    from thinwire.commands.tables.console import console
 
     table = Table(
         "part", "rows", "in-sample", "left out", "shipped profile", "its bias", box=None, pad_edge=False,

@@ -59,7 +59,7 @@ def _show(found: "Imported", files: list[str], out: str | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from thinwire.commands.tables import console
+    from thinwire.commands.tables.console import console
 
     # Without --out the file alone goes to standard output, so that it may be sent on.
     to = (

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import wraps
 from inspect import Parameter, signature
-from types import MappingProxyType, ModuleType
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
@@ -26,11 +26,15 @@ if TYPE_CHECKING:
 Q = TypeVar("Q", bound=Placement)
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="All that it rests on, and where each figure comes from.")
+]
 Compressed = Annotated[
     Compress, typer.Option(help="Positions compressed, for the accuracy: prompts alone, answers exact; or all.")
 ]
 Published = Annotated[
-    Shown, typer.Option(help="Accuracy figures of others below the table: a few, all or none. --json has all.")
+    Shown | None,
+    typer.Option(help="Accuracy figures of others below the table: a few, all or none. --json has all."),
 ]
 
 
@@ -153,6 +157,13 @@ def given(context: typer.Context, name: str) -> bool:
 # ---- answers
 
 
+def envelope(command: str) -> dict[str, str]:
+    """What every document begins with: the version that made it, and the command that was asked."""
+    from thinwire import __version__
+
+    return {"version": __version__, "command": command}
+
+
 def print_answer(document: Any, as_json: bool, show: Callable[[], None]) -> None:
     """One JSON document on standard output, or what `show` prints for people."""
     try:
@@ -179,10 +190,3 @@ def note_positions(model: ModelConfig, tokens: float) -> None:
         )
     if model.dtype in ("float32", "float64"):
         note(f"thinwire: {model.name} is stored in {model.dtype}; weights are priced as bf16, as engines load them")
-
-
-def tables() -> ModuleType:
-    """Where people's tables are made. It brings rich, so it is imported when there is one to print."""
-    from thinwire.commands import tables
-
-    return tables

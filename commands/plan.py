@@ -171,7 +171,7 @@ def _cell(outcome: Outcome | None) -> str:
 
 def show(asked: Asked, plan: Plan, said: list[str], changes: list[Plan], answers: list[Plan]) -> None:
     """For people."""
-    from thinwire.commands.tables import console
+    from thinwire.commands.tables.console import console
 
     best, file = plan.cheapest, asked.file
     targets = file.targets

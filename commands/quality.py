@@ -155,7 +155,7 @@ def _progress() -> "Iterator[Progress]":
 def _show_accuracy(document: dict[str, Any]) -> None:
     from rich.table import Table
 
-    from thinwire.commands.tables import console
+    from thinwire.commands.tables.console import console
 
     table = Table(
         "", "figure", f"{document['confidence']:.0%} interval over {document['windows']} windows", box=None,
@@ -183,7 +183,7 @@ def _show_accuracy(document: dict[str, Any]) -> None:
 def _show_sensitivity(summary: dict[str, Any], target: Path) -> None:
     from rich.table import Table
 
-    from thinwire.commands.tables import console
+    from thinwire.commands.tables.console import console
 
     table = Table(
         "sync point", "KL divergence, nats", "loss, nats", box=None, pad_edge=False, title_justify="left",

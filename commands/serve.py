@@ -38,7 +38,7 @@ def _show(found: "ServingResult") -> None:
     """For people."""
     from rich.table import Table
 
-    from thinwire.commands.tables import console
+    from thinwire.commands.tables.console import console
     from thinwire.sim.serving.statistics import NO_SLO, shown
 
     run, limits = found.run, found.limits

@@ -43,7 +43,7 @@ def validate(
     sections = [build(full) for key, build in compare.SECTIONS.items() if not chosen or key in chosen]
 
     def show() -> None:
-        from thinwire.commands.tables import console
+        from thinwire.commands.tables.console import console
 
         compare.show(sections, console)
 

@@ -30,11 +30,12 @@ from thinwire.sim.costs.shipped import STAND_IN, load_profile
 from thinwire.sim.costs.spread import CONFIDENCE
 from thinwire.sim.costs.transfer import RELATIONS, relation_to
 from thinwire.sim.events.exchange import UNCOMPRESSED, Exchanger, slowdown
-from thinwire.sim.interval import interval_of_exchange
+from thinwire.sim.grounds import Ground, of, once
+from thinwire.sim.interval import CODECS, EXCHANGES, Interval, interval_of_exchange
 from thinwire.sim.layers import precision, precisions
 from thinwire.sim.predict import WhatIf
 from thinwire.sim.question import Placement, Question, question_of
-from thinwire.sim.report import Prediction
+from thinwire.sim.report import Prediction, exchange_grounds, host_grounds, machine_facts
 from thinwire.sim.sharing import Sharing
 from thinwire.sim.workload import Prompt
 from thinwire.topologies.choose import choose
@@ -402,7 +403,40 @@ def collective(
     counts: Sequence[int] | Sequence[Sequence[int]] | None = None,
     phase: Phase | None = None,
 ) -> dict[str, Any]:
-    """One collective on `nbytes` of bf16; the document of `collective --json`.
+    """One collective on `nbytes` of bf16, as a document: `collected`, which takes the same, has its grounds, too."""
+    return dict(
+        collected(
+            cluster, scheme, nbytes, tp, op, profile,
+            scaled_links=scaled_links, gpus=gpus, nodes=nodes, counts=counts, phase=phase,
+        ).document
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """One collective: what a document says of it, and what that rests on."""
+
+    document: Mapping[str, Any]
+    seconds: float
+    interval: Interval
+    basis: tuple[Ground, ...]
+
+
+def collected(
+    cluster: str | Cluster,
+    scheme: str | Scheme,
+    nbytes: int,
+    tp: int | None = None,
+    op: CollectiveOp = "all_reduce",
+    profile: str | Profile | None = None,
+    *,
+    scaled_links: Mapping[str, float] | None = None,
+    gpus: Sequence[int] | str | None = None,
+    nodes: int | None = None,
+    counts: Sequence[int] | Sequence[Sequence[int]] | None = None,
+    phase: Phase | None = None,
+) -> Collected:
+    """One collective on `nbytes` of bf16.
 
     nbytes is counted as nccl-tests does: the full buffer, for all_to_all what one rank sends in all. counts: of an
     all_to_all, rows to each rank, the same from every rank or a list from each; the rank that sends most then sends
@@ -431,12 +465,15 @@ def collective(
         alone.seconds, codec_s, timed.carried, exchanger.cost, found.codec_launch == "fused"
     )
     algbw = nbytes / alone.seconds / 1e9 if alone.seconds else None
-    said = exchanger.sentences()
+    basis = exchange_grounds(exchanger)
     if not found.is_raw and taken.gpu.relative is None and costs.gpu.assumptions:
-        said.append(
-            f"{taken.gpu.name} has no profile and names no relative: its codec kernels are taken for {STAND_IN}'s"
-        )
-    return {
+        lent = f"{taken.gpu.name} has no profile and names no relative: its codec kernels are taken for {STAND_IN}'s"
+        basis += of("assumed", CODECS, [lent])
+    basis += of("assumed", EXCHANGES, costs.fabric.assumptions)
+    basis += machine_facts(taken)
+    basis += host_grounds(costs.fabric.spreads)
+    grounds = once(basis)
+    document = {
         "cluster": taken.name,
         "scheme": name,
         "tp": ranks,
@@ -453,8 +490,9 @@ def collective(
         "wire_bytes_per_gpu": int(alone.wire_bytes_R.max()),
         "algorithm": exchanger.describe(timed),
         "profile": costs.name,
-        "assumptions": list(dict.fromkeys([*said, *costs.fabric.assumptions, *taken.assumptions])),
+        "assumptions": [ground.text for ground in grounds],
     }
+    return Collected(document, alone.seconds, interval, grounds)
 
 
 def _rows_of(op: CollectiveOp, counts: Sequence[int] | Sequence[Sequence[int]] | None, ranks: int) -> Counts | None:

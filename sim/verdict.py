@@ -44,9 +44,8 @@ class Limit:
     @property
     def words(self) -> str:
         """The limit, for people."""
-        return (
-            f"at most {percent_text(self.perplexity - 1)} more perplexity and {self.lookups:g} points of look-ups lost"
-        )
+        percent = round(100 * (self.perplexity - 1), 6)
+        return f"at most {percent:g} % more perplexity and {self.lookups:g} points of look-ups lost"
 
     def to_dict(self) -> dict[str, float]:
         """`limit` in `compare --json`."""

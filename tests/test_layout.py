@@ -25,7 +25,7 @@ import pytest
 # imported. ANY: every module may lie in the hall, which is one room.
 ANY = "*.py"
 HOUSE: Mapping[str, tuple[str, ...]] = {
-    "commands": (ANY,),
+    "commands": (ANY, "tables/"),
     "page": (ANY,),
     "validation": (
         "calibrate.py", "peers/", "papers/", "targets/", "emulation/", "quality/", "instructions/", "relatives/",
@@ -83,7 +83,8 @@ ARROWS: Mapping[str, set[str]] = {
 }
 # What may reach up, by name and when asked: a backend in its registry, what our codecs mean on tensors in theirs, and
 # the door that older installations call.
-VERSIONED = ("page", "sim", "reference")  # may read the version from the face: results and messages carry it
+# May read the version from the face: results and messages carry it.
+VERSIONED = ("sim", "reference", "commands", "page")
 BY_NAME = {
     ("reference/codecs/backend.py", "kernels"), ("reference/core/builtin.py", "reference"), ("sim/cli.py", "commands"),
 }  # fmt: skip
