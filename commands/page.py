@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -126,15 +126,15 @@ def _said(document: dict[str, Any]) -> str:
     return f"{document['out']}: {document['bytes'] / 1e3:,.0f} kB, {document['predictions']} predictions{refused}"
 
 
-def _progress() -> Any:
+def _progress() -> Callable[[str], None]:
     """A line every ten seconds."""
     last = time.monotonic()
 
-    def progress(done: int, total: int) -> None:
+    def progress(what: str) -> None:
         nonlocal last
         if time.monotonic() - last >= EVERY_S:
             last = time.monotonic()
-            note(f"thinwire: {done} of {total} points")
+            note(f"thinwire: {what}")
 
     return progress
 

@@ -4,6 +4,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from copy import copy
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from shutil import rmtree
 from tempfile import TemporaryDirectory, mkdtemp
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 from thinwire.edge.limits import JSON_BYTES
 from thinwire.edge.reading import content
 from thinwire.edge.words import shown
-from thinwire.page.state import DROP, State
+from thinwire.page.state import DROP, VALUE, State
 from thinwire.reference.core.architecture import ModelConfig
 from thinwire.reference.families.config import load_model, model_aliases, model_names
 from thinwire.sim import api
@@ -21,6 +22,7 @@ from thinwire.sim.question import Question
 from thinwire.sim.report import Prediction
 from thinwire.topologies.cluster import Cluster
 from thinwire.topologies.load import cluster_names, load_cluster
+from thinwire.topologies.names import unknown
 
 T = TypeVar("T")
 KEPT_PREDICTIONS = 2048  # a few hundred kB each at most, most a tenth of it
@@ -144,11 +146,17 @@ class Desk:
             return self.dropped(name, ModelConfig)
         if name in model_names() or name.lower() in model_aliases():
             return load_model(name)
-        return load_model(f"{name}\0")  # of no file's name: its message says what was meant
+        near = get_close_matches(name[:VALUE].lower(), (*model_names(), *model_aliases()), n=3)
+        hint = f"did you mean {', '.join(near)}?" if near else "`thinwire models` lists them; a config.json is dropped"
+        raise ValueError(f"unknown model {shown(name)}; {hint}")
 
     def machine(self, name: str) -> Cluster:
-        """By catalog name or drop. ValueError as `load_cluster`."""
-        return self.dropped(name, Cluster) if name.startswith(DROP) else load_cluster(name)
+        """By catalog name or drop; never by path. ValueError for another name."""
+        if name.startswith(DROP):
+            return self.dropped(name, Cluster)
+        if name not in cluster_names():
+            raise ValueError(unknown("cluster", name).partition(" (or the path")[0])
+        return load_cluster(name)
 
     def resolved(self, question: Question) -> Question:
         """With values for names, so that nothing is looked up among files."""

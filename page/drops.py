@@ -11,6 +11,7 @@ from pathlib import Path
 from shutil import rmtree
 
 from thinwire.edge.limits import DUMP_BYTES, JSON_BYTES, LOG_BYTES, TOML_BYTES
+from thinwire.edge.reading import from_toml
 from thinwire.edge.words import cut
 from thinwire.page.answers import machine_option, model_option
 from thinwire.page.desk import Desk
@@ -112,11 +113,9 @@ def _json(body: bytes) -> object:
 
 
 def _machine(desk: Desk, folder: Path, name: str, body: bytes) -> Dropped:
-    if re.search(rb"^[ \t]*gpu[ \t]*=[ \t]*[\"'][^\"'\n]*[/\\]", body, re.MULTILINE) or re.search(
-        rb"^[ \t]*gpu[ \t]*=[ \t]*[\"'][^\"'\n]*\.toml[\"']", body, re.MULTILINE
-    ):
-        raise ValueError("a machine dropped here names a GPU of the catalog; a file of its own does not come with it")
     path = _write(folder / "machine.toml", body)
+    if from_toml(path, "the machine").get("gpu") not in gpu_names():
+        raise ValueError("a machine dropped here names a GPU of the catalog; a file of its own does not come with it")
     cluster = read_cluster(path)
     key = desk.keep(cluster, path)
     return {

@@ -3,6 +3,7 @@ so names, origins and sizes are checked before anything is read.
 """
 
 from collections.abc import Awaitable, Callable, MutableMapping
+from ipaddress import ip_address
 from typing import Any
 
 from thinwire.page.assets import SERVED
@@ -14,6 +15,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+OURS = (b"", b"same-origin", b"none")  # what browsers say of who asks; nothing, where it is none
 TARGET = 1 << 13  # bytes of a path and its query
 HEADERS = (
     (b"content-security-policy", SERVED.encode()),
@@ -32,10 +34,13 @@ class Guard:
         hosts: names by which the server may be called, without a port. A page elsewhere whose name is made to point to
             this machine (DNS rebinding) is called by its own.
         port: of the server; None takes any, for tests.
+        addresses: any IP address will do as well, which is no name that could be made to point here.
     """
 
-    def __init__(self, app: App, hosts: tuple[str, ...] = LOOPBACK, port: int | None = None) -> None:
-        self._app, self._hosts, self.port = app, hosts, port
+    def __init__(
+        self, app: App, hosts: tuple[str, ...] = LOOPBACK, port: int | None = None, addresses: bool = False
+    ) -> None:
+        self._app, self._hosts, self.port, self._addresses = app, hosts, port, addresses
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or refuse in a line."""
@@ -73,7 +78,7 @@ class Guard:
         site = headers.get(b"sec-fetch-site", [b""])[0]
         origins = [value.decode("latin-1") for value in headers.get(b"origin", [])]
         foreign = any(origin != f"http://{host[0].decode('latin-1')}" for origin in origins)
-        if foreign or (scope["method"] == "POST" and not origins) or site == b"cross-site":
+        if foreign or (scope["method"] == "POST" and not origins) or site not in OURS:
             if scope["method"] != "POST" and not foreign and scope["path"] == "/":
                 return None  # a link to the page, from anywhere, is a link
             return 403, "only the page that this server gave may ask it"
@@ -83,4 +88,13 @@ class Guard:
         name, colon, port = host.rpartition(":") if not host.endswith("]") else (host, "", "")
         if not colon:
             name, port = host, "80"
-        return name.lower() in self._hosts and (self.port is None or port == str(self.port))
+        known = name.lower() in self._hosts or (self._addresses and _is_address(name))
+        return known and (self.port is None or port == str(self.port))
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return True

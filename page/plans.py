@@ -1,6 +1,7 @@
 """What keeps a TTFT under a load, and what it costs: a small plan around the state, for the page."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from thinwire.page.answers import BASELINE, EXAMPLE, EXAMPLE_PRICES, answer, chosen
@@ -19,11 +20,16 @@ TOKENS, SEQUENCES, REPLICAS = 2048, 128, 16
 YOURS = "given on the page"
 
 
-def plan(desk: Desk, state: State) -> Plan:
-    """Machines that have a price, at the state's TP degree, with and without compression. ValueError as `answer`, and
-    for a machine that is not there.
+def plan(desk: Desk, state: State, progress: Callable[[str], None] = lambda what: None) -> Plan:
+    """Machines that have a price, at the state's TP degree, with and without compression.
+
+    Args:
+        progress: told of each candidate that is settled.
+
+    Raises:
+        ValueError: as `answer`, and for a machine that is not there.
     """
-    return desk.answers.get(("plan", state), lambda: _plan(desk, state))
+    return desk.answers.get(("plan", state), lambda: _plan(desk, state, progress))
 
 
 def prices(desk: Desk, state: State) -> list[Price]:
@@ -37,7 +43,7 @@ def prices(desk: Desk, state: State) -> list[Price]:
     return [Price(name=name, per_gpu_hour=price, source=YOURS if given else EXAMPLE) for name, price in found.items()]
 
 
-def _plan(desk: Desk, state: State) -> Plan:
+def _plan(desk: Desk, state: State, progress: Callable[[str], None]) -> Plan:
     started = time.monotonic()
     priced = prices(desk, state)
     rows = answer(desk, state)["rows"]
@@ -56,7 +62,7 @@ def _plan(desk: Desk, state: State) -> Plan:
         shown = {names.get(name, name): value for name, value in document["prices"].items()}
         path.write_text(toml({**document, **own, "prices": shown}, ()), "utf-8")
         asked = read(path)
-    found = Planner(asked.problem).solve(
+    found = Planner(asked.problem, lambda line: progress(f"a plan: {line}")).solve(
         asked.what_if(f"link x{state.link:.6g}") if state.link != 1 else asked.what_if("load x1")
     )
     back = {path: name for name, path in names.items()}

@@ -35,8 +35,10 @@ CSV = ("scheme", "ttft_ms", "low_ms", "high_ms", "compute_ms", "codec_ms", "wire
        "bits_reduce", "bits_gather", "wire_mb", "perplexity", "lookups_lost", "standing", "best", "why")  # fmt: skip
 
 
-def application(desk: Desk, hosts: tuple[str, ...] = LOOPBACK, port: int | None = None, start: str = "") -> Guard:
-    """The server as an ASGI application. start: the query of the page's first state."""
+def application(
+    desk: Desk, hosts: tuple[str, ...] = LOOPBACK, port: int | None = None, start: str = "", addresses: bool = False
+) -> Guard:
+    """The server as an ASGI application. start: the query of the page's first state; the others are `Guard`'s."""
 
     @asynccontextmanager
     async def life(app: Starlette) -> AsyncIterator[None]:
@@ -123,7 +125,7 @@ def application(desk: Desk, hosts: tuple[str, ...] = LOOPBACK, port: int | None 
         Route("/api/drop", dropped, methods=["POST"]),
     ]
     app = Starlette(routes=routes, lifespan=life, exception_handlers={HTTPException: _missing, Exception: _broken})
-    return Guard(app, hosts, port)
+    return Guard(app, hosts, port, addresses)
 
 
 def _prepare() -> None:
@@ -194,11 +196,19 @@ def run(desk: Desk, host: str, port: int, start: str, ready: Callable[[str], Non
         listening.listen(128)  # who is told the address may call at once
         port = listening.getsockname()[1]
         shown = f"[{host}]" if ":" in host else host
-        hosts = LOOPBACK if host in ("127.0.0.1", "::1", "localhost") else (*LOOPBACK, shown)
-        app = application(desk, hosts, port, start)
+        exposed = host not in ("127.0.0.1", "::1", "localhost")
+        hosts = (*LOOPBACK, shown, socket.gethostname().lower(), socket.getfqdn().lower()) if exposed else LOOPBACK
+        app = application(desk, hosts, port, start, addresses=exposed)
         config = uvicorn.Config(
-            app, log_level="warning", access_log=False, timeout_graceful_shutdown=1, server_header=False,
-            limit_concurrency=64, h11_max_incomplete_event_size=1 << 16,
-        )  # fmt: skip
+            app,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            ws="none",
+            limit_concurrency=64,
+            timeout_graceful_shutdown=1,
+            h11_max_incomplete_event_size=1 << 16,
+        )
         ready(f"http://{shown}:{port}/" + (f"?{start}" if start else ""))
         uvicorn.Server(config).run([listening])

@@ -63,7 +63,8 @@ def test_only_the_page_itself_may_drop(client: TestClient, headers: dict[str, st
 def test_other_sites_may_link_to_the_page_and_not_read_answers(client: TestClient) -> None:
     cross = {"sec-fetch-site": "cross-site"}
     assert client.get("/", headers=cross).status_code == 200
-    assert client.get("/api/options", headers=cross).status_code == 403
+    for site in ("cross-site", "same-site"):  # a page of another port is of the same site
+        assert client.get("/api/options", headers={"sec-fetch-site": site}).status_code == 403
     assert client.get("/api/options", headers={"origin": "https://evil.example"}).status_code == 403
     assert client.get("/api/options", headers={"sec-fetch-site": "same-origin"}).status_code == 200
     assert "access-control-allow-origin" not in client.get("/api/options").headers
@@ -97,8 +98,9 @@ def test_methods_and_sizes_are_limited(client: TestClient) -> None:
 
 def test_no_path_of_this_machine_is_told(client: TestClient, root: Path) -> None:
     told = [client.get("/").text, client.get("/api/options").text, client.get("/api/answer", params=SMALL).text]
-    for query in ({"model": "/etc/passwd"}, {"cluster": "x.toml"}, {"model": "README.md"}, {"profile": "/etc/passwd"}):
-        found = client.get("/api/answer", params=SMALL | query)
+    for query in ({"model": "/etc/passwd"}, {"cluster": "x.toml"}, {"model": "README.md"}, {"profile": "/etc/passwd"},
+                  {"price": "/etc/passwd:1"}, {"price": "x.toml:1"}):  # fmt: skip
+        found = client.get("/api/plan" if "price" in query else "/api/answer", params=SMALL | query)
         assert found.status_code == 400
         told.append(found.text)
     for body in (b"{}", b"<system", b"[topology]\nx", b"\xff"):
@@ -149,6 +151,15 @@ def test_nothing_is_left_behind(root: Path) -> None:
         assert refused.status_code == 400
         assert len([path for path in here.folder.rglob("*") if path.is_file()]) == 1, "a file refused is removed"
     assert not here.folder.exists()
+
+
+def test_exposed_it_is_called_by_addresses_too_and_by_no_other_name() -> None:
+    hosts = ("127.0.0.1", "gpu-box")
+    open_to_all = TestClient(application(desk(), hosts, 8765, addresses=True), base_url=BASE)
+    for host in ("gpu-box:8765", "192.0.2.7:8765", "[2001:db8::1]:8765"):
+        assert open_to_all.get("/api/options", headers={"host": host}).status_code == 200
+    for host in ("evil.example:8765", "192.0.2.7.evil.example:8765", "192.0.2.7:80"):
+        assert open_to_all.get("/api/options", headers={"host": host}).status_code == 403
 
 
 def test_another_address_than_loopback_wants_to_be_meant(capsys: Capture) -> None:

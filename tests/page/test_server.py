@@ -150,6 +150,7 @@ def test_a_log_of_nccl_tests_becomes_the_machines_profile(client: TestClient) ->
         (b"{" + b'"a":{' * 3000 + b"}" * 3001, "nested"),
         (b"gpu = 'l40s'\n[topology]\nkind = 'ring'\n", "f:1: name: missing key"),
         (b"gpu = '/etc/passwd'\nfabric = 'x'\n[topology]\n", "names a GPU of the catalog"),
+        (b"\"gpu\" = '''\\u002fetc/passwd'''\n[topology]\n", "names a GPU of the catalog"),
         (b"gpu = 'secret.toml'\nfabric = 'x'\n[topology]\n", "names a GPU of the catalog"),
         (b"#       size         count      type   redop\n# nothing\n", "no row of nccl-tests"),
     ],
