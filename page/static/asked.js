@@ -14,13 +14,13 @@ export const START_STATE = { ...DEFAULTS, ...START.state };
 /** The one thing that changes: `now` is replaced, never altered, so whoever holds it holds what was asked. */
 export const state = { now: { ...START_STATE, ...fromAddress() } };
 
-export function query(given = state.now) {
-  const kept = Object.entries(given).filter(([key, value]) => value !== "" && value !== DEFAULTS[key]);
-  return new URLSearchParams(kept).toString();
-}
+const said = (left) => new URLSearchParams(Object.entries(state.now).filter(([key, value]) => value !== "" && !left(key, value))).toString();
+/** For the server, which has the defaults too. */
+export const query = () => said((key, value) => value === DEFAULTS[key]);
+/** For people: what a page without it would not show anyway. A served one says which model and machine it is about. */
 export function address() {
-  const said = query();
-  return location.href.replace(/[?#].*$/, "") + (said ? (REPORT ? "#" : "?") + said : "");
+  const text = REPORT ? said((key, value) => value === START_STATE[key]) : said((key, value) => value === DEFAULTS[key] && key !== "model" && key !== "cluster");
+  return location.href.replace(/[?#].*$/, "") + (text ? (REPORT ? "#" : "?") + text : "");
 }
 
 let writing = 0;
@@ -41,9 +41,9 @@ export const askAddress = () => ask({ ...START_STATE, ...fromAddress() });
 
 export async function fetched(path, more = {}) {
   const answer = await fetch(path, more);
-  const said = await answer.json().catch(() => ({ error: `the server answered ${answer.status}` }));
-  if (!answer.ok) throw Object.assign(new Error(said.error || `the server answered ${answer.status}`), { needs: said.needs });
-  return said;
+  const found = await answer.json().catch(() => ({}));
+  if (!answer.ok) throw Object.assign(new Error(found.error || `the server answered ${answer.status}`), { needs: found.needs });
+  return found;
 }
 
 /** Each gives a document of page/documents.py, or null where there is none. */

@@ -46,9 +46,12 @@ export class Chart {
     this.under = make("div", { className: "under", hidden: true }, this.folded, save);
     this.figure.after(this.under);
     this.seen = false;
+    this.waiting = [];
     const told = ([entry]) => {
       this.seen = entry.isIntersecting;
-      if (this.seen) this.draw();
+      if (!this.seen) return;
+      for (const done of this.waiting.splice(0)) done();
+      this.draw();
     };
     new IntersectionObserver(told, { rootMargin: "150px" }).observe(this.figure);
   }
@@ -62,6 +65,11 @@ export class Chart {
     this.figure.setAttribute("aria-label", `${this.title}. ${said}`);
     this.fill();
     return this.draw();
+  }
+
+  /** When it is in sight. */
+  sight() {
+    return this.seen ? null : new Promise((done) => this.waiting.push(done));
   }
 
   /** forced: out of sight too. */

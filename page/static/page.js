@@ -51,11 +51,14 @@ async function showAll(all) {
   await showPareto(all);
 }
 
-/** Curves, then the schemes that the bars leave out, then the load. Given up when something changes. */
+/** Curves, then the schemes that the bars leave out, then the load where it is in sight. Given up when something changes;
+ * begun late, for what the server has begun it ends, whoever still waits. */
 async function follow(signal) {
   const { answer } = told;
+  const rest = (ms) => new Promise((done) => setTimeout(done, REPORT ? 0 : ms));
   try {
-    if (!answer || !$("fault").hidden) return;
+    await rest(150);
+    if (signal.aborted || !answer || !$("fault").hidden) return;
     const found = [];
     for (const axis of AXES) {
       const curve = await source.curve(axis, signal);
@@ -69,12 +72,15 @@ async function follow(signal) {
     told.all = await source.everything(signal);
     if (signal.aborted) return;
     if (told.all) await showAll(told.all);
+    document.documentElement.dataset.settled = String(drawn);
+    await rest(500);
+    await charts.serve.sight();
+    if (signal.aborted) return;
     told.serve = await source.serve(signal);
     charts.serve.section.hidden = !told.serve;
     if (told.serve && !signal.aborted) await showServe(told.serve);
   } catch (error) {
     if (!signal.aborted) fault(error.message);
-  } finally {
     if (!signal.aborted) document.documentElement.dataset.settled = String(drawn);
   }
 }

@@ -10,7 +10,8 @@ import pytest
 sync_api = pytest.importorskip("playwright.sync_api", reason="drives the browser: pip install playwright")
 from playwright.sync_api import Browser, Page, expect  # noqa: E402  (after it is known to be there)
 
-from .browsing import ARGUMENTS, chromium, served  # noqa: E402
+from thinwire.page.bench import ARGUMENTS, chromium, served  # noqa: E402
+
 from .desks import desk, small  # noqa: E402
 
 pytest.importorskip("vl_convert", reason="the page's charts come out of it: pip install vl-convert-python")
@@ -103,7 +104,7 @@ def test_page_draws_its_charts_and_says_the_verdict(watched: Watched, address: s
     for chart in ("ttft", "length", "link", "degree", "pareto", "serve", "timeline", "cluster"):
         section = page.locator(f"[data-chart={chart}]")
         section.locator("figure").scroll_into_view_if_needed()
-        expect(section.locator("figure svg .mark-group").first).to_be_attached()
+        expect(section.locator("figure svg .mark-group").first).to_be_attached(timeout=30_000)
         assert section.locator("figure svg path[d], figure svg line").count() > 3, chart
         assert section.locator("figure").get_attribute("aria-label")
     assert len(bars(page)) > 12  # schemes, in parts
@@ -189,9 +190,9 @@ def test_file_may_be_dropped_anywhere(watched: Watched, address: str, root: Path
             for (const type of ['dragover', 'drop'])
                 document.querySelector('#verdict').dispatchEvent(new DragEvent(type, {dataTransfer: data, bubbles: true}));
         }""",
-        (root / "reference" / "models" / "smollm2-135m.json").read_text(),
+        (root / "reference" / "models" / "llama-3.2-3b.json").read_text(),
     )
-    expect(page.locator("#dropped")).to_contain_text("config")
+    expect(page.locator("#dropped")).to_contain_text("28 layers")
     until(page, "location.search.includes('model=drop')")
 
 
