@@ -281,7 +281,7 @@ def notes(model: ModelConfig, tokens: float) -> list[str]:
 
 def command(which: str, state: State, desk: Desk) -> str:
     """The command line that gives the same: of the rows (`compare`), or of the chosen scheme (`predict`)."""
-    question = replace(state.asking(), **_files(state, desk))
+    question = replace(state.asking(), **files_of(state, desk))
     if which == "compare":
         more = ("--schemes", ",".join(named(desk, state)), *_limit(state))
         return command_line(which, question, *more, without=("scheme",))
@@ -295,17 +295,22 @@ def _limit(state: State) -> tuple[str, ...]:
 
 def python(which: str, state: State, desk: Desk) -> str:
     """The Python that gives the same."""
-    question = replace(state.asking(), **_files(state, desk))
+    question = replace(state.asking(), **files_of(state, desk))
     return python_line(question, which, *([named(desk, state)] if which == "compare" else ()))
 
 
-def _files(state: State, desk: Desk) -> dict[str, Any]:
+def files_of(state: State, desk: Desk) -> dict[str, Any]:
     """Names of files for what was dropped: those that whoever dropped them has."""
     q, found = state.question, dict[str, Any]()
     if isinstance(q.model, str) and q.model.startswith(DROP):
         found["model"] = "config.json"
     if isinstance(q.cluster, str) and q.cluster.startswith(DROP):
-        found["cluster"] = f"{desk.machine(q.cluster).name}.toml"
+        found["cluster"] = file_of(desk, q.cluster)
     if isinstance(q.profile, str) and q.profile.startswith(DROP):
         found["profile"] = "fabric.json"
     return found
+
+
+def file_of(desk: Desk, machine: str) -> str:
+    """The name of a machine's file, where it was dropped; its own otherwise."""
+    return f"{desk.machine(machine).name}.toml" if machine.startswith(DROP) else machine

@@ -10,10 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from shutil import rmtree
 
+from thinwire.commands.reproduce import command_line
 from thinwire.edge.limits import DUMP_BYTES, JSON_BYTES, LOG_BYTES, TOML_BYTES
 from thinwire.edge.reading import from_toml
 from thinwire.edge.words import cut
-from thinwire.page.answers import machine_option, model_option
+from thinwire.page.answers import file_of, machine_option, model_option
 from thinwire.page.desk import Desk
 from thinwire.page.documents import Dropped
 from thinwire.page.state import State
@@ -132,10 +133,12 @@ def _dump(desk: Desk, folder: Path, name: str, body: bytes, gpu: str | None) -> 
     path = folder / "machine.toml"
     path.write_text(found.text, "utf-8")
     key = desk.keep(found.cluster, path)
-    unknown = [f"not told: {each.what}; taken: {each.taken}; {each.command} would tell it" for each in found.unknown]
+    told = [f"not told: {each.what}; taken: {each.taken}; {each.command} would tell it" for each in found.unknown]
+    words = [name, *(["--gpu", gpu] if gpu else []), "--out", f"{found.cluster.name}.toml"]
+    told.append(f"{command_line('cluster import', words)} writes it to a file")
     return {
         "kind": "machine", "key": "cluster", "value": key, "label": found.cluster.name,
-        "said": [desk.said(each) for each in (*found.understood, *found.notes, *unknown)],
+        "said": [desk.said(each) for each in (*found.understood, *found.notes, *told)],
         "option": machine_option(key, found.cluster),
     }  # fmt: skip
 
@@ -165,6 +168,8 @@ def _log(desk: Desk, folder: Path, name: str, body: bytes, state: State) -> Drop
     ]
     said += [line for one in document["series"] for line in one["said"]]
     said += [f"not used: {one['run']}: {one['why']}" for one in document["unused"]]
+    words = ["--logs", name, "--cluster", file_of(desk, state.question.cluster), "--out", "fabric.json"]
+    said.append(f"{command_line('calibrate', words)} writes it to a file")
     return {
         "kind": "profile", "key": "profile", "value": key, "label": f"{plain(name)} on {machine.name}",
         "said": [desk.said(line) for line in (*said, *document["borrowed"])],

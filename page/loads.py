@@ -6,7 +6,7 @@ from math import inf
 from typing import Any
 
 from thinwire.commands.reproduce import command_line
-from thinwire.page.answers import BASELINE, chosen
+from thinwire.page.answers import BASELINE, chosen, files_of
 from thinwire.page.desk import Desk
 from thinwire.page.documents import Percentile, Serve, ServeRow
 from thinwire.page.state import State
@@ -45,7 +45,7 @@ def _serve(desk: Desk, state: State) -> Serve:
         f"{state.question.input_tokens} and answers of {state.output_tokens:g} tokens on average, small all-reduces "
         "uncompressed where that is sooner; the ± is the simulation's alone (95 %), not the model's; durations are "
         f"interpolated to {BOUND:.0%}",
-        "command": command(asked),
+        "command": command_line("serve", replace(asked, **files_of(state, desk))),
     }
 
 
@@ -56,11 +56,6 @@ def service(desk: Desk, state: State, scheme: str, rate: float, seconds: float) 
         **placed, input_tokens=float(state.question.input_tokens), output_tokens=state.output_tokens, rate=rate,
         duration=seconds, slo_ttft_ms=state.slo_ttft_ms, gate=True, seed=SEED,
     )  # fmt: skip
-
-
-def command(asked: Service) -> str:
-    """The command line that runs the same."""
-    return command_line("serve", asked)
 
 
 def _row(desk: Desk, state: State, scheme: str, rate: float, seconds: float) -> ServeRow:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from thinwire.page.answers import BASELINE, EXAMPLE, EXAMPLE_PRICES, answer, chosen
+from thinwire.page.answers import BASELINE, EXAMPLE, EXAMPLE_PRICES, answer, chosen, file_of
 from thinwire.page.desk import Desk
 from thinwire.page.documents import Deployment, Plan, Price
 from thinwire.page.loads import USUAL_RATE, ms
@@ -81,8 +81,15 @@ def _plan(desk: Desk, state: State, progress: Callable[[str], None]) -> Plan:
         "note": f"{document['load']['rate_per_s']:g} requests a second, prompts of {state.question.input_tokens} and "
         f"answers of {state.output_tokens:g} tokens on average; replicas of one run of {SECONDS:g} s each, the same "
         "requests for every candidate; GPUs are paid for one by one; the ± is the simulation's alone",
-        "file": toml({**document, **({"model": "config.json"} if own else {})}, ("thinwire plan FILE answers it.",)),
+        "file": _for_people(desk, document, bool(own)),
     }
+
+
+def _for_people(desk: Desk, document: dict[str, Any], own_model: bool) -> str:
+    """The plan's file, files dropped by names that whoever dropped them may give them."""
+    prices = {file_of(desk, name): value for name, value in document["prices"].items()}
+    model = "config.json" if own_model else document["model"]
+    return toml({**document, "model": model, "prices": prices}, ("thinwire plan FILE answers it.",))
 
 
 def table(state: State, priced: list[Price], schemes: list[str], tp: list[int]) -> dict[str, Any]:

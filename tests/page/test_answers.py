@@ -3,6 +3,7 @@
 import json
 import shlex
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import thinwire
 from thinwire.page import answers
 from thinwire.page.curves import curves
 from thinwire.page.desk import Desk, Memory
+from thinwire.page.drops import drop
 from thinwire.page.loads import serve
 from thinwire.page.plans import plan
 from thinwire.page.state import read
@@ -158,6 +160,22 @@ def test_a_plan_says_what_each_candidate_costs() -> None:
     assert len(best) == 1 and best[0]["cost_per_hour"] == min(each["cost_per_hour"] or 0 for each in kept)
     assert all(each["ttft_ms"] is not None and each["ttft_ms"] <= 2000 for each in kept)
     assert all(price["source"] == "given on the page" for price in found["prices"])
+
+
+def test_lines_name_the_files_of_whoever_dropped_them(root: Path) -> None:
+    dropped = drop(desk(), "mine.toml", (root / "examples" / "my-machine.toml").read_bytes(), small())
+    model = drop(desk(), "config.json", (root / "reference" / "models" / "llama-3-8b.json").read_bytes(), small())
+    state = small(
+        model=model["value"], cluster=dropped["value"], price=f"{dropped['value']}:0.5", output_tokens=16, rate=1
+    )
+    found, planned = answers.answer(desk(), state), plan(desk(), state)
+    for text in (found["command"], found["python"], found["detail"]["command"], serve(desk(), state)["command"]):
+        assert "config.json" in text and "my-machine.toml" in text
+    assert planned["deployments"][0]["machine"] == "my-machine" and 'model = "config.json"' in planned["file"]
+    everything = json.dumps([found["rows"], found["detail"], planned["file"], planned["deployments"]])
+    assert str(desk().folder) not in everything and "drop:" not in everything.replace(
+        json.dumps(found["detail"]["at"]), ""
+    )
 
 
 def test_memory_keeps_the_last_and_refusals_too() -> None:

@@ -108,6 +108,7 @@ def test_a_model_a_machine_and_a_dump_are_told_apart(client: TestClient, root: P
     assert untold.status_code == 400 and untold.json()["needs"] == "gpu"
     told = drop(client, dump, "topo.txt", gpu="l40s").json()
     assert told["kind"] == "machine" and "4 GPUs: l40s" in told["said"]
+    assert told["said"][-1] == "thinwire cluster import topo.txt --gpu l40s --out topo.toml writes it to a file"
     assert client.get("/api/answer", params=SMALL | {"cluster": told["value"]}).json()["tp"] == 4
     lines = client.get("/api/curves", params=SMALL | {"cluster": told["value"], "axis": "tp"}).json()
     assert lines["curves"][0]["x"] == [1, 2, 4]
