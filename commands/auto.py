@@ -51,7 +51,7 @@ def auto(
         plain |= resting(grounds(row), verbose)
     document = {
         **envelope(command_line("auto", [budget, *question.command_line(("scheme",)), *own])), **chosen.to_dict(),
-        **document, **resting(together([rows.baseline, *rows.rows]), verbose),
+        **document, **resting(together([rows.baseline, *rows.rows], rows.rows), verbose),
         "question": question.given(without=("scheme",)),
     }  # fmt: skip
 

@@ -88,7 +88,7 @@ def compare(
         raise ValueError("Missing option '--model'.")
     from thinwire.sim import api
     from thinwire.sim.grounds import grounds, together
-    from thinwire.sim.verdict import Limit, judged
+    from thinwire.sim.verdict import Limit, best, judged
 
     limit = Limit(max_perplexity, max_lookups_lost)
     asked = api.schemes_for(question) if wanted is None else wanted
@@ -104,8 +104,9 @@ def compare(
     for plain, row in zip([document["baseline"], *document["rows"]], [found.baseline, *found.rows], strict=True):
         plain |= resting(grounds(row), verbose)
     line = command_line("compare", question, *options(own), without=("scheme",))
+    ground = together([found.baseline, *found.rows], [best(found, limit) or found.baseline])
     document = {
-        **envelope(line), **document, **resting(together([found.baseline, *found.rows]), verbose),
+        **envelope(line), **document, **resting(ground, verbose),
         "question": question.given(without=("scheme",)),
     }  # fmt: skip
 

@@ -6,7 +6,7 @@ share is that of its squared half-width in the sum of all.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, get_args
 
@@ -81,12 +81,17 @@ def grounds(p: Rested) -> tuple[Ground, ...]:
     return tuple(sorted(found, key=lambda ground: -ground.share))
 
 
-def together(several: Iterable[Rested]) -> tuple[Ground, ...]:
-    """What several predictions rest on, each sentence once, by its widest share in any."""
+def together(several: Iterable[Rested], answer: Collection[Rested] = ()) -> tuple[Ground, ...]:
+    """What several predictions rest on, each sentence once. answer: those whose intervals decide on shares, the widest
+    counts; all where none are named.
+    """
+    rows = list(several)
+    deciding = [id(one) for one in answer] or [id(one) for one in rows]
     widest: dict[str, Ground] = {}
-    for one in several:
+    for one in (*answer, *rows):
         for ground in grounds(one):
-            if ground.text not in widest or widest[ground.text].share < ground.share:
+            known = widest.setdefault(ground.text, ground if id(one) in deciding else replace(ground, share=0.0))
+            if id(one) in deciding and known.share < ground.share:
                 widest[ground.text] = ground
     return tuple(sorted(widest.values(), key=lambda ground: -ground.share))
 

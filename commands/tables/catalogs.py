@@ -22,9 +22,9 @@ def schemes(rows: Rows, shown: Shown | None, verbose: bool) -> None:
     """The catalog of schemes, and what others published of their accuracy."""
     table = Fitted(
         [
-            Column("name", left=True), Column("bits"), Column("collective", left=True),
+            Column("name", left=True), Column("bits"), Column("collective", 1, left=True),
             Column("on the wire", left=True, wraps=True, least=24),
-            Column("source", 1, left=True, wraps=True, least=60),
+            Column("source", 2, left=True, wraps=True, least=60),
         ]
     )  # fmt: skip
     for row in rows:

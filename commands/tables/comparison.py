@@ -9,7 +9,7 @@ from thinwire.commands.tables.fitting import Column, Fitted
 from thinwire.commands.tables.published import published
 from thinwire.commands.tables.resting import another_host, rests_on
 from thinwire.commands.tables.words import asked, bits
-from thinwire.edge.quantities import in_unit, power_of, ratio_text, time_column, time_text
+from thinwire.edge.quantities import in_unit, percent_text, power_of, ratio_text, time_column, time_text
 from thinwire.reference.core.scheme import Scheme
 from thinwire.reference.mixed import DROP, SITES, MixedScheme, Site, plan_of
 from thinwire.sim.api import Comparison
@@ -61,12 +61,12 @@ def comparison(
         say(f"the same in every figure: {same}")
     another_host([(row.interval.another_host_share, row.interval.measurable) for row in c.rows])
     published([(row.scheme.name, c.published(row)) for row in c.rows], shown, c.baseline.model.name)
-    rests_on(together([c.baseline, *c.rows]), verbose)
+    rests_on(together([c.baseline, *c.rows], [winner or c.baseline]), verbose)
 
 
 def _columns(unit: str) -> list[Column]:
     return [
-        Column("  scheme", left=True, title="scheme"),
+        Column("  scheme", left=True, hang=2),
         Column(f"TTFT {unit}"),
         Column(f"{CONFIDENCE:.0%} interval", 2),
         Column("speed-up", 1),
@@ -128,7 +128,7 @@ def _lookups(c: Comparison, row: Prediction) -> str:
 def _why(kind: Standing, rows: Sequence[Prediction], limit: Limit) -> str:
     match kind:
         case "beyond":
-            return f"beyond the limit of {limit.words}"
+            return limit.beyond
         case "unknown":
             return "what they cost was not measured, or not whole (?)"
         case "cannot":
@@ -193,13 +193,17 @@ def _measured_on(c: Comparison, rows: Sequence[Prediction]) -> list[str]:
 
 def _asked_of(c: Comparison, rows: Sequence[Prediction]) -> list[str]:
     """What the look-ups are, which perplexity does not see."""
-    known = [found for row in rows if not lossless(row.acting) and (found := c.lookup(row)) is not None]
+    known = {
+        row.scheme.name: found for row in rows if not lossless(row.acting) and (found := c.lookup(row)) is not None
+    }
     if not known:
         return []
-    one = max(known, key=lambda found: found.trials)
+    one = max(known.values(), key=lambda found: found.trials)
+    fewer = [f"{name} {found.trials}" for name, found in known.items() if found.trials != one.trials]
+    trials = f"{one.trials} trials{'; of ' if fewer else ''}{', '.join(fewer)}"
     return [
         f"look-ups: points of 100 in prompts of {one.prompt_tokens} tokens, of which {one.exact:.0%} are right "
-        f"uncompressed on {one.model} ({one.trials} trials); perplexity does not see them (docs/accuracy.md)"
+        f"uncompressed on {one.model} at TP {one.tp} ({trials}); perplexity does not see them (docs/accuracy.md)"
     ]
 
 
@@ -207,15 +211,16 @@ def chosen(found: "Chosen", rows: Comparison, verbose: bool = False) -> None:
     """What was chosen, site by site, and what it is worth next to the best single scheme."""
     mixed = next(row for row in rows.rows if row.scheme is found.scheme)
     took = time_text(mixed.ttft_s, mixed.interval.low_s, mixed.interval.high_s)
-    before = time_text(rows.baseline.ttft_s)
+    base = rows.baseline
+    before = time_text(base.ttft_s, base.interval.low_s, base.interval.high_s).partition(" (")[0]
     say(
-        f"Chosen within x {1 + found.budget:g} of perplexity: first token after {took} instead of {before} with "
-        f"{rows.baseline.scheme.name}, {ratio_text(rows.speedup(mixed), least=-2)} times as fast; "
-        f"x {found.perplexity_ratio:.4f} expected",
+        f"Chosen: first token in {took}, {ratio_text(rows.speedup(mixed), least=-2)}x sooner than {base.scheme.name}'s "
+        f"{before}, for {percent_text(found.perplexity_ratio - 1)} of perplexity, as expected.",
         "bold",
     )
     say(asked(rows.baseline))
     name, cells = _cells(rows, rows.rows)
+    cells[mixed.scheme.name][4] = f"{found.perplexity_ratio:.3f}"  # as expected: nobody measured the mixture
     table = Fitted(_columns(name))
     for row in rows.rows:
         table.add(*_marked(cells[row.scheme.name], row is mixed))
@@ -233,7 +238,7 @@ def chosen(found: "Chosen", rows: Comparison, verbose: bool = False) -> None:
     sites.show()
     say(found.scheme.source)
     another_host([(row.interval.another_host_share, row.interval.measurable) for row in rows.rows])
-    rests_on(together([rows.baseline, *rows.rows]), verbose)
+    rests_on(together([rows.baseline, *rows.rows], [mixed]), verbose)
 
 
 def _sites(scheme: MixedScheme) -> list[tuple[Site, Scheme | None]]:

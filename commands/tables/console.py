@@ -2,6 +2,7 @@
 
 import os
 import sys
+from textwrap import wrap
 
 from rich.console import Console, ConsoleDimensions
 from rich.text import Text
@@ -12,8 +13,8 @@ PIPED, LEAST, MOST = 80, 60, 400  # columns: narrower terminals wrap lines of 60
 class Paper(Console):
     """A console that looks how wide it is whenever it writes: what it writes to may have changed."""
 
-    @property
-    def size(self) -> ConsoleDimensions:  # type: ignore[override,misc]  # nobody sets it
+    @property  # type: ignore[misc]  # rich's can be set, and nobody does
+    def size(self) -> ConsoleDimensions:
         """Columns and lines."""
         if sys.stdout.isatty():
             width, height = super().size
@@ -27,12 +28,12 @@ console = Paper(highlight=False)
 
 
 def say(text: str, style: str = "", indent: int = 0) -> None:
-    """A sentence, wrapped at spaces; lines after the first are set in by `indent`. Names keep their brackets."""
-    first = True
-    for line in Text(text, style=style).wrap(console, console.width - indent):
-        line.rstrip()
-        console.print(line if first else Text(" " * indent) + line, soft_wrap=True)
-        first = False
+    """A sentence, wrapped at spaces alone: lines after the first are set in by `indent`, names and links stay whole."""
+    lines = wrap(
+        text, console.width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+    ) or [""]  # fmt: skip
+    for line in lines:
+        console.print(Text(line, style=style), soft_wrap=True)
 
 
 def heading(text: str) -> None:

@@ -19,6 +19,7 @@ NARROW = 16  # what is wrapped keeps at least as much
 class Column:
     """rank: the higher, the sooner it goes; 0 always stays. left: words, else numbers. wraps: may be written on several
     lines, of `least` at least. title: what it is called where it is said to be left out, if not as its head.
+    hang: by how much further lines are set in.
     """
 
     head: str
@@ -27,6 +28,7 @@ class Column:
     wraps: bool = False
     title: str = ""
     least: int = NARROW
+    hang: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +65,8 @@ class Fitted:
             self._write([self.columns[at].head for at in widths], widths, "bold")
         for row in self.rows:
             if row.across is not None:
-                words = Text(f"-- {row.across} ")
-                say(words.plain + "-" * max(0, whole - words.cell_len), "dim", indent=3)
+                words = f"-- {row.across} "
+                say(words + "-" * max(0, whole - cell_len(words)), "dim", indent=3)
             else:
                 self._write([row.cells[at] for at in widths], widths, row.style)
         if left:
@@ -104,7 +106,11 @@ class Fitted:
         return widths, [self.columns[at].title or self.columns[at].head for at in sorted(left)]
 
     def _write(self, cells: Sequence[str], widths: dict[int, int], style: str) -> None:
-        written = [_lines(cell, wide) for cell, wide in zip(cells, widths.values(), strict=True)]
+        written = []
+        for at, cell in zip(widths, cells, strict=True):
+            mark, hang = cell[: self.columns[at].hang], self.columns[at].hang
+            first, *more = _lines(cell[hang:], widths[at] - hang)
+            written.append([mark + first, *(" " * hang + line for line in more)])
         for number in range(max(map(len, written))):
             parts = []
             for at, lines in zip(widths, written, strict=True):
