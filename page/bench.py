@@ -24,10 +24,11 @@ ARGUMENTS = (
     "--no-first-run",
 )  # fmt: skip
 QUESTION = "model=llama-3-70b&cluster=8xl40s-pcie&tp=4"
+LENGTHS = 17  # places of the slider from 256 to 4096 tokens, for each batch from 1 on
 SETTLED = "html[data-settled]"
 # One step: the slider moves as by hand, the page says when its bars have changed, and the next frame is on the screen.
 STEP = """
-([name, place]) => new Promise((done) => {
+([name, place]) => new Promise((done, failed) => {
   const slider = document.getElementById(name), begun = performance.now();
   performance.clearResourceTimings();
   document.addEventListener("thinwire-drawn", () => requestAnimationFrame(() => {
@@ -38,6 +39,7 @@ STEP = """
     };
     painted.port2.postMessage(0);
   }), { once: true });
+  setTimeout(() => failed(new Error(document.getElementById("fault").textContent || "the bars did not change")), 20000);
   slider.value = place;
   slider.dispatchEvent(new Event("input", { bubbles: true }));
 })
@@ -88,10 +90,10 @@ def measure(steps: int) -> list[tuple[float, float]]:
         page.goto(f"{address}?{QUESTION}")
         page.wait_for_selector(SETTLED, state="attached", timeout=120_000)
         for step in range(steps):
-            batch, place = divmod(step, 25)
-            if place == 0 and batch:
+            batch, place = divmod(step, LENGTHS)
+            if place == 0:
                 page.evaluate(STEP, ["batch", batch])
-            whole, answer = page.evaluate(STEP, ["input_tokens", 2.25 + place * 0.25])
+            whole, answer = page.evaluate(STEP, ["input_tokens", 2 + place / 4])
             found.append((float(whole), float(answer)))
             page.wait_for_timeout(20)
         browser.close()
