@@ -15,6 +15,7 @@ from thinwire.edge.limits import JSON_BYTES
 from thinwire.edge.reading import content
 from thinwire.edge.words import shown
 from thinwire.page.state import DROP, VALUE, State
+from thinwire.page.turns import Turns
 from thinwire.reference.core.architecture import ModelConfig
 from thinwire.reference.families.config import load_model, model_aliases, model_names
 from thinwire.sim import api
@@ -71,6 +72,7 @@ class Desk:
         self.writing = Lock()  # of what has one name in the folder
         self._predictions = Memory(KEPT_PREDICTIONS)
         self.answers = Memory(512)
+        self.turns = Turns()
 
     @property
     def folder(self) -> Path:
@@ -174,7 +176,8 @@ class Desk:
         return other
 
     def predict(self, question: Question) -> Prediction:
-        """What a question of names is answered, once."""
+        """What a question of names is answered, once. AbandonedError as `Turns.turn`."""
+        self.turns.turn()
         return self._predictions.get(question, lambda: api.answer(self.resolved(question)))
 
     def predicted(self, state: State, scheme: str) -> Prediction:

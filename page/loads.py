@@ -60,6 +60,7 @@ def service(desk: Desk, state: State, scheme: str, rate: float, seconds: float) 
 
 def _row(desk: Desk, state: State, scheme: str, rate: float, seconds: float) -> ServeRow:
     asked = service(desk, state, scheme, rate, seconds)
+    desk.turns.turn()
     try:
         found = run(desk, state, asked)
     except ValueError as error:

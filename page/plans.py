@@ -62,7 +62,12 @@ def _plan(desk: Desk, state: State, progress: Callable[[str], None]) -> Plan:
         shown = {names.get(name, name): value for name, value in document["prices"].items()}
         path.write_text(toml({**document, **own, "prices": shown}, ()), "utf-8")
         asked = read(path)
-    found = Planner(asked.problem, lambda line: progress(f"a plan: {line}")).solve(
+
+    def settled(line: str) -> None:
+        desk.turns.turn()
+        progress(f"a plan: {line}")
+
+    found = Planner(asked.problem, settled).solve(
         asked.what_if(f"link x{state.link:.6g}") if state.link != 1 else asked.what_if("load x1")
     )
     back = {path: name for name, path in names.items()}

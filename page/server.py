@@ -30,6 +30,7 @@ from thinwire.page.guard import LOOPBACK, Guard
 from thinwire.page.loads import serve
 from thinwire.page.plans import plan
 from thinwire.page.state import State, read
+from thinwire.page.turns import AbandonedError
 
 CSV = ("scheme", "ttft_ms", "low_ms", "high_ms", "compute_ms", "codec_ms", "wire_ms", "waiting_ms", "speedup",
        "bits_reduce", "bits_gather", "wire_mb", "perplexity", "lookups_lost", "standing", "best", "why")  # fmt: skip
@@ -48,20 +49,43 @@ def application(
         await anyio.to_thread.run_sync(preparing.join)  # or it would be cut off inside the library
         desk.close()
 
-    def asked(answer: Callable[[Desk, State], Any]) -> Callable[[Request], Any]:
+    def first(answer: Callable[[Desk, State], Any]) -> Callable[[Request], Any]:
+        """An endpoint that a slider waits for."""
+
         async def endpoint(request: Request) -> Response:
             def work() -> Response:
-                try:
-                    return _json(answer(desk, read(request.scope["query_string"].decode("latin-1"))))
-                except ValueError as error:
-                    return _refused(desk, error)
+                with desk.turns.ahead():
+                    return _answered(desk, lambda: answer(desk, read(_query(request))))
 
             return await anyio.to_thread.run_sync(work)
 
         return endpoint
 
+    def later(answer: Callable[[Desk, Request], Any]) -> Callable[[Request], Any]:
+        """One that waits for those, and ends when nobody waits for it."""
+
+        async def endpoint(request: Request) -> Response:
+            gone = threading.Event()
+
+            def work() -> Response:
+                with desk.turns.behind(gone):
+                    return _answered(desk, lambda: answer(desk, request))
+
+            async def watch() -> None:
+                while not await request.is_disconnected():
+                    await anyio.sleep(0.05)
+                gone.set()
+
+            async with anyio.create_task_group() as together:
+                together.start_soon(watch)
+                found = await anyio.to_thread.run_sync(work)
+                together.cancel_scope.cancel()
+            return found
+
+        return endpoint
+
     def page(request: Request) -> Response:
-        query = request.scope["query_string"].decode("latin-1") or start
+        query = _query(request) or start
         try:
             state = read(query)
         except ValueError:
@@ -103,25 +127,17 @@ def application(
 
         return await anyio.to_thread.run_sync(work)
 
-    def by_axis(request: Request) -> Response:
-        pairs = list(request.query_params.multi_items())
-        axes = [value for key, value in pairs if key == "axis"]
-        try:
-            return _json(curves(desk, read([pair for pair in pairs if pair[0] != "axis"]), axes))
-        except ValueError as error:
-            return _refused(desk, error)
-
     routes = [
         Route("/", page),
         Route("/static/{name}", static),
         Route("/vega.js", library),
         Route("/api/options", lambda request: _json(answers.options())),
-        Route("/api/answer", asked(answers.answer)),
-        Route("/api/answer.csv", asked(table)),
-        Route("/api/all", asked(lambda desk, state: answers.answer(desk, state, everything=True))),
-        Route("/api/curves", by_axis),
-        Route("/api/serve", asked(serve)),
-        Route("/api/plan", asked(plan)),
+        Route("/api/answer", first(answers.answer)),
+        Route("/api/answer.csv", first(table)),
+        Route("/api/all", later(lambda desk, request: answers.answer(desk, read(_query(request)), everything=True))),
+        Route("/api/curves", later(_curves)),
+        Route("/api/serve", later(lambda desk, request: serve(desk, read(_query(request))))),
+        Route("/api/plan", later(lambda desk, request: plan(desk, read(_query(request))))),
         Route("/api/drop", dropped, methods=["POST"]),
     ]
     app = Starlette(routes=routes, lifespan=life, exception_handlers={HTTPException: _missing, Exception: _broken})
@@ -146,6 +162,25 @@ async def _body(request: Request) -> bytes | None:
             return None
         parts.append(part)
     return b"".join(parts)
+
+
+def _query(request: Request) -> str:
+    return str(request.scope["query_string"].decode("latin-1"))
+
+
+def _answered(desk: Desk, answer: Callable[[], Any]) -> Response:
+    try:
+        return _json(answer())
+    except ValueError as error:
+        return _refused(desk, error)
+    except AbandonedError:
+        return Response(status_code=503)  # nobody reads it
+
+
+def _curves(desk: Desk, request: Request) -> Any:
+    pairs = request.query_params.multi_items()
+    axes = [value for key, value in pairs if key == "axis"]
+    return curves(desk, read([pair for pair in pairs if pair[0] != "axis"]), axes)
 
 
 def _json(document: Any, status: int = 200) -> Response:
