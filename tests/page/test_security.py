@@ -14,6 +14,8 @@ import pytest
 
 pytest.importorskip("starlette", reason="the page's server is the extra ui")
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from thinwire.page import assets
@@ -108,6 +110,23 @@ def test_no_path_of_this_machine_is_told(client: TestClient, root: Path) -> None
     for text in told:
         for path in (str(root), str(Path.home()) + "/", "site-packages", "/tmp/", sys.prefix):
             assert path not in text.replace("/etc/passwd", "")
+
+
+KEYS = ["model", "cluster", "scheme", "tp", "gpus", "nodes", "ep", "profile", "price", "link", "batch", "rate", "x"]
+ODD = ["", "0", "-1", "1e999", "nan", "drop:1", "drop:", "auto:+1%", "two_step:int4-g7", "0-9999", "a:1,a:2"]
+VALUES = st.one_of(
+    st.sampled_from(ODD),
+    st.text(max_size=30),
+)
+
+
+@settings(max_examples=25)
+@given(st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=4), st.sampled_from(["answer", "answer.csv"]))
+def test_no_query_is_a_fault(client: TestClient, query: dict[str, str], what: str) -> None:
+    found = client.get(f"/api/{what}", params=SMALL | query)
+    assert found.status_code in (200, 400), found.text
+    if found.status_code == 400:
+        assert 0 < len(found.json()["error"]) <= 620
 
 
 def test_a_fault_of_ours_is_no_traceback(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
