@@ -260,7 +260,6 @@ class ServeRow(TypedDict):
     tpot: list[Percentile]
     goodput_per_s: float
     kept: float | None  # share of requests that keep the SLO
-    headroom: float | None
     saturated: bool
     why: str | None
 

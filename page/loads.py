@@ -65,8 +65,8 @@ def _row(desk: Desk, state: State, scheme: str, rate: float, seconds: float) -> 
         found = run(desk, state, asked)
     except ValueError as error:
         return {
-            "scheme": scheme, "ttft": [], "tpot": [], "goodput_per_s": 0.0, "kept": None, "headroom": None,
-            "saturated": False, "why": desk.said(error),
+            "scheme": scheme, "ttft": [], "tpot": [], "goodput_per_s": 0.0, "kept": None, "saturated": False,
+            "why": desk.said(error),
         }  # fmt: skip
     return {
         "scheme": scheme,
@@ -74,7 +74,6 @@ def _row(desk: Desk, state: State, scheme: str, rate: float, seconds: float) -> 
         "tpot": _percentiles(found.run.tpot),
         "goodput_per_s": found.run.goodput_per_s.value,
         "kept": _finite(found.run.to_dict()["slo_attainment"]),
-        "headroom": None,
         "saturated": found.run.saturated,
         "why": None,
     }

@@ -203,7 +203,7 @@ export function showServe(serve) {
     table: serve.rows.map((row) => ({
       scheme: row.scheme, ...Object.fromEntries(row.ttft.map((one) => [`TTFT ${one.name}`, time(one.value_ms, one.plus_minus_ms || undefined)])),
       ...Object.fromEntries(row.tpot.map((one) => [`a token ${one.name}`, time(one.value_ms, one.plus_minus_ms || undefined)])),
-      "keeps the target": row.kept == null ? "" : percent(row.kept), headroom: row.headroom == null ? "" : `×${digits(row.headroom, 2)}`, "": row.why ?? (row.saturated ? "saturated" : ""),
+      "keeps the target": row.kept == null ? "" : percent(row.kept), "": row.why ?? (row.saturated ? "saturated" : ""),
     })),
   });
 }
