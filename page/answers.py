@@ -160,6 +160,7 @@ def named(desk: Desk, state: State, everything: bool = False) -> list[str]:
     catalog = catalog_schemes()
     if not everything:
         wanted += [name for name in possible if catalog[name].compresses_experts][:EXPERTS]
+    wanted += [name for name in state.also if name in possible]
     return list(dict.fromkeys([*wanted, BASELINE, chosen(state)]))
 
 

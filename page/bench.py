@@ -112,7 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     whole, answers = sorted(each[0] for each in found), [each[1] for each in found]
     print(
         f"slider to chart: median of {steps} {statistics.median(whole):.0f} ms "
-        f"(fastest {whole[0]:.0f}, slowest {whole[-1]:.0f}); of that the server's answer {statistics.median(answers):.0f} ms"
+        f"(fastest {whole[0]:.0f}, slowest {whole[-1]:.0f}), "
+        f"the server's answer {statistics.median(answers):.0f} ms of it"
     )
     return 0
 

@@ -170,6 +170,13 @@ def packed(document: Any) -> str:
     return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
 
 
+def with_best(desk: Desk, state: State) -> State:
+    """The same, with the best of the whole catalog among its schemes: the verdict is about that one."""
+    rows = answers.answer(desk, state, everything=True)["rows"]
+    missing = [row["scheme"] for row in rows if row["best"] and row["scheme"] not in answers.named(desk, state)]
+    return replace(state, also=(*state.also, *missing))
+
+
 def page(
     desk: Desk,
     state: State,
@@ -180,6 +187,7 @@ def page(
     planned: bool = True,
 ) -> tuple[str, Grid]:
     """The HTML of a report, and the grid in it."""
+    state = with_best(desk, state)
     found = grid(desk, state, axes, progress, planned)
     first = found["details"]
     options = narrowed(answers.options(), state, axes, list(first))

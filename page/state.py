@@ -8,11 +8,13 @@ from urllib.parse import parse_qsl, urlencode
 
 from thinwire.edge.limits import RATE, SLO, TOKENS, Limit
 from thinwire.edge.words import shown
+from thinwire.reference.catalog import schemes
 from thinwire.sim.question import Option, Question, options_of
 
 QUERY = 4096  # characters
 VALUE = 200  # of one value
 KEYS = 40
+ALSO = 8
 DROP = "drop:"  # before the number of what was dropped on the page
 LINK = Limit("a factor on every link's rate", 0.01, 100.0, "", "a hundredth and a hundred times the machine's")
 PERPLEXITY = Limit("a ratio of perplexities", 1.0, 10.0, "", "ten times the perplexity is no language any more")
@@ -37,7 +39,8 @@ class State:
         question: with names alone; `drop:N` names what was dropped on the page. Its links are not scaled.
         link: factor on the rate of every link and pool.
         max_perplexity: ratio that a scheme may cost.
-        rate, output_tokens, slo_ttft_ms: of a load, and what it should keep; rate None: half of what one replica can.
+        rate, output_tokens, slo_ttft_ms: of a load, and what it should keep; rate None: one a second.
+        also: schemes that are compared besides.
         prices: of a GPU an hour, by machine, in the place of the examples.
     """
 
@@ -47,6 +50,7 @@ class State:
     rate: float | None = None
     output_tokens: float = 128.0
     slo_ttft_ms: float = 1000.0
+    also: tuple[str, ...] = ()
     prices: tuple[tuple[str, float], ...] = field(default=())
 
     def query(self) -> dict[str, str]:
@@ -61,6 +65,8 @@ class State:
             value = getattr(self, name)
             if value != default:
                 found[name] = number(value)
+        if self.also:
+            found["also"] = ",".join(self.also)
         if self.prices:
             found["price"] = ",".join(f"{name}:{number(price)}" for name, price in self.prices)
         return found
@@ -102,7 +108,7 @@ def read(query: str | Sequence[tuple[str, str]]) -> State:
     else:
         pairs = list(query)
     given: dict[str, str] = {}
-    allowed = (*asked(), *OWN, "price")
+    allowed = (*asked(), *OWN, "also", "price")
     for key, value in pairs:
         if key not in allowed:
             raise ValueError(f"unknown key {shown(key)} (allowed: {', '.join(allowed)})")
@@ -113,6 +119,8 @@ def read(query: str | Sequence[tuple[str, str]]) -> State:
         given[key] = value
     values = {name: _value(name, one, given[name]) for name, one in asked().items() if given.get(name)}
     own: dict[str, Any] = {name: _number(name, given[name], OWN[name][0]) for name in OWN if given.get(name)}
+    if given.get("also"):
+        own["also"] = _schemes(given["also"])
     if given.get("price"):
         own["prices"] = _prices(given["price"])
     return State(Question(**{**DEFAULTS, **values}), **own)
@@ -167,6 +175,15 @@ def _number(name: str, text: str, limit: Limit | None) -> float:
     if limit is not None:
         limit.check(name, value)
     return value
+
+
+def _schemes(text: str) -> tuple[str, ...]:
+    found = tuple(dict.fromkeys(text.split(",")))
+    if len(found) > ALSO:
+        raise ValueError(f"also names at most {ALSO} schemes: {len(found)} given")
+    if unknown := [name for name in found if name not in schemes()]:
+        raise ValueError(f"also names schemes of the catalog: {shown(unknown[0])}")
+    return found
 
 
 def _prices(text: str) -> tuple[tuple[str, float], ...]:

@@ -49,6 +49,7 @@ export function showControls(from = "") {
 
 function slider(key) {
   const input = form.elements[key], most = stepsOf(key).length - 1;
+  input.hidden = most < 0; // a report has none for the accuracy
   Object.assign(input, { min: 0, max: Math.max(1, most), step: REPORT ? 1 : 0.25, disabled: most < 1 });
   input.addEventListener("input", () => ask({ [key]: String(valueAt(key, Number(input.value))) }, key));
 }

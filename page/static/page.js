@@ -8,7 +8,7 @@ import {
   CURVES, charts, showBars, showCluster, showCommands, showCurve, showGrounds, showHere, showLines, showPareto, showPlan, showServe, showTimeline, showWords, zoom,
 } from "./shows.js";
 
-const told = { answer: null, all: null, curves: [], serve: null, plan: null };
+const told = { answer: null, all: null, placement: null, curves: [], serve: null, plan: null };
 let running = false, again = false, later = new AbortController(), drawn = 0;
 
 /** One question at a time: what changes meanwhile is asked when the answer is there, and only the last of it. */
@@ -42,13 +42,17 @@ function showRest() {
   return Promise.all([showPareto(answer), ...(detail ? [showTimeline(detail), showCluster(detail)] : [])]);
 }
 
-/** The whole catalog may have a better one than the bars do: then it joins them, and the verdict is about it. */
-async function showAll(all) {
-  const shown = new Set(told.answer.rows.map((row) => row.scheme));
-  told.answer = { ...told.answer, verdict: all.verdict, rows: all.rows.filter((row) => row.best || shown.has(row.scheme)) };
-  await showBars(told.answer);
-  showWords(told.answer);
-  await showPareto(all);
+const placement = () => ["model", "cluster", "tp", "weights"].map((key) => state.now[key]).join();
+/** The whole catalog may have a better one than the bars do: then that is asked for, too, from now on. */
+async function wholeCatalog(signal) {
+  told.all = await source.everything(signal);
+  if (!told.all || signal.aborted) return;
+  told.placement = placement();
+  await showPareto(told.all);
+  const best = told.all.rows.find((row) => row.best)?.scheme;
+  if (best && !told.answer.rows.some((row) => row.scheme === best)) {
+    ask({ also: [...new Set([best, ...(state.now.also ?? "").split(",")])].filter(Boolean).slice(0, 3).join(",") }, "also");
+  }
 }
 
 /** Curves, then the schemes that the bars leave out, then the load where it is in sight. Given up when something changes;
@@ -59,8 +63,11 @@ async function follow(signal) {
   try {
     await rest(150);
     if (signal.aborted || !answer || !$("fault").hidden) return;
+    const before = told.placement === placement(); // then the best is among the bars, most likely, and curves come first
+    if (!before) await wholeCatalog(signal);
     const found = [];
     for (const axis of AXES) {
+      if (signal.aborted) return;
       const curve = await source.curve(axis, signal);
       if (signal.aborted) return;
       charts[CURVES[axis]].section.hidden = !curve;
@@ -69,9 +76,8 @@ async function follow(signal) {
     }
     showLines((told.curves = found), answer);
     $("heard").textContent = answer.verdict; // once the sliders rest, not at every step
-    told.all = await source.everything(signal);
+    if (before) await wholeCatalog(signal);
     if (signal.aborted) return;
-    if (told.all) await showAll(told.all);
     document.documentElement.dataset.settled = String(drawn);
     await rest(500);
     await charts.serve.sight();
@@ -249,6 +255,7 @@ startControls();
 startButtons();
 startTimeline();
 onAsk((changes, from) => {
+  if (from !== "also" && told.placement && told.placement !== placement()) state.now = { ...state.now, also: "" };
   showControls(from);
   for (const axis of AXES) if (axis === from) showHere(axis, Number(state.now[axis]));
   refresh();

@@ -187,8 +187,8 @@ def test_file_may_be_dropped_anywhere(watched: Watched, address: str, root: Path
         """(text) => {
             const data = new DataTransfer();
             data.items.add(new File([text], 'config.json'));
-            for (const type of ['dragover', 'drop'])
-                document.querySelector('#verdict').dispatchEvent(new DragEvent(type, {dataTransfer: data, bubbles: true}));
+            const over = document.querySelector('#verdict'), given = {dataTransfer: data, bubbles: true};
+            for (const type of ['dragover', 'drop']) over.dispatchEvent(new DragEvent(type, given));
         }""",
         (root / "reference" / "models" / "llama-3.2-3b.json").read_text(),
     )
@@ -197,7 +197,8 @@ def test_file_may_be_dropped_anywhere(watched: Watched, address: str, root: Path
 
 
 @pytest.mark.parametrize(
-    ("name", "body"), [("notes.txt", b"nothing of the kind"), ("config.json", b'{"model_type": "llama"'), ("empty", b"")]
+    ("name", "body"),
+    [("notes.txt", b"nothing of the kind"), ("config.json", b'{"model_type": "llama"'), ("empty", b"")],
 )
 def test_bad_file_says_why(watched: Watched, address: str, name: str, body: bytes) -> None:
     page = watched.page
@@ -217,7 +218,7 @@ def test_names_are_text(watched: Watched, address: str, root: Path) -> None:
     settled(page)
     evil = "<script>document.title='owned'</script><img src=x onerror=alert(1)>"
     text = (root / "examples" / "my-explicit-machine.toml").read_text()
-    named = re.sub(r'(?m)^title\s*=.*$', f'title = "{evil}"', text)
+    named = re.sub(r"(?m)^title\s*=.*$", f'title = "{evil}"', text)
     assert evil in named
     answered(page)
     page.locator("#file").set_input_files({"name": "<script>.toml", "mimeType": "text/plain", "buffer": named.encode()})
@@ -263,8 +264,9 @@ def test_keyboard_reaches_everything(watched: Watched, address: str) -> None:
     page.keyboard.press("Enter")
     until(page, "location.search.includes('model=mistral-7b')")
     unnamed = page.evaluate(
-        """() => [...document.querySelectorAll('input, select, button, summary, [role=listbox], [role=region]')].filter((node) =>
-        !(node.labels?.length || node.getAttribute('aria-label') || node.textContent.trim())).map((node) => node.outerHTML)"""
+        """() => [...document.querySelectorAll('input, select, button, summary, [role=listbox], [role=region]')]
+        .filter((node) => !node.labels?.length && !node.getAttribute('aria-label') && !node.textContent.trim())
+        .map((node) => node.outerHTML)"""
     )
     assert not unnamed
 
@@ -275,7 +277,9 @@ def test_dark_and_narrow(browser: Browser, address: str) -> None:
     page.goto(f"{address}?{SMALL}")
     settled(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= 400
-    brightness = "(node) => getComputedStyle(node).backgroundColor.match(/[0-9]+/g).slice(0, 3).map(Number).reduce((a, b) => a + b)"
+    brightness = (
+        "(node) => getComputedStyle(node).backgroundColor.match(/[0-9]+/g).slice(0, 3).reduce((a, b) => a + +b, 0)"
+    )
     assert page.locator("body").evaluate(brightness) < 150
     assert page.locator("[data-chart=ttft] svg").evaluate(brightness) < 150
     page.locator("#theme").click()  # auto -> light
