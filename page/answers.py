@@ -74,6 +74,22 @@ def options() -> Options:
     }
 
 
+def options_with(desk: Desk, state: State) -> Options:
+    """The same, and what the state has of dropped files, first in its list."""
+    found, q = options().copy(), state.question
+    if isinstance(q.model, str) and q.model.startswith(DROP):
+        found["models"] = [dropped_model(q.model, desk.model(q.model)), *found["models"]]
+    if isinstance(q.cluster, str) and q.cluster.startswith(DROP):
+        found["machines"] = [machine_option(q.cluster, desk.machine(q.cluster)), *found["machines"]]
+    return found
+
+
+def dropped_model(key: str, model: ModelConfig) -> ModelOption:
+    """A model that no catalog has."""
+    label = f"{model.name} ({model.parameters / 1e9:.3g} B parameters, dropped)"
+    return {"name": key, "label": label, "parameters": model.parameters, "ids": []}
+
+
 def sliders() -> list[Slider]:
     """Numbers that may be moved, evenly in logarithms."""
     batch = [float(1 << power) for power in range(8)]

@@ -14,7 +14,7 @@ from thinwire.commands.reproduce import command_line
 from thinwire.edge.limits import DUMP_BYTES, JSON_BYTES, LOG_BYTES, TOML_BYTES
 from thinwire.edge.reading import from_toml
 from thinwire.edge.words import cut
-from thinwire.page.answers import file_of, machine_option, model_option
+from thinwire.page.answers import dropped_model, file_of, machine_option
 from thinwire.page.desk import Desk
 from thinwire.page.documents import Dropped
 from thinwire.page.state import State
@@ -90,8 +90,6 @@ def _model(desk: Desk, folder: Path, name: str, body: bytes) -> Dropped:
     model = replace(load_model(str(path_)), name=title)
     key = desk.keep(model, path_)
     mixture = ", experts" if model.is_mixture else ""
-    row = {"name": key, "parameters": model.parameters, "ids": []}
-    option = model_option(row) | {"label": f"{title} ({model.parameters / 1e9:.3g} B parameters, dropped)"}
     return {
         "kind": "model",
         "key": "model",
@@ -102,7 +100,7 @@ def _model(desk: Desk, folder: Path, name: str, body: bytes) -> Dropped:
             f"{model.parameters / 1e9:.3g} B parameters",
             *(desk.said(note) for note in (*model.notes, *model.checkpoint.notes)),
         ],
-        "option": option,
+        "option": dropped_model(key, model),
     }
 
 

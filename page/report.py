@@ -190,7 +190,7 @@ def page(
     state = with_best(desk, state)
     found = grid(desk, state, axes, progress, planned)
     first = found["details"]
-    options = narrowed(answers.options(), state, axes, list(first))
+    options = narrowed(answers.options_with(desk, state), state, axes, list(first))
     start: Start = {
         "mode": "report",
         "version": __version__,

@@ -90,8 +90,12 @@ def application(
             state = read(query)
         except ValueError:
             state = read(start)  # the page says what was wrong when it asks for the answer
+        try:
+            offered = answers.options_with(desk, state)
+        except ValueError:  # what was dropped is gone
+            offered = answers.options()
         document: Start = {
-            "mode": "served", "version": __version__, "state": state.query(), "options": answers.options(),
+            "mode": "served", "version": __version__, "state": state.query(), "options": offered,
             "charts": assets.charts(), "made": "",
         }  # fmt: skip
         return Response(assets.served(document), media_type="text/html", headers={"cache-control": "no-store"})

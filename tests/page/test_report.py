@@ -162,6 +162,9 @@ def test_the_command_writes_it_whole_or_not_at_all(capsys: Capture, tmp_path: Pa
     assert "<script>alert" not in html
     carried = unpacked(html)
     assert carried["answers"]["0,0,0"]["machine"] == "<script>alert(1)</script>"
+    offered = start_of(html)["options"]["machines"]
+    assert [each["name"] for each in offered] == [start_of(html)["state"]["cluster"]]
+    assert offered[0]["label"].startswith("<script>alert(1)</script>: ")
     assert str(tmp_path) not in html and str(tmp_path) not in json.dumps(carried)
     before = out.read_bytes()
     status, _, err = run(capsys, *words, "--batch", "0", "--out", str(out))
