@@ -10,8 +10,7 @@ import pytest
 sync_api = pytest.importorskip("playwright.sync_api", reason="drives the browser: pip install playwright")
 from playwright.sync_api import Browser, Page, expect  # noqa: E402  (after it is known to be there)
 
-from thinwire.page.bench import ARGUMENTS, chromium, served  # noqa: E402
-
+from .bench import ARGUMENTS, chromium, served  # noqa: E402
 from .desks import desk, small  # noqa: E402
 
 pytest.importorskip("vl_convert", reason="the page's charts come out of it: pip install vl-convert-python")
