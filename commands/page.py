@@ -156,12 +156,16 @@ def _state(
     slo_ttft_ms: float,
     price: Sequence[str] | None,
 ) -> State:
-    """What was given, with files read now; what was not is the page's default."""
+    """What was given, with files read now. Where no question was, the page's first one."""
     from thinwire.commands.options import factors
     from thinwire.page.state import State, checked, read
 
-    given = {name: value for name, value in question.given().items() if value not in ("", None)}
-    values = {**read("").question.given(), **given}
+    first = read("").question
+    if not any(value for value in question.given().values()):
+        question = first
+    values = dict(question.given())
+    for name in ("model", "cluster", "scheme"):  # what else is left out is a question's own default
+        values[name] = values[name] or getattr(first, name)
     for name in ("model", "cluster", "profile"):
         if values.get(name):
             values[name] = desk.adopt(name, values[name])

@@ -158,6 +158,7 @@ def test_the_command_writes_it_whole_or_not_at_all(capsys: Capture, tmp_path: Pa
     assert status == 0, err
     document = json.loads(said)
     html = out.read_text("utf-8")
+    assert start_of(html)["state"]["batch"] == "1" and start_of(html)["state"]["scheme"] == "bf16", "as --help says"
     assert document["bytes"] == len(html.encode()) < 500_000 and document["points"] == 2
     assert "<script>alert" not in html
     carried = unpacked(html)
