@@ -115,9 +115,7 @@ PACKAGES: Mapping[str, set[str]] = {
 }
 TORCH = {"torch", "triton"}
 # Modules that nobody imports before an extra is asked for, and what they may import at their top.
-OF_AN_EXTRA: Mapping[str, set[str]] = {
-    "page/server.py": {"anyio", "starlette", "uvicorn"}, "page/bench.py": {"playwright"},
-}  # fmt: skip
+OF_AN_EXTRA: Mapping[str, set[str]] = {"page/server.py": {"anyio", "starlette", "uvicorn"}}
 IMPORTED_AS = {"vl_convert_python": "vl_convert"}
 TORCH_PARTS = {"reference", "kernels", "validation"}
 
