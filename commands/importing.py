@@ -65,7 +65,7 @@ def _show(found: "Imported", files: list[str], out: str | None) -> None:
     to = (
         console
         if out is not None
-        else Console(stderr=True, highlight=False, width=None if console.is_terminal else 160)
+        else Console(stderr=True, highlight=False, width=None if console.is_terminal else console.width)
     )
     if out is None:
         print(found.text, end="")

@@ -167,7 +167,7 @@ def verdict(c: Comparison, limit: Limit = Limit()) -> str:
         )
     soon_s = time_text(found.ttft_s, found.interval.low_s, found.interval.high_s)
     before_s = baseline_s.partition(" (")[0]
-    sooner = f"{ratio_text(c.speedup(found), least=-2)}x sooner than {base.scheme.name}'s {before_s}"
+    sooner = f"{ratio_text(c.speedup(found), least=-2)}x sooner than with {base.scheme.name} ({before_s})"
     return f"Best buy: {found.scheme.name}, first token in {soon_s}, {sooner}, for {cost(c, found)}."
 
 

@@ -32,9 +32,9 @@ HOUSE: Mapping[str, tuple[str, ...]] = {
         "logs/", "hosts/", "mixtures/", "precisions/", "fits/", "campaign/",
     ),
     "sim": (
-        "cli.py", "bench/", "sweeps/", "planning/", "schema.py", "serving/", "verdict.py", "api.py", "cross/",
-        "predict.py", "report.py", "grounds.py", "interval.py", "question.py", "quality/", "events/", "costs/",
-        "workload.py", "layers.py", "sharing.py", "shapes.py", "choices.py",
+        "cli.py", "bench/", "sweeps/", "planning/", "schema.py", "serving/", "verdict.py", "api.py", "catalogs.py",
+        "cross/", "predict.py", "report.py", "grounds.py", "interval.py", "question.py", "quality/", "events/",
+        "costs/", "workload.py", "layers.py", "sharing.py", "shapes.py", "choices.py",
     ),
     "kernels": (ANY,),
     "reference": (

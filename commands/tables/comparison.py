@@ -214,8 +214,8 @@ def chosen(found: "Chosen", rows: Comparison, verbose: bool = False) -> None:
     base = rows.baseline
     before = time_text(base.ttft_s, base.interval.low_s, base.interval.high_s).partition(" (")[0]
     say(
-        f"Chosen: first token in {took}, {ratio_text(rows.speedup(mixed), least=-2)}x sooner than {base.scheme.name}'s "
-        f"{before}, for {percent_text(found.perplexity_ratio - 1)} of perplexity, as expected.",
+        f"Chosen: first token in {took}, {ratio_text(rows.speedup(mixed), least=-2)}x sooner than with "
+        f"{base.scheme.name} ({before}), for {percent_text(found.perplexity_ratio - 1)} of perplexity, as expected.",
         "bold",
     )
     say(asked(rows.baseline))
