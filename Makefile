@@ -56,11 +56,12 @@ fuzz: $(VENV)/.test ## odd files and command lines for five minutes; ARGS="--sec
 mutants: $(VENV)/.mutants ## plant small faults and see whether tests notice (an hour or two; run again, it goes on; ARGS=--all: every one)
 	nice $(BIN)/python tests/mutants/mutants.py --workers $(WORKERS) $(ARGS)
 
-bench: $(VENV)/.test ## time the simulator, serving runs, the codecs, then what it costs that ranks agree
+bench: $(VENV)/.test ## time the simulator, serving runs, the codecs, what it costs that ranks agree, then the page
 	$(BIN)/python -m thinwire.sim.bench.prediction $(ARGS)
 	$(BIN)/python -m thinwire.sim.bench.serving
 	$(BIN)/python -m thinwire.reference.bench
 	$(BIN)/python -m thinwire.reference.bench_groups
+	$(BIN)/python tests/page/bench.py
 
 calibrate: $(VENV)/.core ## fit sim/profiles/ to the measurements in validation/published/
 	$(BIN)/python -m thinwire.validation.calibrate $(ARGS)

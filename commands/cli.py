@@ -26,6 +26,8 @@ COMMANDS: Mapping[str, str] = {
     "auto": "auto",
     "sweep": "serving.sweep",
     "collective": "collective",
+    "ui": "page",
+    "report": "page",
     "accuracy": "quality",
     "sensitivity": "quality",
     "calibrate": "calibrate",

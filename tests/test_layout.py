@@ -26,6 +26,7 @@ import pytest
 ANY = "*.py"
 HOUSE: Mapping[str, tuple[str, ...]] = {
     "commands": ("serving/", ANY, "tables/", "frame/"),
+    "page": (ANY,),
     "validation": (
         "calibrate.py", "peers/", "papers/", "targets/", "emulation/", "quality/", "instructions/", "relatives/",
         "logs/", "hosts/", "mixtures/", "precisions/", "fits/", "campaign/",
@@ -49,6 +50,7 @@ HOUSE: Mapping[str, tuple[str, ...]] = {
 # Folders of data: no module lies here.
 DATA: Mapping[str, frozenset[str]] = {
     "commands": frozenset(),
+    "page": frozenset({"static", "static/charts"}),
     "validation": frozenset({"published", "raw", "reports"}),
     "sim": frozenset({"profiles"}),
     "kernels": frozenset(),
@@ -73,14 +75,16 @@ ARROWS: Mapping[str, set[str]] = {
     "reference": {"reference", "core", "edge"},
     "kernels": {"kernels", "core", "edge"},
     "validation": {"validation", "sim", "reference", "kernels", "topologies", "core", "edge", "face"},
-    "commands": {"commands", "validation", "sim", "reference", "topologies", "core", "edge"},
+    "commands": {"commands", "page", "validation", "sim", "reference", "topologies", "core", "edge"},
+    "page": {"page", "commands", "validation", "sim", "topologies", "core", "edge"},  # beside the commands
     "face": {"face", "sim", "topologies", "core", "edge"},
     "main": {"commands"},
-    "tests": {"commands", "validation", "sim", "reference", "kernels", "topologies", "core", "edge", "face"},
+    "tests": {"commands", "page", "validation", "sim", "reference", "kernels", "topologies", "core", "edge", "face"},
 }
 # What may reach up, by name and when asked: a backend in its registry, what our codecs mean on tensors in theirs, and
 # the door that older installations call.
-VERSIONED = ("sim", "reference", "commands")  # may read the version from the face: results and messages carry it
+# May read the version from the face: results and messages carry it.
+VERSIONED = ("sim", "reference", "commands", "page")
 BY_NAME = {
     ("reference/codecs/backend.py", "kernels"), ("reference/core/builtin.py", "reference"), ("sim/cli.py", "commands"),
 }  # fmt: skip
@@ -96,6 +100,7 @@ ADVICE = {
     "kernels": "kernels/ uses the torch-free core; hold it against reference/ in tests/ or validation/.",
     "validation": "Nothing but commands/ stands above validation/: move what both need down into a half.",
     "commands": "commands/ parses, asks and prints: what kernels do is asked through reference/ or validation/.",
+    "page": "page/ asks the simulator and shows the answers: what is computed belongs into sim/.",
     "face": "src/thinwire/__init__.py is the public face of the simulator; import thinwire must stay light.",
     "main": "src/thinwire/__main__.py runs the command line and does nothing else.",
 }
@@ -109,6 +114,9 @@ PACKAGES: Mapping[str, set[str]] = {
     "kernels": {"numpy", "torch", "triton"},
 }
 TORCH = {"torch", "triton"}
+# Modules that nobody imports before an extra is asked for, and what they may import at their top.
+OF_AN_EXTRA: Mapping[str, set[str]] = {"page/server.py": {"anyio", "starlette", "uvicorn"}}
+IMPORTED_AS = {"vl_convert_python": "vl_convert"}
 TORCH_PARTS = {"reference", "kernels", "validation"}
 
 
@@ -145,7 +153,8 @@ def declared(root: Path) -> tuple[set[str], set[str]]:
 
 
 def name_of(requirement: str) -> str:
-    return re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0].lower().replace("-", "_")
+    name = re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0].lower().replace("-", "_")
+    return IMPORTED_AS.get(name, name)
 
 
 # --- the rules ---
@@ -308,6 +317,8 @@ def package_faults(path: str, source: str, declared: tuple[set[str], set[str]]) 
             faults.append(f"{where}: {part} has only the standard library, {allowed}. {ADVICE[part]}")
         elif name in TORCH and part not in TORCH_PARTS:
             faults.append(f"{where}: {part} works without torch. {ADVICE[part]}")
+        elif name in OF_AN_EXTRA.get(path, ()):
+            continue
         elif name not in core | extras:
             faults.append(f"{where}: name it in pyproject.toml, among the dependencies or in an extra")
         elif name not in core and not found.lazy and part not in TORCH_PARTS:
@@ -337,7 +348,7 @@ def place_faults(paths: Iterable[str]) -> list[str]:
         if slash and room in DATA[folder]:
             if path.endswith(".py"):
                 faults.append(f"{path}: {room}/ holds data; move the module into a room of {folder}/")
-            elif "/" in rest:
+            elif "/" in rest and str(PurePosixPath(inside).parent) not in DATA[folder]:
                 faults.append(f"{path}: {room}/ is flat")
         elif not path.endswith(".py"):
             if slash and f"{room}/" not in HOUSE[folder]:

@@ -84,9 +84,8 @@ def test_the_document_of_serve(capsys: Capture) -> None:
     status, out, err = run(capsys, *given)
     assert (status, err) == (0, "")
     document = json.loads(out)
-    assert [*document][:3] == ["version", "command", "verdict"] and document["command"].startswith(
-        "thinwire serve --model llama-3-8b "
-    )
+    assert [*document][:3] == ["version", "command", "verdict"]
+    assert document["command"].startswith("thinwire serve --model llama-3-8b ")
     assert (document["load"]["prompt"]["mean_tokens"], document["batching"]["token_budget"]) == (512, 1024)
     assert document["headroom"]["value"] == pytest.approx(document["capacity_requests_per_s"]["value"] / 5)
     assert len(document["assumptions"]) == 10 and sum(document["assumptions_left_out"].values()) > 10

@@ -1,0 +1,185 @@
+"""Where questions of the page are answered: what was dropped and what was predicted already, while it runs."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from copy import copy
+from dataclasses import replace
+from difflib import get_close_matches
+from pathlib import Path
+from shutil import rmtree
+from tempfile import TemporaryDirectory, mkdtemp
+from threading import Lock
+from typing import Any, TypeVar
+
+from thinwire.edge.limits import JSON_BYTES
+from thinwire.edge.reading import content
+from thinwire.edge.words import shown
+from thinwire.page.state import DROP, VALUE, State
+from thinwire.page.turns import Turns
+from thinwire.reference.core.architecture import ModelConfig
+from thinwire.reference.families.config import load_model, model_aliases, model_names
+from thinwire.sim import api
+from thinwire.sim.question import Question
+from thinwire.sim.report import Prediction
+from thinwire.topologies.cluster import Cluster
+from thinwire.topologies.load import cluster_names, load_cluster
+from thinwire.topologies.names import unknown
+
+T = TypeVar("T")
+KEPT_PREDICTIONS = 2048  # a few hundred kB each at most, most a tenth of it
+KEPT_DROPS = 32  # the oldest go
+
+
+class Memory:
+    """The last so many values by key, from many threads. Two that ask at once may both compute."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._lock = most, Lock()
+        self._found: OrderedDict[Hashable, Any] = OrderedDict()
+
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What was made for the key, or is now; a ValueError is kept as well, and raised again."""
+        with self._lock:
+            if key in self._found:
+                self._found.move_to_end(key)
+                known = self._found[key]
+                if isinstance(known, ValueError):
+                    raise ValueError(str(known))
+                return known  # type: ignore[no-any-return]
+        try:
+            made: Any = make()
+        except ValueError as error:
+            made = error
+        with self._lock:
+            self._found[key] = made
+            while len(self._found) > self._most:
+                self._found.popitem(last=False)
+        if isinstance(made, ValueError):
+            raise made
+        return made  # type: ignore[no-any-return]
+
+
+class Desk:
+    """Answers, with a memory. Dropped files become values; a profile, which is asked by its path, lies in a temporary
+    folder that goes with `close`.
+    """
+
+    def __init__(self) -> None:
+        self._folder = TemporaryDirectory(prefix="thinwire-page-")
+        self._lock = Lock()
+        self._count = 0
+        self._dropped: OrderedDict[str, tuple[Any, Path]] = OrderedDict()
+        self.writing = Lock()  # of what has one name in the folder
+        self._predictions = Memory(KEPT_PREDICTIONS)
+        self.answers = Memory(512)
+        self.turns = Turns()
+
+    @property
+    def folder(self) -> Path:
+        """For what must be a file for a moment."""
+        return Path(self._folder.name)
+
+    def close(self) -> None:
+        """Remove the folder; nothing is answered afterwards."""
+        self._folder.cleanup()
+
+    def said(self, error: Exception | str) -> str:
+        """A message without the folder's path, nor any other of this machine's."""
+        text = str(error)
+        theirs = [f"{path.parent}/" for _, path in list(self._dropped.values()) if path.parent != Path()]
+        for root in (*theirs, f"{self.folder.resolve()}/", f"{self.folder}/", f"{Path.home()}/", f"{Path.cwd()}/"):
+            if len(root) > 2:
+                text = text.replace(root, "")
+        return text
+
+    # ---- what was dropped
+
+    def new_folder(self) -> Path:
+        """A folder of its own in `folder`."""
+        return Path(mkdtemp(dir=self.folder))
+
+    def keep(self, value: Any, path: Path) -> str:
+        """`drop:N` for a model, a machine, or the path of a profile; path: of its file, alone in a `new_folder`."""
+        gone = list[Path]()
+        with self._lock:
+            self._count += 1
+            name = f"{DROP}{self._count}"
+            self._dropped[name] = value, path
+            while len(self._dropped) > KEPT_DROPS:
+                gone.append(self._dropped.popitem(last=False)[1][1])
+        for each in gone:
+            if each.is_relative_to(self.folder):  # else the user's own, named on the command line
+                rmtree(each.parent, ignore_errors=True)
+        return name
+
+    def path(self, name: str) -> Path:
+        """The file of what was dropped. ValueError as `dropped`."""
+        return self._found(name)[1]
+
+    def _found(self, name: str) -> tuple[Any, Path]:
+        with self._lock:
+            if name not in self._dropped:
+                raise ValueError(f"nothing was dropped here as {shown(name)}, or too long ago; drop the file again")
+            return self._dropped[name]
+
+    def dropped(self, name: str, kind: type[T]) -> T:
+        """What was dropped. ValueError where it is not there any more, or is something else."""
+        found, _ = self._found(name)
+        if not isinstance(found, kind):
+            raise ValueError(f"what was dropped as {shown(name)} is something else")
+        return found
+
+    def adopt(self, kind: str, given: str) -> str:
+        """A name as it is, a file of the command line's as if it had been dropped. ValueError as whoever reads it."""
+        if kind == "profile":
+            content(given, "profile", JSON_BYTES.most)
+            return self.keep(Path(given), Path(given))
+        known = model_names() if kind == "model" else cluster_names()
+        if given in known or (kind == "model" and given.lower() in model_aliases()):
+            return given
+        value = load_model(given) if kind == "model" else api.group(given)
+        return self.keep(value, Path(given))
+
+    # ---- names to values
+
+    def model(self, name: str) -> ModelConfig:
+        """By catalog name, Hugging Face id or drop; never by path. ValueError as `load_model`."""
+        if name.startswith(DROP):
+            return self.dropped(name, ModelConfig)
+        if name in model_names() or name.lower() in model_aliases():
+            return load_model(name)
+        near = get_close_matches(name[:VALUE].lower(), (*model_names(), *model_aliases()), n=3)
+        hint = f"did you mean {', '.join(near)}?" if near else "`thinwire models` lists them; a config.json is dropped"
+        raise ValueError(f"unknown model {shown(name)}; {hint}")
+
+    def machine(self, name: str) -> Cluster:
+        """By catalog name or drop; never by path. ValueError for another name."""
+        if name.startswith(DROP):
+            return self.dropped(name, Cluster)
+        if name not in cluster_names():
+            raise ValueError(unknown("cluster", name).partition(" (or the path")[0])
+        return load_cluster(name)
+
+    def resolved(self, question: Question) -> Question:
+        """With values for names, so that nothing is looked up among files."""
+        profile = question.profile
+        if isinstance(profile, str) and profile.startswith(DROP):
+            profile = str(self.dropped(profile, Path))
+        model = self.model(question.model) if isinstance(question.model, str) else question.model
+        cluster = self.machine(question.cluster) if isinstance(question.cluster, str) else question.cluster
+        return replace(question, model=model, cluster=cluster, profile=profile)
+
+    def fresh(self) -> "Desk":
+        """The same that remembers little: for thousands of questions, each asked once."""
+        other = copy(self)
+        other._predictions, other.answers = Memory(64), Memory(4)
+        return other
+
+    def predict(self, question: Question) -> Prediction:
+        """What a question of names is answered, once. AbandonedError as `Turns.turn`."""
+        self.turns.turn()
+        return self._predictions.get(question, lambda: api.answer(self.resolved(question)))
+
+    def predicted(self, state: State, scheme: str) -> Prediction:
+        """The same of a state, under another scheme."""
+        return self.predict(replace(state.asking(), scheme=scheme))

@@ -1,0 +1,332 @@
+"""The page and a report in a real browser: what is drawn, what moves, what a link restores, what is refused."""
+
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="drives the browser: pip install playwright")
+from playwright.sync_api import Browser, Page, expect  # noqa: E402  (after it is known to be there)
+
+from .bench import ARGUMENTS, chromium, served  # noqa: E402
+from .desks import desk, small  # noqa: E402
+
+pytest.importorskip("vl_convert", reason="the page's charts come out of it: pip install vl-convert-python")
+pytestmark = [
+    pytest.mark.xdist_group("browser"),  # one browser and one server for all of these
+    pytest.mark.skipif(chromium() is None, reason="no Chromium here: apt-get install chromium"),
+]
+SMALL = "model=llama-3-8b&cluster=8xl40s-pcie&tp=4&batch=2&input_tokens=512"
+SETTLED = "html[data-settled]"  # curves and all else is there, too
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_api.sync_playwright() as play:
+        found = play.chromium.launch(executable_path=chromium(), args=list(ARGUMENTS))
+        yield found
+        found.close()
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with served() as found:
+        yield found
+
+
+class Watched:
+    """A page, and all that it complained about."""
+
+    def __init__(self, page: Page) -> None:
+        self.page, self.complaints = page, list[str]()
+        page.set_default_timeout(30_000)
+        page.on("console", lambda said: said.type == "error" and self.complaints.append(said.text))
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+
+
+@pytest.fixture
+def watched(browser: Browser) -> Iterator[Watched]:
+    """A fresh page at 1280 pixels. Whatever it complains about fails the test."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    found = Watched(context.new_page())
+    yield found
+    context.close()
+    assert not found.complaints
+
+
+def bars(page: Page) -> dict[str, float]:
+    """The width of each scheme's bars, in pixels, by what the chart says of them."""
+    return page.evaluate(
+        """() => Object.fromEntries([...document.querySelectorAll('[data-chart=ttft] .mark-rect path[aria-label]')]
+        .map((path) => [path.getAttribute('aria-label'), path.getBBox().width]))"""
+    )
+
+
+def path_of(page: Page, chart: str) -> str:
+    """The lines of a chart, as they are drawn."""
+    lines = page.locator(f"[data-chart={chart}] figure .mark-line path")
+    return " ".join(line.get_attribute("d") or "" for line in lines.all())
+
+
+def slide(page: Page, name: str, by: int) -> None:
+    """As a keyboard does it."""
+    control = page.locator(f"#{name}")
+    control.focus()
+    for _ in range(abs(by)):
+        control.press("ArrowRight" if by > 0 else "ArrowLeft")
+
+
+def settled(page: Page) -> None:
+    page.wait_for_selector(SETTLED, state="attached")
+
+
+def until(page: Page, what: str, seconds: float = 30.0) -> None:
+    """Playwright's own way of waiting evaluates text, which the page's policy forbids."""
+    deadline = time.monotonic() + seconds
+    while not page.evaluate(what):
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+def answered(page: Page) -> None:
+    """Wait for the answer to what is asked next: call it first, do, then leave it."""
+    page.evaluate("delete document.documentElement.dataset.settled")
+
+
+def test_page_draws_its_charts_and_says_the_verdict(watched: Watched, address: str) -> None:
+    page = watched.page
+    page.goto(f"{address}?{SMALL}")
+    settled(page)
+    expect(page.locator("#verdict")).to_contain_text(re.compile(r"\d"))
+    for chart in ("ttft", "length", "link", "degree", "pareto", "serve", "timeline", "cluster"):
+        section = page.locator(f"[data-chart={chart}]")
+        section.locator("figure").scroll_into_view_if_needed()
+        expect(section.locator("figure svg .mark-group").first).to_be_attached(timeout=30_000)
+        assert section.locator("figure svg path[d], figure svg line").count() > 3, chart
+        assert section.locator("figure").get_attribute("aria-label")
+    assert len(bars(page)) > 12  # schemes, in parts
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.locator("[data-chart=ttft] summary").click()
+    table = page.locator("[data-chart=ttft] table")
+    expect(table).to_contain_text("flash-int4")
+    assert table.locator("tbody tr").count() >= 5
+    assert "thinwire compare" in page.locator("#command").inner_text()
+    assert "import thinwire" in page.locator("#python").inner_text()
+    assert page.locator("#grounds .kind").count() == 3  # the rest is folded
+    assert page.locator("#more-grounds .kind").count() > 1
+
+
+def test_slider_moves_bars_and_curves(watched: Watched, address: str) -> None:
+    page = watched.page
+    page.goto(f"{address}?{SMALL}")
+    settled(page)
+    page.locator("[data-chart=degree] figure").scroll_into_view_if_needed()
+    page.wait_for_selector("[data-chart=degree] .mark-line path")
+    before, drawn = path_of(page, "link"), page.locator("#verdict").inner_text()
+    answered(page)
+    slide(page, "input_tokens", 4)
+    settled(page)
+    assert page.locator("output[for=input_tokens]").inner_text() == "1,024"
+    assert page.locator("#verdict").inner_text() != drawn
+    assert path_of(page, "link") != before
+    assert "input_tokens=1024" not in page.url  # that is the default
+    answered(page)
+    slide(page, "link", -4)
+    settled(page)
+    until(page, "location.search.includes('link=')")
+
+
+def test_link_restores_the_state(watched: Watched, address: str, browser: Browser) -> None:
+    page = watched.page
+    page.goto(f"{address}?{SMALL}")
+    settled(page)
+    slide(page, "batch", 4)
+    page.locator("#tp").select_option("2")
+    until(page, "location.search.includes('tp=2')")
+    answered(page)
+    page.locator("#scheme").fill("flash-int8")
+    page.locator("#scheme").press("Enter")
+    until(page, "location.search.includes('scheme=flash-int8')")
+    settled(page)
+    link, asked, said = page.url, page.locator("#asked").inner_text(), page.locator("#verdict").inner_text()
+    other = browser.new_context().new_page()
+    other.goto(link)
+    settled(other)
+    assert other.locator("#asked").inner_text() == asked
+    assert other.locator("#verdict").inner_text() == said
+    assert other.locator("#scheme").input_value() == "flash-int8"
+    assert other.locator("#tp").input_value() == "2"
+    assert other.locator("output[for=batch]").inner_text() == page.locator("output[for=batch]").inner_text() == "4"
+    other.context.close()
+
+
+def test_dropped_topology_becomes_a_machine(watched: Watched, address: str, root: Path) -> None:
+    page = watched.page
+    page.goto(f"{address}?{SMALL}")
+    settled(page)
+    answered(page)
+    page.locator("#file").set_input_files(root / "examples" / "topo.txt")
+    expect(page.locator("#which")).to_be_visible()  # nvidia-smi topo -m does not say which GPU
+    page.locator("#gpu").select_option("l4")
+    expect(page.locator("#dropped")).to_contain_text("4 GPUs")
+    settled(page)
+    expect(page.locator("#asked")).to_contain_text("topo")
+    expect(page.locator("#fault")).to_be_hidden()
+    assert page.locator("#tp option").count() >= 3
+    watched.complaints[:] = [said for said in watched.complaints if "400" not in said]  # the first answer: which GPU?
+
+
+def test_file_may_be_dropped_anywhere(watched: Watched, address: str, root: Path) -> None:
+    page = watched.page
+    page.goto(f"{address}?{SMALL}")
+    settled(page)
+    page.evaluate(
+        """(text) => {
+            const data = new DataTransfer();
+            data.items.add(new File([text], 'config.json'));
+            const over = document.querySelector('#verdict'), given = {dataTransfer: data, bubbles: true};
+            for (const type of ['dragover', 'drop']) over.dispatchEvent(new DragEvent(type, given));
+        }""",
+        (root / "reference" / "models" / "llama-3.2-3b.json").read_text(),
+    )
+    expect(page.locator("#dropped")).to_contain_text("28 layers")
+    until(page, "location.search.includes('model=drop')")
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [("notes.txt", b"nothing of the kind"), ("config.json", b'{"model_type": "llama"'), ("empty", b"")],
+)
+def test_bad_file_says_why(watched: Watched, address: str, name: str, body: bytes) -> None:
+    page = watched.page
+    page.goto(f"{address}?{SMALL}")
+    settled(page)
+    before = page.url
+    page.locator("#file").set_input_files({"name": name, "mimeType": "text/plain", "buffer": body})
+    expect(page.locator("#dropped.bad")).to_contain_text(re.compile(r"\w{4,}"))
+    assert "/tmp" not in page.locator("#dropped").inner_text()
+    assert page.url == before
+    watched.complaints[:] = [said for said in watched.complaints if "400" not in said]
+
+
+def test_names_are_text(watched: Watched, address: str, root: Path) -> None:
+    page = watched.page
+    page.goto(f"{address}?{SMALL}")
+    settled(page)
+    evil = "<script>document.title='owned'</script><img src=x onerror=alert(1)>"
+    text = (root / "examples" / "my-explicit-machine.toml").read_text()
+    named = re.sub(r"(?m)^title\s*=.*$", f'title = "{evil}"', text)
+    assert evil in named
+    answered(page)
+    page.locator("#file").set_input_files({"name": "<script>.toml", "mimeType": "text/plain", "buffer": named.encode()})
+    expect(page.locator("#dropped")).to_contain_text("onerror=alert(1)")
+    settled(page)
+    page.locator("#cluster").click()
+    expect(page.locator("#choices-cluster")).to_be_visible()
+    assert page.locator("img, main script, form script").count() == 0
+    assert "owned" not in page.title()
+
+
+def test_unknown_name_is_refused_in_words(watched: Watched, address: str) -> None:
+    page = watched.page
+    page.goto(f"{address}?{SMALL}")
+    settled(page)
+    page.locator("#scheme").fill("flash-imt4")
+    page.locator("#scheme").press("Enter")
+    expect(page.locator("#fault")).to_contain_text("flash-imt4")
+    page.locator("#scheme").fill("flash-int4")
+    page.locator("#scheme").press("Enter")
+    expect(page.locator("#fault")).to_be_hidden()
+    watched.complaints[:] = [said for said in watched.complaints if "400" not in said]
+
+
+def test_keyboard_reaches_everything(watched: Watched, address: str) -> None:
+    page = watched.page
+    page.goto(f"{address}?{SMALL}")
+    settled(page)
+    wanted = {"model", "cluster", "scheme", "batch", "input_tokens", "link", "tp", "weights", "max_perplexity", "rate"}
+    wanted |= {"slo_ttft_ms", "file", "reset", "copy", "theme", "plan", "csv", "json", "png"}
+    reached = set[str]()
+    for _ in range(90):
+        page.keyboard.press("Tab")
+        here = page.evaluate("[document.activeElement.id, document.activeElement.matches(':focus-visible')]")
+        assert here[1] or here[0] == ""
+        reached.add(here[0])
+    assert wanted <= reached
+    page.locator("#model").focus()
+    page.keyboard.type("mistral-7")
+    assert page.locator("#model").get_attribute("aria-expanded") == "true"
+    page.keyboard.press("ArrowDown")
+    assert page.locator("#model").get_attribute("aria-activedescendant") == "choices-model-0"
+    page.keyboard.press("Enter")
+    until(page, "location.search.includes('model=mistral-7b')")
+    unnamed = page.evaluate(
+        """() => [...document.querySelectorAll('input, select, button, summary, [role=listbox], [role=region]')]
+        .filter((node) => !node.labels?.length && !node.getAttribute('aria-label') && !node.textContent.trim())
+        .map((node) => node.outerHTML)"""
+    )
+    assert not unnamed
+
+
+def test_dark_and_narrow(browser: Browser, address: str) -> None:
+    context = browser.new_context(viewport={"width": 400, "height": 800}, color_scheme="dark")
+    page = context.new_page()
+    page.goto(f"{address}?{SMALL}")
+    settled(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    brightness = (
+        "(node) => getComputedStyle(node).backgroundColor.match(/[0-9]+/g).slice(0, 3).reduce((a, b) => a + +b, 0)"
+    )
+    assert page.locator("body").evaluate(brightness) < 150
+    assert page.locator("[data-chart=ttft] svg").evaluate(brightness) < 150
+    page.locator("#theme").click()  # auto -> light
+    expect(page.locator("#theme")).to_have_text("Light")
+    until(page, f"({brightness})(document.querySelector('[data-chart=ttft] svg')) > 600")
+    context.close()
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from thinwire.page import report as pages
+
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    axes = {"batch": [2.0], "input_tokens": [256.0, 512.0, 1024.0], "link": [0.5, 1.0]}
+    html, _ = pages.page(desk(), small(), axes, planned=False)
+    pages.write(path, html)
+    return path
+
+
+def test_report_opens_without_a_network(browser: Browser, report: Path) -> None:
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, offline=True)
+    asked = list[str]()
+    context.route("**/*", lambda route: (asked.append(route.request.url), route.continue_()))
+    watched = Watched(context.new_page())
+    page = watched.page
+    page.goto(report.as_uri())
+    settled(page)
+    assert len(bars(page)) > 12
+    before, said = path_of(page, "length"), page.locator("#verdict").inner_text()
+    answered(page)
+    slide(page, "input_tokens", 1)
+    settled(page)
+    assert page.locator("output[for=input_tokens]").inner_text() == "1,024"
+    assert page.locator("#verdict").inner_text() != said
+    answered(page)
+    slide(page, "link", -1)
+    settled(page)
+    assert page.locator("output[for=link]").inner_text().startswith("×0.5")
+    page.locator("[data-chart=length] figure").scroll_into_view_if_needed()
+    page.wait_for_selector("[data-chart=length] .mark-line path")
+    assert path_of(page, "length") != before
+    until(page, "location.hash.includes('link=0.5')")
+    assert page.locator("#file").is_hidden() and page.locator("#model").is_disabled()
+    link, verdict = page.url, page.locator("#verdict").inner_text()
+    page.goto("about:blank")
+    page.goto(link)
+    settled(page)
+    assert page.locator("#verdict").inner_text() == verdict
+    assert {url.split("#")[0] for url in asked} <= {report.as_uri()}
+    assert not watched.complaints
+    context.close()
