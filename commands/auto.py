@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from thinwire.commands.options import Json, asks, note, note_positions, print_answer, tables
+from thinwire.commands.options import Json, Verbose, asks, envelope, note, note_positions, print_answer
+from thinwire.commands.reproduce import command_line, options, resting
 from thinwire.edge.words import shown
 from thinwire.sim.choices import Compress
 from thinwire.sim.question import Question
@@ -22,11 +23,13 @@ def auto(
         Compress | None, typer.Option(help="Positions compressed: prompt, or all; the file's, if one is given.")
     ] = None,
     out: Annotated[str | None, typer.Option(help="Write the scheme to this TOML file, for --scheme.")] = None,
+    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """A scheme for each sync point: the least TTFT under a budget of perplexity."""
     from thinwire.reference.mixed import auto_budget, write
     from thinwire.sim import api
+    from thinwire.sim.grounds import grounds, together
 
     share = auto_budget(f"auto:{budget.removeprefix('auto:')}")
     if share is None:
@@ -42,5 +45,19 @@ def auto(
         except OSError as error:
             raise ValueError(f"cannot write the scheme to {out}: {error.strerror}") from None
         note(f"scheme written to {out}")
-    document = {**chosen.to_dict(), **rows.to_dict(), "question": question.given(without=("scheme",))}
-    print_answer(document, as_json, lambda: tables().chosen(chosen, rows))
+    own = options({"sensitivities": sensitivities, "compress": compress, "out": out})
+    document = rows.to_dict()
+    for plain, row in zip([document["baseline"], *document["rows"]], [rows.baseline, *rows.rows], strict=True):
+        plain |= resting(grounds(row), verbose)
+    document = {
+        **envelope(command_line("auto", [budget, *question.command_line(("scheme",)), *own])), **chosen.to_dict(),
+        **document, **resting(together([rows.baseline, *rows.rows], rows.rows), verbose),
+        "question": question.given(without=("scheme",)),
+    }  # fmt: skip
+
+    def show() -> None:
+        from thinwire.commands.tables.comparison import chosen as table
+
+        table(chosen, rows, verbose)
+
+    print_answer(document, as_json, show)

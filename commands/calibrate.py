@@ -83,22 +83,24 @@ NAMED = 6  # dropped rows that are printed one by one; --json has all
 
 
 def _show_logs(found: "Calibration", target: Path) -> None:
-    from rich.table import Table
+    from thinwire.commands.tables.console import console, say
+    from thinwire.commands.tables.fitting import Column, Fitted
 
-    from thinwire.commands.tables import console
-
-    table = Table(
-        "op", "ranks", "by", "sizes", "bytes", "as", "in-sample", "row left out", box=None, pad_edge=False,
-        title=f"{found.cluster.name}: |predicted / measured - 1|, median, 90th percentile, worst", title_justify="left",
+    say(f"{found.cluster.name}: |predicted / measured - 1|, median, 90th percentile, worst", "bold")
+    table = Fitted(
+        [
+            Column("op", left=True), Column("ranks"), Column("by", 2, left=True), Column("sizes", 4),
+            Column("bytes", 3, left=True), Column("as", 1, left=True), Column("in-sample", 5), Column("row left out"),
+        ]
     )  # fmt: skip
     document = found.to_dict()
     for one in document["series"]:
         reach = f"{one['bytes'][0]} .. {one['bytes'][-1]}" if len(one["bytes"]) > 1 else str(one["bytes"][0])
-        table.add_row(
+        table.add(
             one["op"], str(one["ranks"]), one["ranks_by"], str(one["rows"]), reach, one["algorithm"],
             _three(one["in_sample"]), _three(one["left_out"]),
         )  # fmt: skip
-    console.print(table)
+    table.show()
     for one in document["series"]:
         where = f"{one['op']} on {one['ranks']} ranks"
         lines = [*one["said"], *(f"row not used: {why}" for why in one["dropped"][:NAMED])]
@@ -118,17 +120,19 @@ def _three(figures: dict[str, float] | None) -> str:
 
 
 def _show(raw: "Raw", profile: "GpuProfile", target: Path) -> None:
-    from rich.table import Table
+    from thinwire.commands.tables.console import console, say
+    from thinwire.commands.tables.fitting import Column, Fitted
 
-    from thinwire.commands.tables import console
-
-    table = Table(
-        "part", "rows", "in-sample", "left out", "shipped profile", "its bias", box=None, pad_edge=False,
-        title=f"{raw.path.name}: |predicted / measured - 1|, median, 90th percentile, worst", title_justify="left",
+    say(f"{raw.path.name}: |predicted / measured - 1|, median, 90th percentile, worst", "bold")
+    table = Fitted(
+        [
+            Column("part", left=True), Column("rows", 2), Column("in-sample", 4), Column("left out"),
+            Column("shipped profile", 1), Column("its bias", 3),
+        ]
     )  # fmt: skip
     for part in raw.parts:
-        table.add_row(*_cells(part))
-    console.print(table)
+        table.add(*_cells(part))
+    table.show()
     for assumption in profile.assumptions:
         console.print(f"- {assumption}", markup=False)
     console.print(f"profile of {profile.gpu}: {target}; use it with --profile {target}", markup=False)

@@ -1,11 +1,12 @@
 """`thinwire schemes`, `models`, `clusters`, `gpus`: what there is, with sources; `thinwire cluster`: one machine."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from thinwire.commands.importing import import_
-from thinwire.commands.options import Json, Published, print_answer, tables
+from thinwire.commands.options import Json, Published, Verbose, envelope, print_answer
+from thinwire.commands.reproduce import command_line
 from thinwire.edge.words import place
 
 if TYPE_CHECKING:
@@ -15,40 +16,62 @@ cluster = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Check, 
 cluster.callback()(lambda: None)
 
 
-def _catalog(kind: str, as_json: bool) -> None:
+def _rows(kind: str) -> list[dict[str, Any]]:
     from thinwire.sim import api
 
-    rows = api.catalog(kind)
-    print_answer({kind: rows}, as_json, lambda: tables().catalog(kind, rows))
+    return api.catalog(kind)
 
 
-def schemes(published: Published = "few", as_json: Json = False) -> None:
-    """The catalog of schemes, with sources, and what others published of their accuracy."""
-    from thinwire.sim import api
-
-    rows = api.catalog("schemes")
-    print_answer({"schemes": rows}, as_json, lambda: tables().schemes(rows, published))
+def _document(kind: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return {**envelope(command_line(kind, [])), kind: rows}
 
 
-def models(as_json: Json = False) -> None:
-    """The catalog of models, with the Hugging Face ids that stand for them; sources with --json."""
-    from thinwire.sim import api
+def schemes(published: Published = None, verbose: Verbose = False, as_json: Json = False) -> None:
+    """The catalog of schemes, and what others published of their accuracy; sources with --verbose."""
+    rows = _rows("schemes")
 
-    rows = api.catalog("models")
-    print_answer({"models": rows}, as_json, lambda: tables().models(rows))
+    def show() -> None:
+        from thinwire.commands.tables import catalogs
+
+        catalogs.schemes(rows, "all" if verbose and published is None else published, verbose)
+
+    print_answer(_document("schemes", rows), as_json, show)
 
 
-def clusters(as_json: Json = False) -> None:
-    """The catalog of machines, with sources."""
-    _catalog("clusters", as_json)
+def models(verbose: Verbose = False, as_json: Json = False) -> None:
+    """The catalog of models, with the Hugging Face ids that stand for them; sources with --verbose."""
+    rows = _rows("models")
+
+    def show() -> None:
+        from thinwire.commands.tables import catalogs
+
+        catalogs.models(rows, verbose)
+
+    print_answer(_document("models", rows), as_json, show)
 
 
-def gpus(as_json: Json = False) -> None:
-    """The catalog of GPUs, with what predictions on each rest on; sources with --json."""
-    from thinwire.sim import api
+def clusters(verbose: Verbose = False, as_json: Json = False) -> None:
+    """The catalog of machines; sources with --verbose."""
+    rows = _rows("clusters")
 
-    rows = api.catalog("gpus")
-    print_answer({"gpus": rows}, as_json, lambda: tables().gpus(rows))
+    def show() -> None:
+        from thinwire.commands.tables import catalogs
+
+        catalogs.clusters(rows, verbose)
+
+    print_answer(_document("clusters", rows), as_json, show)
+
+
+def gpus(verbose: Verbose = False, as_json: Json = False) -> None:
+    """The catalog of GPUs, with what predictions on each rest on; sources with --verbose."""
+    rows = _rows("gpus")
+
+    def show() -> None:
+        from thinwire.commands.tables import catalogs
+
+        catalogs.gpus(rows, verbose)
+
+    print_answer(_document("gpus", rows), as_json, show)
 
 
 cluster.command("import")(import_)
@@ -74,7 +97,15 @@ def show(
         except OSError as error:
             raise ValueError(f"cannot write the drawing to {place(svg)}: {error.strerror}") from None
     drawn_to = {} if svg is None else {"svg": svg}
-    print_answer(describe(found) | drawn_to, as_json, lambda: tables().cluster(found))
+    drawing = [] if svg is None else ["--svg", svg]
+    document = {**envelope(command_line("cluster show", [file, *drawing])), **describe(found), **drawn_to}
+
+    def show_it() -> None:
+        from thinwire.commands.tables import catalogs
+
+        catalogs.cluster(found)
+
+    print_answer(document, as_json, show_it)
 
 
 def _machine(file: str) -> "Cluster":

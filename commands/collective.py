@@ -5,19 +5,23 @@ from typing import Annotated, Literal
 
 import typer
 
-from thinwire.commands.options import Json, factors, option_of, print_answer, tables
+from thinwire.commands.options import Json, Verbose, envelope, factors, option_of, print_answer
+from thinwire.commands.reproduce import command_line, options, resting
 from thinwire.edge.amounts import whole
 from thinwire.edge.limits import COUNTS_BYTES, MESSAGE
 from thinwire.edge.reading import UnreadableError, text
 from thinwire.edge.words import cut, shown
-from thinwire.sim.question import Placement
+from thinwire.sim.question import Placement, options_of
 
 MOST_ROWS = MESSAGE.most // 2  # each is one bf16 value at least
 
 
 def collective(
     cluster: option_of(Placement, "cluster"),  # type: ignore[valid-type]
-    scheme: option_of(Placement, "scheme"),  # type: ignore[valid-type]
+    scheme: Annotated[
+        str,
+        typer.Option("--scheme", "--schemes", help=f"{options_of(Placement)['scheme'].help} Several, with commas."),
+    ],
     nbytes: Annotated[
         int,
         typer.Option(
@@ -48,17 +52,42 @@ def collective(
     ] = None,
     profile: option_of(Placement, "profile") = None,  # type: ignore[valid-type]
     scale_link: option_of(Placement, "scaled_links") = None,  # type: ignore[valid-type]
+    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """Time of one collective."""
     from thinwire.sim import api
+    from thinwire.sim.grounds import grounds
 
     links = factors("--scale-link", scale_link)
     rows = None if counts is None else _rows(counts)
-    found = api.collective(
-        cluster, scheme, nbytes, tp, op, profile, scaled_links=links, gpus=gpus, nodes=nodes, counts=rows, phase=phase
-    )
-    print_answer(found, as_json, lambda: tables().collective(found))
+    names = [name.strip() for name in scheme.split(",") if name.strip()] or [scheme]
+    found = [
+        api.collected(
+            cluster, name, nbytes, tp, op, profile,
+            scaled_links=links, gpus=gpus, nodes=nodes, counts=rows, phase=phase,
+        )
+        for name in names
+    ]  # fmt: skip
+    asked = options(
+        {
+            "cluster": cluster, "scheme": ",".join(names), "bytes": nbytes, "tp": tp, "gpus": gpus, "nodes": nodes,
+            "op": op, "counts": counts, "phase": phase, "profile": profile,
+        }
+    )  # fmt: skip
+    line = command_line("collective", asked, *(word for link in scale_link or () for word in ("--scale-link", link)))
+    documents = [{**one.document, **resting(grounds(one), verbose)} for one in found]
+    document = {**envelope(line), **(documents[0] if len(found) == 1 else {"rows": documents})}
+
+    def show() -> None:
+        from thinwire.commands.tables.collectives import collective, collectives
+
+        if len(found) == 1:
+            collective(found[0], verbose)
+        else:
+            collectives(found, verbose)
+
+    print_answer(document, as_json, show)
 
 
 def _rows(given: str) -> list[int] | list[list[int]]:

@@ -4,7 +4,18 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from thinwire.commands.options import Compressed, Json, Published, asks, given, note_positions, print_answer, tables
+from thinwire.commands.options import (
+    Compressed,
+    Json,
+    Published,
+    Verbose,
+    asks,
+    envelope,
+    given,
+    note_positions,
+    print_answer,
+)
+from thinwire.commands.reproduce import command_line, options, resting
 from thinwire.edge.amounts import whole
 from thinwire.edge.words import shown
 from thinwire.sim.question import Question, options_of
@@ -21,7 +32,11 @@ def compare(
     question: Question,
     schemes: Annotated[
         str | None,
-        typer.Option(help="Comma-separated schemes; those of the catalog that do something here when left out."),
+        typer.Option(
+            "--schemes",
+            "--scheme",
+            help="Comma-separated schemes; those of the catalog that do something here when left out.",
+        ),
     ] = None,
     baseline: Annotated[str | None, typer.Option(help="Scheme that speed-ups are over; bf16 when left out.")] = None,
     workload: Annotated[
@@ -49,10 +64,19 @@ def compare(
         str | None, typer.Option(help="Cross-attention: codec of partial outputs on the wire, bf16 when left out.")
     ] = None,
     compress: Compressed = "prompt",
-    published: Published = "few",
+    max_perplexity: Annotated[
+        float,
+        typer.Option(help="What is usable: at most so many times the uncompressed model's perplexity."),
+    ] = 1.05,
+    max_lookups_lost: Annotated[
+        float,
+        typer.Option(help="What is usable: at most so many points of 100 look-ups lost in compressed prompts."),
+    ] = 10.0,
+    published: Published = None,
+    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
-    """TTFT of many schemes, fastest first, with the speed-up over a baseline; or ways to do cross-attention."""
+    """Which scheme to take: TTFT of many, what they cost and who is usable; or ways to do cross-attention."""
     wanted = [s.strip() for s in schemes.split(",") if s.strip()] if schemes is not None else None
     if wanted == []:
         raise ValueError(f"--schemes names no scheme: {shown(schemes)}")
@@ -61,7 +85,7 @@ def compare(
         "kv_heads": kv_heads, "head_dim": head_dim, "partial": partial,
     }  # fmt: skip
     if workload == "cross-attention":
-        _cross(context, question, wanted, crossing, as_json)
+        _cross(context, question, wanted, crossing, verbose, as_json)
         return
     for name, value in crossing.items():
         if value is not None:
@@ -69,12 +93,36 @@ def compare(
     if question.model == "":
         raise ValueError("Missing option '--model'.")
     from thinwire.sim import api
+    from thinwire.sim.grounds import grounds, together
+    from thinwire.sim.verdict import Limit, best, judged
 
+    limit = Limit(max_perplexity, max_lookups_lost)
     asked = api.schemes_for(question) if wanted is None else wanted
     found = api.compare(asked, question, baseline="bf16" if baseline is None else baseline, compress=compress)
     note_positions(found.baseline.model, question.input_tokens)
-    document = found.to_dict() | {"question": question.given(without=("scheme",))}
-    print_answer(document, as_json, lambda: tables().comparison(found, published))
+    own = {
+        "schemes": None if wanted is None else ",".join(wanted), "baseline": baseline,
+        "compress": None if compress == "prompt" else compress,
+        "max_perplexity": None if max_perplexity == Limit().perplexity else max_perplexity,
+        "max_lookups_lost": None if max_lookups_lost == Limit().lookups else max_lookups_lost,
+    }  # fmt: skip
+    document = judged(found, limit)
+    for plain, row in zip([document["baseline"], *document["rows"]], [found.baseline, *found.rows], strict=True):
+        plain |= resting(grounds(row), verbose)
+    line = command_line("compare", question, *options(own), without=("scheme",))
+    ground = together([found.baseline, *found.rows], [best(found, limit) or found.baseline])
+    document = {
+        **envelope(line), **document, **resting(ground, verbose),
+        "question": question.given(without=("scheme",)),
+    }  # fmt: skip
+
+    def show() -> None:
+        from thinwire.commands.tables.comparison import comparison
+
+        shown = "all" if verbose and published is None else published
+        comparison(found, limit, shown, fold=wanted is None and not verbose, verbose=verbose)
+
+    print_answer(document, as_json, show)
 
 
 # What a question says of a decoder's whole prefill, and of experts.
@@ -82,15 +130,20 @@ DECODERS = ("launch", "slow_ranks", "kv", "ep", "attention", "expert_exchange", 
 
 
 def _cross(
-    context: typer.Context, question: Question, wanted: list[str] | None, asked: dict[str, Any], as_json: bool
+    context: typer.Context,
+    question: Question,
+    wanted: list[str] | None,
+    asked: dict[str, Any],
+    verbose: bool,
+    as_json: bool,
 ) -> None:
     for name, instead in (("input_tokens", "text-tokens"), *((name, None) for name in DECODERS)):
         if given(context, name):
             takes = f"; --workload cross-attention takes --{instead}" if instead else ""
             raise ValueError(f"{options_of(Question)[name].flag} is a decoder's{takes}")
-    for name in ("published", "compress", "baseline"):
+    for name in ("published", "compress", "baseline", "max_perplexity", "max_lookups_lost"):
         if given(context, name):
-            raise ValueError(f"--{name} is of a decoder's schemes, not of --workload cross-attention")
+            raise ValueError(f"--{name.replace('_', '-')} is of a decoder's schemes, not of --workload cross-attention")
     if asked["text_tokens"] is None or asked["visual_tokens"] is None:
         raise ValueError("--workload cross-attention needs --text-tokens and --visual-tokens")
     from thinwire.sim import api
@@ -101,4 +154,15 @@ def _cross(
         gpus=question.gpus, nodes=question.nodes,
         **asked | {"partial": asked["partial"] or "bf16"},
     )  # fmt: skip
-    print_answer(crossed.to_dict(), as_json, lambda: tables().cross_comparison(crossed))
+    words = [*question.command_line(("scheme",)), "--workload", "cross-attention", *options(asked)]
+    if question.model == "":
+        del words[:2]
+    if wanted is not None:
+        words += ["--schemes", ",".join(wanted)]
+
+    def show() -> None:
+        from thinwire.commands.tables.crossing import cross_comparison
+
+        cross_comparison(crossed, verbose)
+
+    print_answer({**envelope(command_line("compare", words)), **crossed.to_dict()}, as_json, show)

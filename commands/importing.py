@@ -59,13 +59,13 @@ def _show(found: "Imported", files: list[str], out: str | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from thinwire.commands.tables import console
+    from thinwire.commands.tables.console import console
 
     # Without --out the file alone goes to standard output, so that it may be sent on.
     to = (
         console
         if out is not None
-        else Console(stderr=True, highlight=False, width=None if console.is_terminal else 160)
+        else Console(stderr=True, highlight=False, width=None if console.is_terminal else console.width)
     )
     if out is None:
         print(found.text, end="")

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import wraps
 from inspect import Parameter, signature
-from types import MappingProxyType, ModuleType
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
@@ -27,12 +27,15 @@ if TYPE_CHECKING:
 Q = TypeVar("Q", bound=Placement)
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="All that it rests on, not the few that matter.")]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="All that it rests on, and where each figure comes from.")
+]
 Compressed = Annotated[
     Compress, typer.Option(help="Positions compressed, for the accuracy: prompts alone, answers exact; or all.")
 ]
 Published = Annotated[
-    Shown, typer.Option(help="Accuracy figures of others below the table: a few, all or none. --json has all.")
+    Shown | None,
+    typer.Option(help="Accuracy figures of others below the table: a few, all or none. --json has all."),
 ]
 
 
@@ -195,10 +198,3 @@ def note_positions(model: ModelConfig, tokens: float) -> None:
         )
     if model.dtype in ("float32", "float64"):
         note(f"thinwire: {model.name} is stored in {model.dtype}; weights are priced as bf16, as engines load them")
-
-
-def tables() -> ModuleType:
-    """Where people's tables are made. It brings rich, so it is imported when there is one to print."""
-    from thinwire.commands import tables
-
-    return tables

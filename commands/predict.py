@@ -1,32 +1,51 @@
 """`thinwire predict`: TTFT of one prompt."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from thinwire.commands.options import Json, asks, note, note_positions, print_answer, tables
+from thinwire.commands.options import Json, Verbose, asks, envelope, note, note_positions, print_answer
+from thinwire.commands.reproduce import command_line, resting
 from thinwire.edge.words import shown
-from thinwire.sim.question import Question
+from thinwire.sim.question import Question, options_of
 
 if TYPE_CHECKING:
     from thinwire.sim.report import Prediction
 
 
-@asks(Question, required=("scheme",))
+@asks(Question, without=("scheme",))
 def predict(
     question: Question,
+    scheme: Annotated[str, typer.Option("--scheme", "--schemes", help=options_of(Question)["scheme"].help)],
     trace: Annotated[str | None, typer.Option(help="Write a Chrome trace (open it in ui.perfetto.dev).")] = None,
-    explain: Annotated[bool, typer.Option(help="Print where the milliseconds go and every assumption.")] = False,
+    explain: Annotated[bool, typer.Option(help="Print where the time goes and what the interval is made of.")] = False,
+    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """TTFT of one prompt."""
     from thinwire.sim import api
+    from thinwire.sim.grounds import grounds
 
+    names = [name.strip() for name in scheme.split(",") if name.strip()]
+    if len(names) > 1:
+        raise ValueError(f"predict takes one scheme; thinwire compare --schemes takes several: {shown(scheme)}")
+    question = replace(question, scheme=names[0] if names else scheme)
     found = api.answer(question)
     note_positions(found.model, question.input_tokens)
     if trace is not None:
         _write(found, trace)
-    print_answer(found.to_dict() | {"question": question.given()}, as_json, lambda: tables().prediction(found, explain))
+    document = {
+        **envelope(command_line("predict", question)), **found.to_dict(), **resting(grounds(found), verbose),
+        "question": question.given(),
+    }  # fmt: skip
+
+    def show() -> None:
+        from thinwire.commands.tables.prediction import prediction
+
+        prediction(found, explain, verbose)
+
+    print_answer(document, as_json, show)
 
 
 def _write(found: "Prediction", trace: str) -> None:

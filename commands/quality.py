@@ -142,15 +142,12 @@ def _material(
 
 
 def _show_accuracy(document: dict[str, Any]) -> None:
-    from rich.table import Table
+    from thinwire.commands.tables.console import console, say
+    from thinwire.commands.tables.fitting import Column, Fitted
 
-    from thinwire.commands.tables import console
-
-    table = Table(
-        "", "figure", f"{document['confidence']:.0%} interval over {document['windows']} windows", box=None,
-        pad_edge=False, title=f"{document['model']} at TP {document['tp']} under {document['scheme']}",
-        title_justify="left",
-    )  # fmt: skip
+    say(f"{document['model']} at TP {document['tp']} under {document['scheme']}", "bold")
+    interval_of = f"{document['confidence']:.0%} interval over {document['windows']} windows"
+    table = Fitted([Column("", left=True), Column("figure"), Column(interval_of, 1, left=True)])
     for name, label in (
         ("perplexity_bf16", "perplexity, uncompressed"),
         ("perplexity", "perplexity"),
@@ -160,8 +157,8 @@ def _show_accuracy(document: dict[str, Any]) -> None:
     ):
         interval = document[f"{name}_interval"]
         figure = "beyond numbers" if document[name] is None else f"{document[name]:.5g}"
-        table.add_row(label, figure, "" if interval is None else f"{interval[0]:.5g} to {interval[1]:.5g}")
-    console.print(table)
+        table.add(label, figure, "" if interval is None else f"{interval[0]:.5g} to {interval[1]:.5g}")
+    table.show()
     prompt = document["prompt_tokens"]
     what = "every position compressed" if prompt is None else f"prompts of {prompt} compressed, answers exact"
     console.print(f"{document['tokens']} predictions in windows of {document['window_tokens']} tokens: {what}")
@@ -170,17 +167,14 @@ def _show_accuracy(document: dict[str, Any]) -> None:
 
 
 def _show_sensitivity(summary: dict[str, Any], target: Path) -> None:
-    from rich.table import Table
+    from thinwire.commands.tables.console import console, say
+    from thinwire.commands.tables.fitting import Column, Fitted
 
-    from thinwire.commands.tables import console
-
-    table = Table(
-        "sync point", "KL divergence, nats", "loss, nats", box=None, pad_edge=False, title_justify="left",
-        title=f"{summary['title']} at TP {summary['tp']}: the most sensitive points under {summary['under']}",
-    )  # fmt: skip
+    say(f"{summary['title']} at TP {summary['tp']}: the most sensitive points under {summary['under']}", "bold")
+    table = Fitted([Column("sync point", left=True), Column("KL divergence, nats"), Column("loss, nats")])
     for point in summary["most_sensitive"]:
-        table.add_row(f"{point['layer']}.{point['site']}", f"{point['kl']:.4g}", f"{point['nll']:+.4g}")
-    console.print(table)
+        table.add(f"{point['layer']}.{point['site']}", f"{point['kl']:.4g}", f"{point['nll']:+.4g}")
+    table.show()
     console.print(
         f"a predicted token, over {summary['predictions']} predictions in {summary['windows']} windows of "
         f"{summary['window_tokens']} tokens"

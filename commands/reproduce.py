@@ -1,12 +1,15 @@
-"""The lines that ask the same again: of the command line, and of Python."""
+"""What a document carries beside the answer: the lines that ask the same again, and what the answer rests on."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from thinwire.sim.question import Inquiry
+
+if TYPE_CHECKING:
+    from thinwire.sim.grounds import Ground
 
 PROGRAM = "thinwire"
 # What a kind of question is answered by in Python: the line that imports it, and its call; of those with a call of
@@ -59,3 +62,19 @@ def _written(value: Any) -> str:
     if isinstance(value, tuple) and value and all(isinstance(each, tuple) for each in value):
         return repr(dict(value))
     return repr(list(value) if isinstance(value, tuple) else value)
+
+
+def resting(found: Sequence[Ground], verbose: bool) -> dict[str, Any]:
+    """`assumptions` of a document, ten at most, those that matter first, and how many were left out by class of their
+    source; all of them if verbose.
+    """
+    from thinwire.sim.grounds import counted, listed
+
+    kept = listed(found, len(found) if verbose else LISTED)
+    return {
+        "assumptions": [ground.text for ground in kept],
+        "assumptions_left_out": counted(ground for ground in found if ground not in kept),
+    }
+
+
+LISTED = 10

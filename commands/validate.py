@@ -49,7 +49,7 @@ def validate(
             sections.append(build(full))
 
     def show() -> None:
-        from thinwire.commands.tables import console
+        from thinwire.commands.tables.console import console
 
         compare.show(sections, console)
 

@@ -14,32 +14,33 @@ from thinwire.edge.words import place as place_of
 from thinwire.reference.catalog import parse_codec
 from thinwire.reference.catalog import scheme as find_scheme
 from thinwire.reference.catalog import schemes as catalog_schemes
-from thinwire.reference.core.architecture import Experts, FeedForward, ModelConfig
-from thinwire.reference.core.mixers import Attention, Latent
+from thinwire.reference.core.architecture import ModelConfig
 from thinwire.reference.core.schedule import Op as CollectiveOp
-from thinwire.reference.core.scheme import Codec, Phase, Raw, Scheme
+from thinwire.reference.core.scheme import Codec, Phase, Scheme
 from thinwire.reference.core.tokens import Counts, checked
-from thinwire.reference.families.config import load_model, model_aliases, model_names
+from thinwire.reference.families.config import load_model
 from thinwire.reference.mixed import AnyScheme, MixedScheme, auto_budget, entries, find
 from thinwire.sim import predict as main_path
+from thinwire.sim.catalogs import catalog as catalog
+from thinwire.sim.catalogs import names as names
 from thinwire.sim.choices import Compress, Weights
 from thinwire.sim.costs.cost import CostModel
 from thinwire.sim.costs.products import with_precisions
 from thinwire.sim.costs.profile import Profile
 from thinwire.sim.costs.shipped import STAND_IN, load_profile
 from thinwire.sim.costs.spread import CONFIDENCE
-from thinwire.sim.costs.transfer import RELATIONS, relation_to
 from thinwire.sim.events.exchange import UNCOMPRESSED, Exchanger, slowdown
-from thinwire.sim.interval import interval_of_exchange
+from thinwire.sim.grounds import Ground, of, once
+from thinwire.sim.interval import CODECS, EXCHANGES, Interval, interval_of_exchange
 from thinwire.sim.layers import precision, precisions
 from thinwire.sim.predict import WhatIf
 from thinwire.sim.question import Placement, Question, question_of
-from thinwire.sim.report import Prediction
+from thinwire.sim.report import Prediction, exchange_grounds, host_grounds, machine_facts
 from thinwire.sim.sharing import Sharing
 from thinwire.sim.workload import Prompt
 from thinwire.topologies.choose import choose
-from thinwire.topologies.cluster import Cluster, Gpu
-from thinwire.topologies.load import cluster_names, gpu_names, load_cluster, load_gpu
+from thinwire.topologies.cluster import Cluster
+from thinwire.topologies.load import load_cluster
 
 if TYPE_CHECKING:
     from thinwire.sim.cross.predict import CrossComparison
@@ -402,7 +403,40 @@ def collective(
     counts: Sequence[int] | Sequence[Sequence[int]] | None = None,
     phase: Phase | None = None,
 ) -> dict[str, Any]:
-    """One collective on `nbytes` of bf16; the document of `collective --json`.
+    """One collective on `nbytes` of bf16, as a document: `collected`, which takes the same, has its grounds, too."""
+    return dict(
+        collected(
+            cluster, scheme, nbytes, tp, op, profile,
+            scaled_links=scaled_links, gpus=gpus, nodes=nodes, counts=counts, phase=phase,
+        ).document
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """One collective: what a document says of it, and what that rests on."""
+
+    document: Mapping[str, Any]
+    seconds: float
+    interval: Interval
+    basis: tuple[Ground, ...]
+
+
+def collected(
+    cluster: str | Cluster,
+    scheme: str | Scheme,
+    nbytes: int,
+    tp: int | None = None,
+    op: CollectiveOp = "all_reduce",
+    profile: str | Profile | None = None,
+    *,
+    scaled_links: Mapping[str, float] | None = None,
+    gpus: Sequence[int] | str | None = None,
+    nodes: int | None = None,
+    counts: Sequence[int] | Sequence[Sequence[int]] | None = None,
+    phase: Phase | None = None,
+) -> Collected:
+    """One collective on `nbytes` of bf16.
 
     nbytes is counted as nccl-tests does: the full buffer, for all_to_all what one rank sends in all. counts: of an
     all_to_all, rows to each rank, the same from every rank or a list from each; the rank that sends most then sends
@@ -431,12 +465,15 @@ def collective(
         alone.seconds, codec_s, timed.carried, exchanger.cost, found.codec_launch == "fused"
     )
     algbw = nbytes / alone.seconds / 1e9 if alone.seconds else None
-    said = exchanger.sentences()
+    basis = exchange_grounds(exchanger)
     if not found.is_raw and taken.gpu.relative is None and costs.gpu.assumptions:
-        said.append(
-            f"{taken.gpu.name} has no profile and names no relative: its codec kernels are taken for {STAND_IN}'s"
-        )
-    return {
+        lent = f"{taken.gpu.name} has no profile and names no relative: its codec kernels are taken for {STAND_IN}'s"
+        basis += of("assumed", CODECS, [lent])
+    basis += of("assumed", EXCHANGES, costs.fabric.assumptions)
+    basis += machine_facts(taken)
+    basis += host_grounds(costs.fabric.spreads)
+    grounds = once(basis)
+    document = {
         "cluster": taken.name,
         "scheme": name,
         "tp": ranks,
@@ -453,8 +490,9 @@ def collective(
         "wire_bytes_per_gpu": int(alone.wire_bytes_R.max()),
         "algorithm": exchanger.describe(timed),
         "profile": costs.name,
-        "assumptions": list(dict.fromkeys([*said, *costs.fabric.assumptions, *taken.assumptions])),
+        "assumptions": [ground.text for ground in grounds],
     }
+    return Collected(document, alone.seconds, interval, grounds)
 
 
 def _rows_of(op: CollectiveOp, counts: Sequence[int] | Sequence[Sequence[int]] | None, ranks: int) -> Counts | None:
@@ -516,84 +554,3 @@ def decodes_exactly(
         return exchanger.alone(exchanger.time("all_reduce", tokens * width, entry)).seconds
 
     return all(seconds(entry, n) >= seconds(UNCOMPRESSED, n) for entry in open_ones for n in sorted(batches))
-
-
-def names(kind: str) -> tuple[str, ...]:
-    """Catalog names of `models`, `clusters`, `gpus` or `schemes`."""
-    found = {
-        "models": model_names(), "clusters": cluster_names(), "gpus": gpu_names(), "schemes": tuple(catalog_schemes()),
-    }  # fmt: skip
-    return found[kind]
-
-
-def catalog(kind: str) -> list[dict[str, Any]]:
-    """A catalog as rows of plain values, each with its source."""
-    match kind:
-        case "models":
-            return [_model_row(load_model(name)) for name in model_names()]
-        case "clusters":
-            return [_cluster_row(load_cluster(name)) for name in cluster_names()]
-        case "gpus":
-            return [_gpu_row(load_gpu(name)) for name in gpu_names()]
-        case _:
-            return [_scheme_row(s) for s in catalog_schemes().values()]
-
-
-def _model_row(m: ModelConfig) -> dict[str, Any]:
-    mixers = [layer.mixer for layer in m.layers if layer.mixer is not None]
-    heads = next((mixer for mixer in mixers if isinstance(mixer, Attention | Latent)), None)
-    dense = next((layer.feed for layer in m.layers if isinstance(layer.feed, FeedForward)), None)
-    mixture = next((layer.feed for layer in m.layers if isinstance(layer.feed, Experts)), None)
-    return {
-        "name": m.name, "architecture": m.architecture, "parameters": m.parameters,
-        "active_parameters": m.active_parameters, "hidden_size": m.hidden_size, "num_layers": m.num_layers,
-        "num_heads": heads.heads if heads else None,
-        "num_kv_heads": heads.kv_heads if isinstance(heads, Attention) else None,
-        "head_dim": heads.head_dim if heads else None, "intermediate_size": dense.width if dense else None,
-        "experts": mixture.count if mixture else None, "experts_per_token": mixture.top_k if mixture else None,
-        "expert_size": mixture.width if mixture else None, "vocab_size": m.vocab_size,
-        "kv_bytes_per_token": 2 * m.cache_values(1), "source": m.source,
-        "ids": [alias.name for alias in model_aliases().values() if alias.model == m.name],
-    }  # fmt: skip
-
-
-def _cluster_row(c: Cluster) -> dict[str, Any]:
-    return {
-        "name": c.name, "title": c.title, "gpus": len(c.gpus), "gpu": c.gpu.name, "memory_gb": c.gpu.memory_bytes / 1e9,
-        "islands": [len(island) for island in c.islands], "fabric": c.fabric,
-        "sources": sorted(set(c.sources.values())),
-    }  # fmt: skip
-
-
-def _gpu_row(g: Gpu) -> dict[str, Any]:
-    """What the GPU can do, and what predictions on it rest on."""
-    known = "measured kernels"
-    if g.relative is not None:
-        relation = relation_to(g, g.relative)
-        pooled = relation == RELATIONS[-1] or g.matmul_flops_per_s is not None
-        products = "roofline of measured GPUs, attention of" if pooled else "kernels of"
-        known = f"{products} {g.relative} ({relation})"
-    return {
-        "name": g.name, "title": g.title, "architecture": g.architecture, "chip": g.chip,
-        "memory_gb": g.memory_bytes / 1e9, "memory_bandwidth_gb_per_s": g.memory_bandwidth_bytes_per_s / 1e9,
-        "peak_tflops": {precision: peak / 1e12 for precision, peak in g.peak_flops_per_s.items()},
-        "sm_count": g.sm_count, "l2_mb": None if g.l2_bytes is None else g.l2_bytes / 1e6,
-        "matmul_tflops": None if g.matmul_flops_per_s is None else g.matmul_flops_per_s / 1e12,
-        "relative": g.relative, "rests_on": known, "pci_ids": list(g.pci_ids), "product_names": list(g.product_names),
-        "sources": dict(g.sources),
-    }  # fmt: skip
-
-
-def _scheme_row(s: Scheme) -> dict[str, Any]:
-    from thinwire.sim.quality.published import rows_of
-
-    return {
-        "name": s.name, "reduce": s.reduce.spec, "gather": s.gather.spec, "collective": s.collective,
-        "dispatch": (s.dispatch or Raw()).spec, "combine": (s.combine or Raw()).spec,
-        "bits_per_value": {
-            "reduce": s.reduce.bits_per_value, "gather": s.gather.bits_per_value,
-            "dispatch": (s.dispatch or Raw()).bits_per_value, "combine": (s.combine or Raw()).bits_per_value,
-        },
-        "source": s.source,
-        "published": [found.to_dict() for found in rows_of(s)],
-    }  # fmt: skip

@@ -6,7 +6,7 @@ share is that of its squared half-width in the sum of all.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, get_args
 
@@ -18,7 +18,6 @@ rule: how the simulation counts, of which nothing is off.
 """
 KINDS: tuple[Kind, ...] = get_args(Kind)
 LEADING, NOTABLE = 3, 0.02  # how many are said first, and from which share on
-LISTED = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +81,17 @@ def grounds(p: Rested) -> tuple[Ground, ...]:
     return tuple(sorted(found, key=lambda ground: -ground.share))
 
 
-def together(several: Iterable[Rested]) -> tuple[Ground, ...]:
-    """What several predictions rest on, each sentence once, by its widest share in any."""
+def together(several: Iterable[Rested], answer: Collection[Rested] = ()) -> tuple[Ground, ...]:
+    """What several predictions rest on, each sentence once. answer: those whose intervals decide on shares, the widest
+    counts; all where none are named.
+    """
+    rows = list(several)
+    deciding = [id(one) for one in answer] or [id(one) for one in rows]
     widest: dict[str, Ground] = {}
-    for one in several:
+    for one in (*answer, *rows):
         for ground in grounds(one):
-            if ground.text not in widest or widest[ground.text].share < ground.share:
+            known = widest.setdefault(ground.text, ground if id(one) in deciding else replace(ground, share=0.0))
+            if id(one) in deciding and known.share < ground.share:
                 widest[ground.text] = ground
     return tuple(sorted(widest.values(), key=lambda ground: -ground.share))
 
@@ -107,7 +111,7 @@ def _overlap(one: Ground, other: Ground) -> bool:
     return any(a.startswith(b) or b.startswith(a) for a in one.about for b in other.about)
 
 
-def listed(found: Sequence[Ground], most: int = LISTED) -> tuple[Ground, ...]:
+def listed(found: Sequence[Ground], most: int) -> tuple[Ground, ...]:
     """Those that are written down where not all are: the leading ones, then the widest of the others; rules last."""
     first = leading(found)
     rest = sorted((g for g in found if g not in first), key=lambda ground: (-ground.share, KINDS.index(ground.kind)))

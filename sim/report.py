@@ -434,14 +434,24 @@ def machine_grounds(used: Collection[Precision], cost: CostModel, exchanger: Exc
         for precision in used if precision in ("fp8", "fp8-block")
     )  # fmt: skip
     found += exchange_grounds(exchanger)
-    reached, *others = exchanger.cluster.assumptions or ("",)  # the first says how ranks reach each other
-    found += of("datasheet" if reached.startswith("peer-to-peer") else "assumed", (), [reached] if reached else [])
-    found += of("assumed", (), others)
+    found += machine_facts(exchanger.cluster)
     found += of("assumed", EXCHANGES, cost.fabric.assumptions)
     found += of("assumed", ALL_COMPUTE, cost.profile.gpu.assumptions)
-    if elsewhere := [s for s in (*cost.fabric.spreads, *cost.profile.gpu.spreads) if s.part == ANOTHER_HOST]:
-        found += by_source(elsewhere[0].source, (EXCHANGES_ELSEWHERE, COMPUTE_ELSEWHERE), OTHER_HOSTS)
-    return found
+    return found + host_grounds((*cost.fabric.spreads, *cost.profile.gpu.spreads))
+
+
+def machine_facts(cluster: Cluster) -> list[Ground]:
+    """What a machine's file says of it; first, how its GPUs reach each other."""
+    return [
+        Ground(said, "datasheet" if said.startswith("peer-to-peer: ") else "assumed") for said in cluster.assumptions
+    ]
+
+
+def host_grounds(spreads: Iterable[Spread]) -> list[Ground]:
+    """That another host of the kind may be meant, where a profile knows by how much such hosts differ."""
+    elsewhere = [spread for spread in spreads if spread.part == ANOTHER_HOST]
+    about = (EXCHANGES_ELSEWHERE, COMPUTE_ELSEWHERE)
+    return by_source(elsewhere[0].source, about, OTHER_HOSTS) if elsewhere else []
 
 
 OTHER_HOSTS = "yours may be another host of the kind than the one measured, by as much as such hosts differ"

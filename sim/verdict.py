@@ -44,9 +44,14 @@ class Limit:
     @property
     def words(self) -> str:
         """The limit, for people."""
-        return (
-            f"at most {percent_text(self.perplexity - 1)} more perplexity and {self.lookups:g} points of look-ups lost"
-        )
+        percent = round(100 * (self.perplexity - 1), 6)
+        return f"at most {percent:g} % more perplexity and {self.lookups:g} points of look-ups lost"
+
+    @property
+    def beyond(self) -> str:
+        """What is more than that."""
+        percent = round(100 * (self.perplexity - 1), 6)
+        return f"more than {percent:g} % of perplexity or {self.lookups:g} points of look-ups"
 
     def to_dict(self) -> dict[str, float]:
         """`limit` in `compare --json`."""
@@ -123,12 +128,12 @@ def best(c: Comparison, limit: Limit = Limit()) -> Prediction | None:
 
 
 def cost(c: Comparison, row: Prediction) -> str:
-    """What a scheme was measured to cost, and on which model."""
+    """What a scheme was measured to cost."""
     known, asked = c.accuracy(row), c.lookup(row)
     if row.tp == 1 or lossless(row.acting):
-        return "no accuracy"
+        return "no loss of accuracy"
     if known is None:
-        return "nobody knows what accuracy"
+        return "a loss that nobody measured"
     if known.perplexity_ratio is None:
         said = "all sense"
     elif known.perplexity_ratio <= 1:
@@ -140,7 +145,7 @@ def cost(c: Comparison, row: Prediction) -> str:
     if asked is not None:
         points = max(0, round(-100 * asked.lost))
         said += f" and {points} point{'' if points == 1 else 's'} of look-ups"
-    return f"{said}, measured on {known.model}"
+    return said
 
 
 def verdict(c: Comparison, limit: Limit = Limit()) -> str:
@@ -161,10 +166,9 @@ def verdict(c: Comparison, limit: Limit = Limit()) -> str:
             f"{baseline_s}."
         )
     soon_s = time_text(found.ttft_s, found.interval.low_s, found.interval.high_s)
-    return (
-        f"Best buy: {found.scheme.name}, first token after {soon_s} instead of {baseline_s} with {base.scheme.name}, "
-        f"{ratio_text(c.speedup(found), least=-2)} times as fast; it costs {cost(c, found)}."
-    )
+    before_s = baseline_s.partition(" (")[0]
+    sooner = f"{ratio_text(c.speedup(found), least=-2)}x sooner than with {base.scheme.name} ({before_s})"
+    return f"Best buy: {found.scheme.name}, first token in {soon_s}, {sooner}, for {cost(c, found)}."
 
 
 SAME = 1e-3  # of a time: what differs by less is the same

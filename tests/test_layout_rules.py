@@ -45,7 +45,7 @@ from .test_layout import (
         ("topologies/load.py", "from thinwire.sim.costs.profile import load", "topologies -> sim"),
         ("kernels/pack.py", "from thinwire.reference.quantize import encode", "kernels -> reference"),
         ("kernels/bench.py", "from thinwire.sim.costs import profile", "kernels -> sim"),
-        ("validation/fits/gemm.py", "from thinwire.commands.tables import console", "validation -> commands"),
+        ("validation/fits/gemm.py", "from thinwire.commands.tables.console import console", "validation -> commands"),
         ("commands/predict.py", "from thinwire.kernels import bench", "commands -> kernels"),
         ("src/thinwire/__init__.py", "from thinwire.validation.targets import compare", "face -> validation"),
         ("src/thinwire/__init__.py", "from thinwire.commands.cli import main", "face -> commands"),

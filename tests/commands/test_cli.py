@@ -13,6 +13,7 @@ import pytest
 
 from thinwire.commands.cli import COMMANDS
 from thinwire.edge.limits import MESSAGE
+from thinwire.edge.quantities import time_text
 from thinwire.reference.catalog import schemes
 from thinwire.reference.families.config import model_names
 from thinwire.topologies.load import cluster_names, gpu_names
@@ -156,7 +157,8 @@ def test_counts_of_an_all_to_all(capsys: Capture, tmp_path: Path) -> None:
     file, asked = tmp_path / "counts.csv", (*changed(COLLECTIVE, "--scheme", "a2a-int4"), "--op", "all_to_all")
     file.write_text("1, 2,3,2\n" * 4 + "\n")
     alike, listed = (document(capsys, *asked, "--counts", given) for given in ("1,2,3,2", str(file)))
-    assert alike == listed and alike["wire_bytes_per_gpu"] > 0
+    assert str(file) in listed["command"]
+    assert alike | {"command": ""} == listed | {"command": ""} and alike["wire_bytes_per_gpu"] > 0
     back = document(capsys, *changed(asked, "--scheme", "deepep-fp8"), "--counts", "2,2,2,2", "--phase", "combine")
     assert back["wire_bytes_per_gpu"] == 1048576 * 3 // 4
     most = MESSAGE.most // 2
@@ -190,6 +192,8 @@ def test_a_phase_left_out_is_dispatch(capsys: Capture) -> None:
     asked = (*changed(COLLECTIVE, "--scheme", "deepep-fp8"), "--op", "all_to_all")
     left = document(capsys, *asked)
     dispatch, combine = (document(capsys, *asked, "--phase", phase) for phase in ("dispatch", "combine"))
+    for each in (left, dispatch, combine):
+        del each["command"]
     assert left == dispatch != combine
 
 
@@ -200,7 +204,7 @@ def test_a_collective_says_how_sure_it_is(capsys: Capture) -> None:
     shown = " ".join(out.split())
     low_us, high_us = found["interval_us"]
     assert status == 0
-    assert f"{found['time_us']:.2f} us, 90% interval {low_us:.2f} .. {high_us:.2f} us" in shown
+    assert shown.startswith(f"{time_text(found['time_us'] / 1e6, low_us / 1e6, high_us / 1e6)} with flash-int4 (90% ")
     assert f"{found['interval_another_host_share']:.0%} of the interval's width" in shown
     assert "calibrate --logs" in shown
 
@@ -251,9 +255,14 @@ def test_tables_for_people(capsys: Capture) -> None:
     found = document(capsys, *PREDICT)
     status, out, err = run(capsys, *PREDICT, "--explain")
     assert (status, err) == (0, "")
-    assert f"{found['ttft_ms']:.2f} ms" in out
+    low_ms, high_ms = found["ttft_ms_interval"]
+    assert out.startswith(f"First token after {time_text(found['ttft_ms'] / 1e3, low_ms / 1e3, high_ms / 1e3)} with ")
     flat = " ".join(out.split())
-    assert all(sentence[:60] in flat for sentence in found["assumptions"])
+    assert found["assumptions"][0][:60] in flat and "--verbose" in flat
+    every = document(capsys, *PREDICT, "--verbose")
+    status, whole, err = run(capsys, *PREDICT, "--explain", "-v")
+    assert (status, err) == (0, "") and not every["assumptions_left_out"]
+    assert all(sentence[:60] in " ".join(whole.split()) for sentence in every["assumptions"])
     assert "critical path" in out
     assert "gate_up" in out
     status, short, _ = run(capsys, *PREDICT)

@@ -131,8 +131,8 @@ def preload() -> None:
         os.environ.setdefault(name, "1")
     import scipy.optimize
 
-    from thinwire.commands import tables
     from thinwire.commands.cli import COMMANDS, PROGRAM
+    from thinwire.commands.tables import catalogs, collectives, comparison, crossing, prediction
     from thinwire.sim import api
     from thinwire.sim.planning import file
     from thinwire.sim.quality import auto
@@ -148,7 +148,11 @@ def preload() -> None:
         and machine
         and picture
         and scipy.optimize
-        and tables
+        and catalogs
+        and collectives
+        and comparison
+        and crossing
+        and prediction
         and file
         and auto
         and spec

@@ -56,8 +56,8 @@ def test_the_best_is_the_soonest_usable(found: Comparison) -> None:
 def test_the_verdict_is_one_sentence_with_the_answer_first(found: Comparison) -> None:
     said = verdict(found)
     winner = best(found)
-    assert winner is not None and said.startswith(f"Best buy: {winner.scheme.name}, first token after ")
-    assert f"{found.speedup(winner):.2f} times as fast" in said and said.endswith(".")
+    assert winner is not None and said.startswith(f"Best buy: {winner.scheme.name}, first token in ")
+    assert f"{found.speedup(winner):.2f}x sooner than with bf16 (" in said and said.endswith(".")
     assert "e+" not in said and "\n" not in said
     nothing = api.compare(["bf16", "none"], "llama-3-8b", "8xl40s-pcie", tp=4)
     assert verdict(nothing).startswith("Nothing that is within the limit is sooner than bf16")

@@ -1,6 +1,7 @@
 """What the tables say, as docs/accuracy.md and its pictures ask: winners, and which look-ups fail."""
 
 from thinwire.sim.choices import Compress
+from thinwire.sim.verdict import Limit
 from thinwire.validation.quality.measured import Lookups, Measured, bits, kl, known, least, two_steps
 
 BUDGETS = (4.2, 5.0, 6.0, 8.0)  # bits a value
@@ -9,7 +10,7 @@ TRIALS = 400
 FAR = 8000
 NEAR = 512  # tokens of the prompt whose answers are looked at by distance
 PLAIN, LAST = "flash-int4", "flash-int4+exempt-last-1"  # the schemes that sentences are about
-USABLE = 0.05  # of perplexity: the rule of thumb of docs/picture.py
+USABLE = round(Limit().perplexity - 1, 9)  # of perplexity
 SEEN = 5.0  # points of look-ups that are more than a little
 STRETCHES = {1: "token 1", 2: "2", 8: "3..8", 32: "9..32", 128: "33..128", 512: "129..512"}
 DEGREES = (2, 4, 8)

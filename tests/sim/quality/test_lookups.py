@@ -48,16 +48,21 @@ def test_schemes_are_known_by_what_they_do(folder: Path) -> None:
         assert lookup(scheme(other), 4) is None
 
 
-def test_compare_shows_what_is_lost(folder: Path, capsys: Capture) -> None:
-    """In a sentence where prompts alone are compressed; figures of speed and perplexity stay as they are."""
+def test_compare_shows_what_is_lost(folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a column where prompts alone are compressed, and what was asked below; who loses too much is below a line."""
     asked = ("--schemes", "bf16,flash-int4,flash-int8,mxfp4", "--published", "none")
+    monkeypatch.setenv("COLUMNS", "60")  # where look-ups are the last column
     status, out, _ = run(capsys, "compare", *ASKED, *asked)
-    said = (
-        "of 40 trials on tiny at TP 4 uncompressed, and lose points: flash-int8 1 (12 trials), flash-int4 30; not asked"
-    )
-    assert status == 0 and f"right in 80% {said}: mxfp4 (docs/accuracy.md)" in " ".join(out.split())
+    cells = {line[2:].split()[0]: line.split()[-1] for line in out.splitlines() if line[:2] in ("  ", "* ")}
+    assert status == 0 and {name: cells[name] for name in ("bf16", "flash-int8", "flash-int4", "mxfp4")} == {
+        "bf16": "0", "flash-int8": "-1", "flash-int4": "-30", "mxfp4": "?",
+    }  # fmt: skip
+    said = "80% are right uncompressed on tiny at TP 4 (40 trials; of flash-int8 12); perplexity does not see them"
+    assert said in " ".join(out.split())
+    beyond, unknown = (out.index(words) for words in ("-- more than 5 %", "-- what they cost was not measured"))
+    assert out.index("  flash-int8 ") < beyond < out.index("  flash-int4 ") < unknown < out.index("  mxfp4 ")
     every = run(capsys, "compare", *ASKED, "--schemes", "flash-int4", "--compress", "all")[1]
-    assert "does not see all" not in every
+    assert "look-ups:" not in every
     rows = api.compare(["flash-int4", "mxfp4"], "llama-3-8b", "8xl40s-pcie", 4, input_tokens=256).to_dict()["rows"]
     found = {entry["scheme"]: entry["lookups"] for entry in rows}
     assert found["mxfp4"] is None and found["flash-int4"]["lost_interval"] == pytest.approx([-0.4, -0.2])

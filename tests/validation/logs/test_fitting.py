@@ -323,7 +323,7 @@ def test_the_command_writes_what_profile_reads(capsys: Capture, tmp_path: Path) 
     asked = ("calibrate", "--logs", *logs, "--cluster", "8xa100-nvlink", "--out", str(target))
     status, out, err = run(capsys, *asked)
     assert (status, err) == (0, "")
-    assert "all_reduce  8" in out and "all_gather  4" in out and "row left out" in out and "engine-graph" in out
+    assert "all_reduce      8" in out and "all_gather      4" in out and "row left out" in out and "engine-graph" in out
     status, out, err = run(capsys, *asked, "--json")
     document: dict[str, Any] = json.loads(out)
     assert [(one["op"], one["ranks"], one["rows"]) for one in document["series"]] == [

@@ -173,7 +173,7 @@ def test_no_figure_of_a_measurement_stands_in_the_program(root: Path) -> None:
 
 
 def test_usable_is_what_the_readme_says(root: Path) -> None:
-    assert f"USABLE = {USABLE:g}" in (root / "docs" / "picture.py").read_text("utf-8")
+    assert f"more than {100 * USABLE:g} % of perplexity" in " ".join((root / "README.md").read_text("utf-8").split())
 
 
 # --- what is found in them ---
