@@ -18,6 +18,7 @@ import typer
 
 from thinwire.commands.frame.progress import working
 from thinwire.commands.options import Json, envelope, print_answer
+from thinwire.commands.reproduce import command_line
 from thinwire.edge.words import cut
 
 NAME = "thinwire"
@@ -139,7 +140,7 @@ def doctor(
         seen = gpus()
     ok = all(check.ok is not False for check in checks)
     document = {
-        **envelope("doctor"),
+        **envelope(command_line("doctor", ["--quick"] if quick else [])),
         "verdict": _verdict(ok, checks, extras),
         "ok": ok,
         "python": platform.python_version(),
@@ -296,22 +297,23 @@ _MARKS = {True: "ok", False: "FAILED", None: "-"}
 
 def _show(document: Mapping[str, Any]) -> None:
     from thinwire.commands.tables.console import console, say
-    from thinwire.commands.tables.fitting import Column, show_columns
+    from thinwire.commands.tables.fitting import Column, Fitted
 
     say(document["verdict"], "bold")
     facts = {"version": document["version"], "Python": f"{document['python']}, {document['executable']}"}
-    facts |= {
-        "platform": document["platform"],
-        **{name: place or "nowhere" for name, place in document["places"].items()},
-    }
+    facts |= {"platform": document["platform"]}
+    facts |= {name: place or "nowhere" for name, place in document["places"].items()}
     seen = [f"{gpu['name']}, {gpu['memory']}, driver {gpu['driver']}" for gpu in document["gpus"]]
     facts["GPUs"] = "\n".join(seen) or "none that nvidia-smi shows; none is needed"
-    show_columns([(Column("", left=True), [*facts]), (Column("", left=True, wraps=True), [*facts.values()])])
+    table = Fitted((Column("", left=True), Column("", left=True, wraps=True)))
+    for name, fact in facts.items():
+        table.add(name, fact)
+    table.show()
     for check in document["checks"]:
-        say(f"{_MARKS[check['ok']]:>6}  {check['name']}: {check['said']}", indent=8)
+        say(f"{_MARKS[check['ok']]:<7}{check['name']}: {check['said']}", indent=7)
     for extra in document["extras"]:
         if extra["installed"]:
-            say(f"    ok  extra {extra['name']}", indent=8)
+            say(f"ok     extra {extra['name']}")
         else:
-            say(f"     -  extra {extra['name']} lacks {', '.join(extra['missing'])}:", indent=8)
-            console.print(f"        {extra['install']}", markup=False, soft_wrap=True)
+            say(f"-      extra {extra['name']} lacks {', '.join(extra['missing'])}:", indent=7)
+            console.print(f"       {extra['install']}", markup=False, soft_wrap=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from thinwire.commands.tables.console import heading, item, say
-from thinwire.commands.tables.fitting import Column, show_columns
+from thinwire.commands.tables.fitting import Column, Fitted
 from thinwire.edge.quantities import ratio_text, time_text
 from thinwire.sim.serving.statistics import Estimate, time
 
@@ -39,7 +39,7 @@ def show(
     say(_question(asked))
     of = "cost and TTFT" if asked.file.targets.accuracy_from == "none" else "cost, TTFT and accuracy"
     if plan.frontier:
-        heading(f"Frontier of {of}, each at the fewest replicas")
+        heading(f"Frontier of {of}")
         _outcomes(plan.frontier, asked)
     heading("What binds")
     for line in said:
@@ -49,7 +49,8 @@ def show(
             heading(title)
             _changes(plan, found)
     counts = ", ".join(f"{number} {why}" for why, number in plan.count().items())
-    heading(f"{len(plan.outcomes)} candidates: {counts}; {plan.simulations} runs simulated")
+    heading("The search")
+    say(f"{len(plan.outcomes)} candidates: {counts}; each at its fewest replicas; {plan.simulations} runs simulated")
     if not explain:
         say("--explain lists them, and what the answer rests on")
         return
@@ -117,22 +118,37 @@ def _published(plan: Plan) -> list[str]:
 
 
 def _outcomes(outcomes: Sequence[Outcome], asked: Asked) -> None:
-    targets, rows = asked.problem.targets, [o.candidate for o in outcomes]
-    tpots = [""] * len(rows) if asked.file.targets.tpot is None else [_time(o.tpot) for o in outcomes]
-    batches = [f"{c.token_budget}/{c.max_sequences}" for c in rows]
-    columns = (
-        (Column("machine", left=True), [c.cluster for c in rows]),
-        (Column("TP", left=True), [f"{c.tp}{c.where}" for c in rows]),
-        (Column("scheme", left=True), [c.scheme for c in rows]),
-        (Column("batch", rank=1 if len({*batches}) > 1 else 4), batches),
-        (Column("replicas", rank=2), [str(o.replicas) for o in outcomes]),
-        (Column(f"{asked.file.currency}/h"), ["" if o.cost is None else f"{o.cost:.2f}" for o in outcomes]),
-        (Column("perplexity"), ["" if o.ratio is None else ratio_text(o.ratio) for o in outcomes]),
-        (Column("accuracy by", rank=3, left=True), [_judged(o) for o in outcomes]),
-        (Column(f"TTFT p{targets.ttft_quantile * 100:g}"), [_time(o.ttft) for o in outcomes]),
-        (Column(f"TPOT p{targets.tpot_quantile * 100:g}", rank=1), tpots),
+    targets = asked.problem.targets
+    batches = {(o.candidate.token_budget, o.candidate.max_sequences) for o in outcomes}
+    table = Fitted(
+        (
+            Column("machine", left=True),
+            Column("TP", left=True),
+            Column("scheme", left=True),
+            Column("batch", rank=1 if len(batches) > 1 else 4),
+            Column("replicas", rank=2),
+            Column(f"{asked.file.currency}/h"),
+            Column("perplexity"),
+            Column("accuracy by", rank=3, left=True),
+            Column(f"TTFT p{targets.ttft_quantile * 100:g}"),
+            Column(f"TPOT p{targets.tpot_quantile * 100:g}", rank=1),
+        )
     )
-    show_columns(columns)
+    for o in outcomes:
+        c = o.candidate
+        table.add(
+            c.cluster,
+            f"{c.tp}{c.where}",
+            c.scheme,
+            f"{c.token_budget}/{c.max_sequences}",
+            str(o.replicas),
+            "" if o.cost is None else f"{o.cost:.2f}",
+            "" if o.ratio is None else ratio_text(o.ratio),
+            _judged(o),
+            _time(o.ttft),
+            "" if asked.file.targets.tpot is None else _time(o.tpot),
+        )
+    table.show()
 
 
 def _time(estimate: Estimate | None) -> str:
@@ -151,20 +167,23 @@ def _line(o: Outcome) -> str:
 def _changes(plan: Plan, found: Sequence[Plan]) -> None:
     """What flips the answer, and what it then is."""
     flipped = [(changed, flips(plan, changed)) for changed in found]
-    rows = [(changed, what) for changed, what in flipped if what]
     if still := [str(changed.what_if) for changed, what in flipped if not what]:
         item(f"nothing flips with {', '.join(still)}")
-    if not rows:
-        return
-    best = [changed.cheapest for changed, _ in rows]
-    show_columns(
+    table = Fitted(
         (
-            (Column("change", left=True), [str(changed.what_if) for changed, _ in rows]),
-            (Column("cost/h"), ["" if b is None or b.cost is None else f"{b.cost:.2f}" for b in best]),
-            (Column("flips", rank=1, left=True), [", ".join(what) for _, what in rows]),
-            (Column("cheapest then", left=True), [cell(b) for b in best]),
+            Column("change", left=True, wraps=True),
+            Column("cost/h"),
+            Column("flips", rank=1, left=True, wraps=True),
+            Column("cheapest then", left=True, wraps=True),
         )
     )
+    for changed, what in flipped:
+        if what:
+            best = changed.cheapest
+            cost = "" if best is None or best.cost is None else f"{best.cost:.2f}"
+            table.add(str(changed.what_if), cost, ", ".join(what), cell(best))
+    if table.rows:
+        table.show()
 
 
 def flips(plan: Plan, changed: Plan) -> list[str]:

@@ -72,7 +72,7 @@ def _document(question: Service, found: ServingResult, rests: Sequence[Ground], 
 def _show(found: ServingResult, alone: Prediction | None, rests: Sequence[Ground], verbose: bool) -> None:
     """For people."""
     from thinwire.commands.tables.console import say
-    from thinwire.commands.tables.fitting import Column, show_columns
+    from thinwire.commands.tables.fitting import Column, Fitted
     from thinwire.commands.tables.resting import rests_on
     from thinwire.sim.serving.statistics import NO_SLO, plus_minus, time
     from thinwire.sim.serving.verdict import OWN_ERROR, verdict
@@ -86,11 +86,12 @@ def _show(found: ServingResult, alone: Prediction | None, rests: Sequence[Ground
         f"TP {found.tp}{_on(found)}{shared}; {_load(found)}; {_batching(limits)}"
     )
     rows = {"TTFT": run.ttft, "TPOT": run.tpot, "whole answer": run.latency}
-    columns = [(Column("", left=True), [*rows]), (Column("mean", rank=1), [time(one.mean) for one in rows.values()])]
-    for q in run.ttft.percentiles:  # where there is no room p95, between the others, goes first
-        cells = [time(one.percentiles[q]) for one in rows.values()]
-        columns.append((Column(f"p{q * 100:g}", rank=2 if q == 0.95 else 0), cells))
-    show_columns(columns)
+    ranks = {0.95: 2}  # between the others: where there is no room it goes first
+    percentiles = [Column(f"p{q * 100:g}", ranks.get(q, 0)) for q in run.ttft.percentiles]
+    table = Fitted([Column("", left=True), Column("mean", 1), *percentiles])
+    for name, one in rows.items():
+        table.add(name, time(one.mean), *map(time, one.percentiles.values()))
+    table.show()
     kept = "" if run.slo == NO_SLO else " that keep the SLO"
     say(
         f"{run.ttft.count} requests counted of {run.arrived}; refused {run.refused}, unfinished {run.unfinished}, sent "
@@ -106,18 +107,21 @@ def _show(found: ServingResult, alone: Prediction | None, rests: Sequence[Ground
             "who wait are no more than chance explains, a longer duration shows where it settles, or that it does not."
         )
     say(f"{OWN_ERROR}{_alone(alone)}.")
-    rests_on(rests, verbose, "the interval of a prompt alone")
+    rests_on(rests, verbose)
 
 
 def _alone(alone: Prediction | None) -> str:
-    """How far off a prompt that fills an iteration may be."""
+    """How far off a prompt that fills an iteration may be: shares of what answers rest on are of its interval."""
     if alone is None:
         return ""
     from thinwire.edge.quantities import time_text
     from thinwire.sim.costs.spread import CONFIDENCE
 
     said = time_text(alone.ttft_s, alone.interval.low_s, alone.interval.high_s)
-    return f": a prompt of {alone.prompt.input_tokens} tokens alone takes {said}, {CONFIDENCE:.0%} interval"
+    return (
+        f": a prompt of {alone.prompt.input_tokens} tokens alone takes {said}, {CONFIDENCE:.0%} interval, whose width "
+        "is meant below"
+    )
 
 
 def _load(found: ServingResult) -> str:

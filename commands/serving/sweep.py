@@ -42,8 +42,8 @@ def sweep(
     if found.left_out:
         rows = f"{found.left_out} rows of other points or of another thinwire"
         note(f"thinwire: left out {rows} that were in {found.out}")
-    again = command_line("sweep", [spec], *options({"engine": None if engine == "local" else engine, "out": out}))
-    print_answer(envelope(again) | found.to_dict(), as_json, lambda: _show(found))
+    given = options({"engine": engine, "address": address, "out": out, "workers": workers})
+    print_answer(envelope(command_line("sweep", [spec, *given])) | found.to_dict(), as_json, lambda: _show(found))
     if found.failed:
         raise typer.Exit(FAILED)
 

@@ -120,14 +120,6 @@ class Fitted:
             console.print(Text((" " * GAP).join(parts).rstrip(), style=style), soft_wrap=True)
 
 
-def show_columns(columns: Sequence[tuple[Column, Sequence[str]]]) -> None:
-    """Print a table of whole columns, all equally long."""
-    made = Fitted([column for column, _ in columns])
-    for cells in zip(*(cells for _, cells in columns), strict=True):
-        made.add(*cells)
-    made.show()
-
-
 def _lines(cell: str, width: int) -> list[str]:
     """A cell on lines of a width, cut at spaces, and within what has none and is wider."""
     lines: list[str] = []

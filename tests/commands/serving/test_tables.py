@@ -59,7 +59,7 @@ def test_serve_fits(capsys: Capture, wide: int) -> None:
     assert "e+0" not in out and " ±" in out
     said = squeezed(out)
     assert "Each ± is the simulation's alone" in said and "busy" not in said
-    assert "-v lists them" in said and said.count(" of the interval of a prompt alone)") in (1, 2, 3)
+    assert "more (" in said and said.count(" of the interval's width]") in (1, 2, 3)
 
 
 @pytest.mark.parametrize("wide", WIDTHS, indirect=True)
@@ -84,8 +84,9 @@ def test_the_document_of_serve(capsys: Capture) -> None:
     status, out, err = run(capsys, *given)
     assert (status, err) == (0, "")
     document = json.loads(out)
-    assert [*document][:3] == ["version", "command", "verdict"]
-    assert document["command"].startswith("thinwire serve --model llama-3-8b ")
+    assert [*document][:3] == ["version", "command", "verdict"] and document["command"].startswith(
+        "thinwire serve --model"
+    )
     assert (document["load"]["prompt"]["mean_tokens"], document["batching"]["token_budget"]) == (512, 1024)
     assert document["headroom"]["value"] == pytest.approx(document["capacity_requests_per_s"]["value"] / 5)
     assert len(document["assumptions"]) == 10 and sum(document["assumptions_left_out"].values()) > 10
