@@ -5,10 +5,12 @@ the cheapest; `sweep` computes a grid, and `read_results` reads one. Answers hav
 this package pulls in neither torch nor the simulator until one of them is used.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
+TYPE_CHECKING = False  # typing's own takes longer to import than all that is here, and Ctrl-C then is a traceback
 if TYPE_CHECKING:
+    from typing import Any
+
     from thinwire.sim.api import Comparison as Comparison
     from thinwire.sim.api import compare as compare
     from thinwire.sim.api import predict as predict
@@ -73,6 +75,8 @@ def __getattr__(name: str) -> Any:
     """Load the simulator when one of its names is first asked for."""
     if name not in _HOMES:
         raise AttributeError(f"module 'thinwire' has no attribute {name!r}")
+    from importlib import import_module
+
     return getattr(import_module(_HOMES[name]), name)
 
 
