@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from thinwire.commands.frame.progress import working
 from thinwire.commands.options import Json, print_answer
 
 if TYPE_CHECKING:
@@ -44,9 +45,12 @@ def calibrate(
     from thinwire.validation.instructions.costs import with_own
 
     assert raw_file is not None
-    raw = Raw.read(Path(raw_file))
-    target = Path(out) if out is not None else Path(f"{raw.path.stem}-profile.json")
-    profile = with_own(profile_of(raw), raw)
+    with working("calibrate") as work:
+        work.update(0, at="reading measurements")
+        raw = Raw.read(Path(raw_file))
+        target = Path(out) if out is not None else Path(f"{raw.path.stem}-profile.json")
+        work.update(0, at="fitting, with each row left out in turn")
+        profile = with_own(profile_of(raw), raw)
     _write(target, {"gpu": gpu_profile_dict(profile)})
     print_answer({"profile": str(target), **document(raw, profile)}, as_json, lambda: _show(raw, profile, target))
 
@@ -67,7 +71,9 @@ def _of_logs(logs: list[str], cluster: str | None, out: str | None, as_json: boo
     from thinwire.validation.logs.fitting import calibrated, read_logs
 
     machine = load_cluster(cluster)
-    found = calibrated(read_logs(logs), machine)
+    with working("calibrate") as work:
+        work.update(0, at="reading logs and fitting")
+        found = calibrated(read_logs(logs), machine)
     target = Path(out) if out is not None else Path(f"{Path(logs[0]).stem}-fabric.json")
     _write(target, found.document)
     print_answer({"profile": str(target), **found.to_dict()}, as_json, lambda: _show_logs(found, target))

@@ -7,6 +7,7 @@ import typer
 
 from thinwire.commands.options import Json, Verbose, envelope, factors, option_of, print_answer
 from thinwire.commands.reproduce import command_line, options, resting
+from thinwire.edge.amounts import whole
 from thinwire.edge.limits import COUNTS_BYTES, MESSAGE
 from thinwire.edge.reading import UnreadableError, text
 from thinwire.edge.words import cut, shown
@@ -21,7 +22,15 @@ def collective(
         str,
         typer.Option("--scheme", "--schemes", help=f"{options_of(Placement)['scheme'].help} Several, with commas."),
     ],
-    nbytes: Annotated[int, typer.Option("--bytes", help="Bytes of bf16, in nccl-tests' size convention.")],
+    nbytes: Annotated[
+        int,
+        typer.Option(
+            "--bytes",
+            parser=whole,
+            metavar="BYTES",
+            help="Bytes of bf16, in nccl-tests' size convention: 8M is 8388608.",
+        ),
+    ],
     tp: option_of(Placement, "tp") = None,  # type: ignore[valid-type]
     gpus: option_of(Placement, "gpus") = None,  # type: ignore[valid-type]
     nodes: option_of(Placement, "nodes") = None,  # type: ignore[valid-type]

@@ -16,6 +16,7 @@ from thinwire.commands.options import (
     print_answer,
 )
 from thinwire.commands.reproduce import command_line, options, resting
+from thinwire.edge.amounts import whole
 from thinwire.edge.words import shown
 from thinwire.sim.question import Question, options_of
 
@@ -42,8 +43,13 @@ def compare(
         Literal["decoder", "cross-attention"],
         typer.Option(help="A decoder's prefill, or its cross-attention layers with a long visual context."),
     ] = "decoder",
-    text_tokens: Annotated[int | None, typer.Option(help="Cross-attention: text tokens of each sequence.")] = None,
-    visual_tokens: Annotated[int | None, typer.Option(help="Cross-attention: visual tokens of each sequence.")] = None,
+    text_tokens: Annotated[
+        int | None, typer.Option(parser=whole, metavar="TOKENS", help="Cross-attention: text tokens of each sequence.")
+    ] = None,
+    visual_tokens: Annotated[
+        int | None,
+        typer.Option(parser=whole, metavar="TOKENS", help="Cross-attention: visual tokens of each sequence."),
+    ] = None,
     cross_layers: Annotated[
         int | None, typer.Option(help="Cross-attention: its layers; one to four of the model's when left out.")
     ] = None,

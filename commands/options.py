@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
+from thinwire.edge.amounts import amount, whole
 from thinwire.edge.words import said, shown
 from thinwire.sim.choices import Compress, Shown
 from thinwire.sim.question import Form, Option, Placement, options_of
@@ -89,9 +90,14 @@ def option_of(question: type[Placement], name: str) -> Any:
 
 _TYPES: Mapping[Form, Any] = {
     "name": str, "degree": int, "gpus": str, "profile": str, "links": list[str], "ranks": list[str], "count": int,
-    "whole": int, "tokens": float, "positive": float, "amount": float, "flag": bool, "lengths": str, "trace": str,
-    "faults": list[str],
+    "length": int, "whole": int, "tokens": float, "positive": float, "amount": float, "flag": bool, "lengths": str,
+    "trace": str, "faults": list[str],
 }  # fmt: skip
+# How a number of tokens is read, and what help calls it; typer reads the others.
+_AMOUNTS: Mapping[Form, dict[str, Any]] = {
+    "length": {"parser": whole, "metavar": "TOKENS"},
+    "tokens": {"parser": amount, "metavar": "TOKENS"},
+}
 _SEVERAL: frozenset[Form] = frozenset({"links", "ranks", "faults"})
 
 
@@ -102,7 +108,9 @@ def _annotation(one: Option, help: str) -> Any:
     flag = f"{one.flag}/--no-{one.flag.removeprefix('--')}" if one.form == "flag" else one.flag
     complete = None if one.catalog is None else _names(one.catalog)
     least = 0 if one.form == "whole" else None
-    return Annotated[kind, typer.Option(flag, help=help, autocompletion=complete, min=least)]
+    more = _AMOUNTS.get(one.form, {"min": least})
+    help = f"{help} 2k is 2048." if one.form in _AMOUNTS else help
+    return Annotated[kind, typer.Option(flag, help=help, autocompletion=complete, **more)]
 
 
 def _default(one: Option) -> Any:

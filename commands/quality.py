@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from thinwire.commands.frame.progress import working
 from thinwire.commands.options import Compressed, Json, print_answer
 from thinwire.sim.choices import Compress
 
@@ -110,8 +111,9 @@ def _prompt(compress: Compress, prompt_tokens: int | None, tokens: int) -> int |
 def _running_a_model(command: str) -> "Iterator[Progress]":
     """A progress bar, and what goes wrong around a model in one line each."""
     try:
-        with _progress() as progress:
-            yield progress
+        with working(command, "windows") as work:
+            work.update(0, at="reading model and text")
+            yield lambda done, total: work.update(done, total, "running the model")
     except ImportError as error:
         raise ValueError(
             f"{command} runs a model and needs pip install 'thinwire[reference,weights]': {error}"
@@ -137,19 +139,6 @@ def _material(
     material = Material(None if weights is None else Path(weights), None if text is None else Path(text), device)
     use_threads(threads, material.checkpoint.config.hidden_size)
     return material, cache_folder() / command if results is None else Path(results)
-
-
-@contextmanager
-def _progress() -> "Iterator[Progress]":
-    """A bar on standard error, where that is a terminal, and nothing otherwise."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("reading model and text", total=None)
-        yield lambda done, total: bar.update(task, description="running the model", completed=done, total=total)
 
 
 def _show_accuracy(document: dict[str, Any]) -> None:

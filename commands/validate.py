@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from thinwire.commands.frame.progress import working
 from thinwire.commands.options import Json, print_answer
 
 
@@ -40,7 +41,12 @@ def validate(
     from thinwire.validation.targets import compare
 
     chosen = {section.value for section in only or ()}
-    sections = [build(full) for key, build in compare.SECTIONS.items() if not chosen or key in chosen]
+    wanted = [(key, build) for key, build in compare.SECTIONS.items() if not chosen or key in chosen]
+    sections = []
+    with working("validate", "sections", total=len(wanted)) as work:
+        for number, (key, build) in enumerate(wanted):
+            work.update(number, at=key)
+            sections.append(build(full))
 
     def show() -> None:
         from thinwire.commands.tables.console import console

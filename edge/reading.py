@@ -41,6 +41,17 @@ def is_regular(path: str | Path) -> bool:
     return os.path.isfile(path)
 
 
+def beside(folder: Path, name: str, whose: str) -> str:
+    """A name in a file as a path: of what lies where that file does, else the name as it is, which may be a catalog's.
+
+    ValueError for what lies in the working directory alone: paths in a file are relative to it. whose: that file.
+    """
+    path = folder / name
+    if not is_there(path) and is_there(name):
+        raise ValueError(f"no such file: {place(path)} (paths are relative to {whose})")
+    return str(path) if is_there(path) else name
+
+
 def content(path: str | Path, what: str, most: int) -> bytes:
     """All bytes of a file or a pipe, at most so many."""
     try:

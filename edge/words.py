@@ -1,7 +1,8 @@
 """What a message may repeat of what was given: little, on one line, and in our words rather than a library's."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 QUOTED = 80  # characters of what was given: enough to find it again; what sent it knows the rest
@@ -31,6 +32,23 @@ def place(path: object) -> str:
     """A path for a message: the end of one that is longer than `QUOTED`."""
     text = str(path)
     return text if len(text) <= QUOTED else f"...{text[3 - QUOTED :]}"
+
+
+def near(given: str, known: Iterable[str], most: int = 3, cutoff: float = 0.6) -> list[str]:
+    """The known names that are most like what was given, the likest first; upper and lower case are alike.
+
+    cutoff: how alike, from 0 to 1 (`difflib`). What is long is compared by its ends: time grows with the square.
+    """
+    names: dict[str, str] = {}
+    for name in known:
+        names.setdefault(name.lower(), name)
+    return [names[each] for each in get_close_matches(cut(given).lower(), names, n=most, cutoff=cutoff)]
+
+
+def meant(given: str, known: Iterable[str], most: int = 3, cutoff: float = 0.6) -> str:
+    """`did you mean a or b?`, of the names that are most like it; nothing where none is."""
+    found = near(given, known, most, cutoff)
+    return f"did you mean {' or '.join(found)}?" if found else ""
 
 
 def refusal(error: Mapping[str, Any], given: bool = True) -> str:

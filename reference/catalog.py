@@ -36,7 +36,6 @@ Spec strings, for schemes that have no name:
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -45,7 +44,7 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Literal, get_args
 
-from thinwire.edge.words import shown
+from thinwire.edge.words import meant, shown
 from thinwire.reference.core import registry
 from thinwire.reference.core.lookup import parse_codec as parse_codec
 from thinwire.reference.core.nvfp4 import NVFP4
@@ -344,9 +343,8 @@ def _number(percent: float) -> str:
 def _parse_spec(spec: str) -> Scheme:
     collective, colon, rest = spec.partition(":")
     if not colon:
-        near = difflib.get_close_matches(spec, _CATALOG, n=3)
-        hint = f"did you mean {', '.join(near)}? " if near else ""
-        raise ValueError(f"unknown scheme {shown(spec)}; {hint}Allowed: {_GRAMMAR}")
+        hint = meant(spec, _CATALOG)
+        raise ValueError(f"unknown scheme {shown(spec)}; {hint + ' ' if hint else ''}Allowed: {_GRAMMAR}")
     collectives: dict[str, Collective] = {word: word for word in get_args(Collective)}
     if collective not in collectives:
         raise ValueError(f"unknown collective {shown(collective)} in {shown(spec)}; allowed: {', '.join(collectives)}")

@@ -34,7 +34,8 @@ Form = Literal[
     "ranks",  # factors by rank
     "count",  # a whole number from 1 on
     "whole",  # a whole number from 0 on
-    "tokens",  # a mean number, from 1 on
+    "length",  # a whole number of tokens from 1 on, also as 2k
+    "tokens",  # a mean number of them, from 1 on, also as 1.5k
     "positive",  # a number above 0
     "amount",  # a number from 0 on
     "flag",
@@ -275,7 +276,7 @@ class Question(Inquiry):
     """
 
     batch: int = field(default=1, metadata=option("count", "Sequences prefilled together.", limit=BATCH))
-    input_tokens: int = field(default=1024, metadata=option("count", "Tokens of each sequence.", limit=TOKENS))
+    input_tokens: int = field(default=1024, metadata=option("length", "Tokens of each sequence.", limit=TOKENS))
     launch: Launch = field(
         default="eager",
         kw_only=True,

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, StrictStr
 
+from thinwire.edge.amounts import amount, whole
 from thinwire.edge.words import shown
 from thinwire.sim.question import Form, Option
 from thinwire.sim.serving.arrivals import lengths_from
@@ -46,6 +47,13 @@ def _faults(texts: list[str]) -> list[str]:
     return texts
 
 
+def _text_as(read: Callable[[object], float]) -> BeforeValidator:
+    """Text as the amount that it says; whatever is no text as it is."""
+    return BeforeValidator(lambda value: read(value) if isinstance(value, str) else value)
+
+
+WHOLE_TEXT, AMOUNT_TEXT = _text_as(whole), _text_as(amount)
+"""For whole numbers of tokens, and for means of them, in files: `"2k"` beside 2048."""
 Factor = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 Whole = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
 _Rank = Annotated[StrictStr, Field(pattern=r"^[0-9]+$")]
@@ -59,7 +67,8 @@ _TYPES: Mapping[Form, Any] = {
     "ranks": dict[_Rank, Factor],
     "count": Annotated[int, Field(strict=True, ge=1, lt=2**31)],
     "whole": Whole,
-    "tokens": Annotated[float, Field(strict=True, ge=1, allow_inf_nan=False)],
+    "length": Annotated[int, Field(strict=True, ge=1, lt=2**31), WHOLE_TEXT],
+    "tokens": Annotated[float, Field(strict=True, ge=1, allow_inf_nan=False), AMOUNT_TEXT],
     "positive": Factor,
     "amount": Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)],
     "flag": Annotated[bool, Field(strict=True)],

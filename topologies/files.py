@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -13,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from thinwire.edge.limits import TOML_BYTES
 from thinwire.edge.reading import UnreadableError, is_there, parsed_toml, text
-from thinwire.edge.words import cut, place, refusal, shown
+from thinwire.edge.words import cut, meant, place, refusal, shown
 from thinwire.topologies.cluster import Cluster, DisconnectedError, Gpu
 from thinwire.topologies.generators import Fabric
 from thinwire.topologies.lines import KeyPath, line_of, locate
@@ -61,8 +60,7 @@ class Document:
         loc, kind = _place(error["loc"]), error["type"]
         if kind == "extra_forbidden":
             allowed = _keys(model, loc[:-1])
-            near = get_close_matches(cut(str(loc[-1])), allowed, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"allowed: {', '.join(allowed)}"
+            hint = meant(str(loc[-1]), allowed, most=1) or f"allowed: {', '.join(allowed)}"
             return self.refuse((*at, *loc), f"unknown key; {hint}")
         if kind in ("model_type", "model_attributes_type") and loc:
             keys = ", ".join(_keys(model, loc))
@@ -120,8 +118,7 @@ def read_gpu(path: Path) -> Gpu:
     document = Document(path, "the GPU's file")
     file = document.check(GpuFile, document.data)
     if file.relative is not None and (file.relative not in names("gpu") or file.relative == file.name):
-        near = get_close_matches(cut(file.relative), names("gpu"), n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else "thinwire gpus lists them"
+        hint = meant(file.relative, names("gpu"), cutoff=0.4) or "thinwire gpus lists them"
         raise document.refuse(("relative",), f"must be another GPU of the catalog: {shown(file.relative)}; {hint}")
     return Gpu(
         name=file.name,
@@ -195,9 +192,9 @@ def _topology(document: Document, data: Mapping[str, Any], at: KeyPath) -> tuple
     kind = data["kind"]
     model = TOPOLOGIES.get(kind) if isinstance(kind, str) else None
     if model is None:
-        near = get_close_matches(cut(str(kind)), kinds, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise document.refuse((*at, "kind"), f"unknown kind {shown(kind)}{hint} (allowed: {', '.join(kinds)})")
+        hint = meant(str(kind), kinds, most=1)
+        said = f"unknown kind {shown(kind)}" + (f"; {hint}" if hint else "")
+        raise document.refuse((*at, "kind"), f"{said} (allowed: {', '.join(kinds)})")
     topology: OneNode | MultiNode = document.check(model, data, at)
     if isinstance(topology, MultiNode):
         node, inner = _topology(document, topology.node, (*at, "node"))

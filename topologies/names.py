@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Literal
 
 from thinwire.edge.reading import is_there
-from thinwire.edge.words import cut, place, shown
+from thinwire.edge.words import meant, place, shown
 
 _HERE = Path(__file__).resolve().parent
 
@@ -52,6 +51,5 @@ def own_file(what: Kind, name_or_path: str | Path) -> Path | None:
 def unknown(what: Kind, given: str) -> str:
     """The sentence that refuses a name, with the nearest known ones."""
     known = names(what)
-    near = get_close_matches(cut(given), known, n=3, cutoff=0.4)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
+    hint = meant(given, known, cutoff=0.4) or f"known: {', '.join(known)}"
     return f"unknown {what} {shown(given)}; {hint} (or the path of a .toml file)"

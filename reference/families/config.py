@@ -6,7 +6,6 @@ What a file leaves out takes the default that transformers gives its `model_type
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import tomllib
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from thinwire.edge.reading import from_json, is_there
-from thinwire.edge.words import cut, place, shown
+from thinwire.edge.words import cut, near, place, shown
 from thinwire.reference.core.architecture import ModelConfig
 from thinwire.reference.core.precision import Checkpoint, checkpoint_of
 from thinwire.reference.families.layers import layers_of
@@ -141,12 +140,9 @@ def _architectures(kind: str) -> tuple[str, ...]:
 
 def _nearest(text: Mapping[str, Any], kind: str, architecture: str) -> list[str]:
     """Types that are supported and most like one that is not: by its keys, then by its name."""
-    by_keys = next((near for keys, near in _NEAR if any(text.get(key) for key in keys)), None)
-    names = difflib.get_close_matches(cut(kind).lower(), FAMILIES, n=2, cutoff=0.5)
-    names = names or [
-        _by_architecture()[near]
-        for near in difflib.get_close_matches(cut(architecture), _by_architecture(), n=2, cutoff=0.5)
-    ]
+    by_keys = next((like for keys, like in _NEAR if any(text.get(key) for key in keys)), None)
+    names = near(kind, FAMILIES, 2, 0.5)
+    names = names or [_by_architecture()[each] for each in near(architecture, _by_architecture(), 2, 0.5)]
     return list(dict.fromkeys([*([by_keys] if by_keys else []), *names])) or ["llama"]
 
 
@@ -291,11 +287,9 @@ def load_model(name_or_path: str) -> ModelConfig:
 
 def _did_you_mean(given: str) -> str:
     """Names that look like it: the catalog's before others."""
-    word = cut(given).lower()
-    near = difflib.get_close_matches(word, model_names(), n=3)
     others = {part: each.name for key, each in model_aliases().items() for part in (key.rpartition("/")[2], key)}
-    near += [others[name] for name in difflib.get_close_matches(word, others, n=3) if others[name] not in near]
-    return f"did you mean {', '.join(near[:3])}? " if near else ""
+    like = dict.fromkeys([*near(given, model_names()), *(others[name] for name in near(given, others))])
+    return f"did you mean {' or '.join([*like][:3])}? " if like else ""
 
 
 def _load(path: Path, name: str, more: Mapping[str, Any] | None = None) -> ModelConfig:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, create_model, model_validator
 
+from thinwire.edge.reading import beside
 from thinwire.edge.words import shown
 from thinwire.reference.core.architecture import ModelConfig
 from thinwire.reference.core.scheme import Scheme
@@ -25,7 +26,7 @@ from thinwire.sim.planning.plan import Candidate, Engine, Problem, WhatIf
 from thinwire.sim.quality.figures import Figure, figure
 from thinwire.sim.quality.published import Kept, kept
 from thinwire.sim.question import Placement, options_of
-from thinwire.sim.schema import from_file, left_out, type_of
+from thinwire.sim.schema import AMOUNT_TEXT, WHOLE_TEXT, from_file, left_out, type_of
 from thinwire.sim.serving.arrivals import BURSTINESS, MOST_TOKENS, Drawn, Lengths, lengths_of
 from thinwire.sim.serving.iteration import IterationModel
 from thinwire.sim.serving.question import Deployment
@@ -44,6 +45,7 @@ LEAST_FACTOR, MOST_FACTOR = 1e-3, 1e3  # of a what-if
 BOUND = 0.03  # of the tables of durations: a third of the predictor's calls that serve makes
 Listed = Annotated[list[Text], Field(min_length=1)]
 Counts = Annotated[list[Count], Field(min_length=1)]
+TokenCounts = Annotated[list[Annotated[Count, WHOLE_TEXT]], Field(min_length=1)]
 _OPTIONS = options_of(Placement)
 _Listed: Any = list.__class_getitem__(type_of(_OPTIONS["gpus"]))
 
@@ -52,9 +54,9 @@ class LengthsTable(Table):
     """`{ kind = "lognormal", mean = 1024, variation = 1.0, most = 8192 }`."""
 
     kind: Literal["fixed", "lognormal", "geometric"] = "lognormal"
-    mean: Annotated[float, Field(strict=True, ge=1, le=MOST_TOKENS)]
+    mean: Annotated[float, Field(strict=True, ge=1, le=MOST_TOKENS), AMOUNT_TEXT]
     variation: Positive | None = None
-    most: Annotated[int, Field(strict=True, ge=1, le=MOST_TOKENS)] | None = None
+    most: Annotated[int, Field(strict=True, ge=1, le=MOST_TOKENS), WHOLE_TEXT] | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> "LengthsTable":
@@ -121,7 +123,7 @@ class SearchTable(Table):
     nodes: Counts | None = None
     gpus: Annotated[_Listed, Field(min_length=1)] | None = None
     schemes: Listed
-    token_budgets: Counts = Field(default=[2048])
+    token_budgets: TokenCounts = Field(default=[2048])
     max_sequences: Counts = Field(default=[256])
     max_replicas: Annotated[int, Field(strict=True, ge=1, le=4096)] = 64
     allow_unmeasured: bool = Field(default=False, strict=True)
@@ -336,7 +338,7 @@ def read(path: Path) -> Asked:
 
 
 def read_inputs(path: Path) -> Inputs:
-    """The same before it is a problem."""
+    """The same before it is a problem. Paths in the file are relative to it."""
     document = Document(path, "the plan")
     file: PlanFile = document.check(_PlanFile, document.data)
     wanted = tuple(dict.fromkeys(file.search.clusters or file.prices))
@@ -348,20 +350,24 @@ def read_inputs(path: Path) -> Inputs:
     clusters: dict[str, Cluster] = {}
     for name in wanted:
         try:
-            clusters[name] = load_cluster(name)
+            clusters[name] = load_cluster(_beside(path, name))
         except ValueError as error:
             raise document.refuse(("prices", name), str(error)) from None
     schemes: dict[str, AnyScheme] = {}
     for place, scheme in enumerate(file.search.schemes):
         try:
-            schemes[scheme] = find(scheme)
+            schemes[scheme] = find(_beside(path, scheme))
         except ValueError as error:
             raise document.refuse(("search", "schemes", place), str(error)) from None
     try:
-        model = load_model(file.model)
+        model = load_model(_beside(path, file.model))
     except ValueError as error:
         raise document.refuse(("model",), str(error)) from None
     return Inputs(file, model, clusters, schemes)
+
+
+def _beside(file: Path, name: str) -> str:
+    return beside(file.parent, name, "the plan's file")
 
 
 def _raw(scheme: AnyScheme) -> bool:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from heapq import heapify, heappop, heappush
 from typing import Any, Literal
 
+from thinwire.edge.quantities import time_text
 from thinwire.sim.choices import AccuracyFrom
 from thinwire.sim.planning.accuracy import Judged, judge, loss
 from thinwire.sim.planning.bounds import BoundedPace, Bounds, Requests, Targets
@@ -24,7 +25,7 @@ from thinwire.sim.quality.published import Kept
 from thinwire.sim.serving.arrivals import Drawn
 from thinwire.sim.serving.replica import Batching
 from thinwire.sim.serving.run import Run, Setup, Simulation, Window
-from thinwire.sim.serving.statistics import Estimate, ms
+from thinwire.sim.serving.statistics import Estimate, time
 from thinwire.topologies.choose import named
 
 Why = Literal[
@@ -271,7 +272,7 @@ class Planner:
             ("TPOT", run.tpot, targets.tpot_quantile, targets.tpot_s),
         ):
             if summary.percentiles[q].value > most_s:
-                said.append(f"{name} p{q * 100:g} {ms(summary.percentiles[q])} above {most_s * 1e3:.4g} ms")
+                said.append(f"{name} p{q * 100:g} {time(summary.percentiles[q])}, above {time_text(most_s)}")
         if run.saturated:
             said.append("saturated: more arrives than is served")
         window = self.problem.window
@@ -327,7 +328,7 @@ class Planner:
         outcome = replace(outcome, ttft_bound_s=ttft_s)
         for why, least_s, most_s in (("ttft bound", ttft_s, targets.ttft_s), ("tpot bound", tpot_s, targets.tpot_s)):
             if least_s > most_s:
-                reason = f"at least {least_s * 1e3:.4g} ms however many replicas, target {most_s * 1e3:.4g} ms"
+                reason = f"at least {time_text(least_s)} however many replicas, target {time_text(most_s)}"
                 return replace(outcome, why=why, reason=reason)  # type: ignore[arg-type]
         least = bounds.replicas(targets)
         outcome = replace(outcome, least_replicas=least)
@@ -380,7 +381,7 @@ class Planner:
         return replace(
             first,
             why="fits",
-            reason=f"{replicas} replicas, TTFT p{targets.ttft_quantile * 100:g} {ms(ttft)}",
+            reason=f"{replicas} replicas, TTFT p{targets.ttft_quantile * 100:g} {time(ttft)}",
             replicas=replicas,
             cost=self._cost(first.candidate, what_if, replicas),
             run=run,

@@ -92,7 +92,7 @@ class Service(Inquiry):
     """
 
     token_budget: int = field(
-        default=Deployment.token_budget, metadata=option("count", "Tokens of an iteration.", limit=ITERATION)
+        default=Deployment.token_budget, metadata=option("length", "Tokens of an iteration.", limit=ITERATION)
     )
     max_sequences: int = field(
         default=Deployment.max_sequences, metadata=option("count", "Requests in a replica's batch.", limit=ITERATION)
@@ -103,7 +103,7 @@ class Service(Inquiry):
     )
     kv_tokens: int | None = field(
         default=Deployment.kv_tokens,
-        metadata=option("count", "Tokens a replica's KV cache holds; what fits.", limit=KV_TOKENS),
+        metadata=option("length", "Tokens a replica's KV cache holds; what fits.", limit=KV_TOKENS),
     )
     host_ms: float = field(
         default=Deployment.host_s * 1e3,

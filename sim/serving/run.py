@@ -139,9 +139,18 @@ class Run:
 
 
 class Simulation:
-    """One run of a setup under a load. Call `run` once."""
+    """One run of a setup under a load. Call `run` once. watch: is told how far it is, a few times a run."""
 
-    def __init__(self, setup: Setup, load: Load, window: Window, slo: Slo = NO_SLO, seed: int = 0) -> None:
+    def __init__(
+        self,
+        setup: Setup,
+        load: Load,
+        window: Window,
+        slo: Slo = NO_SLO,
+        seed: int = 0,
+        watch: Callable[[float], None] = lambda at_s: None,
+    ) -> None:
+        self._watch = watch
         self.env = simpy.Environment()
         self.setup, self.load, self.window = setup, load, window
         self.recorder = Recorder(window.warm_up_s, window.duration_s, window.batches, slo)
@@ -314,6 +323,7 @@ class Simulation:
 
     def _mark(self) -> None:
         now = self.env.now
+        self._watch(now)
         queue, system = self._queue, self._system
         waiting = queue.now + sum(replica.prompts for replica in self.replicas)
         self._marks.append((queue.area_until(now), system.area_until(now), system.now, waiting))

@@ -1,7 +1,7 @@
 """The serving face: a deployment, a load and faults in, percentiles out. Look-ups around `sim.serving.run`."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -20,11 +20,12 @@ from thinwire.sim.layers import said_of
 from thinwire.sim.predict import check_precisions
 from thinwire.sim.report import shared_out
 from thinwire.sim.serving.arrivals import ClosedLoop, Drawn, Load, Trace, lengths_from
+from thinwire.sim.serving.headroom import capacity, rate_of
 from thinwire.sim.serving.iteration import IterationModel
 from thinwire.sim.serving.question import LARGEST_ITERATION, Deployment, Service
 from thinwire.sim.serving.replica import Batching
 from thinwire.sim.serving.run import Change, Run, Setup, Simulation, Window
-from thinwire.sim.serving.statistics import NO_SLO, Slo
+from thinwire.sim.serving.statistics import NO_SLO, Estimate, Slo
 from thinwire.sim.serving.table import BOUND
 from thinwire.sim.serving.workload import kv_bytes_per_token
 from thinwire.sim.shapes import STATE_BYTES
@@ -32,6 +33,8 @@ from thinwire.sim.sharing import Sharing
 from thinwire.sim.workload import Prompt, memory_bytes, state_bytes
 from thinwire.topologies.choose import named
 from thinwire.topologies.cluster import Cluster
+
+Watch = Callable[[float, float], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +214,15 @@ class ServingResult:
     weights: str  # in words
     kv: str
     sharing: Sharing | None = None  # of a mixture's experts
+    capacity_per_s: Estimate | None = None  # the most requests that can be served, where it was asked for
+
+    @property
+    def headroom(self) -> Estimate | None:
+        """How many times the load's rate could be served; None where nobody asked, and of a load that has no rate."""
+        rate, most = rate_of(self.load), self.capacity_per_s
+        if rate is None or most is None:
+            return None
+        return Estimate(most.value / rate, None if most.half_width is None else most.half_width / rate)
 
     @property
     def gpus(self) -> int:
@@ -241,6 +253,8 @@ class ServingResult:
             "seed": self.seed,
             "faults": [asdict(fault) for fault in self.faults],
             **self.run.to_dict(),
+            **({} if self.capacity_per_s is None else {"capacity_requests_per_s": self.capacity_per_s.to_dict()}),
+            **({} if self.headroom is None else {"headroom": self.headroom.to_dict()}),
             "profile": self.profile,
             "assumptions": list(self.assumptions),
         }
@@ -257,6 +271,8 @@ def serve(
     warm_up_s: float | None = None,
     batches: int = 20,
     paces: Paces | None = None,
+    headroom: bool = False,
+    watch: Watch = lambda at_s, until_s: None,
 ) -> ServingResult:
     """Simulate a deployment under a load.
 
@@ -266,6 +282,8 @@ def serve(
         batches: that confidence intervals are made of.
         seed: of everything drawn. The same arguments give the same result, byte for byte.
         paces: of an earlier call for the same engine, to spare its set-up.
+        headroom: find the most requests a second that can be served, too (`sim.serving.headroom`): a run of its own.
+        watch: is told how many seconds of how many are simulated, a few times a run.
 
     Raises:
         ValueError: what `predict` raises, a model that leaves no room for a KV cache, a fault of a replica that is not
@@ -288,7 +306,8 @@ def serve(
         transfer_s=lambda tokens: known.kept_bytes(tokens) / deployment.transfer_bytes_per_s,
         changes=known.changes(faults),
     )
-    run = Simulation(setup, load, window, slo, seed).run()
+    run = Simulation(setup, load, window, slo, seed, lambda at_s: watch(at_s, duration_s)).run()
+    most = capacity(setup, load, seed) if headroom and run.finished else None
     return ServingResult(
         deployment=deployment,
         load=load,
@@ -307,6 +326,7 @@ def serve(
         weights=said_of(known.model, deployment.weights),
         kv=kv_of(known.model.checkpoint, deployment.kv),
         sharing=known.healthy.sharing if known.model.is_mixture else None,
+        capacity_per_s=most,
     )
 
 
@@ -350,8 +370,15 @@ def _sentences(deployment: Deployment, load: Load, known: Paces) -> list[str]:
     return said
 
 
-def answer(service: Service, paces: Paces | None = None) -> ServingResult:
-    """Simulate what `thinwire serve` was asked. paces: as in `serve`. ValueError as `serve`, and for no load or two."""
+def answer(
+    service: Service,
+    paces: Paces | None = None,
+    headroom: bool = False,
+    watch: Watch = lambda at_s, until_s: None,
+) -> ServingResult:
+    """Simulate what `thinwire serve` was asked. paces, headroom, watch: as in `serve`. ValueError as `serve`,
+    and for no load or two.
+    """
     service.source()
     limits = {"ttft_s": service.slo_ttft_ms, "tpot_s": service.slo_tpot_ms}
     return serve(
@@ -363,6 +390,8 @@ def answer(service: Service, paces: Paces | None = None) -> ServingResult:
         seed=service.seed,
         warm_up_s=service.warm_up,
         paces=paces,
+        headroom=headroom,
+        watch=watch,
     )
 
 

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from thinwire.edge.quantities import NONE, power_of, rounded, time_pm, time_text
+
 Floats = npt.NDArray[np.float64]
 
 GROWTH = 1.005  # bin edges, each over the last
@@ -35,17 +37,20 @@ class Estimate:
         return {"value": value, "half_width": half}
 
 
-def shown(estimate: Estimate, scale: float = 1.0) -> str:
-    """The number and half its interval's width, in a unit of 1/scale; a dash where there is nothing to estimate."""
+def plus_minus(estimate: Estimate, least: int = -9) -> str:
+    """`3.56 ±0.06`, with as many digits as its interval allows, no finer than 10 to the power of `least`; a dash where
+    there is nothing to estimate.
+    """
     if math.isnan(estimate.value):
-        return "-"
-    half = "" if estimate.half_width is None else f" ±{estimate.half_width * scale:.2g}"
-    return f"{estimate.value * scale:.4g}{half}"
+        return NONE
+    half = estimate.half_width
+    power = max(power_of(estimate.value, half), least)
+    return rounded(estimate.value, power) + (f" ±{rounded(max(half, 10.0**power), power)}" if half else "")
 
 
-def ms(estimate: Estimate) -> str:
-    """The same in milliseconds, with the unit."""
-    return "-" if math.isnan(estimate.value) else f"{shown(estimate, 1e3)} ms"
+def time(estimate: Estimate) -> str:
+    """The same of seconds, in the unit that fits: `12.4 s ±0.9`."""
+    return time_pm(estimate.value, estimate.half_width) if estimate.half_width else time_text(estimate.value)
 
 
 def student(values: Sequence[float] | Floats) -> float | None:

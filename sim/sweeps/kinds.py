@@ -13,20 +13,23 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BeforeValidator, create_model
+from pydantic import BeforeValidator, StrictStr, create_model
 
 from thinwire.edge.limits import JSON_BYTES, TOML_BYTES
+from thinwire.edge.reading import beside, is_regular, is_there
 from thinwire.edge.reading import content as read_content
-from thinwire.edge.reading import is_regular, is_there
 from thinwire.edge.reading import text as read_text
 from thinwire.edge.words import place
 from thinwire.reference.core.precision import PLAIN
 from thinwire.reference.families.config import load_model, model_names
-from thinwire.reference.mixed import auto_budget, find
+from thinwire.reference.mixed import AnyScheme, auto_budget, find
+from thinwire.sim.choices import Compress
 from thinwire.sim.costs.profile import Profile
 from thinwire.sim.costs.shipped import load_profile
+from thinwire.sim.quality.figures import figure
 from thinwire.sim.question import Inquiry, Option, Placement, options_of
 from thinwire.sim.schema import SHIPPED, from_file, left_out, type_of
+from thinwire.sim.verdict import lossless
 from thinwire.topologies.choose import text_of
 from thinwire.topologies.load import cluster_names, load_cluster
 from thinwire.topologies.units import Table
@@ -52,6 +55,7 @@ class Value:
 
 # By their keys. They travel with the points, so a worker on another machine needs no files.
 Values = Mapping[Key, Value]
+BASELINE: Key = ("baseline", "scheme")  # where the sweep's file names one
 Grid = Mapping[str, list[Any]]  # the values of every axis of one table
 # What a value on an axis stands for, from the folder of the sweep's file, the value and the whole table.
 Loader = Callable[[Path, Any, Grid], dict[Key, Value]]
@@ -59,6 +63,7 @@ Loader = Callable[[Path, Any, Grid], dict[Key, Value]]
 # have the same names. So keys hold `Value`s.
 Once = Callable[[Any, Callable[[], Any]], Any]
 Row = dict[str, Any]
+BF16 = "bf16"  # the baseline that nobody need name
 Column = Literal["string", "int64", "float64", "bool_"]
 Asks = TypeVar("Asks", bound=Placement)
 
@@ -92,7 +97,9 @@ class Kind:
     from the file's. point: a frozen dataclass with the axes as fields. loaders: by axis, what its names stand for.
     names: the keys that the point's values would have. mark: what the points' ids hold besides the point. columns:
     those of the result, in order. asked: the point as columns. found: the rest of them; what it raises is the row's
-    error. most: points of a task, fewer where a sweep would have less than `least` tasks.
+    error. most: points of a task, fewer where a sweep would have less than `least` tasks. compared: the scheme that the
+    file names as `baseline` and all rows of a sweep in, what a row has in place of nothing in `speedup` out; None: rows
+    have it from `found`, or not at all.
     """
 
     what: str
@@ -110,6 +117,7 @@ class Kind:
     found: Callable[[Any, Values, Once], Row]
     most: int
     least: int
+    compared: Callable[[str, Sequence[Row]], list[float | None]] | None = None
 
     def identity_of(self, point: Any) -> dict[str, Any]:
         """What tells a point from others, by axis. An option that is younger than the first sweeps is left out at its
@@ -153,15 +161,17 @@ def _axis(option: Option) -> Any:
     return Annotated[values, LISTED] | None
 
 
-def file_of(axes: type[Table]) -> type[Table]:
-    """The whole file: axes, `[[grid]]` tables of axes, and `what`, by which the kind was found."""
+def file_of(axes: type[Table], **more: Any) -> type[Table]:
+    """The whole file: axes, `[[grid]]` tables of axes, and `what`, by which the kind was found. more: keys that are no
+    axes.
+    """
     grid = Annotated[list[axes], LISTED] | None  # type: ignore[valid-type]
-    return create_model("File", __base__=axes, __doc__="The whole file.", what=(str, ""), grid=(grid, None))
+    return create_model("File", __base__=axes, __doc__="The whole file.", what=(str, ""), grid=(grid, None), **more)
 
 
 _COLUMNS: Mapping[str, Column] = {
-    "degree": "int64", "count": "int64", "whole": "int64", "tokens": "float64", "positive": "float64",
-    "amount": "float64", "flag": "bool_",
+    "degree": "int64", "count": "int64", "length": "int64", "whole": "int64", "tokens": "float64",
+    "positive": "float64", "amount": "float64", "flag": "bool_",
 }  # fmt: skip
 
 
@@ -185,12 +195,10 @@ def as_row(question: Inquiry, renamed: Mapping[str, str] = MappingProxyType({}))
 
 def _beside(folder: Path, text: str) -> str:
     """The path of a file beside the sweep's, or the text itself where there is none: the error then names what was
-    asked. ValueError for one that lies in the working directory alone.
+    asked. ValueError for one that lies in the working directory alone, and for what is no regular file.
     """
-    path = folder / text
-    if not is_there(path) and is_there(text):
-        raise ValueError(f"no such file: {place(path)} (paths are relative to the sweep's file)")
-    return again(path) if is_there(path) else text
+    found = beside(folder, text, "the sweep's file")
+    return again(Path(found)) if is_there(found) else found
 
 
 def again(path: Path) -> str:
@@ -221,7 +229,7 @@ def load_clusters(folder: Path, text: str, _: Grid) -> dict[Key, Value]:
 def load_schemes(folder: Path, text: str, _: Grid) -> dict[Key, Value]:
     """A path of a scheme for each sync point."""
     if text.endswith(".toml"):
-        found = find(str(folder / text))
+        found = find(_beside(folder, text))
         return {("scheme", text): Value.of(found, repr(found))}
     find(text)
     return {}
@@ -236,9 +244,9 @@ def load_profiles(folder: Path, text: str, axes: Grid) -> dict[Key, Value]:
     """A profile belongs to a GPU: with each cluster of the grid it is a value, or the error of those points."""
     if text == SHIPPED:
         return {}
-    path = folder / text
+    path = Path(_beside(folder, text))
     if not is_there(path):
-        raise ValueError(f'no such file: {place(path)} ("{SHIPPED}" takes the shipped profile)')
+        raise ValueError(f'no such file: {place(folder / text)} ("{SHIPPED}" takes the shipped profile)')
     content = read_content(again(path), "profile", JSON_BYTES.most).hex()
     loaded: dict[Key, Value] = {}
     for name in axes["cluster"]:
@@ -257,6 +265,23 @@ LOADERS: Mapping[str, Loader] = {
     "model": load_models, "cluster": load_clusters, "scheme": load_schemes_or_auto, "profile": load_profiles,
 }  # fmt: skip
 """Those of predictions and serving runs."""
+
+
+def load_baseline(folder: Path, text: str) -> dict[Key, Value]:
+    """The scheme that speed-ups are over; nothing for bf16, so that ids are what they were before others could be."""
+    if text == BF16:
+        return {}
+    return {BASELINE: next(iter(load_schemes(folder, text, {}).values()), Value.of(find(text), text))}
+
+
+def perplexity_ratio(scheme: AnyScheme, tp: int, islands: int, compress: Compress) -> float | None:
+    """What a scheme costs, as measured, less codecs of what is not sent; 1 where nothing is compressed. None: nobody
+    knows, or it is beyond numbers.
+    """
+    if tp == 1 or lossless(scheme):
+        return 1.0
+    known = figure(scheme, tp, islands, compress)
+    return None if known is None else known.perplexity_ratio
 
 
 def profile_key(profile: str, cluster: str) -> str:
@@ -305,7 +330,7 @@ def kind_of(
     may = [name for name, option in options.items() if not option.required and name not in required]
     return Kind(
         axes=axes,
-        file=file_of(axes),
+        file=file_of(axes, baseline=(StrictStr, BF16)),
         defaults={name: [left_out(options[name])] for name in may},
         plain={name: partial(from_file, option) for name, option in options.items()},
         point=question,

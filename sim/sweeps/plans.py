@@ -8,6 +8,7 @@ from typing import Annotated
 
 from pydantic import Field, StrictStr
 
+from thinwire.edge.reading import beside
 from thinwire.sim.planning.file import LEAST_FACTOR, MOST_FACTOR, Asked, TargetTable, read_inputs, targets_of
 from thinwire.sim.planning.plan import Planner
 from thinwire.sim.schema import Whole, sorted_pairs
@@ -83,8 +84,9 @@ COLUMNS: Mapping[str, Column] = {
 
 
 def _load_plans(folder: Path, text: str, _: Grid) -> dict[Key, Value]:
-    """Names in the plan's file are those of `thinwire plan`: paths are relative to where one is."""
-    inputs, here = read_inputs(folder / text), Path()
+    """Names in the plan's file are those of `thinwire plan`: paths are relative to that file."""
+    path = Path(beside(folder, text, "the sweep's file"))
+    inputs, here = read_inputs(path), path.parent
     named = load_models(here, inputs.file.model, {})
     for cluster in inputs.clusters:
         named |= load_clusters(here, cluster, {})

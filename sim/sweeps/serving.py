@@ -1,18 +1,21 @@
 """Serving runs as points of a sweep: what `thinwire serve` takes, under the names of its options, and says."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from thinwire.edge.reading import beside
 from thinwire.edge.reading import content as read_content
+from thinwire.sim.api import decodes_exactly
 from thinwire.sim.question import options_of
 from thinwire.sim.serving.arrivals import Trace
 from thinwire.sim.serving.question import SOURCES, WHOSE, Service
 from thinwire.sim.serving.serve import Paces, answer
 from thinwire.sim.serving.statistics import QUANTILES
+from thinwire.sim.sharing import acting
 from thinwire.sim.sweeps.kinds import (
     LOADERS,
     Column,
@@ -25,6 +28,7 @@ from thinwire.sim.sweeps.kinds import (
     again,
     kind_of,
     names,
+    perplexity_ratio,
     with_values,
 )
 from thinwire.topologies.choose import text_of
@@ -49,7 +53,7 @@ def _load_traces(folder: Path, text: str | None, _: Grid) -> dict[Key, Value]:
     """The text of a trace's file."""
     if text is None:
         return {}
-    path = again(folder / text)
+    path = again(Path(beside(folder, text, "the sweep's file")))
     content = read_content(path, "trace", MOST_TRACE_BYTES)
     Trace(path)  # every row is looked at: ValueError with file and line
     return {("trace", text): Value.of(content, content.hex())}
@@ -71,7 +75,9 @@ def _summary(name: str) -> dict[str, Column]:
 
 
 _COUNTED = ("arrived", "finished", "refused", "unfinished", "restarts")
-# The run, as in `serve --json`: half_width is half a 95 % confidence interval, over batches of requests.
+# The run, as in `serve --json`: half_width is half a 95 % confidence interval, over batches of requests. speedup: the
+# mean TTFT of the sweep's row that differs in its scheme alone, which is the file's baseline, over this; null where
+# there is no such row. perplexity_ratio: null where nobody measured it.
 RESULTS: Mapping[str, Column] = {
     **{f"requests_{name}": "int64" for name in _COUNTED},
     **_summary("ttft_ms"), **_summary("tpot_ms"), **_summary("latency_ms"),
@@ -79,6 +85,7 @@ RESULTS: Mapping[str, Column] = {
     "utilisation": "float64", **_estimate("queue_length"), "queue_length_most": "int64",
     **_estimate("in_system"), "in_system_growth": "int64", "saturated": "bool_", "filling": "bool_",
     "kv_cache_most": "float64", "end_s": "float64", "iterations": "int64", "events": "int64", "little_error": "float64",
+    "speedup": "float64", "perplexity_ratio": "float64",
 }  # fmt: skip
 
 
@@ -120,8 +127,34 @@ def _found(point: Service, values: Values, once: Once) -> Row:
         "warm_up": served.window.warm_up_s,
         "gpus": served.gpus,
         **flat(run),
+        "perplexity_ratio": _ratio(paces),
         "profile_name": served.profile,
     }
+
+
+def _ratio(paces: Paces) -> float | None:
+    """What its scheme costs in accuracy, where decode's messages are compressed too or are not."""
+    d, gpus = paces.deployment, paces.cluster
+    scheme = acting(paces.scheme, paces.model, paces.healthy.sharing)
+    exact = decodes_exactly(gpus, scheme, paces.profile, d.max_sequences, paces.model.hidden_size, d.gated)
+    return perplexity_ratio(scheme, len(gpus.gpus), len(gpus.islands), "prompt" if exact else "all")
+
+
+def _compared(baseline: str, rows: Sequence[Row]) -> list[float | None]:
+    """Speed-ups of rows, over those of the baseline."""
+
+    def place(row: Row) -> tuple[Any, ...]:
+        return tuple(row[name] for name in _ASKED)
+
+    means = {place(row): row["ttft_ms_mean"] for row in rows if row["scheme"] == baseline and row["ttft_ms_mean"]}
+    return [
+        None if not row["ttft_ms_mean"] or place(row) not in means else means[place(row)] / row["ttft_ms_mean"]
+        for row in rows
+    ]
+
+
+_RENAMED = {"gpus": "replica_gpus"}  # gpus are how many all replicas have
+_ASKED = tuple(_RENAMED.get(name, name) for name in _OPTIONS if name != "scheme")
 
 
 # tp, kv_tokens, duration and warm_up are what the run took where the file leaves them out.
@@ -134,7 +167,8 @@ SERVE = kind_of(
     loaders={**LOADERS, "trace": _load_traces},
     names=_names,
     mark={"what": "serve"},
-    renamed={"gpus": "replica_gpus"},  # gpus are how many all replicas have
+    renamed=_RENAMED,
+    compared=_compared,
     found=_found,
     most=4,  # a second or so each, with the setting up
     least=10,

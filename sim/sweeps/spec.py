@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from thinwire.edge.words import shown
-from thinwire.sim.sweeps.kinds import Grid, Key, Kind, Value, Values
+from thinwire.sim.sweeps.kinds import BF16, Grid, Key, Kind, Value, Values, load_baseline
 from thinwire.sim.sweeps.plans import PLAN
 from thinwire.sim.sweeps.predictions import PREDICT
 from thinwire.sim.sweeps.serving import SERVE
@@ -28,12 +28,15 @@ KINDS: Mapping[str, Kind] = {kind.what: kind for kind in (PREDICT, SERVE, PLAN)}
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """Distinct points of one kind in order, the id of each, and what the files named in them hold."""
+    """Distinct points of one kind in order, the id of each, and what the files named in them hold. baseline: the scheme
+    that speed-ups are over, as the file names it.
+    """
 
     kind: Kind
     points: tuple[Any, ...]
     ids: tuple[str, ...]
     values: Values
+    baseline: str = BF16
 
 
 def read_sweep(path: Path) -> Sweep:
@@ -49,6 +52,11 @@ def read_sweep(path: Path) -> Sweep:
     if file.grid is not None:
         tables = [(("grid", i), table) for i, table in enumerate(file.grid)]
     values: dict[Key, Value] = {}
+    baseline: str = getattr(file, "baseline", BF16)
+    try:
+        values.update(load_baseline(path.parent, baseline))
+    except ValueError as error:
+        raise document.refuse(("baseline",), str(error)) from None
     points: dict[Any, None] = {}
     for at, table in tables:
         axes: dict[str, list[Any]] = {}
@@ -73,7 +81,7 @@ def read_sweep(path: Path) -> Sweep:
         points.update(dict.fromkeys(_product(kind, axes)))
     if len(points) > MAX_POINTS:
         raise document.refuse(("grid",), f"{len(points)} points; at most {MAX_POINTS} a sweep")
-    return Sweep(kind, tuple(points), tuple(identity(kind, point, values) for point in points), values)
+    return Sweep(kind, tuple(points), tuple(identity(kind, point, values) for point in points), values, baseline)
 
 
 def _kind(document: Document) -> Kind:

@@ -8,8 +8,10 @@ extra `sweep`: pyarrow is imported where it is used.
 """
 
 import os
+import re
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
@@ -138,8 +140,8 @@ class Store:
         name = sha256("".join(row["id"] for row in rows).encode()).hexdigest()[:24]
         self._write(self._pa.Table.from_pylist(rows, self.schema), self.parts / f"{name}.parquet")
 
-    def finish(self, ids: Sequence[str]) -> int:
-        """Write `OUT`, the rows of these points in this order, and drop the parts. Returns how many failed."""
+    def finish(self, ids: Sequence[str], baseline: str) -> tuple["Reason", ...]:
+        """Write `OUT`, the rows of these points in this order, and drop the parts. Returns why points failed."""
         tables = [file.read() for file in self._files() if self._same_build(file)]
         table = self._pa.concat_tables([self.schema.empty_table(), *tables])
         place: dict[str, int] = {}
@@ -147,9 +149,13 @@ class Store:
             if final or name not in place:
                 place[name] = i
         table = table.take(self._pa.array([place[name] for name in ids], self._pa.int64())).combine_chunks()
+        if self.kind.compared is not None:
+            speedups = self._pa.array(self.kind.compared(baseline, table.to_pylist()), self._pa.float64())
+            at = table.schema.get_field_index("speedup")
+            table = table.set_column(at, table.schema.field(at), speedups)
         self._write(table.replace_schema_metadata(self.schema.metadata), self.out)
         shutil.rmtree(self.parts, ignore_errors=True)
-        return len(table) - int(table.column("error").null_count)
+        return reasons(table.column("error_type").to_pylist(), table.column("error").to_pylist())
 
     def leave(self) -> None:
         """Where nothing could be kept, nothing stays."""
@@ -208,6 +214,30 @@ def _rows(table: Any) -> list[tuple[str, bool]]:
 
 
 @dataclass(frozen=True, slots=True)
+class Reason:
+    """Why points failed. error: the first one's message; those of the others differ in numbers alone."""
+
+    points: int
+    error_type: str
+    error: str
+
+
+def reasons(types: Sequence[str | None], errors: Sequence[str | None]) -> tuple[Reason, ...]:
+    """The most frequent first, of those alike the first to come."""
+    first: dict[tuple[str, str], str] = {}
+    counts: Counter[tuple[str, str]] = Counter()
+    for kind, error in zip(types, errors, strict=True):
+        if kind is not None:
+            alike = (kind, _NUMBER.sub("0", error or ""))
+            first.setdefault(alike, error or "")
+            counts[alike] += 1
+    return tuple(Reason(number, alike[0], first[alike]) for alike, number in counts.most_common())
+
+
+_NUMBER = re.compile(r"(?<![\w-])[0-9]+(\.[0-9]+)?")  # not in a name
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What a run did. `computed` and `resumed` add up to `points`; `left_out` rows were there and are of no use."""
 
@@ -219,6 +249,7 @@ class Report:
     left_out: int
     restarts: int
     seconds: float
+    reasons: tuple[Reason, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The document of `sweep --json`."""
@@ -267,14 +298,15 @@ def sweep(
                 if watch is not None:
                     watch(len(done), len(asked.ids), batch)
         seconds = time.perf_counter() - start
-        failed = store.finish(asked.ids)
+        why = store.finish(asked.ids, asked.baseline)
     except OSError as error:
         store.leave()
         raise ValueError(
             f"cannot keep results in {place(store.out)} and {place(store.parts)}: {error.strerror or error}"
         ) from None
     total = len(asked.ids)
-    return Report(str(store.out), total, failed, total - len(found), len(found), left_out, restarts, seconds)
+    failed = sum(reason.points for reason in why)
+    return Report(str(store.out), total, failed, total - len(found), len(found), left_out, restarts, seconds, why)
 
 
 def _batches(

@@ -97,12 +97,12 @@ def test_the_reason_quotes_the_row_and_the_budget(tmp_path: Path, capsys: Captur
     allowed = asked(tmp_path, decided_by("published"), ("[search]", "[search]\nallow_unmeasured = true"))
     taken = candidates(capsys, allowed)["flash-int4"]
     assert (taken["why"] != "accuracy", taken["accuracy_by"]) == (True, "nobody")
-    status, out, _ = run(capsys, "plan", asked(tmp_path, decided_by("published")), "--no-changes")
+    status, out, _ = run(capsys, "plan", asked(tmp_path, decided_by("published")), "--no-changes", "--explain")
     said = " ".join(out.split())
     assert status == 0 and "0.986 of a published score kept" in said and "published 98.5%" in said
     assert "quickreduce-int8 at TP 4: the worst of 3 rows of qwen2.5-72b keeps 98.76%: GSM8K 0.965 -> 0.953" in said
     assert "accuracy is decided by what others published" in said
-    status, out, _ = run(capsys, "plan", asked(tmp_path, decided_by("none")), "--no-changes")
+    status, out, _ = run(capsys, "plan", asked(tmp_path, decided_by("none")), "--no-changes", "--explain")
     said = " ".join(out.split())
     assert "any accuracy" in said and "Frontier of cost and TTFT" in said and "accuracy decides nothing" in said
 

@@ -7,7 +7,7 @@ from functools import cache
 
 import pytest
 
-from thinwire.commands.plan import flips
+from thinwire.commands.serving.planned import flips
 from thinwire.sim.planning.bounds import Bounds, Requests, Targets
 from thinwire.sim.planning.plan import AS_GIVEN, Candidate, Engine, Planner, Problem, WhatIf
 from thinwire.sim.serving.arrivals import Drawn, Geometric, LogNormal

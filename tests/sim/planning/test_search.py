@@ -10,7 +10,7 @@ from thinwire.sim.planning.bounds import Bounds, Requests, Targets
 from thinwire.sim.planning.plan import AS_GIVEN, Candidate, Engine, Outcome, Plan, Planner, Problem, WhatIf
 from thinwire.sim.serving.replica import Batching
 from thinwire.sim.serving.run import Window
-from thinwire.sim.serving.statistics import Estimate, ms
+from thinwire.sim.serving.statistics import Estimate, time
 
 from .test_plan import LOAD, WINDOW, Floored, problem
 
@@ -78,7 +78,7 @@ def test_a_house_that_fills_is_no_miss_unless_the_run_is_shorter_than_an_answer(
 def test_a_bound_says_what_it_is_and_what_was_asked() -> None:
     bound_ms = Planner(problem(candidates=(ONE,)))._rule(ONE, AS_GIVEN).ttft_bound_s * 1e3
     ruled = Planner(problem(candidates=(ONE,), targets=Targets(0.95, 1.2345e-3)))._rule(ONE, AS_GIVEN)
-    assert ruled.reason == f"at least {bound_ms:.4g} ms however many replicas, target 1.234 ms"
+    assert ruled.reason == f"at least {bound_ms:.3g} ms however many replicas, target 1.23 ms"
 
 
 @pytest.mark.parametrize(("ratio", "why"), [(1.05, "fits"), (1.0500001, "accuracy"), (0.9, "fits")])
@@ -97,7 +97,7 @@ def test_as_many_replicas_as_are_allowed_are_allowed() -> None:
     found = planner.solve().cheapest
     assert least is not None and least > 1 and found is not None and found.replicas is not None
     assert found.ttft is not None
-    assert found.reason == f"{found.replicas} replicas, TTFT p95 {ms(found.ttft)}"
+    assert found.reason == f"{found.replicas} replicas, TTFT p95 {time(found.ttft)}"
     for most, why in ((least, "fits"), (least - 1, "capacity bound")):
         assert Planner(replace(busy, max_replicas=most))._rule(ONE, AS_GIVEN).why == why
     assert Planner(replace(busy, max_replicas=found.replicas)).solve().cheapest is not None

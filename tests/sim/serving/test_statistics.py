@@ -18,10 +18,10 @@ from thinwire.sim.serving.statistics import (
     Recorder,
     Slo,
     Summary,
-    ms,
+    plus_minus,
     quantile,
-    shown,
     student,
+    time,
 )
 
 
@@ -174,5 +174,14 @@ def test_plain_values_are_in_their_unit() -> None:
 
 def test_what_is_not_there_is_a_dash() -> None:
     nothing = Estimate(math.nan, None)
-    assert (shown(nothing), ms(nothing)) == ("-", "-")
-    assert (shown(Estimate(0.5, 0.25), 1e3), ms(Estimate(0.5, None))) == ("500 ±2.5e+02", "500 ms")
+    assert (plus_minus(nothing), time(nothing)) == ("-", "-")
+
+
+def test_digits_are_those_that_the_interval_allows() -> None:
+    """Never scientific: whole answers of 11.6 s were `1.158e+04 ±9e+02` milliseconds once."""
+    assert time(Estimate(11.58, 0.9)) == "11.6 s ±0.9"
+    assert (time(Estimate(0.5, 0.25)), time(Estimate(0.5, None))) == ("500 ms ±250", "500 ms")
+    assert (
+        plus_minus(Estimate(0.2256, 0.04)) == "0.226 ±0.040" and plus_minus(Estimate(0.2256, 0.04), -2) == "0.23 ±0.04"
+    )
+    assert plus_minus(Estimate(123456.0, 0.0)) == "123500"

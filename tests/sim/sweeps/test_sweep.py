@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from thinwire.commands.sweep import Engine
+from thinwire.commands.serving.sweep import Engine
 from thinwire.sim import api
 from thinwire.sim.question import Question
 from thinwire.sim.sweeps import engines
@@ -24,7 +24,7 @@ from thinwire.sim.sweeps.predictions import PREDICT
 from thinwire.sim.sweeps.spec import read_sweep
 from thinwire.sim.sweeps.sweep import Batch, Report, Store, sweep, tasks_of, work
 
-from ...command import Capture, run
+from ...command import Capture, run, unhurried
 from .sweeps import Killer, Stopped, kept, killed_half_way, rows, stop_at
 
 pq = pytest.importorskip("pyarrow.parquet", reason="pip install 'thinwire[sweep]'")
@@ -481,15 +481,18 @@ def test_another_file_is_not_overwritten(spec: Path, tmp_path: Path) -> None:
 def test_command(spec: Path, expected: bytes, tmp_path: Path, capsys: Capture) -> None:
     out = tmp_path / "o.parquet"
     status, said, err = run(capsys, "sweep", str(spec), "--out", str(out), "--workers", "2", "--json")
-    assert (status, err) == (0, "")
+    assert (status, err) == (1, "")
     found = json.loads(said)
+    assert sum(reason["points"] for reason in found["reasons"]) == FAILING and len(found["reasons"]) == 1
+    assert found["reasons"][0]["error_type"] == "ValueError" and "llama-3-70b" in found["reasons"][0]["error"]
     assert {k: found[k] for k in ("out", "points", "failed", "computed", "resumed")} == {
         "out": str(out), "points": POINTS, "failed": FAILING, "computed": POINTS, "resumed": 0,
     }  # fmt: skip
     assert found["points_per_s"] == pytest.approx(found["computed"] / found["seconds"])
     assert out.read_bytes() == expected
     status, said, err = run(capsys, "sweep", str(spec), "--out", str(out))
-    assert (status, err) == (0, "") and said.startswith(f"96 points in {out}, 24 of them failed")
+    assert (status, err) == (1, "") and " ".join(said.split()).startswith(f"96 points in {out}, 24 of them failed")
+    assert "- 24 x ValueError: " in said and "llama-3-70b" in said
     assert out.read_bytes() == expected
 
 
@@ -534,7 +537,7 @@ def test_interrupt_leaves_what_is_done(spec: Path, expected: bytes, tmp_path: Pa
     if running.returncode == 0:
         pytest.skip("done before the signal came")
     assert running.returncode == 130, err
-    assert err == "thinwire: stopped; the same command goes on with what is done\n"
+    assert unhurried(err) == "thinwire: stopped; the same command goes on with what is done\n"
     found: Report = sweep(spec, out, workers=1)
     assert 6 <= found.resumed == len(there)
     assert out.read_bytes() == expected
