@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from thinwire.commands.frame.progress import working
 from thinwire.commands.options import Json, asks, note, print_answer
 from thinwire.edge.words import place, shown
 from thinwire.sim.question import Question
@@ -25,7 +25,6 @@ Prices = Annotated[
     list[str] | None, typer.Option("--price", help="MACHINE=NUMBER, of a GPU an hour, for the plan; repeatable.")
 ]
 LEFT = ("scaled_links", "slow_ranks")  # a page has one slider for all links, and no stragglers
-EVERY_S = 10.0
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -107,7 +106,8 @@ def report(
     try:
         state = _state(desk, question, link, max_perplexity, rate, output_tokens, slo_ttft_ms, price)
         axes = pages.axes_of(state, points)
-        html, grid = pages.page(desk, state, axes, _progress(), with_library=library, planned=loads)
+        with working("report", "points") as work:
+            html, grid = pages.page(desk, state, axes, work.update, with_library=library, planned=loads)
         try:
             size = pages.write(out, html)
         except OSError as error:
@@ -124,19 +124,6 @@ def report(
 def _said(document: dict[str, Any]) -> str:
     refused = f", {document['refused']} points that cannot be" if document["refused"] else ""
     return f"{document['out']}: {document['bytes'] / 1e3:,.0f} kB, {document['predictions']} predictions{refused}"
-
-
-def _progress() -> Callable[[str], None]:
-    """A line every ten seconds."""
-    last = time.monotonic()
-
-    def progress(what: str) -> None:
-        nonlocal last
-        if time.monotonic() - last >= EVERY_S:
-            last = time.monotonic()
-            note(f"thinwire: {what}")
-
-    return progress
 
 
 def _needs(*packages: str) -> None:

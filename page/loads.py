@@ -19,7 +19,9 @@ from thinwire.sim.serving.statistics import Summary
 REQUESTS = 300  # of a run, about: a percentile of 95 has fifteen above it
 LONGEST_S = 3600.0
 SEED = 0
-BOUND = 0.1  # of the tables of durations: a third of the set-up of the command's own
+# Of the tables of durations: a tenth of the set-up of the command's own. Percentiles lie within 10 % of the command's,
+# which a test holds; chance alone is off by as much and more.
+BOUND, WITHIN = 0.3, 0.1
 USUAL_RATE = 1.0  # a second, where nobody said
 
 
@@ -44,7 +46,7 @@ def _serve(desk: Desk, state: State) -> Serve:
         "note": f"one replica, {seconds:.3g} s of Poisson arrivals (seed {SEED}), prompts of "
         f"{state.question.input_tokens} and answers of {state.output_tokens:g} tokens on average, small all-reduces "
         "uncompressed where that is sooner; the ± is the simulation's alone (95 %), not the model's; durations are "
-        f"interpolated to {BOUND:.0%}",
+        f"interpolated more coarsely than the command's, which moves percentiles by less than {WITHIN:.0%}",
         "command": command_line("serve", replace(asked, **files_of(state, desk))),
     }
 

@@ -27,7 +27,7 @@ POINTS = 180
 DIGITS = 6  # of numbers in the file: the interval leaves two or three
 AXES: tuple[str, ...] = ("batch", "input_tokens", "link")
 MOVES = frozenset({*AXES, "scheme"})
-Progress = Callable[[str], None]
+Progress = Callable[[float, float | None, str], None]  # points done, of how many, and what is under way
 
 
 def axes_of(state: State, points: int = POINTS) -> dict[str, list[float]]:
@@ -58,7 +58,7 @@ def grid(
     desk: Desk,
     state: State,
     axes: Mapping[str, list[float]],
-    progress: Progress = lambda what: None,
+    progress: Progress = lambda done, of, at: None,
     planned: bool = True,
 ) -> Grid:
     """Answers at every point, curves through them, and details of each scheme at the state.
@@ -79,7 +79,7 @@ def grid(
             found[key] = answers.without_detail(desk.fresh(), at(state, batch, tokens, link), names)
         except ValueError as error:
             refused[key] = desk.said(error)
-        progress(f"{done} of {total} points")
+        progress(done, total, "")
     start = [axes["batch"].index(state.question.batch), axes["input_tokens"].index(state.question.input_tokens)]
     start.append(axes["link"].index(state.link))
     drawn = [row["scheme"] for row in first["rows"] if row["ttft_ms"] is not None]
@@ -95,7 +95,7 @@ def grid(
         "curves": lines_found,
         "details": {name: _detail(desk, state, name) for name in drawn},
         "serve": _or_none(lambda: serve(desk, state)) if planned else None,
-        "plan": _or_none(lambda: plan(desk, state, progress)) if planned else None,
+        "plan": _or_none(lambda: plan(desk, state, lambda said: progress(total, None, said))) if planned else None,
         "predictions": len(names) * total,
     }
 
@@ -181,7 +181,7 @@ def page(
     desk: Desk,
     state: State,
     axes: Mapping[str, list[float]],
-    progress: Progress = lambda what: None,
+    progress: Progress = lambda done, of, at: None,
     *,
     with_library: bool = True,
     planned: bool = True,

@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
+from thinwire.edge.amounts import whole
 from thinwire.edge.limits import RATE, SLO, TOKENS, Limit
 from thinwire.edge.words import shown
 from thinwire.reference.catalog import schemes
@@ -140,6 +141,14 @@ def _value(name: str, option: Option, text: str) -> Any:
             if value < (0 if option.form == "whole" else 1):
                 raise ValueError(f"{name} must be positive: {shown(text)}")
             return value
+        case "length":
+            try:
+                value = whole(text)
+            except ValueError as error:
+                raise ValueError(f"{name} {error}") from None
+            if value < 1:
+                raise ValueError(f"{name} must be positive: {shown(text)}")
+            return value
         case "amount":
             return _number(name, text, option.limit)
         case "choice":
@@ -156,8 +165,10 @@ def _value(name: str, option: Option, text: str) -> Any:
             ):
                 raise ValueError(f"{name} is a name, no path; drop a file on the page instead: {shown(text)}")
             return text
+        case "gpus":
+            return text  # the question reads it
         case _:
-            return text  # gpus: the question reads it
+            raise ValueError(f"{name} is not asked by a link")
 
 
 def _is_id(text: str) -> bool:

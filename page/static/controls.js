@@ -99,6 +99,7 @@ function combobox(key) {
     list.replaceChildren(...found.map(item));
     list.hidden = !found.length;
     says("expanded", String(!list.hidden));
+    list.scrollTop = 0;
     point(typed ? -1 : found.findIndex((one) => one.name === state.now[key]));
   };
   /** The name that was typed; of schemes any that the catalog can read, such as flash-int4+spd-50. */

@@ -6,6 +6,7 @@ import { $, digits, loss, make, percent, span, time, times, ttft, why } from "./
 
 export const charts = Object.fromEntries([...document.querySelectorAll("[data-chart]")].map((one) => [one.dataset.chart, new Chart(one)]));
 const PARTS = [["compute", "compute_ms"], ["codec", "codec_ms"], ["exposed wire", "wire_ms"], ["waiting", "waiting_ms"]];
+const ROW = 27; // pixels of a scheme
 const GROUPS = { usable: 0, unknown: 1, beyond: 1, floor: 2 };
 const narrow = () => charts.ttft.figure.clientWidth < 480;
 
@@ -25,8 +26,8 @@ export function showBars(answer) {
   const unable = answer.rows.filter((row) => row.ttft_ms == null).map((row) => row.scheme);
   const cell = (row, text) => (row.ttft_ms == null ? "" : text(row));
   return charts.ttft.put({
-    data: { rows, parts }, signals: { most: Math.max(...rows.map((row) => row.high)) / (1 - words / room), columns: small ? 2 : 4 },
-    said: `Whiskers are the 90 % interval${small ? "" : `; × is how many times as soon as ${answer.baseline}`}. Faded: accuracy beyond the limit or not known, or a floor that is not to be had.`
+    data: { rows, parts }, height: ROW * rows.length, signals: { most: Math.max(...rows.map((row) => row.high)) / (1 - words / room), columns: small ? 2 : 4 },
+    said: `Whiskers are the 90 % interval${small ? "" : `; × is how many times as soon as ${answer.baseline}`}. Faded: over the limit (${answer.limit}), never measured, or a floor that is not to be had.`
       + (unable.length ? ` Does not run here: ${unable.join(", ")}.` : ""),
     table: answer.rows.map((row) => ({
       scheme: row.scheme, TTFT: cell(row, ttft), "90 %": cell(row, span),
@@ -197,8 +198,9 @@ export function showServe(serve) {
   });
   const full = serve.rows.filter((row) => row.saturated).map((row) => row.scheme);
   const target = Number(state.now.slo_ttft_ms);
+  $("rate").placeholder = digits(serve.rate, 3);
   return charts.serve.put({
-    data: { rows, spans, target: target < 1.5 * Math.max(...rows.map((row) => row.ttft)) ? [{ ttft: target }] : [] },
+    height: ROW * spans.length, data: { rows, spans, target: target < 1.5 * Math.max(...rows.map((row) => row.ttft)) ? [{ ttft: target }] : [] },
     said: `At ${digits(serve.rate, 3)} requests a second: ${serve.note}.` + (full.length ? ` Saturated: ${full.join(", ")}.` : ""),
     table: serve.rows.map((row) => ({
       scheme: row.scheme, ...Object.fromEntries(row.ttft.map((one) => [`TTFT ${one.name}`, time(one.value_ms, one.plus_minus_ms || undefined)])),
@@ -223,7 +225,7 @@ export function showTimeline(detail) {
   }));
   if (shown.whole !== timeline.layer_us) Object.assign(shown, { whole: timeline.layer_us, from: 0, to: timeline.layer_us });
   return charts.timeline.put({
-    data: { rows }, signals: { from: shown.from, to: shown.to },
+    data: { rows }, height: 16 * new Set(rows.map((row) => row.lane)).size, signals: { from: shown.from, to: shown.to },
     said: `Layer ${timeline.layer} of ${timeline.layers} under ${detail.scheme} takes ${time(timeline.layer_us / 1000)}.${elsewhere(detail)}`, // the note says how it was folded
     table: rows.map((row) => ({ "rank, stream": row.lane, kind: row.kind, name: row.name, from: row.at, takes: row.said })),
   });
@@ -241,33 +243,44 @@ export function zoom(factor, share = 0.5, move = 0) {
 }
 
 const INKS = { gpu: "best", switch: "compute", host_bridge: "codec", nic: "second" };
+/** Where nodes are drawn: as the document says, but GPUs that are linked one to one stand in a ring, or their links would
+ * lie on one another. */
+function placed(drawing) {
+  const { nodes, width, height } = drawing;
+  if (nodes.length < 3 || nodes.some((node) => node.kind !== "gpu")) return { nodes, width, height };
+  const turn = (i) => ((i + 0.5) / nodes.length) * 2 * Math.PI - Math.PI / 2;
+  return { width, height: 4, nodes: nodes.map((node, i) => ({ ...node, x: width * (0.5 + 0.25 * Math.cos(turn(i))), y: 2 + 1.5 * Math.sin(turn(i)) })) };
+}
 export function showCluster(detail) {
-  const { drawing } = detail;
-  const at = Object.fromEntries(drawing.nodes.map((node) => [node.name, node]));
-  const pitch = charts.cluster.figure.clientWidth / Math.max(1, drawing.width);
-  const side = Math.min(15, Math.max(5, 0.36 * pitch)); // half a GPU's, in pixels
+  const { drawing } = detail, { nodes: points, width, height } = placed(drawing);
+  const at = Object.fromEntries(points.map((node) => [node.name, node]));
+  const unit = charts.cluster.figure.clientWidth / Math.max(1, width);
   const gpu = (name) => at[name].kind === "gpu";
   const both = (link) => `${link.source} – ${link.target}`;
-  const links = drawing.links.filter((link) => at[link.source] && at[link.target]).map((link) => ({
+  const drawn = drawing.links.filter((link) => at[link.source] && at[link.target]);
+  const told = drawn.filter((link) => !gpu(link.source) && !gpu(link.target) && link.utilisation > 0);
+  const links = drawn.map((link) => ({
     x: at[link.source].x, y: at[link.source].y, x2: at[link.target].x, y2: at[link.target].y, busy: 100 * link.utilisation, weight: 1.5 + 7 * Math.min(1, link.utilisation),
     link: both(link), rate: `${digits(link.gb_per_s, 3)} GB/s`, sent: `${digits(link.mb / 1000, 3)} GB`, busy_text: percent(link.utilisation),
     mx: (at[link.source].x + at[link.target].x) / 2, my: (at[link.source].y + at[link.target].y) / 2,
-    said: gpu(link.source) || gpu(link.target) || !link.utilisation ? "" : percent(link.utilisation),
+    said: told.length <= 6 && told.includes(link) ? percent(link.utilisation) : "",
   })).sort((a, b) => a.busy - b.busy);
-  const nodes = drawing.nodes.map((node) => {
+  const nodes = points.map((node) => {
+    const room = unit * Math.min(2, ...points.filter((other) => other !== node && other.y === node.y).map((other) => Math.abs(other.x - node.x)));
     const idle = node.kind === "gpu" && node.rank == null;
-    const label = node.kind === "gpu" ? String(node.rank ?? "") : node.name;
-    const wide = node.kind === "gpu" ? side : Math.max(side, Math.min(3.6 * label.length + 8, 1.2 * pitch));
+    const label = node.kind === "gpu" ? String(node.rank ?? "") : node.name.split(".").at(-1);
+    const side = Math.min(15, Math.max(5, 0.38 * room)); // half of it, in pixels
+    const wide = node.kind === "gpu" ? side : Math.min(0.44 * room, Math.max(side, 3.4 * label.length + 7));
     const high = node.kind === "gpu" ? side : Math.min(side, 12);
     return {
       name: node.name, kind: node.kind.replace("_", " "), x: node.x, y: node.y, is: node.rank ?? (idle ? "not used" : ""),
-      shape: `M${-wide},${-high}H${wide}V${high}H${-wide}Z`, colour: colour(idle ? "faded" : INKS[node.kind] ?? "strong"), label: wide > 3 * label.length + 1 ? label : "",
+      shape: `M${-wide},${-high}H${wide}V${high}H${-wide}Z`, colour: colour(idle ? "faded" : INKS[node.kind] ?? "strong"), label: wide >= 3.2 * label.length ? label : "",
     };
   });
   const wires = [...drawing.links, ...drawing.pools].sort((a, b) => b.utilisation - a.utilisation);
   const name = (wire) => (wire.target ? both(wire) : wire.source);
   return charts.cluster.put({
-    data: { links, nodes }, signals: { across: drawing.width, down: drawing.height }, height: Math.round(40 + 85 * drawing.height),
+    data: { links, nodes }, signals: { across: width, down: height }, height: Math.round(40 + 85 * height),
     said: (wires.length ? `Under ${detail.scheme} the busiest is ${name(wires[0])}, ${percent(wires[0].utilisation)} of what it could carry in the time of the prefill. Numbers are ranks.` : drawing.note) + elsewhere(detail),
     table: wires.map((wire) => ({ link: name(wire), rate: `${digits(wire.gb_per_s, 3)} GB/s`, sent: `${digits(wire.mb / 1000, 3)} GB`, busy: percent(wire.utilisation) })),
   });

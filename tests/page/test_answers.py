@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import thinwire
-from thinwire.page import answers
+from thinwire.page import answers, loads
 from thinwire.page.curves import curves
 from thinwire.page.desk import Desk, Memory
 from thinwire.page.drops import drop
@@ -17,6 +17,8 @@ from thinwire.page.loads import serve
 from thinwire.page.plans import plan
 from thinwire.page.state import read
 from thinwire.sim import verdict
+from thinwire.sim.serving.serve import Paces
+from thinwire.sim.serving.serve import answer as served
 
 from ..command import Capture, run
 from .desks import desk, small
@@ -149,6 +151,15 @@ def test_a_load_is_answered_with_what_chance_leaves_open() -> None:
         assert values == sorted(values) and values[0] > 0
         assert any(each["plus_minus_ms"] for each in row["ttft"])
     assert found["command"].startswith("thinwire serve --model llama-3-8b")
+
+
+def test_coarse_durations_move_percentiles_by_little() -> None:
+    state = small(rate=4, output_tokens=32)
+    asked = loads.service(desk(), state, "flash-int4", 4.0, 75.0)
+    coarse, fine = loads.run(desk(), state, asked).run, served(asked, Paces(asked.deployment(), 0.03)).run
+    for one, other in ((coarse.ttft, fine.ttft), (coarse.tpot, fine.tpot)):
+        for quantile, found in one.percentiles.items():
+            assert found.value == pytest.approx(other.percentiles[quantile].value, rel=loads.WITHIN)
 
 
 def test_a_plan_says_what_each_candidate_costs() -> None:

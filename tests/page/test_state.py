@@ -48,6 +48,7 @@ def test_nothing_given_is_a_state_and_a_link_says_the_whole_of_it() -> None:
     state = read("")
     assert read(state.link_text()) == state
     assert {"model", "cluster", "scheme", "batch", "input_tokens"} <= state.query().keys()
+    assert read("input_tokens=2k") == read("input_tokens=2048")
     assert read("link=0.5").asking().scaled_links == (("*", 0.5),)
     assert read("").asking().scaled_links == ()
 
@@ -61,6 +62,8 @@ def test_nothing_given_is_a_state_and_a_link_says_the_whole_of_it() -> None:
         ("batch=1.5", "batch must be a whole number: '1.5'"),
         ("batch=-1", "batch must be a whole number"),
         ("batch=0", "batch must be positive"),
+        ("input_tokens=0", "input_tokens must be positive"),
+        ("input_tokens=two", "input_tokens must be a whole number"),
         ("batch=9999999999", "batch must lie in 1..1048576"),
         ("batch=" + "9" * 150, "batch must be a whole number"),
         ("link=0", "link must lie in 0.01..100"),
