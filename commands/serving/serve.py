@@ -107,7 +107,7 @@ def _show(found: ServingResult, alone: Prediction | None, rests: Sequence[Ground
             "who wait are no more than chance explains, a longer duration shows where it settles, or that it does not."
         )
     say(f"{OWN_ERROR}{_alone(alone)}.")
-    rests_on(rests, verbose)
+    rests_on(rests, verbose, "the interval of a prompt alone")
 
 
 def _alone(alone: Prediction | None) -> str:

@@ -59,7 +59,7 @@ def test_serve_fits(capsys: Capture, wide: int) -> None:
     assert "e+0" not in out and " ±" in out
     said = squeezed(out)
     assert "Each ± is the simulation's alone" in said and "busy" not in said
-    assert "more (" in said and said.count(" of the interval's width]") in (1, 2, 3)
+    assert "more (" in said and said.count(" of the interval of a prompt alone]") in (1, 2, 3)
 
 
 @pytest.mark.parametrize("wide", WIDTHS, indirect=True)
