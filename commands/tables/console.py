@@ -2,6 +2,7 @@
 
 import os
 import sys
+from shutil import get_terminal_size
 from textwrap import wrap
 
 from rich.console import Console, ConsoleDimensions
@@ -17,7 +18,7 @@ class Paper(Console):
     def size(self) -> ConsoleDimensions:
         """Columns and lines."""
         if sys.stdout.isatty():
-            width, height = super().size
+            width, height = get_terminal_size((PIPED, 25))  # COLUMNS first; rich would keep what it was at the import
             return ConsoleDimensions(min(max(width, LEAST), MOST), height)
         given = os.environ.get("COLUMNS", "")
         wide = int(given) if given.isdecimal() and len(given) < 6 else PIPED

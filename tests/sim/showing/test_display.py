@@ -281,7 +281,7 @@ def test_frames_of_sweeps_are_the_file(answer: Callable[[str], Any]) -> None:
         ours, theirs = frame[name], read[name]
         assert all((a == b) or (pandas.isna(a) and pandas.isna(b)) for a, b in zip(ours, theirs, strict=True)), name
     assert found.to_dict().keys() == {
-        "out", "points", "failed", "computed", "resumed", "left_out", "restarts", "seconds", "points_per_s",
+        "out", "points", "failed", "computed", "resumed", "left_out", "restarts", "seconds", "points_per_s", "reasons",
     }  # fmt: skip
     assert sum(found.failures().values()) == found.failed > 0
     assert found.varying() == ["tp", "gpus", "batch", "input_tokens", "scheme"]
