@@ -26,7 +26,7 @@ from thinwire.topologies.load import cluster_names, load_cluster
 from thinwire.topologies.names import unknown
 
 T = TypeVar("T")
-KEPT_PREDICTIONS = 2048  # a few hundred kB each at most, most a tenth of it
+KEPT_PREDICTIONS = 1024  # of 50 to 350 kB each: 80 MB, of large machines 350
 KEPT_DROPS = 32  # the oldest go
 MOST_S = 5.0  # that somebody waits for others before he goes on beside them
 
