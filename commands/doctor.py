@@ -18,6 +18,7 @@ import typer
 
 from thinwire.commands.frame.progress import working
 from thinwire.commands.options import Json, envelope, print_answer
+from thinwire.commands.reproduce import command_line
 from thinwire.edge.words import cut
 
 NAME = "thinwire"
@@ -139,7 +140,7 @@ def doctor(
         seen = gpus()
     ok = all(check.ok is not False for check in checks)
     document = {
-        **envelope("doctor"),
+        **envelope(command_line("doctor", ["--quick"] if quick else [])),
         "verdict": _verdict(ok, checks, extras),
         "ok": ok,
         "python": platform.python_version(),
@@ -295,24 +296,24 @@ _MARKS = {True: "ok", False: "FAILED", None: "-"}
 
 
 def _show(document: Mapping[str, Any]) -> None:
-    from thinwire.commands.frame.columns import Column, table
-    from thinwire.commands.tables.console import console
+    from thinwire.commands.tables.console import console, say
+    from thinwire.commands.tables.fitting import Column, Fitted
 
-    console.print(document["verdict"], style="bold", markup=False)
+    say(document["verdict"], "bold")
     facts = {"version": document["version"], "Python": f"{document['python']}, {document['executable']}"}
-    facts |= {
-        "platform": document["platform"],
-        **{name: place or "nowhere" for name, place in document["places"].items()},
-    }
+    facts |= {"platform": document["platform"]}
+    facts |= {name: place or "nowhere" for name, place in document["places"].items()}
     seen = [f"{gpu['name']}, {gpu['memory']}, driver {gpu['driver']}" for gpu in document["gpus"]]
     facts["GPUs"] = "\n".join(seen) or "none that nvidia-smi shows; none is needed"
-    columns = Column("", [*facts], text=True), Column("", [*facts.values()], text=True)
-    console.print(table(columns, console.width))
+    table = Fitted((Column("", left=True), Column("", left=True, wraps=True)))
+    for name, fact in facts.items():
+        table.add(name, fact)
+    table.show()
     for check in document["checks"]:
-        console.print(f"{_MARKS[check['ok']]:>6}  {check['name']}: {check['said']}", markup=False)
+        say(f"{_MARKS[check['ok']]:<7}{check['name']}: {check['said']}", indent=7)
     for extra in document["extras"]:
         if extra["installed"]:
-            console.print(f"    ok  extra {extra['name']}", markup=False)
+            say(f"ok     extra {extra['name']}")
         else:
-            console.print(f"     -  extra {extra['name']} lacks {', '.join(extra['missing'])}:", markup=False)
-            console.print(f"        {extra['install']}", markup=False, soft_wrap=True)
+            say(f"-      extra {extra['name']} lacks {', '.join(extra['missing'])}:", indent=7)
+            console.print(f"       {extra['install']}", markup=False, soft_wrap=True)

@@ -10,6 +10,7 @@ import typer
 
 from thinwire.commands.frame.progress import working
 from thinwire.commands.options import Json, envelope, print_answer
+from thinwire.commands.reproduce import command_line
 
 if TYPE_CHECKING:
     from thinwire.sim.planning.file import Asked
@@ -46,9 +47,11 @@ def plan(
         changes, answers = ([planner.solve(each, frontier=False) for each in given] for given in (small, wanted))
     from thinwire.commands.serving.planned import show, verdict
 
+    words = [file, *(word for text in what_if or () for word in ("--what-if", text))]
+    line = command_line("plan", [*words, *(["--no-changes"] if no_changes else [])])
     shown = (asked, found, said, changes, answers)
     print_answer(
-        envelope("plan") | {"verdict": verdict(asked, found)} | document(*shown), as_json, lambda: show(*shown, explain)
+        envelope(line) | {"verdict": verdict(asked, found)} | document(*shown), as_json, lambda: show(*shown, explain)
     )
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from thinwire.commands.frame.columns import Column, table
-from thinwire.commands.tables.console import console
+from thinwire.commands.tables.console import heading, item, say
+from thinwire.commands.tables.fitting import Column, Fitted
 from thinwire.edge.quantities import ratio_text, time_text
 from thinwire.sim.serving.statistics import Estimate, time
 
@@ -35,47 +35,37 @@ def show(
     asked: Asked, plan: Plan, said: list[str], changes: list[Plan], answers: list[Plan], explain: bool = False
 ) -> None:
     """The answer first. explain: every candidate, by what became of it, and what all of it rests on."""
-    _say(verdict(asked, plan), style="bold")
-    _say(_question(asked))
+    say(verdict(asked, plan), "bold")
+    say(_question(asked))
     of = "cost and TTFT" if asked.file.targets.accuracy_from == "none" else "cost, TTFT and accuracy"
     if plan.frontier:
-        _heading(f"Frontier of {of}, each at the fewest replicas")
-        console.print(_outcomes(plan.frontier, asked))
-    _heading("What binds")
+        heading(f"Frontier of {of}")
+        _outcomes(plan.frontier, asked)
+    heading("What binds")
     for line in said:
-        _say(f"- {line}")
+        item(line)
     for title, found in (("Small changes: what would flip it", changes), ("What if", answers)):
         if found:
-            _heading(title)
-            changes_table = _changes(plan, found)
-            if changes_table is not None:
-                console.print(changes_table)
+            heading(title)
+            _changes(plan, found)
     counts = ", ".join(f"{number} {why}" for why, number in plan.count().items())
-    _heading(f"{len(plan.outcomes)} candidates: {counts}; {plan.simulations} runs simulated")
+    heading("The search")
+    say(f"{len(plan.outcomes)} candidates: {counts}; each at its fewest replicas; {plan.simulations} runs simulated")
     if not explain:
-        _say("--explain lists them, and what the answer rests on")
+        say("--explain lists them, and what the answer rests on")
         return
     for why in plan.count():
-        _heading(f"Candidates: {why}")
+        heading(f"Candidates: {why}")
         for o in plan.outcomes:
             if o.why == why:
-                _say(f"- {_line(o)}")
+                item(_line(o))
     if published := _published(plan):
-        _heading("Accuracy, as published")
+        heading("Accuracy, as published")
         for line in published:
-            _say(f"- {line}")
-    _heading("What it rests on")
+            item(line)
+    heading("What it rests on")
     for line in assumptions(asked):
-        _say(f"- {line}")
-
-
-def _say(text: str, style: str | None = None) -> None:
-    console.print(text, markup=False, style=style)
-
-
-def _heading(text: str) -> None:
-    console.print()
-    _say(text, style="bold")
+        item(line)
 
 
 def cell(outcome: Outcome | None) -> str:
@@ -127,23 +117,38 @@ def _published(plan: Plan) -> list[str]:
     return list(dict.fromkeys(said))
 
 
-def _outcomes(outcomes: Sequence[Outcome], asked: Asked) -> object:
-    targets, rows = asked.problem.targets, [o.candidate for o in outcomes]
-    tpots = [""] * len(rows) if asked.file.targets.tpot is None else [_time(o.tpot) for o in outcomes]
-    batches = [f"{c.token_budget}/{c.max_sequences}" for c in rows]
-    columns = (
-        Column("machine", [c.cluster for c in rows], text=True),
-        Column("TP", [f"{c.tp}{c.where}" for c in rows], text=True),
-        Column("scheme", [c.scheme for c in rows], text=True),
-        Column("batch", batches, spare=1 if len({*batches}) > 1 else 4),
-        Column("replicas", [str(o.replicas) for o in outcomes], spare=2),
-        Column(f"{asked.file.currency}/h", ["" if o.cost is None else f"{o.cost:.2f}" for o in outcomes]),
-        Column("perplexity", ["" if o.ratio is None else ratio_text(o.ratio) for o in outcomes]),
-        Column("accuracy by", [_judged(o) for o in outcomes], spare=3, text=True),
-        Column(f"TTFT p{targets.ttft_quantile * 100:g}", [_time(o.ttft) for o in outcomes]),
-        Column(f"TPOT p{targets.tpot_quantile * 100:g}", tpots, spare=1),
+def _outcomes(outcomes: Sequence[Outcome], asked: Asked) -> None:
+    targets = asked.problem.targets
+    batches = {(o.candidate.token_budget, o.candidate.max_sequences) for o in outcomes}
+    table = Fitted(
+        (
+            Column("machine", left=True),
+            Column("TP", left=True),
+            Column("scheme", left=True),
+            Column("batch", rank=1 if len(batches) > 1 else 4),
+            Column("replicas", rank=2),
+            Column(f"{asked.file.currency}/h"),
+            Column("perplexity"),
+            Column("accuracy by", rank=3, left=True),
+            Column(f"TTFT p{targets.ttft_quantile * 100:g}"),
+            Column(f"TPOT p{targets.tpot_quantile * 100:g}", rank=1),
+        )
     )
-    return table(columns, console.width)
+    for o in outcomes:
+        c = o.candidate
+        table.add(
+            c.cluster,
+            f"{c.tp}{c.where}",
+            c.scheme,
+            f"{c.token_budget}/{c.max_sequences}",
+            str(o.replicas),
+            "" if o.cost is None else f"{o.cost:.2f}",
+            "" if o.ratio is None else ratio_text(o.ratio),
+            _judged(o),
+            _time(o.ttft),
+            "" if asked.file.targets.tpot is None else _time(o.tpot),
+        )
+    table.show()
 
 
 def _time(estimate: Estimate | None) -> str:
@@ -159,24 +164,26 @@ def _line(o: Outcome) -> str:
     return f"{o.candidate}: {o.reason}" + (f" ({', '.join(known)})" if known else "")
 
 
-def _changes(plan: Plan, found: Sequence[Plan]) -> object | None:
+def _changes(plan: Plan, found: Sequence[Plan]) -> None:
     """What flips the answer, and what it then is."""
     flipped = [(changed, flips(plan, changed)) for changed in found]
-    rows = [(changed, what) for changed, what in flipped if what]
     if still := [str(changed.what_if) for changed, what in flipped if not what]:
-        _say(f"- nothing flips with {', '.join(still)}")
-    if not rows:
-        return None
-    best = [changed.cheapest for changed, _ in rows]
-    return table(
+        item(f"nothing flips with {', '.join(still)}")
+    table = Fitted(
         (
-            Column("change", [str(changed.what_if) for changed, _ in rows], text=True),
-            Column("cost/h", ["" if b is None or b.cost is None else f"{b.cost:.2f}" for b in best]),
-            Column("flips", [", ".join(what) for _, what in rows], spare=1, text=True),
-            Column("cheapest then", [cell(b) for b in best], text=True),
-        ),
-        console.width,
+            Column("change", left=True, wraps=True),
+            Column("cost/h"),
+            Column("flips", rank=1, left=True, wraps=True),
+            Column("cheapest then", left=True, wraps=True),
+        )
     )
+    for changed, what in flipped:
+        if what:
+            best = changed.cheapest
+            cost = "" if best is None or best.cost is None else f"{best.cost:.2f}"
+            table.add(str(changed.what_if), cost, ", ".join(what), cell(best))
+    if table.rows:
+        table.show()
 
 
 def flips(plan: Plan, changed: Plan) -> list[str]:

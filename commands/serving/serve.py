@@ -8,6 +8,7 @@ import typer
 
 from thinwire.commands.frame.progress import working
 from thinwire.commands.options import Json, Verbose, asks, envelope, given, note_positions, print_answer
+from thinwire.commands.reproduce import command_line, resting
 from thinwire.edge.limits import KV_TOKENS
 from thinwire.sim.question import options_of
 from thinwire.sim.serving.question import WHOSE, Service
@@ -57,85 +58,70 @@ def serve(
 
 def _document(question: Service, found: ServingResult, rests: Sequence[Ground], verbose: bool) -> dict[str, Any]:
     """`serve --json`."""
-    from thinwire.sim.grounds import counted, listed
     from thinwire.sim.serving.verdict import verdict
 
-    said = rests if verbose else listed(rests)
     return {
-        **envelope("serve"),
+        **envelope(command_line("serve", question)),
         "verdict": verdict(found),
         **found.to_dict(),
-        "assumptions": [ground.text for ground in said],
-        "assumptions_left_out": counted(ground for ground in rests if ground not in said),
+        **resting(rests, verbose),
         "question": question.given(),
     }
 
 
 def _show(found: ServingResult, alone: Prediction | None, rests: Sequence[Ground], verbose: bool) -> None:
     """For people."""
-    from thinwire.commands.frame.columns import Column, table
-    from thinwire.commands.tables.console import console
+    from thinwire.commands.tables.console import say
+    from thinwire.commands.tables.fitting import Column, Fitted
+    from thinwire.commands.tables.resting import rests_on
     from thinwire.sim.serving.statistics import NO_SLO, plus_minus, time
     from thinwire.sim.serving.verdict import OWN_ERROR, verdict
 
     run, limits = found.run, found.limits
     cache = "" if found.kv == "bf16" else f", KV cache {found.kv}"
     shared = "" if found.sharing is None else f", {found.sharing.words}"
-    console.print(verdict(found), style="bold", markup=False)
-    console.print(
+    say(verdict(found), "bold")
+    say(
         f"{found.model} ({found.weights}{cache}) under {found.scheme} on {found.gpus} GPUs of {found.cluster}, "
-        f"TP {found.tp}{_on(found)}{shared}; {_load(found)}; {_batching(limits)}",
-        markup=False,
+        f"TP {found.tp}{_on(found)}{shared}; {_load(found)}; {_batching(limits)}"
     )
     rows = {"TTFT": run.ttft, "TPOT": run.tpot, "whole answer": run.latency}
-    columns = [Column("", [*rows], text=True), Column("mean", [time(one.mean) for one in rows.values()], spare=1)]
-    for q in run.ttft.percentiles:  # where there is no room p95, between the others, goes first
-        cells = [time(one.percentiles[q]) for one in rows.values()]
-        columns.append(Column(f"p{q * 100:g}", cells, spare=2 if q == 0.95 else 0))
-    console.print(table(columns, console.width))
+    ranks = {0.95: 2}  # between the others: where there is no room it goes first
+    percentiles = [Column(f"p{q * 100:g}", ranks.get(q, 0)) for q in run.ttft.percentiles]
+    table = Fitted([Column("", left=True), Column("mean", 1), *percentiles])
+    for name, one in rows.items():
+        table.add(name, time(one.mean), *map(time, one.percentiles.values()))
+    table.show()
     kept = "" if run.slo == NO_SLO else " that keep the SLO"
-    console.print(
+    say(
         f"{run.ttft.count} requests counted of {run.arrived}; refused {run.refused}, unfinished {run.unfinished}, sent "
         f"again {run.restarts}. {plus_minus(run.goodput_per_s)} requests/s{kept}, "
         f"{plus_minus(run.output_tokens_per_s)} tokens/s. Waiting {plus_minus(run.queue, -2)} (most {run.queue_most}), "
         f"in the system {plus_minus(run.in_system)}; KV cache at most {run.kv_most:.0%} full."
     )
     if run.unfinished:
-        console.print("Requests that nobody served are in no percentile; they count as not keeping the SLO.")
+        say("Requests that nobody served are in no percentile; they count as not keeping the SLO.")
     if run.filling:
-        console.print(
+        say(
             f"Still filling: {run.in_system_growth} requests more under way at the end than after the warm-up; those "
             "who wait are no more than chance explains, a longer duration shows where it settles, or that it does not."
         )
-    console.print(f"{OWN_ERROR}{_alone(alone)}.", markup=False)
-    _rests(rests, verbose)
+    say(f"{OWN_ERROR}{_alone(alone)}.")
+    rests_on(rests, verbose)
 
 
 def _alone(alone: Prediction | None) -> str:
-    """How far off a prompt that fills an iteration may be."""
+    """How far off a prompt that fills an iteration may be: shares of what answers rest on are of its interval."""
     if alone is None:
         return ""
     from thinwire.edge.quantities import time_text
     from thinwire.sim.costs.spread import CONFIDENCE
 
     said = time_text(alone.ttft_s, alone.interval.low_s, alone.interval.high_s)
-    return f": a prompt of {alone.prompt.input_tokens} tokens alone takes {said}, {CONFIDENCE:.0%} interval"
-
-
-def _rests(rests: Sequence[Ground], verbose: bool) -> None:
-    """The few that matter; the others counted, or all."""
-    from thinwire.commands.tables.console import console
-    from thinwire.sim.grounds import counted, leading
-
-    first = leading(rests)
-    console.print("It rests on:" if first else "What it rests on has no share of an interval here.")
-    for ground in rests if verbose else first:
-        share = f" ({ground.share:.0%} of the interval of a prompt alone)" if ground.share else ""
-        console.print(f"- {ground.kind}: {ground.text}{share}", markup=False)
-    left = [] if verbose else [ground for ground in rests if ground not in first]
-    if left:
-        kinds = ", ".join(f"{number} {kind}" for kind, number in counted(left).items())
-        console.print(f"and {len(left)} more ({kinds}): -v lists them")
+    return (
+        f": a prompt of {alone.prompt.input_tokens} tokens alone takes {said}, {CONFIDENCE:.0%} interval, whose width "
+        "is meant below"
+    )
 
 
 def _load(found: ServingResult) -> str:

@@ -6,6 +6,7 @@ import typer
 
 from thinwire.commands.frame.progress import working
 from thinwire.commands.options import Json, envelope, note, print_answer
+from thinwire.commands.reproduce import command_line, options
 
 if TYPE_CHECKING:
     from thinwire.sim.sweeps.sweep import Report
@@ -41,22 +42,20 @@ def sweep(
     if found.left_out:
         rows = f"{found.left_out} rows of other points or of another thinwire"
         note(f"thinwire: left out {rows} that were in {found.out}")
-    print_answer(envelope("sweep") | found.to_dict(), as_json, lambda: _show(found))
+    given = options({"engine": engine, "address": address, "out": out, "workers": workers})
+    print_answer(envelope(command_line("sweep", [spec, *given])) | found.to_dict(), as_json, lambda: _show(found))
     if found.failed:
         raise typer.Exit(FAILED)
 
 
 def _show(found: "Report") -> None:
-    from thinwire.commands.tables.console import console
+    from thinwire.commands.tables.console import item, say
 
     speed = f" in {found.seconds:.1f} s, {found.computed / found.seconds:.3g} a second" if found.computed else ""
     failed = f"{found.failed} of them failed" if found.failed else "none failed"
-    console.print(
-        f"{found.points} points in {found.out}, {failed}; {found.computed} computed{speed}; {found.resumed} were there",
-        markup=False,
-    )
+    say(f"{found.points} points in {found.out}, {failed}; {found.computed} computed{speed}; {found.resumed} were there")
     for reason in found.reasons[:SHOWN]:
-        console.print(f"- {reason.points} x {reason.error_type}: {reason.error}", markup=False)
+        item(f"{reason.points} x {reason.error_type}: {reason.error}")
     if more := found.reasons[SHOWN:]:
         points = sum(reason.points for reason in more)
-        console.print(f"- {points} more for {len(more)} other reasons: --json, or the columns error_type and error")
+        item(f"{points} more for {len(more)} other reasons: --json, or the columns error_type and error")

@@ -126,7 +126,7 @@ def test_the_status_says_whether_points_failed(tmp_path: Path, capsys: Capture) 
         assert status == expected, err
         if status != 2:
             document = json.loads(said)
-            assert (document["command"], document["failed"]) == ("sweep", expected)
+            assert (document["command"].split()[:2], document["failed"]) == (["thinwire", "sweep"], expected)
             assert sum(reason["points"] for reason in document["reasons"]) == expected
 
 
