@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from thinwire.commands.frame.progress import working
-from thinwire.commands.options import Json, asks, note, print_answer
+from thinwire.commands.options import Json, asks, envelope, note, print_answer
+from thinwire.commands.reproduce import command_line, options
 from thinwire.edge.words import place, shown
+from thinwire.page import defaults
 from thinwire.sim.question import Question
 
 if TYPE_CHECKING:
@@ -31,13 +33,13 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 @asks(Question, without=LEFT, optional={"model": "", "cluster": "", "scheme": ""})
 def ui(
     question: Question,
-    link: Link = 1.0,
-    max_perplexity: MaxPerplexity = 1.05,
+    link: Link = defaults.LINK,
+    max_perplexity: MaxPerplexity = defaults.MAX_PERPLEXITY,
     rate: Rate = None,
-    output_tokens: OutputTokens = 128.0,
-    slo_ttft_ms: SloTtftMs = 1000.0,
+    output_tokens: OutputTokens = defaults.OUTPUT_TOKENS,
+    slo_ttft_ms: SloTtftMs = defaults.SLO_TTFT_MS,
     price: Prices = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: one that is free.")] = 8765,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: one that is free.")] = defaults.PORT,
     host: Annotated[
         str, typer.Option(help="Address to listen on; another than loopback needs --expose.")
     ] = "127.0.0.1",
@@ -79,15 +81,15 @@ def ui(
 def report(
     question: Question,
     out: Annotated[str, typer.Option(help="HTML file to write.")],
-    link: Link = 1.0,
-    max_perplexity: MaxPerplexity = 1.05,
+    link: Link = defaults.LINK,
+    max_perplexity: MaxPerplexity = defaults.MAX_PERPLEXITY,
     rate: Rate = None,
-    output_tokens: OutputTokens = 128.0,
-    slo_ttft_ms: SloTtftMs = 1000.0,
+    output_tokens: OutputTokens = defaults.OUTPUT_TOKENS,
+    slo_ttft_ms: SloTtftMs = defaults.SLO_TTFT_MS,
     price: Prices = None,
     points: Annotated[
         int, typer.Option(min=1, max=2000, help="Of the grid that its sliders snap to: more take longer.")
-    ] = 180,
+    ] = defaults.POINTS,
     library: Annotated[
         bool, typer.Option(help="With the charting library (0.9 MB); without it the page shows tables.")
     ] = True,
@@ -114,7 +116,13 @@ def report(
             raise ValueError(f"cannot write the report to {place(out)}: {error.strerror}") from None
     finally:
         desk.close()
+    own: dict[str, Any] = {"out": out, "points": points, "link": link, "max_perplexity": max_perplexity, "rate": rate}
+    own |= {"output_tokens": output_tokens, "slo_ttft_ms": slo_ttft_ms}
+    own = {name: value for name, value in own.items() if value != getattr(defaults, name.upper(), None)}
+    more = [word for each in price or () for word in ("--price", each)]
+    more += [flag for flag, on in (("--no-library", library), ("--no-loads", loads)) if not on]
     document = {
+        **envelope(command_line("report", question, *options(own), *more)),
         "out": out, "bytes": size, "predictions": grid["predictions"], "points": len(grid["answers"]),
         "refused": len(grid["refused"]), "axes": grid["axes"], "library": library,
     }  # fmt: skip

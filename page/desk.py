@@ -1,21 +1,21 @@
 """Where questions of the page are answered: what was dropped and what was predicted already, while it runs."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from shutil import rmtree
 from tempfile import TemporaryDirectory, mkdtemp
-from threading import Lock
+from threading import Condition, Event, Lock, local
 from typing import Any, TypeVar
 
 from thinwire.edge.limits import JSON_BYTES
 from thinwire.edge.reading import content
 from thinwire.edge.words import shown
 from thinwire.page.state import DROP, VALUE, State
-from thinwire.page.turns import Turns
 from thinwire.reference.core.architecture import ModelConfig
 from thinwire.reference.families.config import load_model, model_aliases, model_names
 from thinwire.sim import api
@@ -26,8 +26,53 @@ from thinwire.topologies.load import cluster_names, load_cluster
 from thinwire.topologies.names import unknown
 
 T = TypeVar("T")
-KEPT_PREDICTIONS = 2048  # a few hundred kB each at most, most a tenth of it
+KEPT_PREDICTIONS = 1024  # of 50 to 350 kB each: 80 MB, of large machines 350
 KEPT_DROPS = 32  # the oldest go
+MOST_S = 5.0  # that somebody waits for others before he goes on beside them
+
+
+class AbandonedError(Exception):
+    """Nobody waits for the answer any more."""
+
+
+class Turns:
+    """Of threads that answer. Python runs one at a time, so whoever may wait does, between two predictions."""
+
+    def __init__(self) -> None:
+        self._ahead = 0
+        self._changed = Condition()
+        self._mine = local()
+
+    @contextmanager
+    def ahead(self) -> Iterator[None]:
+        """What is done here, others wait for."""
+        with self._changed:
+            self._ahead += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._ahead -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def behind(self, gone: Event) -> Iterator[None]:
+        """What is done here waits for others, and ends once `gone` is set."""
+        self._mine.gone = gone
+        try:
+            yield
+        finally:
+            self._mine.gone = None
+
+    def turn(self) -> None:
+        """Wait, where this thread is behind others. AbandonedError where nobody waits for it."""
+        gone = getattr(self._mine, "gone", None)
+        if gone is None:
+            return
+        with self._changed:
+            self._changed.wait_for(lambda: not self._ahead or gone.is_set(), timeout=MOST_S)
+        if gone.is_set():
+            raise AbandonedError
 
 
 class Memory:

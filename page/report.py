@@ -14,6 +14,7 @@ from thinwire import __version__
 from thinwire.edge.writing import write_text
 from thinwire.page import answers, assets
 from thinwire.page.curves import LABELS, crossovers, curves
+from thinwire.page.defaults import POINTS
 from thinwire.page.desk import Desk
 from thinwire.page.documents import Answer, Axis, Curve, Detail, Grid, Options, Series, Start
 from thinwire.page.loads import serve
@@ -23,7 +24,6 @@ from thinwire.page.state import State
 BATCH = (1, 2, 4, 8, 16, 32, 64)
 TOKENS = (128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 LINKS = (0.25, 0.5, 1.0, 2.0, 4.0)
-POINTS = 180
 DIGITS = 6  # of numbers in the file: the interval leaves two or three
 AXES: tuple[str, ...] = ("batch", "input_tokens", "link")
 MOVES = frozenset({*AXES, "scheme"})

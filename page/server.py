@@ -23,14 +23,13 @@ from thinwire import __version__
 from thinwire.edge.words import said
 from thinwire.page import answers, assets
 from thinwire.page.curves import curves
-from thinwire.page.desk import Desk
+from thinwire.page.desk import AbandonedError, Desk
 from thinwire.page.documents import Start
 from thinwire.page.drops import MOST_BYTES, UntoldError, drop
 from thinwire.page.guard import LOOPBACK, Guard
 from thinwire.page.loads import serve
 from thinwire.page.plans import plan
 from thinwire.page.state import State, read
-from thinwire.page.turns import AbandonedError
 
 CSV = ("scheme", "ttft_ms", "low_ms", "high_ms", "compute_ms", "codec_ms", "wire_ms", "waiting_ms", "speedup",
        "bits_reduce", "bits_gather", "wire_mb", "perplexity", "lookups_lost", "standing", "best", "why")  # fmt: skip

@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl, urlencode
 from thinwire.edge.amounts import whole
 from thinwire.edge.limits import RATE, SLO, TOKENS, Limit
 from thinwire.edge.words import shown
+from thinwire.page import defaults
 from thinwire.reference.catalog import schemes
 from thinwire.sim.question import Option, Question, options_of
 
@@ -22,11 +23,11 @@ PERPLEXITY = Limit("a ratio of perplexities", 1.0, 10.0, "", "ten times the perp
 PRICE = Limit("a price of a GPU an hour", 0.0, 1e6, "", "in any currency", above=True)
 # A page's own: everything else is an option of a question. Paths, and factors by pattern, are not asked by a link.
 OWN: Mapping[str, tuple[Limit, float | None]] = {
-    "link": (LINK, 1.0),
-    "max_perplexity": (PERPLEXITY, 1.05),
+    "link": (LINK, defaults.LINK),
+    "max_perplexity": (PERPLEXITY, defaults.MAX_PERPLEXITY),
     "rate": (RATE, None),
-    "output_tokens": (TOKENS, 128.0),
-    "slo_ttft_ms": (SLO, 1000.0),
+    "output_tokens": (TOKENS, defaults.OUTPUT_TOKENS),
+    "slo_ttft_ms": (SLO, defaults.SLO_TTFT_MS),
 }
 LEFT = frozenset({"scaled_links", "slow_ranks"})
 DEFAULTS: Mapping[str, Any] = {"model": "llama-3-70b", "cluster": "8xl40s-pcie", "scheme": "flash-int4", "batch": 8}
@@ -46,11 +47,11 @@ class State:
     """
 
     question: Question
-    link: float = 1.0
-    max_perplexity: float = 1.05
+    link: float = defaults.LINK
+    max_perplexity: float = defaults.MAX_PERPLEXITY
     rate: float | None = None
-    output_tokens: float = 128.0
-    slo_ttft_ms: float = 1000.0
+    output_tokens: float = defaults.OUTPUT_TOKENS
+    slo_ttft_ms: float = defaults.SLO_TTFT_MS
     also: tuple[str, ...] = ()
     prices: tuple[tuple[str, float], ...] = field(default=())
 

@@ -170,13 +170,14 @@ export function showPlan(plan) {
   const edge = run.filter((one) => one.frontier).sort((a, b) => a.cost_per_hour - b.cost_per_hour);
   const most = Math.max(...run.map((one) => one.cost_per_hour)), least = Math.min(...run.map((one) => one.cost_per_hour));
   const named = apart([...run.filter((one) => one.best), ...edge], (one) => one.cost_per_hour, (one) => one.ttft_ms, (most - least) / 2, Math.max(...run.map((one) => one.ttft_ms)) / 12);
+  const tall = Math.max(plan.target_ms, ...run.map((one) => one.ttft_ms));
   const standing = (one) => (one.best ? "the cheapest that keeps the target" : one.why || (one.kept ? "keeps the target" : "misses the target"));
   return charts.cost.put({
     data: {
       rows: run.map((one) => ({
         cost: one.cost_per_hour, ttft: one.ttft_ms, what: shown(one), scheme: one.scheme, label: `${one.replicas > 1 ? `${one.replicas} × ` : ""}${one.machine}, ${one.scheme}`,
         cost_text: price(one), ttft_text: time(one.ttft_ms, one.ttft_plus_minus_ms || undefined), why: standing(one), colour: colour(one.best ? "best" : one.kept ? "ink" : "soft"),
-        size: one.best ? 160 : 70, shape: one.best ? "diamond" : "circle", opacity: one.kept ? 1 : 0.5, named: named.has(one), right: one.cost_per_hour > (most + least) / 2,
+        size: one.best ? 160 : 70, shape: one.best ? "diamond" : "circle", opacity: one.kept ? 1 : 0.5, named: named.has(one), right: one.cost_per_hour > (most + least) / 2, beside: one.ttft_ms + (one.ttft_ms < 0.12 * tall ? 0.05 : -0.05) * tall,
       })),
       frontier: edge.map((one) => ({ cost: one.cost_per_hour, ttft: one.ttft_ms })), target: [{ ttft: plan.target_ms }],
     },

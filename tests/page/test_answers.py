@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import thinwire
-from thinwire.page import answers, loads
+from thinwire.page import answers, defaults, loads
 from thinwire.page.curves import curves
 from thinwire.page.desk import Desk, Memory
 from thinwire.page.drops import drop
@@ -45,6 +45,11 @@ def test_rows_are_those_of_a_comparison() -> None:
         assert parts == pytest.approx(row["ttft_ms"], rel=1e-9)
     assert {"usable", "floor", "beyond"} <= {row["standing"] for row in found["rows"]}
     assert sum(row["best"] for row in found["rows"]) == 1
+
+
+def test_the_usual_limit_is_everybodys() -> None:
+    assert verdict.Limit().perplexity == defaults.MAX_PERPLEXITY
+    assert read("").max_perplexity == verdict.Limit().perplexity
 
 
 def test_everything_is_the_catalog_that_means_something_here() -> None:

@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.xdist_group("browser"),  # one browser and one server for all of these
     pytest.mark.skipif(chromium() is None, reason="no Chromium here: apt-get install chromium"),
 ]
-SMALL = "model=llama-3-8b&cluster=8xl40s-pcie&tp=4&batch=2&input_tokens=512"
+SMALL = "model=llama-3-8b&cluster=4xl4-pcie&tp=4&batch=2&input_tokens=512"
 CHARTS = ("ttft", "length", "link", "degree", "pareto", "cost", "serve", "timeline", "cluster")
 SETTLED = "html[data-settled]"  # curves and all else is there, too
 
@@ -362,5 +362,26 @@ def test_report_opens_without_a_network(browser: Browser, report: Path) -> None:
     settled(page)
     assert page.locator("#verdict").inner_text() == verdict
     assert {url.split("#")[0] for url in asked} <= {report.as_uri()}
+    assert not watched.complaints
+    context.close()
+
+
+def test_report_without_the_library_shows_tables(browser: Browser, tmp_path: Path) -> None:
+    from thinwire.page import report as pages
+
+    path = tmp_path / "bare.html"
+    axes = {"batch": [2.0], "input_tokens": [256.0, 512.0], "link": [1.0]}
+    html, _ = pages.page(desk(), small(), axes, with_library=False, planned=False)
+    assert pages.write(path, html) < 500_000
+    context = browser.new_context(offline=True)
+    watched = Watched(context.new_page())
+    watched.page.goto(path.as_uri())
+    settled(watched.page)
+    expect(watched.page.locator("[data-chart=ttft] tbody tr").first).to_be_visible()
+    ttft = watched.page.locator("[data-chart=ttft] tbody td").first
+    before = ttft.text_content() or ""
+    slide(watched.page, "input_tokens", -1)
+    expect(ttft).not_to_have_text(before)
+    expect(ttft).to_have_text(re.compile(r"^[\d.]+ ms$"))
     assert not watched.complaints
     context.close()

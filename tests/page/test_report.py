@@ -159,6 +159,8 @@ def test_the_command_writes_it_whole_or_not_at_all(capsys: Capture, tmp_path: Pa
     document = json.loads(said)
     html = out.read_text("utf-8")
     assert start_of(html)["state"]["batch"] == "1" and start_of(html)["state"]["scheme"] == "bf16", "as --help says"
+    assert document["command"].split()[:4] == ["thinwire", "report", "--model", "llama-3-8b"]
+    assert document["command"].endswith("--no-library --no-loads") and document["version"]
     assert document["bytes"] == len(html.encode()) < 500_000 and document["points"] == 2
     assert "<script>alert" not in html
     carried = unpacked(html)

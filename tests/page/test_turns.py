@@ -7,8 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from thinwire.page import answers, curves
-from thinwire.page.desk import Desk
-from thinwire.page.turns import AbandonedError, Turns
+from thinwire.page.desk import AbandonedError, Desk, Turns
 
 from .desks import small
 
@@ -58,7 +57,7 @@ def test_who_has_gone_away_is_not_worked_for() -> None:
 
 
 def test_one_waits_so_long_and_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("thinwire.page.turns.MOST_S", 0.05)
+    monkeypatch.setattr("thinwire.page.desk.MOST_S", 0.05)
     turns = Turns()
     with turns.ahead(), turns.behind(threading.Event()):
         began = time.monotonic()
