@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 
 from thinwire.sim.api import Comparison, compare
 from thinwire.sim.report import Prediction
-from thinwire.sim.verdict import Limit, lossless, standing
+from thinwire.sim.verdict import Limit, best
 
 SCHEMES = (
     "bf16", "mxfp8", "mxfp6", "mxfp4", "spd-50", "flash-int8", "flash2-int6", "flash-int5", "flash-int4",
@@ -33,11 +33,6 @@ def asked() -> Comparison:
     return compare(SCHEMES, "llama-3-70b", "8xl40s-pcie", tp=4, batch=8, input_tokens=1024)
 
 
-def best_buy(found: Comparison) -> Prediction:
-    """The soonest of those that compress and are usable: the picture is of what fewer bits cost."""
-    return next(row for row in found.rows if not lossless(row.acting) and standing(found, row, LIMIT) == "usable")
-
-
 def ratio_of(found: Comparison, row: Prediction) -> tuple[float, float, float] | None:
     """Perplexity over the uncompressed model's, and its interval."""
     known = found.accuracy(row)
@@ -51,20 +46,22 @@ def draw(target: Path = TARGET) -> None:
     """Write the picture."""
     plt.rcParams |= {"svg.hashsalt": "thinwire", "font.family": "sans-serif", "font.size": 10}
     found = asked()
-    best = best_buy(found)
+    bought = best(found, LIMIT)
+    if bought is None:
+        raise ValueError("none of what is drawn is usable")
     figure, axes = plt.subplots(figsize=(8, 4.4), layout="constrained")
     axes.set_xscale("symlog", linthresh=USABLE, linscale=1.6)  # linear where schemes are usable, then by orders
     for row in found.rows:
         ratio = ratio_of(found, row)
         if ratio is None:
             raise ValueError(f"nobody measured the perplexity of {row.scheme.name}")
-        _point(axes, row, ratio, row is best)
+        _point(axes, row, ratio, row is bought)
     least, most = -0.03, 2.2
     axes.axvspan(USABLE, most, color="#c0392b", alpha=0.08, linewidth=0)
     axes.text(most * 0.95, 4650, "costs too much accuracy", ha="right", color="#c0392b", fontsize=9)
     axes.text(
         least * 0.97, 1400,
-        f"best buy: {best.scheme.name}, {best.ttft_s * 1e3:.0f} ms, {found.speedup(best):.2f}x sooner",
+        f"best buy: {bought.scheme.name}, {bought.ttft_s * 1e3:.0f} ms, {found.speedup(bought):.2f}x sooner",
         fontsize=10, fontweight="bold", color=GREEN,
     )  # fmt: skip
     axes.set_xlim(least, most)

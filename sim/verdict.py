@@ -4,7 +4,7 @@ A scheme is usable where what it costs in accuracy is known and within a limit: 
 compressed prompts, which perplexity does not see. Whoever sends every sum whole, as bf16, loses nothing by that.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any, Literal, get_args
 
@@ -168,7 +168,21 @@ def verdict(c: Comparison, limit: Limit = Limit()) -> str:
     soon_s = time_text(found.ttft_s, found.interval.low_s, found.interval.high_s)
     before_s = baseline_s.partition(" (")[0]
     sooner = f"{ratio_text(c.speedup(found), least=-2)}x sooner than with {base.scheme.name} ({before_s})"
-    return f"Best buy: {found.scheme.name}, first token in {soon_s}, {sooner}, for {cost(c, found)}."
+    bought = f"Best buy: {found.scheme.name}, first token in {soon_s}, {sooner}, for {cost(c, found)}."
+    return bought + _without_overlap(c, found, limit)
+
+
+def _without_overlap(c: Comparison, found: Prediction, limit: Limit) -> str:
+    """What is taken of a best buy that overlaps, and what is best without."""
+    if found.scheme.sequence_split is None:
+        return ""
+    rows = [row for row in c.rows if row.scheme.sequence_split is None]
+    other = best(replace(c, rows=tuple(rows)), limit)
+    said = " That overlap slows nothing is assumed"
+    if other is None or other.ttft_s >= c.baseline.ttft_s * (1 - SAME):
+        return f"{said}."
+    other_s = time_text(other.ttft_s, other.interval.low_s, other.interval.high_s)
+    return f"{said}; without it: {other.scheme.name}, {other_s}."
 
 
 SAME = 1e-3  # of a time: what differs by less is the same

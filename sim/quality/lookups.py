@@ -6,7 +6,7 @@ every scheme of the study was tried at.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -56,8 +56,14 @@ class Lookup:
 
 
 def lookup(scheme: AnyScheme, tp: int, islands: int = 2) -> Lookup | None:
-    """What was measured of a scheme, at whatever TP degree it was; None where it was not, and on one rank."""
-    return None if isinstance(scheme, MixedScheme) or tp == 1 else _measured(TABLES).get(identity(scheme, tp, islands))
+    """What was measured of a scheme, at whatever TP degree it was; None where it was not, and on one rank.
+
+    A scheme that overlaps a split sequence sends each token's sums in the same codec, so it has what its codec alone
+    was measured to have: perplexities of such pairs agree to every digit (tests/sim/quality/test_lookups.py).
+    """
+    if isinstance(scheme, MixedScheme) or tp == 1:
+        return None
+    return _measured(TABLES).get(identity(replace(scheme, sequence_split=None), tp, islands))
 
 
 @lru_cache(maxsize=8)

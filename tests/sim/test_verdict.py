@@ -28,7 +28,7 @@ def test_standings(found: Comparison) -> None:
     """By what was measured of each: perplexity and look-ups, of what sends the same."""
     assert {row.scheme.name: standing(found, row) for row in found.rows} == {
         "bf16": "usable", "none": "floor", "spd-50": "beyond", "spd-10": "unknown", "iso": "usable",
-        "iso-int8": "unknown", "flash-int8": "usable", "flash-int4": "beyond", "flash-int2": "beyond",
+        "iso-int8": "usable", "flash-int8": "usable", "flash-int4": "beyond", "flash-int2": "beyond",
         "nvfp4-two-shot": "unknown", "quickreduce-int4": "usable", "quickreduce-fp8": "usable",
     }  # fmt: skip
     for row in found.rows:

@@ -11,6 +11,7 @@ import pytest
 from thinwire.reference.catalog import scheme
 from thinwire.sim import api
 from thinwire.sim.quality import lookups
+from thinwire.sim.quality.figures import figure
 from thinwire.sim.quality.lookups import TASK, TOKENS, lookup
 
 from ...command import Capture, run
@@ -94,3 +95,12 @@ def test_the_shipped_look_ups() -> None:
         assert found is not None and found.lost_interval[0] <= found.lost <= found.lost_interval[1]
         lost.append(found.lost)
     assert lost == sorted(lost, reverse=True) and lost[0] > -0.02 and lost[-1] < -0.7
+
+
+def test_overlap_changes_no_bits() -> None:
+    """Perplexities of codecs with and without it agree to every digit, so look-ups of the codec alone are theirs."""
+    for split, whole in (("iso-int8", "flash-int8"), ("flash-int4+iso", "flash-int4")):
+        measured, alone = (figure(scheme(name), 4) for name in (split, whole))
+        assert measured is not None and alone is not None
+        assert measured.perplexity_ratio == alone.perplexity_ratio
+        assert lookup(scheme(split), 4) == lookup(scheme(whole), 4) is not None
