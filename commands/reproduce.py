@@ -70,11 +70,8 @@ def resting(found: Sequence[Ground], verbose: bool) -> dict[str, Any]:
     """
     from thinwire.sim.grounds import counted, listed
 
-    kept = listed(found, len(found) if verbose else LISTED)
+    kept = listed(found, len(found)) if verbose else listed(found)
     return {
         "assumptions": [ground.text for ground in kept],
         "assumptions_left_out": counted(ground for ground in found if ground not in kept),
     }
-
-
-LISTED = 10

@@ -18,6 +18,7 @@ rule: how the simulation counts, of which nothing is off.
 """
 KINDS: tuple[Kind, ...] = get_args(Kind)
 LEADING, NOTABLE = 3, 0.02  # how many are said first, and from which share on
+LISTED = 10  # how many a document has that does not have all
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,7 @@ def _overlap(one: Ground, other: Ground) -> bool:
     return any(a.startswith(b) or b.startswith(a) for a in one.about for b in other.about)
 
 
-def listed(found: Sequence[Ground], most: int) -> tuple[Ground, ...]:
+def listed(found: Sequence[Ground], most: int = LISTED) -> tuple[Ground, ...]:
     """Those that are written down where not all are: the leading ones, then the widest of the others; rules last."""
     first = leading(found)
     rest = sorted((g for g in found if g not in first), key=lambda ground: (-ground.share, KINDS.index(ground.kind)))

@@ -51,7 +51,7 @@ def comparison(
     for kind in BELOW:
         some = [row for row in rows if standings[row.scheme.name] == kind]
         if some:
-            table.line(_why(kind, some, limit))
+            table.line(_why(kind, some, limit, c.compress == "prompt"))
         for row in some:
             table.add(*_marked(cells[row.scheme.name], False), style="dim")
     table.show()
@@ -125,10 +125,11 @@ def _lookups(c: Comparison, row: Prediction) -> str:
     return UNKNOWN if lost is None else f"{min(0, round(100 * lost.lost))}"
 
 
-def _why(kind: Standing, rows: Sequence[Prediction], limit: Limit) -> str:
+def _why(kind: Standing, rows: Sequence[Prediction], limit: Limit, asks: bool) -> str:
+    """Why some stand below a line. asks: whether look-ups count."""
     match kind:
         case "beyond":
-            return limit.beyond
+            return limit.beyond if asks else limit.beyond.partition(" or ")[0]
         case "unknown":
             return "what they cost was not measured, or not whole (?)"
         case "cannot":
@@ -161,8 +162,10 @@ def _alike(c: Comparison, limit: Limit) -> dict[str, list[str]]:
 def _notes(c: Comparison, rows: Sequence[Prediction], limit: Limit, marked: bool) -> None:
     """What the marks and the columns of accuracy are."""
     star = "* best buy; " if marked else ""
-    asked = "" if c.compress == "all" else f", --max-lookups-lost {limit.lookups:g}"
-    say(f"{star}usable: {limit.words} (--max-perplexity {limit.perplexity:g}{asked})")
+    words, asked = limit.words, f", --max-lookups-lost {limit.lookups:g}"
+    if c.compress == "all":  # look-ups were asked behind compressed prompts alone
+        words, asked = words.partition(" and ")[0], ""
+    say(f"{star}usable: {words} (--max-perplexity {limit.perplexity:g}{asked})")
     for sentence in (*_measured_on(c, rows), *_asked_of(c, rows)):
         say(sentence)
 
