@@ -220,7 +220,7 @@ def test_spec_options() -> None:
 @pytest.mark.parametrize(
     ("given_name", "message"),
     [
-        ("flash-int", "unknown scheme 'flash-int'; did you mean flash-int8, flash-int6, flash-int5"),
+        ("flash-int", "unknown scheme 'flash-int'; did you mean flash-int8 or flash-int6 or flash-int5"),
         ("", "unknown scheme ''"),
         ("flash-int4+", "unknown scheme ''"),
         ("zzz", "two_step:int4-g32-min/int8-g128-sym"),
