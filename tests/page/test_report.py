@@ -87,7 +87,7 @@ def test_curves_of_the_grid_pass_through_its_answers() -> None:
 
 def test_details_are_of_every_scheme_at_the_state_asked_for() -> None:
     _, grid, _ = made()
-    first = answers.answer(desk(), small())
+    first = answers.answer(desk(), report.with_best(desk(), small()))
     assert set(grid["details"]) == {row["scheme"] for row in first["rows"]}
     assert grid["details"]["flash-int4"] == first["detail"]
     assert all(one["at"]["scheme"] == name for name, one in grid["details"].items())
