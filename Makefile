@@ -23,13 +23,16 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq -c constrain
 MANIFESTS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check newest torchless fuzz mutants bench calibrate validate peers papers emulate accuracy prompt sensitivity auto spd gpu instructions pages pictures docs clean
+.PHONY: help demo ui test check newest torchless fuzz mutants bench calibrate validate peers papers emulate accuracy prompt sensitivity auto spd gpu instructions pages pictures docs clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' Makefile
 
 demo: $(VENV)/.core ## Llama-3-70B on four of eight L40S: TTFT of every scheme (installs no torch)
 	$(BIN)/thinwire compare --model llama-3-70b --cluster 8xl40s-pcie --tp 4 --batch 8 --input-tokens 1024
+
+ui: $(VENV)/.ui ## a page to play with, served on this machine alone; ARGS="--model qwen2.5-72b" prefills it
+	$(BIN)/thinwire ui $(ARGS)
 
 test: $(VENV)/.test ## every test; ARGS="-k layout" for some of them
 	$(BIN)/pytest -rs -n $(WORKERS) --dist loadgroup $(ARGS)
@@ -140,6 +143,11 @@ $(VENV)/.core: $(VENV)/.venv $(MANIFESTS)
 	@echo "thinwire: installing thinwire and its core dependencies (no torch)"
 	@$(PIP) --no-build-isolation -e .
 	@touch $@
+
+$(VENV)/.ui: $(VENV)/.venv $(MANIFESTS)
+	@echo "thinwire: installing thinwire and what serves its page (no torch)"
+	@$(PIP) --no-build-isolation -e '.[ui]'
+	@touch $(VENV)/.core $@
 
 $(VENV)/.torchless: $(VENV)/.venv $(MANIFESTS)
 	@echo "thinwire: installing thinwire with what tests without torch need"

@@ -17,7 +17,7 @@ from thinwire.reference.core import lookup
 from .command import Capture, run
 from .pages import ELSEWHERE, ROOT, Block, blocks_of, elsewhere, pages, text_of, words_of
 
-OF_TWO_RANKS = ("README.md", "parallelize(model, mesh, plan)")  # run by tests/reference/test_parallel.py
+OF_TWO_RANKS = ("docs/engine.md", "parallelize(model, mesh, plan)")  # run by tests/reference/test_parallel.py
 FILES = ("toml", "json", "csv")  # and text, where it has a name: without one it is there to be looked at
 # Too long to run here, or never over: how such a command begins, and the test that runs it, or reads its file.
 LONG = {
