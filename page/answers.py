@@ -39,7 +39,7 @@ from thinwire.topologies.load import load_cluster
 
 BASELINE = "bf16"
 FLOOR = "none"
-NAMED = (BASELINE, FLOOR, "flash-int8", "flash2-int6", "flash-int4", "flash2-int4-sr", "iso", "flash-int4+iso")
+NAMED = (BASELINE, FLOOR, "flash-int8", "flash2-int6", "flash-int4", "flash2-int4-sr", "iso", "iso-int8")
 EXPERTS = 4  # schemes for experts' traffic, where there is some
 EXAMPLE_PRICES = {"8xl40s-pcie": 0.90, "8xrtx-pro-6000-pcie": 1.60, "8xh100-nvlink": 2.60}
 EXAMPLE = "example, not a quotation: examples/plan.toml"
