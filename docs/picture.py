@@ -18,7 +18,7 @@ from thinwire.sim.verdict import Limit, best
 
 SCHEMES = (
     "bf16", "mxfp8", "mxfp6", "mxfp4", "spd-50", "flash-int8", "flash2-int6", "flash-int5", "flash-int4",
-    "hybrid-4.2", "iso", "iso-int8", "flash-int4+iso", "quickreduce-int4",
+    "hybrid-4.2", "iso", "iso-int8", "flash-int4+iso", "flash2-int4-sr",
 )  # fmt: skip
 LIMIT = Limit()
 USABLE = round(LIMIT.perplexity - 1, 9)

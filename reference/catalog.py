@@ -87,6 +87,8 @@ _BEST = "decision 021: least loss in two steps at"
 _COMPRESS = "Communication Compression for Tensor Parallel LLM Inference, arXiv 2411.09510"
 _LOW_BIT = "Towards Low-bit Communication for Tensor Parallel LLM Inference, arXiv 2411.07942"
 _QUICK = "QuickReduce: mk1-project/quickreduce and its port in vLLM"
+_QUICK_ON = ("CDNA 3", "CDNA 4")  # vLLM 0.33 builds it for ROCm alone, its kernels for gfx94x and gfx95x
+_CAKE_ON = ("Blackwell", "Blackwell GB20x")  # FlashInfer 0.7.4: SM100 and newer
 _QUICK3 = f"{_QUICK} and aiter; INT3 in ROCm/rocm-blogs@50641b2, quick-reduce-3"
 _QUICK4 = f"{_QUICK}; FP4 in ROCm/rocm-blogs@d060848, quick-reduce-2"
 _VLLM_SYMM = "vllm#39783 (open), two-shot on symmetric memory, an fp32 scale for 256 values; FlashInfer #3759"
@@ -148,12 +150,20 @@ _ALL = (
     Scheme("mxfp4-two-step", _MXFP4, _MXFP4, "two_step", source=f"{_COMPRESS}; in two steps"),
     Scheme("hybrid-4.2", _HYBRID, _HYBRID, "all_gather", source=_LOW_BIT),
     Scheme("hybrid-4.2-two-step", _HYBRID, _HYBRID, "two_step", source=_LOW_BIT),
-    Scheme("quickreduce-int8", _Q8, _Q8, "two_step", codec_launch="fused", source=_QUICK),
-    Scheme("quickreduce-int6", _Q6, _Q6, "two_step", codec_launch="fused", source=_QUICK),
-    Scheme("quickreduce-int4", _Q4, _Q4, "two_step", codec_launch="fused", source=_QUICK),
-    Scheme("quickreduce-fp8", _QF8, _QF8, "two_step", codec_launch="fused", source=_QUICK),
-    Scheme("quickreduce-int3", _Q3, _Q3, "two_step", codec_launch="fused", source=f"{_QUICK3}; theirs at TP 2 only"),
-    Scheme("quickreduce-fp4", _QF4, _QF4, "two_step", codec_launch="fused", source=_QUICK4),
+    Scheme("quickreduce-int8", _Q8, _Q8, "two_step", codec_launch="fused", kernels_on=_QUICK_ON, source=_QUICK),
+    Scheme("quickreduce-int6", _Q6, _Q6, "two_step", codec_launch="fused", kernels_on=_QUICK_ON, source=_QUICK),
+    Scheme("quickreduce-int4", _Q4, _Q4, "two_step", codec_launch="fused", kernels_on=_QUICK_ON, source=_QUICK),
+    Scheme("quickreduce-fp8", _QF8, _QF8, "two_step", codec_launch="fused", kernels_on=_QUICK_ON, source=_QUICK),
+    Scheme(
+        "quickreduce-int3",
+        _Q3,
+        _Q3,
+        "two_step",
+        codec_launch="fused",
+        kernels_on=_QUICK_ON,
+        source=f"{_QUICK3}; theirs at TP 2 only",
+    ),
+    Scheme("quickreduce-fp4", _QF4, _QF4, "two_step", codec_launch="fused", kernels_on=_QUICK_ON, source=_QUICK4),
     Scheme("vllm-symm-int8", _VLLM8, _VLLM8, "two_step", codec_launch="fused", source=_VLLM_SYMM),
     Scheme("vllm-symm-fp8", _VLLMF8, _VLLMF8, "two_step", codec_launch="fused", source=_VLLM_SYMM),
     Scheme("trtllm-fp8", _PACKET, _PACKET, "two_step", codec_launch="fused", source=_TRTLLM),
@@ -162,8 +172,24 @@ _ALL = (
         for word, codec in _B12X.items()
         for way, (collective, said) in _DMA_WAYS.items()
     ),
-    Scheme("nvfp4-one-shot", _NVFP4, _NVFP4, "all_gather", codec_launch="fused", source=f"{_CAKE}; theirs at TP 2"),
-    Scheme("nvfp4-two-shot", _NVFP4, _NVFP4, "two_step", codec_launch="fused", source=f"{_CAKE}; theirs at TP 4"),
+    Scheme(
+        "nvfp4-one-shot",
+        _NVFP4,
+        _NVFP4,
+        "all_gather",
+        codec_launch="fused",
+        kernels_on=_CAKE_ON,
+        source=f"{_CAKE}; theirs at TP 2",
+    ),
+    Scheme(
+        "nvfp4-two-shot",
+        _NVFP4,
+        _NVFP4,
+        "two_step",
+        codec_launch="fused",
+        kernels_on=_CAKE_ON,
+        source=f"{_CAKE}; theirs at TP 4",
+    ),
     Scheme("spd-50", _BF16, _BF16, "auto", drop_attention_percent=50, source=_SPD),
     Scheme("iso", _BF16, _BF16, "auto", sequence_split=0.5, source=_ISO),
     Scheme("iso-int8", _INT8, _INT8, "two_step", sequence_split=0.5, source=f"{_ISO}; INT8 as in flash-int8"),

@@ -74,10 +74,16 @@ def obstacle(row: Prediction) -> str | None:
     """Why a scheme does not run on a machine; None where it does, and where nothing is sent.
 
     Kernels that encode inside the collective store into other GPUs' memory (kernels/symmetric.py, and what the catalog
-    names as fused: docs/decisions/026-presets.md), so they need GPUs of one host that may write each other's.
+    names as fused: docs/decisions/026-presets.md), so they need GPUs of one host that may write each other's; and some
+    were written for some architectures alone (`Scheme.kernels_on`).
     """
-    if row.tp == 1 or not any(e.codec_launch == "fused" and not e.is_raw for e in entries(row.acting)):
+    fused = [e for e in entries(row.acting) if e.codec_launch == "fused" and not e.is_raw]
+    if row.tp == 1 or not fused:
         return None
+    architecture = row.cluster.gpu.architecture
+    elsewhere = [e.kernels_on for e in fused if e.kernels_on and architecture and architecture not in e.kernels_on]
+    if elsewhere:
+        return f"its kernels are of {' and '.join(elsewhere[0])} GPUs, these are {architecture}"
     if not row.cluster.peer_to_peer:
         return "its kernel writes other GPUs' memory, and here everything is staged in the host's"
     if len(row.cluster.hosts) > 1:
@@ -123,8 +129,17 @@ def reason(c: Comparison, row: Prediction, limit: Limit = Limit()) -> str | None
 
 
 def best(c: Comparison, limit: Limit = Limit()) -> Prediction | None:
-    """The soonest that is usable; None where none is."""
-    return min((row for row in c.rows if standing(c, row, limit) == "usable"), key=lambda r: r.ttft_s, default=None)
+    """The soonest that is usable; None where none is. What is no sooner than the baseline, which changes nothing and
+    costs nothing, is no better than that.
+    """
+    usable = [row for row in c.rows if standing(c, row, limit) == "usable"]
+    found = min(usable, key=lambda row: row.ttft_s, default=None)
+    base = next((row for row in usable if row.scheme == c.baseline.scheme), None)
+    return base if found is not None and base is not None and not _is_sooner(c, found) else found
+
+
+def _is_sooner(c: Comparison, row: Prediction) -> bool:
+    return row.ttft_s < c.baseline.ttft_s * (1 - SAME)
 
 
 def cost(c: Comparison, row: Prediction) -> str:
@@ -160,12 +175,13 @@ def verdict(c: Comparison, limit: Limit = Limit()) -> str:
             f"No scheme here is known to stay within the limit; with {base.scheme.name} the first token takes "
             f"{baseline_s}."
         )
-    if found.ttft_s >= base.ttft_s * (1 - SAME):
+    soon_s = time_text(found.ttft_s, found.interval.low_s, found.interval.high_s)
+    if not _is_sooner(c, found):
+        usable = "" if found.scheme == base.scheme else f"; the soonest that is: {found.scheme.name}, {soon_s}"
         return (
             f"Nothing that is within the limit is sooner than {base.scheme.name}, with which the first token takes "
-            f"{baseline_s}."
+            f"{baseline_s}{usable}."
         )
-    soon_s = time_text(found.ttft_s, found.interval.low_s, found.interval.high_s)
     before_s = baseline_s.partition(" (")[0]
     sooner = f"{ratio_text(c.speedup(found), least=-2)}x sooner than with {base.scheme.name} ({before_s})"
     bought = f"Best buy: {found.scheme.name}, first token in {soon_s}, {sooner}, for {cost(c, found)}."
@@ -179,7 +195,7 @@ def _without_overlap(c: Comparison, found: Prediction, limit: Limit) -> str:
     rows = [row for row in c.rows if row.scheme.sequence_split is None]
     other = best(replace(c, rows=tuple(rows)), limit)
     said = " That overlap slows nothing is assumed"
-    if other is None or other.ttft_s >= c.baseline.ttft_s * (1 - SAME):
+    if other is None or not _is_sooner(c, other):
         return f"{said}."
     other_s = time_text(other.ttft_s, other.interval.low_s, other.interval.high_s)
     return f"{said}; without it: {other.scheme.name}, {other_s}."

@@ -387,8 +387,9 @@ class Scheme:
     prompt, which travel uncompressed in the same messages: from the very last the first token of the answer is
     predicted. carrier: whose choice `auto` is, by size: NCCL's alone or an engine's; None takes the best that the
     fabric has. dispatch, combine: codecs of the tokens that travel to experts on other ranks, and of what comes back;
-    None = uncompressed. All-reduces know nothing of them, nor models without experts. Raises ValueError for a
-    combination that means nothing.
+    None = uncompressed. All-reduces know nothing of them, nor models without experts. kernels_on: architectures that
+    its fused kernels were written for, as files of GPUs name them; none where they run anywhere or nobody says. Raises
+    ValueError for a combination that means nothing.
     """
 
     name: str
@@ -406,6 +407,7 @@ class Scheme:
     carrier: Carrier | None = None
     dispatch: Codec | None = None
     combine: Codec | None = None
+    kernels_on: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _one_of("collective", self.collective, get_args(Collective))

@@ -7,11 +7,11 @@ import pytest
 from thinwire.sim import api
 from thinwire.sim.api import Comparison
 from thinwire.sim.report import Prediction
-from thinwire.sim.verdict import STANDINGS, Limit, best, judged, lossless, reason, standing, verdict
+from thinwire.sim.verdict import STANDINGS, Limit, best, cost, judged, lossless, obstacle, reason, standing, verdict
 
 SCHEMES = (
     "bf16", "none", "spd-50", "spd-10", "iso", "iso-int8", "flash-int8", "flash-int4", "flash-int2", "nvfp4-two-shot",
-    "quickreduce-int4", "quickreduce-fp8",
+    "quickreduce-int4", "flash2-int4-sr",
 )  # fmt: skip
 
 
@@ -29,7 +29,7 @@ def test_standings(found: Comparison) -> None:
     assert {row.scheme.name: standing(found, row) for row in found.rows} == {
         "bf16": "usable", "none": "floor", "spd-50": "beyond", "spd-10": "unknown", "iso": "usable",
         "iso-int8": "usable", "flash-int8": "usable", "flash-int4": "beyond", "flash-int2": "beyond",
-        "nvfp4-two-shot": "unknown", "quickreduce-int4": "usable", "quickreduce-fp8": "usable",
+        "nvfp4-two-shot": "cannot", "quickreduce-int4": "cannot", "flash2-int4-sr": "usable",
     }  # fmt: skip
     for row in found.rows:
         assert (reason(found, row) is None) == (standing(found, row) == "usable")
@@ -38,7 +38,7 @@ def test_standings(found: Comparison) -> None:
 def test_the_limit_decides(found: Comparison) -> None:
     lost = named(found, "flash-int4")
     assert standing(found, lost, Limit(lookups=22)) == "usable" and standing(found, lost, Limit(1.03, 22)) == "beyond"
-    assert standing(found, named(found, "quickreduce-int4"), Limit(lookups=7.9)) == "beyond"
+    assert standing(found, named(found, "flash2-int4-sr"), Limit(lookups=8.9)) == "beyond"
     assert standing(found, named(found, "bf16"), Limit(1.0, 0.0)) == "usable", "nothing is lost"
     everywhere = replace(found, compress="all")
     assert standing(everywhere, lost, Limit(5.0)) == "usable", "where every position is compressed nobody asks look-ups"
@@ -68,14 +68,49 @@ def test_the_verdict_is_one_sentence_with_the_answer_first(found: Comparison) ->
 
 
 def test_kernels_that_write_others_memory_want_machines_that_let_them() -> None:
-    asked = ["bf16", "flash-int8", "quickreduce-fp8"]
+    asked = ["bf16", "flash-int8", "trtllm-fp8"]
     staged = api.compare(asked, "llama-3-8b", "8xrtx4090-pcie", tp=4)
     reached = api.compare(asked, "llama-3-8b", "8xrtx4090-p2p", tp=4)
     across = api.compare(asked, "llama-3-8b", "2x8xh100-ib", tp=4, nodes=2)
-    fused = [standing(c, named(c, "quickreduce-fp8")) for c in (staged, reached, across)]
-    assert fused == ["cannot", "usable", "cannot"]
-    assert "host" in str(reason(staged, named(staged, "quickreduce-fp8")))
+    fused = [standing(c, named(c, "trtllm-fp8")) for c in (staged, reached, across)]
+    assert fused == ["cannot", "unknown", "cannot"]
+    assert "host" in str(reason(staged, named(staged, "trtllm-fp8")))
     assert all(standing(c, named(c, "flash-int8")) == "usable" for c in (staged, reached, across))
+
+
+def test_kernels_of_other_gpus_cannot_run() -> None:
+    asked = ["bf16", "quickreduce-int4", "nvfp4-two-shot"]
+    machines = ("8xmi300x-xgmi", "8xh100-nvlink", "8xb200-nvlink")
+    found = {name: api.compare(asked, "llama-3-8b", name, tp=4) for name in machines}
+    stand = {name: [standing(c, named(c, scheme)) for scheme in asked[1:]] for name, c in found.items()}
+    assert stand == {
+        "8xmi300x-xgmi": ["usable", "cannot"], "8xh100-nvlink": ["cannot", "cannot"],
+        "8xb200-nvlink": ["cannot", "unknown"],
+    }  # fmt: skip
+    other = found["8xh100-nvlink"]
+    assert "of CDNA 3 and CDNA 4 GPUs, these are Hopper" in str(reason(other, named(other, "quickreduce-int4")))
+    row = named(other, "quickreduce-int4")
+    unsaid = replace(row, cluster=replace(row.cluster, gpu=replace(row.cluster.gpu, architecture=None)))
+    assert obstacle(unsaid) is None, "a GPU of one's own that does not say what it is"
+
+
+def test_what_is_no_sooner_is_no_better() -> None:
+    """A scheme that does nothing here is not the best buy because of its name, nor one within a thousandth."""
+    idle = api.compare(["a2a-int8", "bf16"], "deepseek-v3", "8xb200-nvlink", weights="fp8-block")
+    assert best(idle) is named(idle, "bf16") and "sooner than bf16" in verdict(idle)
+    little = api.compare(["bf16", "iso"], "llama-3-8b", "8xh100-nvlink")  # two in a hundred
+    assert 1.005 < little.speedup(named(little, "iso")) < 1.05
+    assert best(little) is named(little, "iso") and verdict(little).startswith("Best buy: iso")
+    floor = api.compare(["none", "iso"], "llama-3-8b", "8xl40s-pcie", baseline="none")
+    assert best(floor) is named(floor, "iso") and "the soonest that is: iso" in verdict(floor)
+
+
+def test_the_sentence_says_what_was_measured(found: Comparison) -> None:
+    row = named(found, "flash-int8")
+    known = found.accuracy(row)
+    assert known is not None and known.perplexity_ratio is not None
+    said = cost(found, row)
+    assert float(said.partition(" %")[0]) == pytest.approx(100 * (known.perplexity_ratio - 1), rel=0.02)
 
 
 def test_a_mixture_whose_tokens_travel_compressed_is_unknown() -> None:

@@ -67,7 +67,8 @@ class Setup:
     def command(self, tp: int, scheme: str) -> str:
         """The same as a command, from the repository's root."""
         words = self.service(tp, scheme).command_line()
-        words[words.index("--model") + 1] = shown_file(self.config)
+        for option, name in (("--model", self.config), ("--cluster", self.cluster)):
+            words[words.index(option) + 1] = shown_file(name)
         return shlex.join(["thinwire", "serve", *words])
 
 
