@@ -174,8 +174,8 @@ def test_a_script_runs_from_any_folder(tmp_path: Path) -> None:
 
 
 def soonest(c: thinwire.Comparison, limit: thinwire.Limit) -> str:
-    """Of what is usable, without QuickReduce, whose kernels are AMD's, and without overlap, which is no codec."""
-    rows = tuple(row for row in c.rows if not re.match("quickreduce|(.*[+])?iso", row.scheme.name))
+    """Of what is usable, without overlap, which is no codec."""
+    rows = tuple(row for row in c.rows if not re.match("(.*[+])?iso", row.scheme.name))
     best = thinwire.best(replace(c, rows=rows), limit)
     assert best is not None
     return best.scheme.name
