@@ -64,6 +64,9 @@ class Prediction(OfPrediction):
     sharing: Sharing
     slow_ranks: Mapping[int, float] = field(default_factory=dict)  # rank -> factor on its kernels
 
+    def __hash__(self) -> int:  # of what was asked and the answer: some of what equality looks at are dicts
+        return hash((self.model.name, self.cluster, self.scheme, self.prompt, self.profile, self.sharing, self.ttft_s))
+
     @property
     def assumptions(self) -> tuple[str, ...]:
         """Every sentence it rests on; `sim.grounds.grounds` says of what class each is, and which matter most."""

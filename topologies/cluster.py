@@ -138,9 +138,9 @@ class Domain:
         return Domain(self.name, new(self.ranks), tuple(filter(None, map(new, self.switches))), nics)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Cluster:
-    """GPUs in rank order on a graph. Compared and hashed by identity; every what-if returns a new one.
+    """GPUs in rank order on a graph. Compared by all that it states; every what-if returns a new one.
 
     `kinds` names every node and what it is (gpu, switch, host_bridge, nic), `links` joins them (kept sorted by
     source, then target); `graph` is the same as a networkx graph. `gpus[r]` is rank r's node. `islands` groups ranks
@@ -167,10 +167,12 @@ class Cluster:
     indices: tuple[int, ...] = ()
     peer_to_peer: bool = True
     domains: tuple[Domain, ...] = ()
-    _links: dict[tuple[str, str], Link] = field(default_factory=dict, init=False, repr=False)
-    _targets: dict[str, list[str]] = field(default_factory=dict, init=False, repr=False)
-    _paths: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict, init=False, repr=False)
-    _routes: dict[tuple[int, int], tuple[Link, ...]] = field(default_factory=dict, init=False, repr=False)
+    _links: dict[tuple[str, str], Link] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _targets: dict[str, list[str]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _paths: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _routes: dict[tuple[int, int], tuple[Link, ...]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         LINKS.check("links", len(self.links))
@@ -201,6 +203,9 @@ class Cluster:
         if switch is not None and self.kinds.get(switch) != "switch":
             raise ValueError(f"reducing_switch must be a node of kind switch: {switch}")
         self._check_connected()
+
+    def __hash__(self) -> int:  # cheap, and little is lost: machines of one name are mostly one machine
+        return hash((self.name, self.gpus, self.indices, len(self.links)))
 
     def _check_graph(self) -> None:
         for node, kind in self.kinds.items():

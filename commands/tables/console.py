@@ -1,10 +1,11 @@
 """Where people's answers are written, and how wide: as the terminal is; 80 columns piped, unless COLUMNS says more."""
 
 import os
+import re
 import sys
 from shutil import get_terminal_size
-from textwrap import wrap
 
+from rich.cells import cell_len, chop_cells
 from rich.console import Console, ConsoleDimensions
 from rich.text import Text
 
@@ -29,18 +30,41 @@ console = Paper(highlight=False)
 
 
 def say(text: str, style: str = "", indent: int = 0) -> None:
-    """A sentence, wrapped at spaces alone: lines after the first are set in by `indent`, names and links stay whole."""
-    lines = wrap(
-        text, console.width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
-    ) or [""]  # fmt: skip
-    for line in lines:
+    """A sentence, wrapped at spaces: lines after the first are set in by `indent`. Links and paths stay whole, however
+    wide; other words are folded where they are wider than the screen.
+    """
+    for line in wrapped(text, console.width, indent):
         console.print(Text(line, style=style), soft_wrap=True)
+
+
+def wrapped(text: str, width: int, indent: int = 0) -> list[str]:
+    """Lines of as many cells as `width` at most, one at least: a Chinese character is two cells wide."""
+    lines: list[str] = []
+    line, taken = "", 0  # cells of it
+    for space, word in _WORD.findall(" ".join(text.splitlines())):
+        cells = cell_len(word)
+        if line.strip() and taken + len(space) + cells > width:
+            lines.append(line)
+            line, taken = " " * indent, indent
+        else:
+            line, taken = line + space, taken + len(space)
+        if taken + cells > width and not _WHOLE.search(word):
+            first = chop_cells(word, max(2, width - taken))[0]
+            *full, word = chop_cells(word[len(first) :], width - indent)
+            lines += [line + first, *(" " * indent + each for each in full)]
+            line, taken, cells = " " * indent, indent, cell_len(word)
+        line, taken = line + word, taken + cells
+    return [*lines, line]
+
+
+_WORD = re.compile(r"(\s*)(\S+)")
+_WHOLE = re.compile(r"[/\\]")
 
 
 def heading(text: str) -> None:
     """What comes next, after an empty line."""
     console.print()
-    console.print(Text(text, style="bold"), soft_wrap=True)
+    say(text, "bold")
 
 
 def item(text: str) -> None:

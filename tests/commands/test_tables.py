@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from thinwire.commands.tables.console import LEAST, MOST, PIPED, console
+from thinwire.commands.tables.console import LEAST, MOST, PIPED, console, wrapped
 from thinwire.commands.tables.fitting import GAP, Column, Fitted, _lines
 from thinwire.edge.quantities import time_text
 from thinwire.reference.catalog import schemes
@@ -281,3 +282,38 @@ def test_a_name_longer_than_the_line_is_written_on_several(capsys: Capture, monk
 def test_every_scheme_of_the_catalog_has_a_line(capsys: Capture) -> None:
     _, out, _ = run(capsys, "schemes")
     assert {line.split()[0] for line in out.splitlines() if line.split()} >= set(schemes())
+
+
+WORDS = st.sampled_from(["a", "of", "c-d", "模型机器", "é", "x" * 90, "模" * 50, "日本 ", "  "])
+
+
+@given(st.lists(WORDS, max_size=20).map(" ".join), st.integers(20, 90), st.integers(0, 4))
+def test_prose_is_as_wide_as_the_screen_in_cells(text: str, width: int, indent: int) -> None:
+    """A Chinese character is two cells. Nothing is lost, and a line ends only where the next word has no room."""
+    lines = wrapped(text, width, indent)
+    assert all(cell_len(line) <= width for line in lines)
+    assert "".join("".join(lines).split()) == "".join(text.split())
+    for line, after in pairwise(lines):
+        assert after.startswith(" " * indent)
+        assert cell_len(f"{line} {after.split()[0]}") > width or cell_len(after.split()[0]) > width - indent - 2
+
+
+def test_links_and_paths_are_not_folded() -> None:
+    link = "https://example.org/" + "x" * 90
+    assert wrapped(f"see {link} there", 60, 2) == ["see", f"  {link}", "  there"]
+    assert wrapped("", 60) == [""] and wrapped("- one\ntwo", 60) == ["- one two"]
+
+
+@pytest.mark.parametrize("name", ["模型机器 " * 6, "模型机器" * 20, "n" * 300], ids=["words", "wide", "long"])
+def test_names_of_any_script_and_length_are_within_the_screen(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    """Of a machine's file: what a user calls his machine is his."""
+    text = (Path(__file__).parents[2] / "examples" / "my-machine.toml").read_text(encoding="utf-8")
+    machine = tmp_path / "m.toml"
+    machine.write_text(text.replace('name = "my-machine"', f'name = "{name}"'), encoding="utf-8")
+    asked = ("--model", "llama-3-8b", "--cluster", str(machine), "--tp", "2")
+    for words in (("predict", *asked, "--scheme", "flash-int4"), ("compare", *asked, "--schemes", "bf16,flash-int4")):
+        lines = printed(capsys, monkeypatch, True, 60, *words)
+        assert name[:6] in " ".join(lines)
+        assert [line for line in lines if cell_len(line) > 60] == []

@@ -103,7 +103,7 @@ def test_ratios_and_shares() -> None:
     assert ratio_text(1.03607, 1.0254, 1.04684) == "1.036 (1.025..1.047)"
     assert ratio_text(5.90701, 4.84495, 7.20188) == "5.9 (4.8..7.2)"
     assert ratio_text(1.5234, least=-2) == "1.52"
-    assert [percent_text(share) for share in (0.0, 0.00563, 0.0216, 0.43, 1.0, 12.3)] == [
-        "0 %", "0.56 %", "2.2 %", "43 %", "100 %", "1230 %",
+    assert [percent_text(share) for share in (0.0, 4.9e-5, 5.1e-5, 0.0012, 0.00563, 0.0216, 0.43, 1.0, 12.3)] == [
+        "0 %", "0 %", "0.01 %", "0.12 %", "0.56 %", "2.2 %", "43 %", "100 %", "1230 %",
     ]  # fmt: skip
     assert ratio_text(float("inf")) == percent_text(float("nan")) == bytes_text(float("inf")) == NONE

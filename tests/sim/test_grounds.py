@@ -7,7 +7,7 @@ import pytest
 
 from thinwire.sim import api
 from thinwire.sim.costs.spread import ANOTHER_HOST
-from thinwire.sim.grounds import KINDS, Ground, counted, grounds, leading, listed, together
+from thinwire.sim.grounds import KINDS, Ground, by_source, counted, grounds, leading, listed, together
 from thinwire.sim.interval import ALL_COMPUTE, CODECS
 from thinwire.sim.report import OTHER_HOSTS, Prediction, host_grounds
 
@@ -81,6 +81,36 @@ def test_the_leading_ones(found: Prediction) -> None:
     left = counted(ground for ground in basis if ground not in ten)
     assert sum(left.values()) == len(basis) - len(ten) and all(left.values())
     assert set(listed(basis, len(basis))) == set(basis)
+
+
+def test_a_few_per_cent_are_worth_a_word() -> None:
+    """A fiftieth of the width, but three at most, and one for each part."""
+    shares = {"a": 0.6, "a b": 0.6, "c": 0.3, "d": 0.021, "e": 0.019}
+    basis = [Ground(part, "assumed", (part,), share) for part, share in shares.items()]
+    assert [ground.text for ground in leading(basis)] == ["a", "c", "d"]
+    assert [ground.text for ground in leading(basis, 2)] == ["a", "c"]
+    assert [ground.text for ground in leading(basis, 9)] == ["a", "c", "d"] and leading(basis[4:]) == ()
+
+
+def test_the_class_is_the_first_word_of_the_source() -> None:
+    for source, kind in (
+        ("measured: on an L40S", "measured"),
+        ("datasheet: NVIDIA's", "datasheet"),
+        ("assumed: as its sibling's", "assumed"),
+        ("measured on an L40S", "assumed"),
+        ("", "assumed"),
+    ):
+        (said,) = by_source(source, "compute", "a sentence")
+        assert (said.kind, said.about) == (kind, ("compute",)), source
+
+
+def test_of_several_that_decide_the_widest_share_counts() -> None:
+    rows = [api.predict("llama-3-8b", "8xl40s-pcie", name, tp=4) for name in ("flash-int4", "bf16")]
+    shares = [{ground.text: ground.share for ground in grounds(row)} for row in rows]
+    decided = {ground.text: ground.share for ground in together(rows)}
+    for text, share in decided.items():
+        assert share == max(each.get(text, 0.0) for each in shares)
+    assert any(len({each.get(text) for each in shares}) == 2 for text in shares[0] if text in shares[1])
 
 
 def test_several_together() -> None:

@@ -1,8 +1,10 @@
 """Predictions: what adds up, what may not change them, what must change them and by how much."""
 
 import json
+import pickle
 import re
 from collections.abc import Sequence
+from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
 
@@ -394,3 +396,15 @@ def test_one_gpu_has_nothing_to_overlap() -> None:
 def test_numbers_that_are_not_whole_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="must be a whole number"):
         api.predict("llama-3-8b", "8xl40s-pcie", "bf16", **wrong)  # type: ignore[arg-type]
+
+
+def test_copies_are_equal_and_hash_alike() -> None:
+    """What went to another process and came back: in a set it is the same prediction."""
+    asked = ("llama-2-7b", "8xl40s-pcie")
+    found = api.compare(["flash-int4", "bf16"], *asked, tp=2, slow_ranks={1: 1.5})
+    one, other = found.rows
+    for again in (pickle.loads(pickle.dumps(found)), deepcopy(found)):
+        assert again == found and hash(again) == hash(found)
+        assert again.rows[0] == one != other and {one: "seen"}[again.rows[0]] == "seen"
+    assert api.predict(*asked, one.scheme.name, tp=2, slow_ranks={1: 1.5}) == one
+    assert api.predict(*asked, one.scheme.name, tp=2, slow_ranks={1: 1.6}) != one

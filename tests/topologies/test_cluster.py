@@ -382,3 +382,15 @@ def test_pcie_pools_bind_where_they_should() -> None:
     assert rates(tree, [(0, 1), (1, 0)]) == pytest.approx([3.0, 3.0])  # both pass bridge 0
     assert rates(tree, [(0, 2), (2, 0)]) == pytest.approx([2.0, 2.0])  # both directions share the socket link
     assert rates(tree, [(0, 1), (2, 3)]) == pytest.approx([6.0, 6.0])
+
+
+def test_equal_is_what_states_the_same() -> None:
+    """Whether it came by pickle, from a file read again, or out of a what-if that left nothing as it was."""
+    known = load_cluster("2x8xh100-ib")
+    known.route(0, 9)
+    again = pickle.loads(pickle.dumps(known))
+    assert again is not known and known == again and hash(known) == hash(again)
+    assert known.take(4) == again.take(4) != known and {known: 1}[again] == 1
+    assert known != known.with_link_scaled("*", 0.5) and known != known.name
+    for name, value in (("fabric", "other"), ("title", ""), ("peer_to_peer", False), ("assumptions", ("said",))):
+        assert known != replace(known, **{name: value}), name

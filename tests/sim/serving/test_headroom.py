@@ -76,3 +76,43 @@ def test_a_trace_is_served_over_and_over(tmp_path: Path) -> None:
 def test_what_fits_no_replica_is_refused() -> None:
     with pytest.raises(ValueError, match="fits a replica"):
         capacity(Setup(ENGINE, Batching(512, 16, 100), 1), Drawn(1.0, Fixed(300), Fixed(3)))
+
+
+def test_replicas_that_serve_alike_are_off_together() -> None:
+    """One is simulated: the number and its interval are as many times its own."""
+    load = Drawn(1.0, LogNormal(300, 0.5, 1000), Geometric(30))
+    one, three = (capacity(Setup(ENGINE, Batching(512, 16, 20_000), n), load) for n in (1, 3))
+    assert one.half_width and three.half_width == pytest.approx(3 * one.half_width)
+    assert three.value == pytest.approx(3 * one.value)
+
+
+def test_a_request_alone_may_say_little_of_a_full_batch() -> None:
+    """Where each sequence costs, a place is free after as many times what a lone request takes: the window follows."""
+    places, tokens = 32, 20
+    pace = Linear(iteration_s=0.0, prompt_s=0.0, sequence_s=1e-3)
+    found = capacity(Setup(pace, Batching(64, places, 1 << 30), 1), Drawn(1.0, Fixed(1), Fixed(tokens)))
+    assert found.value == pytest.approx(places / ((tokens - 1) * places * 1e-3), rel=0.03)
+    assert found.half_width is not None and found.half_width < 0.1 * found.value
+
+
+def test_somebody_always_waits() -> None:
+    """As much is served as of a queue that nobody can empty. Here places follow from the cache and the mean, so that
+    there are more than those while short requests are served: who waits takes them.
+    """
+    load = Drawn(1.0, LogNormal(300, 1.0, 1500), Geometric(3))
+    setup = Setup(Linear(0.01, 0.0), Batching(4000, 8, 2000, chunked_prefill=False), 1)
+    found = capacity(setup, load)
+    seconds = 6000 / found.value
+    run = Simulation(setup, replace(load, rate_per_s=2 * found.value), Window(seconds, seconds / 10), seed=5).run()
+    assert run.saturated and found.value == pytest.approx(run.goodput_per_s.value, rel=0.05)
+
+
+def test_a_traces_long_prompts_are_as_rare_as_they_are(tmp_path: Path) -> None:
+    """One in fifty takes half of the cache: the others are served beside it all the same."""
+    path = tmp_path / "t.csv"
+    rows = "".join(f"{i},{10_000 if i % 50 == 25 else 100},40\n" for i in range(200))
+    path.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n" + rows)
+    setup = Setup(Linear(0.01, 0.0), Batching(512, 16, 20_000), 1)
+    plain = capacity(setup, Drawn(1.0, Fixed(100), Fixed(40)))
+    found = capacity(setup, Trace(str(path), 1.0))
+    assert 0.85 * plain.value < found.value < plain.value

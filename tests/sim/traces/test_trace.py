@@ -123,6 +123,15 @@ def test_slices_are_the_spans_of_the_prediction(name: str, traces: Any) -> None:
     assert whole.args == about(found) and {"model", "scheme", "cluster", "thinwire"} <= whole.args.keys()
 
 
+@pytest.mark.parametrize("name", ["folded", "some GPUs", "one GPU"])
+def test_what_it_is_of_is_the_predictions_document(name: str) -> None:
+    """Under the same names, and the interval's ends under their own."""
+    said, document = about(case(name)), case(name).to_dict()
+    for key in ("model", "cluster", "tp", "scheme", "batch", "input_tokens", "ttft_ms"):
+        assert said[key] == document[key], key
+    assert [said["ttft_ms_low"], said["ttft_ms_high"]] == document["ttft_ms_interval"]
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_exchanges_tell_their_codec_time_and_who_waited(name: str, traces: Any) -> None:
     found, (read, _) = case(name), traces(name)
