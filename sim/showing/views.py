@@ -10,6 +10,7 @@ from typing import Any
 
 from thinwire.edge.quantities import power_of, rounded, time_text
 from thinwire.sim.showing.display import Axes, Displayed, Row, entitle, flat, one_line, plain
+from thinwire.topologies.choose import text_of
 
 PARTS = ("compute", "exposed_communication", "waiting")  # of a TTFT, one after the other
 SHOWN = ("scheme", "ttft_ms", "ttft_ms_low", "ttft_ms_high", "speedup", "perplexity_ratio", "lookup_points_lost")
@@ -31,7 +32,7 @@ def prediction_row(document: Mapping[str, Any]) -> Row:
     low_ms, high_ms = document["ttft_ms_interval"]
     return {
         **{name: document[name] for name in ("model", "cluster", "scheme", "tp")},
-        "gpus": ",".join(map(str, document["gpus"])),
+        "gpus": text_of(document["gpus"]),
         **{name: document[name] for name in ("batch", "input_tokens", "weights", "kv", "ttft_ms")},
         "ttft_ms_low": low_ms,
         "ttft_ms_high": high_ms,
@@ -234,7 +235,7 @@ class OfPlan(Displayed):
         rows = []
         for outcome in me.outcomes:
             found = outcome.to_dict()
-            found["replica_gpus"] = ",".join(map(str, found["replica_gpus"]))
+            found["replica_gpus"] = text_of(found["replica_gpus"])
             for name in ("ttft_ms", "tpot_ms"):
                 found[name] = found[name] or {"value": None, "half_width": None}
             rows.append({**flat(found), "cheapest": outcome is best, "on_frontier": id(outcome) in frontier})

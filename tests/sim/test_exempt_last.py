@@ -123,7 +123,7 @@ def test_commands_take_it(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = run(capsys, "compare", *where, "--schemes", "flash-int4,flash-int4+exempt-last-4", "--json")
     rows = {row["scheme"]: row for row in json.loads(out)["rows"]}
     assert status == 0 and rows["flash-int4+exempt-last-4"]["ttft_ms"] > rows["flash-int4"]["ttft_ms"]
-    status, out, _ = run(capsys, "predict", *where, "--scheme", "flash-int4+exempt-last-4", "--explain")
+    status, out, _ = run(capsys, "predict", *where, "--scheme", "flash-int4+exempt-last-4", "--explain", "-v")
     said = " ".join(out.split())
     assert status == 0 and "the last 4 tokens of each prompt travel uncompressed, in the same messages" in said
     assert "all-reduce of 2097152 values, the last 16384 uncompressed: two_step by" in said
