@@ -16,7 +16,7 @@ from thinwire.page.documents import Axis, Crossover, Curve, Curves, Series
 from thinwire.page.state import State
 from thinwire.sim.report import Prediction
 from thinwire.sim.verdict import SAME
-from thinwire.topologies.choose import choose, text_of
+from thinwire.topologies.choose import choose, numbers, text_of
 
 AXES: tuple[Axis, ...] = get_args(Axis)
 TOKENS = (128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
@@ -71,7 +71,7 @@ def _group(desk: Desk, state: State) -> Sequence[int]:
     assert isinstance(q.cluster, str)
     machine = desk.machine(q.cluster)
     if q.gpus is not None:
-        return list(q.gpus)
+        return numbers(q.gpus)
     return range(len(choose(machine, None, None, q.nodes).gpus if q.nodes else machine.gpus))
 
 
@@ -81,7 +81,7 @@ def moved(state: State, axis: Axis, x: float) -> State:
     if axis == "link":
         return replace(state, link=x)
     if axis == "tp":
-        gpus = None if q.gpus is None else tuple(q.gpus)[: round(x)]
+        gpus = None if q.gpus is None else numbers(q.gpus)[: round(x)]
         return replace(state, question=replace(q, tp=round(x), gpus=gpus))
     return replace(state, question=replace(q, input_tokens=round(x)))
 
@@ -91,7 +91,7 @@ def label(state: State, axis: Axis) -> str:
     q = state.question
     if axis != "tp" or not (q.gpus or (q.nodes or 1) > 1):
         return LABELS[axis]
-    return f"{LABELS[axis]}, " + (f"first of GPUs {text_of(tuple(q.gpus))}" if q.gpus else f"over {q.nodes} nodes")
+    return f"{LABELS[axis]}, " + (f"first of GPUs {text_of(numbers(q.gpus))}" if q.gpus else f"over {q.nodes} nodes")
 
 
 def curve(desk: Desk, state: State, axis: Axis, schemes: Sequence[str], x: Sequence[float]) -> Curve:
