@@ -187,29 +187,28 @@ def chosen(state: State) -> str:
 
 
 def _answer(desk: Desk, state: State, everything: bool) -> Answer:
-    comparison, cannot = compared(desk, state, named(desk, state, everything))
-    return {**_head(desk, state, comparison, cannot), "detail": detail(desk, state)}
+    names = named(desk, state, everything)
+    return {**_head(desk, state, names, *compared(desk, state, names)), "detail": detail(desk, state)}
 
 
 def without_detail(desk: Desk, state: State, names: Sequence[str]) -> Answer:
     """Rows of these schemes alone: what a report has at every point of its grid."""
-    comparison, cannot = compared(desk, state, names)
-    return _head(desk, state, comparison, cannot)
+    return _head(desk, state, names, *compared(desk, state, names))
 
 
-def _head(desk: Desk, state: State, c: Comparison, cannot: dict[str, str]) -> Answer:
+def _head(desk: Desk, state: State, names: Sequence[str], c: Comparison, cannot: dict[str, str]) -> Answer:
     limit = Limit(perplexity=state.max_perplexity)
     first, soonest = c.baseline, best(c, limit)
     if chosen(state) in cannot and chosen(state) not in catalog_schemes():
         raise ValueError(cannot[chosen(state)])  # a slip in a name, rather than a row
     rows = [row(c, one, limit, one is soonest, one.scheme.name == chosen(state)) for one in c.rows]
     rows += [cannot_row(name, why, name == chosen(state)) for name, why in cannot.items()]
-    q = state.question
+    q, able = state.question, [name for name in names if name not in cannot]
     return {
         "version": __version__,
         "state": state.query(),
         "title": f"{first.model.name} on {first.cluster.name}, TP {first.tp}, {q.batch} x {q.input_tokens} tokens",
-        "verdict": verdict(c, limit),
+        "verdict": f"{verdict(c, limit)} {among(desk, state, names)}",
         "model": first.model.name,
         "machine": first.cluster.name,
         "tp": first.tp,
@@ -218,9 +217,15 @@ def _head(desk: Desk, state: State, c: Comparison, cannot: dict[str, str]) -> An
         "notes": notes(first.model, q.input_tokens),
         "link_gb_per_s": link_bytes_per_s(first.cluster) / 1e9,
         "rows": rows,
-        "command": command("compare", state, desk),
-        "python": python("compare", state, desk),
+        "command": command("compare", state, desk, able),
+        "python": python("compare", state, desk, able),
     }
+
+
+def among(desk: Desk, state: State, names: Sequence[str]) -> str:
+    """Of how many schemes a verdict is: the whole catalog may have a better one."""
+    every = {*api.schemes_for(desk.resolved(state.question)), *names}
+    return f"Compared: {f'{len(names)} of the' if len(names) < len(every) else 'all'} {len(every)} schemes that apply here."
 
 
 def row(c: Comparison, one: Prediction, limit: Limit, is_best: bool, is_chosen: bool) -> Row:
@@ -296,11 +301,11 @@ def notes(model: ModelConfig, tokens: float) -> list[str]:
 # ---- the same elsewhere
 
 
-def command(which: str, state: State, desk: Desk) -> str:
-    """The command line that gives the same: of the rows (`compare`), or of the chosen scheme (`predict`)."""
+def command(which: str, state: State, desk: Desk, names: Sequence[str] = ()) -> str:
+    """The command line that gives the same: of these schemes (`compare`), or of the chosen one (`predict`)."""
     question = replace(state.asking(), **files_of(state, desk))
     if which == "compare":
-        more = ("--schemes", ",".join(named(desk, state)), *_limit(state))
+        more = ("--schemes", ",".join(names), *_limit(state))
         return command_line(which, question, *more, without=("scheme",))
     return command_line(which, question)
 
@@ -310,10 +315,10 @@ def _limit(state: State) -> tuple[str, ...]:
     return () if state.max_perplexity == usual else ("--max-perplexity", number(state.max_perplexity))
 
 
-def python(which: str, state: State, desk: Desk) -> str:
+def python(which: str, state: State, desk: Desk, names: Sequence[str] = ()) -> str:
     """The Python that gives the same."""
     question = replace(state.asking(), **files_of(state, desk))
-    return python_line(question, which, *([named(desk, state)] if which == "compare" else ()))
+    return python_line(question, which, *([list(names)] if which == "compare" else ()))
 
 
 def files_of(state: State, desk: Desk) -> dict[str, Any]:

@@ -1,9 +1,12 @@
-"""TTFT along an axis, for a few schemes, and where one becomes sooner than another."""
+"""TTFT along an axis, for a few schemes, and where one becomes sooner than another.
 
-from collections.abc import Sequence
+Where two change places is looked for by predictions: TTFT has kinks (the algorithm of an exchange, tiles of a GEMM), so
+a line through two points says nothing about what is between them.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import pairwise
-from math import exp, log
+from math import log, sqrt
 from typing import get_args
 
 from thinwire.edge.words import shown
@@ -12,6 +15,8 @@ from thinwire.page.desk import Desk
 from thinwire.page.documents import Axis, Crossover, Curve, Curves, Series
 from thinwire.page.state import State
 from thinwire.sim.report import Prediction
+from thinwire.sim.verdict import SAME
+from thinwire.topologies.choose import choose, numbers, text_of
 
 AXES: tuple[Axis, ...] = get_args(Axis)
 TOKENS = (128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
@@ -21,7 +26,10 @@ LABELS = {
     "link": "Rate of every link, times the machine's",
     "tp": "TP degree",
 }
-ALIKE = 1e-9  # of a time: closer is the same algorithm under two names
+BETWEEN = 3  # places asked between two points where schemes change places; then halves of the part where they do
+HALVES = 3
+NEAR = 1.02  # of x: closer is not looked for
+Asked = Callable[[str, float], float | None]  # TTFT of a scheme at x, in milliseconds; None: it cannot run there
 
 
 def curves(desk: Desk, state: State, axes: Sequence[str] = ()) -> Curves:
@@ -52,18 +60,38 @@ def points(desk: Desk, state: State, axis: Axis) -> list[float]:
         return [float(x) for x in sorted({*TOKENS, q.input_tokens})]
     if axis == "link":
         return sorted({*LINKS, state.link})
+    most = len(_group(desk, state))
+    nodes = q.nodes or 1
+    return [float(x) for x in sorted({*degrees(most), desk.predicted(state, BASELINE).tp}) if x % nodes == 0]
+
+
+def _group(desk: Desk, state: State) -> Sequence[int]:
+    """The GPUs that TP degrees are taken of, by number: those listed, those of so many nodes, or all."""
+    q = state.question
     assert isinstance(q.cluster, str)
-    gpus = len(desk.machine(q.cluster).gpus)
-    return [float(x) for x in sorted({*degrees(gpus), q.tp or gpus})]
+    machine = desk.machine(q.cluster)
+    if q.gpus is not None:
+        return numbers(q.gpus)
+    return range(len(choose(machine, None, None, q.nodes).gpus if q.nodes else machine.gpus))
 
 
 def moved(state: State, axis: Axis, x: float) -> State:
-    """The state at another place of an axis."""
+    """The state at another place of an axis. Another TP degree is of the same GPUs, or of as many nodes."""
+    q = state.question
     if axis == "link":
         return replace(state, link=x)
     if axis == "tp":
-        return replace(state, question=replace(state.question, tp=round(x), gpus=None, nodes=None))
-    return replace(state, question=replace(state.question, input_tokens=round(x)))
+        gpus = None if q.gpus is None else numbers(q.gpus)[: round(x)]
+        return replace(state, question=replace(q, tp=round(x), gpus=gpus))
+    return replace(state, question=replace(q, input_tokens=round(x)))
+
+
+def label(state: State, axis: Axis) -> str:
+    """What is along the axis."""
+    q = state.question
+    if axis != "tp" or not (q.gpus or (q.nodes or 1) > 1):
+        return LABELS[axis]
+    return f"{LABELS[axis]}, " + (f"first of GPUs {text_of(numbers(q.gpus))}" if q.gpus else f"over {q.nodes} nodes")
 
 
 def curve(desk: Desk, state: State, axis: Axis, schemes: Sequence[str], x: Sequence[float]) -> Curve:
@@ -71,16 +99,23 @@ def curve(desk: Desk, state: State, axis: Axis, schemes: Sequence[str], x: Seque
     found = [_series(desk, state, axis, scheme, x) for scheme in schemes]
     q = state.question
     first = desk.predicted(state, schemes[0])
+
+    def ttft_ms(scheme: str, at: float) -> float | None:
+        try:
+            return desk.predicted(moved(state, axis, at), scheme).ttft_s * 1e3
+        except ValueError:
+            return None
+
     now = {"input_tokens": q.input_tokens, "link": state.link, "tp": first.tp}[axis]
     rate = link_bytes_per_s(first.cluster) / 1e9 / state.link
     return {
         "axis": axis,
-        "label": LABELS[axis],
+        "label": label(state, axis),
         "x": list(x),
         "marks": [f"{rate * each:.3g} GB/s" if axis == "link" else f"{each:g}" for each in x],
         "now": float(now),
         "series": found,
-        "crossovers": crossovers(axis, x, [one for one in found if one["scheme"] != FLOOR]),
+        "crossovers": crossovers(axis, x, [one for one in found if one["scheme"] != FLOOR], ttft_ms),
     }
 
 
@@ -99,38 +134,80 @@ def _series(desk: Desk, state: State, axis: Axis, scheme: str, x: Sequence[float
     }
 
 
-def crossovers(axis: Axis, x: Sequence[float], series: Sequence[Series]) -> list[Crossover]:
-    """Where two lines change places, lowest x first. Of TP degrees, the first at which they have."""
+def crossovers(axis: Axis, x: Sequence[float], series: Sequence[Series], asked: Asked | None = None) -> list[Crossover]:
+    """Where two lines change places, lowest x first: none across a place where one cannot run, none for a lead that is
+    no more than `SAME`.
+
+    asked: a few times between two points. Without it all that is known is between which points they do; of TP
+    degrees there are none between.
+    """
     found = []
     for number, a in enumerate(series):
         for b in series[number + 1 :]:
-            both = [
-                (x[i], log(s), log(t))
-                for i, (s, t) in enumerate(zip(a["ttft_ms"], b["ttft_ms"], strict=True))
-                if s and t and abs(log(s / t)) > ALIKE
-            ]
-            for (x0, s0, t0), (x1, s1, t1) in pairwise(both):
-                d0, d1 = s0 - t0, s1 - t1
-                if d0 * d1 >= 0:
-                    continue
-                share = d0 / (d0 - d1)
-                at = x1 if axis == "tp" else exp(log(x0) + share * (log(x1) - log(x0)))
-                ttft_ms = exp(min(s1, t1) if axis == "tp" else s0 + share * (s1 - s0))
-                sooner, than = (a, b) if d1 < 0 else (b, a)
-                found.append(_crossover(axis, at, ttft_ms, sooner["scheme"], than["scheme"]))
+            leads = [log(t / s) if s and t else None for s, t in zip(a["ttft_ms"], b["ttft_ms"], strict=True)]
+            for i, sign in changes(leads):
+                sooner, than = (a, b) if sign > 0 else (b, a)
+                low, high, there = x[i - 1], x[i], sooner["ttft_ms"][i]
+                if axis != "tp" and asked is not None:
+                    low, high = narrowed(axis, low, high, asked, sooner["scheme"], than["scheme"])
+                    there = asked(sooner["scheme"], high)
+                assert there is not None
+                exact = axis == "tp" or asked is not None
+                found.append(_crossover(axis, low, high, there, sooner["scheme"], than["scheme"], exact))
     return sorted(found, key=lambda one: (one["x"], one["sooner"]))
 
 
-def _crossover(axis: Axis, x: float, ttft_ms: float, sooner: str, than: str) -> Crossover:
-    where = {
-        "input_tokens": f"from {x:.3g} tokens on",
-        "link": f"from {x:.3g} times the links' rate on",
-        "tp": f"from TP {x:g} on",
-    }[axis]
-    return {
-        "x": x,
-        "ttft_ms": ttft_ms,
-        "sooner": sooner,
-        "than": than,
-        "text": f"{where} {sooner} is sooner than {than}",
-    }
+def changes(leads: Sequence[float | None]) -> list[tuple[int, int]]:
+    """Where the first line's lead over the second has another sign than before: the point from which on it has, and
+    which. None: one of them cannot run there, and what was before is forgotten.
+    """
+    found, before = [], 0
+    for i, one in enumerate(leads):
+        if one is None:
+            before = 0
+        elif abs(one) > SAME:
+            sign = 1 if one > 0 else -1
+            if before == -sign:
+                found.append((i, sign))
+            before = sign
+    return found
+
+
+def narrowed(axis: Axis, low: float, high: float, asked: Asked, sooner: str, than: str) -> tuple[float, float]:
+    """Two places nearer to each other, `sooner` being sooner at the second alone. Where they change places more than
+    once, the last of the times that are seen.
+    """
+
+    def place(value: float) -> float:
+        return float(round(value)) if axis == "input_tokens" else float(f"{value:.4g}")
+
+    def ahead(at: float) -> bool:
+        one, other = asked(sooner, at), asked(than, at)
+        return one is not None and other is not None and log(other / one) > SAME
+
+    inside = {place(low * (high / low) ** (i / (BETWEEN + 1))) for i in range(1, BETWEEN + 1)}
+    for at in sorted((at for at in inside if low < at < high), reverse=True):
+        if not ahead(at):
+            low = at
+            break
+        high = at
+    for _ in range(HALVES):
+        at = place(sqrt(low * high))
+        if high / low <= NEAR or not low < at < high:
+            break
+        low, high = (low, at) if ahead(at) else (at, high)
+    return low, high
+
+
+def _crossover(
+    axis: Axis, low: float, high: float, ttft_ms: float, sooner: str, than: str, exact: bool
+) -> Crossover:
+    start, end = f"{low:.10g}", f"{high:.10g}"
+    known = {"input_tokens": f"from {end} tokens on", "link": f"from {end} times the links' rate on",
+             "tp": f"from TP {end} on"}  # fmt: skip
+    between = {"input_tokens": f"between {start} and {end} tokens", "tp": "",
+               "link": f"between {start} and {end} times the links' rate"}  # fmt: skip
+    text = f"{known[axis]} {sooner} is sooner than {than}"
+    if not exact:
+        text = f"{between[axis]} {sooner} becomes sooner than {than}"
+    return {"x": high, "after": low, "ttft_ms": ttft_ms, "sooner": sooner, "than": than, "text": text}

@@ -216,9 +216,12 @@ class Series(TypedDict):
 
 
 class Crossover(TypedDict):
-    """From x on, upwards, `sooner` is sooner than `than`; x by interpolation between points, in logarithms."""
+    """From x on, upwards, `sooner` is sooner than `than`, and at `after`, below, it is not yet. Served, predictions
+    between the points say so; in a report the two are neighbours of the grid. text: that, for people.
+    """
 
     x: float
+    after: float
     ttft_ms: float
     sooner: str
     than: str

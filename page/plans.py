@@ -1,16 +1,18 @@
 """What keeps a TTFT under a load, and what it costs: a small plan around the state, for the page."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from thinwire.page.answers import BASELINE, EXAMPLE, EXAMPLE_PRICES, answer, chosen, file_of
 from thinwire.page.desk import Desk
 from thinwire.page.documents import Deployment, Plan, Price
 from thinwire.page.loads import USUAL_RATE, ms
-from thinwire.page.state import DROP, State
-from thinwire.sim.planning.file import read
+from thinwire.page.state import DROP, State, number
+from thinwire.sim.planning.file import SHARED, Asked, read
 from thinwire.sim.planning.plan import Outcome, Planner
+from thinwire.sim.question import options_of
+from thinwire.topologies.choose import choose, numbers, text_of
 from thinwire.topologies.importing.written import toml
 
 PERCENTILE = 95
@@ -48,12 +50,11 @@ def _plan(desk: Desk, state: State, progress: Callable[[str], None]) -> Plan:
     priced = prices(desk, state)
     rows = answer(desk, state)["rows"]
     best = [row["scheme"] for row in rows if row["best"]]
+    usable = [row["scheme"] for row in rows if row["standing"] == "usable"]
     able = {row["scheme"] for row in rows if row["ttft_ms"] is not None}
     schemes = [name for name in dict.fromkeys([BASELINE, chosen(state), *best]) if name in able and ":" not in name]
-    gpus = {each["name"]: len(desk.machine(each["name"]).gpus) for each in priced}
-    wanted = state.question.tp or answer(desk, state)["tp"]
-    tp = sorted({min(wanted, count) for count in gpus.values()})
-    document = table(state, priced, schemes, tp)
+    where, left = placed(desk, state, [each["name"] for each in priced])
+    document = table(state, priced, schemes, where)
     path = desk.folder / "plan.toml"
     names = {each["name"]: str(desk.path(each["name"])) for each in priced if each["name"].startswith(DROP)}
     model = str(state.question.model)
@@ -67,9 +68,7 @@ def _plan(desk: Desk, state: State, progress: Callable[[str], None]) -> Plan:
         desk.turns.turn()
         progress(f"a plan: {line}")
 
-    found = Planner(asked.problem, settled).solve(
-        asked.what_if(f"link x{state.link:.6g}") if state.link != 1 else asked.what_if("load x1")
-    )
+    found = Planner(asked.problem, settled).solve(asked.factors(1.0, {"*": state.link} if state.link != 1 else {}, {}))
     back = {path: name for name, path in names.items()}
     frontier, cheapest = {id(each) for each in found.frontier}, found.cheapest
     deployments = [_deployment(desk, each, back, id(each) in frontier, each is cheapest) for each in found.outcomes]
@@ -85,29 +84,88 @@ def _plan(desk: Desk, state: State, progress: Callable[[str], None]) -> Plan:
         "seconds": time.monotonic() - started,
         "note": f"{document['load']['rate_per_s']:g} requests a second, prompts of {state.question.input_tokens} and "
         f"answers of {state.output_tokens:g} tokens on average; replicas of one run of {SECONDS:g} s each, the same "
-        "requests for every candidate; GPUs are paid for one by one; the ± is the simulation's alone",
-        "file": _for_people(desk, document, bool(own)),
+        "requests for every candidate; GPUs are paid for one by one; the ± is the simulation's alone"
+        + "".join(f". {one}" for one in [*_decoding(asked, found.outcomes, usable), *left]),
+        "file": _for_people(desk, state, document, bool(own)),
     }
 
 
-def _for_people(desk: Desk, document: dict[str, Any], own_model: bool) -> str:
+def placed(desk: Desk, state: State, machines: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Where replicas are placed, as keys of `search`; and what of the state a plan has no place for, in sentences."""
+    q, left = state.question, list[str]()
+    assert isinstance(q.cluster, str)
+    counts = [len(desk.machine(name).gpus) for name in machines]
+    wanted = q.tp or answer(desk, state)["tp"]
+    found: dict[str, Any] = {"tp": sorted({min(wanted, count) for count in counts})}
+    if (q.nodes or 1) > 1 and q.gpus is None:
+        if any(_has(desk, name, wanted, None, q.nodes) for name in machines):
+            found = {"tp": [wanted], "nodes": [q.nodes]}
+        else:
+            left.append(f"No machine with a price has {q.nodes} nodes: the plan is of one")
+    if q.gpus is not None:
+        gpus = text_of(numbers(q.gpus))
+        if any(_has(desk, name, None, numbers(q.gpus), None) for name in machines):
+            found = {"gpus": [gpus]}
+        else:
+            left.append(f"No machine with a price has GPUs {gpus}: the plan takes the first ones")
+    if q.cluster not in machines:
+        left.append(f"{desk.machine(q.cluster).name} has no price, so it is not among them")
+    if q.profile is not None:
+        left.append("A plan takes the shipped profiles, not the one given")
+    if q.launch != options_of(q)["launch"].default:
+        left.append("An engine's own launches are taken, not what was asked for one prompt")
+    return found, left
+
+
+def _has(desk: Desk, machine: str, tp: int | None, gpus: tuple[int, ...] | None, nodes: int | None) -> bool:
+    try:
+        choose(desk.machine(machine), tp, gpus, nodes)
+    except ValueError:
+        return False
+    return True
+
+
+def _decoding(asked: Asked, outcomes: Sequence[Outcome], usable: Sequence[str]) -> list[str]:
+    """Why the plan refuses for its accuracy what the comparison calls usable."""
+    refused = dict.fromkeys(
+        o.candidate.scheme
+        for o in outcomes
+        if o.why == "accuracy" and o.candidate.scheme in usable and asked.inputs.compress(o.candidate) == "all"
+    )
+    if not refused:
+        return []
+    names, many = " and ".join(refused), len(refused) > 1
+    return [
+        f"{names} {'are' if many else 'is'} within the limit above, where prompts alone are compressed; replicas that "
+        f"serve compress the tokens of decode, too, where that is sooner, and then {'they lose' if many else 'it loses'} "
+        "more"
+    ]
+
+
+def _for_people(desk: Desk, state: State, document: dict[str, Any], own_model: bool) -> str:
     """The plan's file, files dropped by names that whoever dropped them may give them."""
     prices = {file_of(desk, name): value for name, value in document["prices"].items()}
     model = "config.json" if own_model else document["model"]
-    return toml({**document, "model": model, "prices": prices}, ("thinwire plan FILE answers it.",))
+    line = "thinwire plan FILE answers it."
+    if state.link != 1:  # a file says nothing of it
+        line = f'thinwire plan FILE --what-if "link x{number(state.link)}" answers it: the what-if is what the page says.'
+    return toml({**document, "model": model, "prices": prices}, (line,))
 
 
-def table(state: State, priced: list[Price], schemes: list[str], tp: list[int]) -> dict[str, Any]:
-    """The plan's file as values."""
+def table(state: State, priced: list[Price], schemes: list[str], where: dict[str, Any]) -> dict[str, Any]:
+    """The plan's file as values. where: of `search`, how replicas are placed."""
     q = state.question
 
     def lengths(mean: float) -> dict[str, Any]:
         return {"kind": "lognormal", "mean": float(mean), "variation": 1.0}
 
+    options = options_of(q)
+    shared = {name: getattr(q, name) for name in SHARED}
     return {
         "model": q.model,
         "weights": q.weights,
         "kv": q.kv,
+        **{name: value for name, value in shared.items() if value != options[name].default},
         "load": {
             "rate_per_s": USUAL_RATE if state.rate is None else float(state.rate),
             "prompt": lengths(q.input_tokens),
@@ -121,7 +179,7 @@ def table(state: State, priced: list[Price], schemes: list[str], tp: list[int]) 
             each["name"]: {"per_gpu_hour": float(each["per_gpu_hour"]), "source": each["source"]} for each in priced
         },
         "search": {
-            "tp": tp, "schemes": schemes, "token_budgets": [TOKENS], "max_sequences": [SEQUENCES],
+            **where, "schemes": schemes, "token_budgets": [TOKENS], "max_sequences": [SEQUENCES],
             "max_replicas": REPLICAS, "gated": True, "seconds": SECONDS,
         },
     }  # fmt: skip

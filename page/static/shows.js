@@ -65,7 +65,6 @@ export const CURVES = { input_tokens: "length", link: "link", tp: "degree" };
 const AT = {
   input_tokens: (x) => `${Number(x.toPrecision(x % 1 ? 2 : 9)).toLocaleString("en")} tokens`, link: (x) => `links ×${digits(x, 2)}`, tp: (x) => `TP ${x}`,
 };
-const crossing = (axis) => (one) => `from ${AT[axis](one.x)} on ${one.sooner} is sooner than ${one.than}`;
 
 /** Round values within a range, for an axis in logarithms: few decades have more. */
 function levels(values) {
@@ -92,7 +91,7 @@ export function showCurve(curve, answer) {
   const log = curve.axis === "input_tokens";
   chart.section.hidden = false;
   return chart.put({
-    data: { rows, band, here: [{ x: curve.axis === "tp" ? curve.now : Number(state.now[curve.axis]) }], crossings: curve.crossovers.map((one) => ({ x: one.x, ttft: one.ttft_ms, text: crossing(curve.axis)(one) })) },
+    data: { rows, band, here: [{ x: curve.axis === "tp" ? curve.now : Number(state.now[curve.axis]) }], crossings: curve.crossovers.map((one) => ({ x: one.x, ttft: one.ttft_ms, text: one.text })) },
     signals: { axis: curve.axis, ticks: curve.x, levels: log ? levels(rows.map((row) => row.ttft)) : [] },
     said: mine.length ? `${scheme}: ${mine[0].said} at ${mine[0].at}, ${mine.at(-1).said} at ${mine.at(-1).at}` : "",
     change: (spec) => {
@@ -111,7 +110,7 @@ export function showLines(curves, answer) {
   const names = [...new Set(curves.flatMap((curve) => curve.series.map((one) => one.scheme)))];
   const style = stylesOf(names, answer);
   $("lines").replaceChildren(...names.map((name) => make("li", {}, swatch(style[name]), name)));
-  const all = curves.flatMap((curve) => curve.crossovers.map(crossing(curve.axis)));
+  const all = curves.flatMap((curve) => curve.crossovers.map((one) => one.text));
   $("crossovers").textContent = all.length ? `Dots mark where one scheme overtakes another: ${all.slice(0, 3).join("; ")}${all.length > 3 ? "; …" : "."}`
     : "No scheme overtakes another within these ranges. The dashed line is where you are, the band the 90 % interval of the chosen scheme.";
 }

@@ -9,16 +9,13 @@ from typing import Any
 import pytest
 
 import thinwire
-from thinwire.page import answers, defaults, loads
-from thinwire.page.curves import curves
+from thinwire.page import answers, defaults
 from thinwire.page.desk import Desk, Memory
 from thinwire.page.drops import drop
 from thinwire.page.loads import serve
 from thinwire.page.plans import plan
 from thinwire.page.state import read
 from thinwire.sim import verdict
-from thinwire.sim.serving.serve import Paces
-from thinwire.sim.serving.serve import answer as served
 
 from ..command import Capture, run
 from .desks import desk, small
@@ -32,7 +29,7 @@ def test_rows_are_those_of_a_comparison() -> None:
     expected = thinwire.compare(names, **WHERE, scaled_links={"*": 0.5})
     limit = verdict.Limit(1.01)
     assert names == [row.scheme.name for row in expected.rows]
-    assert found["verdict"] == verdict.verdict(expected, limit)
+    assert found["verdict"].startswith(f"{verdict.verdict(expected, limit)} Compared: {len(names)} of the ")
     best = verdict.best(expected, limit)
     for row, other in zip(found["rows"], expected.rows, strict=True):
         assert row["ttft_ms"] == pytest.approx(other.ttft_s * 1e3, rel=1e-12)
@@ -43,6 +40,9 @@ def test_rows_are_those_of_a_comparison() -> None:
         assert row["chosen"] == (row["scheme"] == "flash-int4")
         parts = row["compute_ms"] + row["codec_ms"] + row["wire_ms"] + row["waiting_ms"]
         assert parts == pytest.approx(row["ttft_ms"], rel=1e-9)
+        if other.scheme.sequence_split is None and row["scheme"] != "none":  # nothing is hidden
+            assert row["codec_ms"] == pytest.approx(other.breakdown.codec_s * 1e3)
+            assert row["wire_ms"] == pytest.approx(other.breakdown.communication_s * 1e3)
     assert {"usable", "floor", "beyond"} <= {row["standing"] for row in found["rows"]}
     assert sum(row["best"] for row in found["rows"]) == 1
 
@@ -55,6 +55,10 @@ def test_the_usual_limit_is_everybodys() -> None:
 def test_everything_is_the_catalog_that_means_something_here() -> None:
     found = answers.answer(desk(), small(), everything=True)
     assert len(found["rows"]) > 40
+    assert found["verdict"].endswith(f"Compared: all {len(found['rows'])} schemes that apply here.")
+    able = {row["scheme"] for row in found["rows"] if row["ttft_ms"] is not None}
+    words = shlex.split(found["command"])
+    assert set(words[words.index("--schemes") + 1].split(",")) == able and all(repr(x) in found["python"] for x in able)
     assert {row["standing"] for row in found["rows"]} <= {"usable", "floor", "beyond", "unknown", "cannot"}
 
 
@@ -122,60 +126,6 @@ def test_the_lines_given_say_the_same(capsys: Capture) -> None:
     exec(f"{lines[0]}\nfound = {lines[2]}", scope)
     chosen = next(row for row in found["rows"] if row["chosen"])
     assert scope["found"].ttft_s * 1e3 == pytest.approx(chosen["ttft_ms"])
-
-
-def test_curves_pass_through_the_answer_and_cross_where_they_say() -> None:
-    state = read("model=llama-3-8b&cluster=8xh100-nvlink&tp=4&scheme=flash-int8&batch=1&input_tokens=512")
-    rows = {row["scheme"]: row["ttft_ms"] for row in answers.answer(desk(), state)["rows"]}
-    found = curves(desk(), state)["curves"]
-    assert [one["axis"] for one in found] == ["input_tokens", "link", "tp"]
-    for one in found:
-        assert one["x"] == sorted(one["x"]) and one["now"] in one["x"]
-        at = one["x"].index(one["now"])
-        for series in one["series"]:
-            assert series["ttft_ms"][at] == pytest.approx(rows[series["scheme"]])
-    crossings = [cross for one in found for cross in one["crossovers"]]
-    assert crossings, "INT8 is later than bf16 at few tokens and sooner at many"
-    for one in found:
-        for cross in one["crossovers"]:
-            by = {series["scheme"]: series["ttft_ms"] for series in one["series"]}
-            after = next(x for x in one["x"] if x >= cross["x"] * (1 - 1e-9))
-            i = one["x"].index(after)
-            sooner, than = by[cross["sooner"]][i], by[cross["than"]][i]
-            assert sooner is not None and than is not None and sooner <= than
-    with pytest.raises(ValueError, match="axis must be one of"):
-        curves(desk(), state, ["sideways"])
-
-
-def test_a_load_is_answered_with_what_chance_leaves_open() -> None:
-    found = serve(desk(), small(rate=4, output_tokens=32))
-    assert [row["scheme"] for row in found["rows"]] == ["bf16", "flash-int4"]
-    for row in found["rows"]:
-        assert row["why"] is None
-        values = [each["value_ms"] for each in row["ttft"]]
-        assert values == sorted(values) and values[0] > 0
-        assert any(each["plus_minus_ms"] for each in row["ttft"])
-    assert found["command"].startswith("thinwire serve --model llama-3-8b")
-
-
-def test_coarse_durations_move_percentiles_by_little() -> None:
-    state = small(rate=4, output_tokens=32)
-    asked = loads.service(desk(), state, "flash-int4", 4.0, 75.0)
-    coarse, fine = loads.run(desk(), state, asked).run, served(asked, Paces(asked.deployment(), 0.03)).run
-    for one, other in ((coarse.ttft, fine.ttft), (coarse.tpot, fine.tpot)):
-        for quantile, found in one.percentiles.items():
-            assert found.value == pytest.approx(other.percentiles[quantile].value, rel=loads.WITHIN)
-
-
-def test_a_plan_says_what_each_candidate_costs() -> None:
-    state = small(rate=2, output_tokens=16, slo_ttft_ms=2000, price="8xl40s-pcie:0.9,8xh100-nvlink:2.5")
-    found = plan(desk(), state)
-    assert {each["machine"] for each in found["deployments"]} == {"8xl40s-pcie", "8xh100-nvlink"}
-    kept = [each for each in found["deployments"] if each["kept"]]
-    best = [each for each in kept if each["best"]]
-    assert len(best) == 1 and best[0]["cost_per_hour"] == min(each["cost_per_hour"] or 0 for each in kept)
-    assert all(each["ttft_ms"] is not None and each["ttft_ms"] <= 2000 for each in kept)
-    assert all(price["source"] == "given on the page" for price in found["prices"])
 
 
 def test_lines_name_the_files_of_whoever_dropped_them(root: Path) -> None:
