@@ -104,6 +104,7 @@ def report(
     from thinwire.page import report as pages
     from thinwire.page.desk import Desk
 
+    pages.check_out(out)
     desk = Desk()
     try:
         state = _state(desk, question, link, max_perplexity, rate, output_tokens, slo_ttft_ms, price)

@@ -3,6 +3,7 @@
 import base64
 import gzip
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from thinwire import __version__
+from thinwire.edge.words import place
 from thinwire.edge.writing import write_text
 from thinwire.page import answers, assets
 from thinwire.page.curves import LABELS, crossovers, curves
@@ -219,6 +221,21 @@ def narrowed(options: Options, state: State, axes: Mapping[str, list[float]], sc
         "sliders": [{**each, "steps": axes[each["key"]]} for each in options["sliders"] if each["key"] in axes],
         "prices": [],
     }
+
+
+def check_out(path: str | Path) -> None:
+    """Before minutes of work. ValueError where a file cannot be written there."""
+    target = Path(path)
+    device = target.exists() and not target.is_file()
+    folder = Path(os.path.realpath(target)).parent
+    why = (
+        "that is a folder" if target.is_dir()
+        else f"there is no folder {place(folder)}" if not folder.is_dir()
+        else "nothing may be written there" if not os.access(target if device else folder, os.W_OK)
+        else ""
+    )  # fmt: skip
+    if why:
+        raise ValueError(f"cannot write the report to {place(path)}: {why}")
 
 
 def write(path: str | Path, html: str) -> int:
