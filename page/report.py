@@ -26,6 +26,8 @@ from thinwire.page.state import State
 BATCH = (1, 2, 4, 8, 16, 32, 64)
 TOKENS = (128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 LINKS = (0.25, 0.5, 1.0, 2.0, 4.0)
+NEAR = 3  # points of an axis that shows both ways from where one is
+FIRST_GIVEN_UP = ("batch", "link", "input_tokens")
 DIGITS = 6  # of numbers in the file: the interval leaves two or three
 AXES: tuple[str, ...] = ("batch", "input_tokens", "link")
 MOVES = frozenset({*AXES, "scheme"})
@@ -42,8 +44,12 @@ def axes_of(state: State, points: int = POINTS) -> dict[str, list[float]]:
     }
     while _size(found) > points and _size(found) > 1:
         longest = max(found, key=lambda name: len(found[name]))
-        at = found[longest].index(own[longest])
-        del found[longest][0 if at > len(found[longest]) - 1 - at else -1]
+        if len(found[longest]) > NEAR:
+            at = found[longest].index(own[longest])
+            del found[longest][0 if at > len(found[longest]) - 1 - at else -1]
+        else:  # few neighbours: rather both of one axis than one of each
+            least = next(name for name in FIRST_GIVEN_UP if len(found[name]) > 1)
+            found[least] = [own[least]]
     return found
 
 

@@ -280,7 +280,7 @@ def test_slow_questions_leave_room_for_sliders(monkeypatch: pytest.MonkeyPatch) 
     assert found.count(503) == 60 - server.AT_ONCE - server.WAITING and found.count(200) == 60 - found.count(503)
 
 
-GPUS = "".join(f"GPU {i}: NVIDIA GeForce RTX 4090 (UUID: GPU-{i})\n" for i in range(4)).encode()
+GPUS = "".join(f"GPU {i}: NVIDIA L40S (UUID: GPU-{i})\n" for i in range(4)).encode()
 PEERS = (
     "        GPU0    GPU1    GPU2    GPU3\n"
     + "".join(f" GPU{i}   " + "".join(f"{'X' if i == j else 'NS':8}" for j in range(4)) + "\n" for i in range(4))
@@ -297,7 +297,7 @@ def test_dumps_are_read_together_at_once_or_one_after_the_other(client: TestClie
     topo = ("topo.txt", (root / "examples" / "topo.txt").read_bytes())
     gpus, peers = ("gpus.txt", GPUS), ("p2p.txt", PEERS)
     whole = drop_together(client, [topo, gpus, peers]).json()
-    assert "4 GPUs: rtx-4090" in whole["said"] and whole["files"] == ["topo.txt", "gpus.txt", "p2p.txt"]
+    assert "4 GPUs: l40s" in whole["said"] and whole["files"] == ["topo.txt", "gpus.txt", "p2p.txt"]
     assert any("bounce through host memory" in line for line in whole["said"])
     assert whole["said"][-1].startswith("thinwire cluster import topo.txt gpus.txt p2p.txt --out ")
     first = drop_together(client, [topo, gpus]).json()
@@ -305,7 +305,7 @@ def test_dumps_are_read_together_at_once_or_one_after_the_other(client: TestClie
     later = drop_together(client, [topo, gpus, peers], earlier=2).json()  # alone it tells no topology
     assert later["said"] == whole["said"]
     machine = client.get("/api/answer", params=SMALL | {"cluster": later["value"]}).json()
-    assert machine["tp"] == 4 and machine["machine"] == "4xrtx-4090-imported"
+    assert machine["tp"] == 4 and machine["machine"] == "4xl40s-imported"
     other = drop_together(client, [topo, gpus, ("b.txt", topo[1] + gpus[1])], earlier=2).json()
     assert other["files"] == ["b.txt"]  # says all by itself: another machine
 
