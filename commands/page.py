@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -27,6 +28,7 @@ Prices = Annotated[
     list[str] | None, typer.Option("--price", help="MACHINE=NUMBER, of a GPU an hour, for the plan; repeatable.")
 ]
 LEFT = ("scaled_links", "slow_ranks")  # a page has one slider for all links, and no stragglers
+FIRST_TP = 4  # of the README's question, which the page opens with
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -48,7 +50,9 @@ def ui(
     ] = False,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the address, open nothing.")] = False,
 ) -> None:
-    """The page, served on this machine; Ctrl-C ends it. Options are its first state."""
+    """The page, served on this machine; Ctrl-C ends it. Options are its first state. Without any it opens with the
+    README's question: llama-3-70b on 4 of 8xl40s-pcie, batch 8.
+    """
     _needs("starlette", "uvicorn", "vl_convert")
     if host not in LOOPBACK and not expose:
         raise ValueError(f"--host {shown(host)} lets other machines ask: --expose says that this is meant")
@@ -104,6 +108,7 @@ def report(
     from thinwire.page import report as pages
     from thinwire.page.desk import Desk
 
+    pages.check_out(out)
     desk = Desk()
     try:
         state = _state(desk, question, link, max_perplexity, rate, output_tokens, slo_ttft_ms, price)
@@ -154,10 +159,11 @@ def _state(
     """What was given, with files read now. Where no question was, the page's first one."""
     from thinwire.commands.options import factors
     from thinwire.page.state import State, checked, read
+    from thinwire.reference.mixed import auto_budget, find
 
     first = read("").question
     if not any(value for value in question.given().values()):
-        question = first
+        question = replace(first, tp=FIRST_TP)
     values = dict(question.given())
     for name in ("model", "cluster", "scheme"):  # what else is left out is a question's own default
         values[name] = values[name] or getattr(first, name)
@@ -165,6 +171,8 @@ def _state(
         if values.get(name):
             values[name] = desk.adopt(name, values[name])
     prices = {desk.adopt("cluster", name): value for name, value in factors("--price", price).items()}
+    if auto_budget(values["scheme"]) is None:
+        find(values["scheme"])  # ValueError now, rather than on the page
     own = {"link": link, "max_perplexity": max_perplexity, "rate": rate, "output_tokens": output_tokens}
     asked: Any = own | {"slo_ttft_ms": slo_ttft_ms, "prices": tuple(prices.items())}
     return checked(State(Question(**values), **asked))

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from thinwire.edge.limits import JSON_BYTES
 from thinwire.edge.reading import content
 from thinwire.edge.words import shown
+from thinwire.page.names import title_of
 from thinwire.page.state import DROP, VALUE, State
 from thinwire.reference.core.architecture import ModelConfig
 from thinwire.reference.families.config import load_model, model_aliases, model_names
@@ -33,6 +34,10 @@ MOST_S = 5.0  # that somebody waits for others before he goes on beside them
 
 class AbandonedError(Exception):
     """Nobody waits for the answer any more."""
+
+
+class GoneError(ValueError):
+    """Nothing is here under that name, now: a file may be dropped that gets it."""
 
 
 class Turns:
@@ -83,7 +88,7 @@ class Memory:
         self._found: OrderedDict[Hashable, Any] = OrderedDict()
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What was made for the key, or is now; a ValueError is kept as well, and raised again."""
+        """What was made for the key, or is now; a ValueError is kept as well, and raised again; a GoneError is not."""
         with self._lock:
             if key in self._found:
                 self._found.move_to_end(key)
@@ -93,6 +98,8 @@ class Memory:
                 return known  # type: ignore[no-any-return]
         try:
             made: Any = make()
+        except GoneError:
+            raise
         except ValueError as error:
             made = error
         with self._lock:
@@ -158,17 +165,17 @@ class Desk:
         return name
 
     def path(self, name: str) -> Path:
-        """The file of what was dropped. ValueError as `dropped`."""
+        """The file of what was dropped. GoneError as `dropped`."""
         return self._found(name)[1]
 
     def _found(self, name: str) -> tuple[Any, Path]:
         with self._lock:
             if name not in self._dropped:
-                raise ValueError(f"nothing was dropped here as {shown(name)}, or too long ago; drop the file again")
+                raise GoneError(f"nothing was dropped here as {shown(name)}, or too long ago; drop the file again")
             return self._dropped[name]
 
     def dropped(self, name: str, kind: type[T]) -> T:
-        """What was dropped. ValueError where it is not there any more, or is something else."""
+        """What was dropped. GoneError where it is not there (any more); ValueError where it is something else."""
         found, _ = self._found(name)
         if not isinstance(found, kind):
             raise ValueError(f"what was dropped as {shown(name)} is something else")
@@ -182,8 +189,10 @@ class Desk:
         known = model_names() if kind == "model" else cluster_names()
         if given in known or (kind == "model" and given.lower() in model_aliases()):
             return given
-        value = load_model(given) if kind == "model" else api.group(given)
-        return self.keep(value, Path(given))
+        if kind == "model":
+            model = load_model(given)
+            return self.keep(replace(model, name=title_of(Path(given))), Path(given))
+        return self.keep(api.group(given), Path(given))
 
     # ---- names to values
 

@@ -313,8 +313,9 @@ class Plan(TypedDict):
 
 
 class Dropped(TypedDict):
-    """`POST api/drop?` + the query of the state, body the file, its name URL-encoded in the header X-Filename. key,
-    value: of the query.
+    """`POST api/drop?` + the query of the state, body the file, its name URL-encoded in the header X-Filename. Of
+    several the body is one after the other, and X-Files has `NAME:BYTES` of each, with commas between; X-Earlier says
+    how many of them, the first, were dropped before (page/drops.py). key, value: of the query.
     """
 
     kind: str  # model, machine, profile
@@ -323,6 +324,7 @@ class Dropped(TypedDict):
     label: str
     said: list[str]
     option: NotRequired[Any]  # a ModelOption or MachineOption to add to the lists
+    files: NotRequired[list[str]]  # names of the dumps that the machine is made of
 
 
 class Refused(TypedDict):

@@ -3,6 +3,7 @@
 import base64
 import gzip
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from thinwire import __version__
+from thinwire.edge.words import place
 from thinwire.edge.writing import write_text
 from thinwire.page import answers, assets
 from thinwire.page.curves import LABELS, crossovers, curves
@@ -24,6 +26,8 @@ from thinwire.page.state import State
 BATCH = (1, 2, 4, 8, 16, 32, 64)
 TOKENS = (128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 LINKS = (0.25, 0.5, 1.0, 2.0, 4.0)
+NEAR = 3  # points of an axis that shows both ways from where one is
+FIRST_GIVEN_UP = ("batch", "link", "input_tokens")
 DIGITS = 6  # of numbers in the file: the interval leaves two or three
 AXES: tuple[str, ...] = ("batch", "input_tokens", "link")
 MOVES = frozenset({*AXES, "scheme"})
@@ -40,8 +44,12 @@ def axes_of(state: State, points: int = POINTS) -> dict[str, list[float]]:
     }
     while _size(found) > points and _size(found) > 1:
         longest = max(found, key=lambda name: len(found[name]))
-        at = found[longest].index(own[longest])
-        del found[longest][0 if at > len(found[longest]) - 1 - at else -1]
+        if len(found[longest]) > NEAR:
+            at = found[longest].index(own[longest])
+            del found[longest][0 if at > len(found[longest]) - 1 - at else -1]
+        else:  # few neighbours: rather both of one axis than one of each
+            least = next(name for name in FIRST_GIVEN_UP if len(found[name]) > 1)
+            found[least] = [own[least]]
     return found
 
 
@@ -219,6 +227,21 @@ def narrowed(options: Options, state: State, axes: Mapping[str, list[float]], sc
         "sliders": [{**each, "steps": axes[each["key"]]} for each in options["sliders"] if each["key"] in axes],
         "prices": [],
     }
+
+
+def check_out(path: str | Path) -> None:
+    """Before minutes of work. ValueError where a file cannot be written there."""
+    target = Path(path)
+    device = target.exists() and not target.is_file()
+    folder = Path(os.path.realpath(target)).parent
+    why = (
+        "that is a folder" if target.is_dir()
+        else f"there is no folder {place(folder)}" if not folder.is_dir()
+        else "nothing may be written there" if not os.access(target if device else folder, os.W_OK)
+        else ""
+    )  # fmt: skip
+    if why:
+        raise ValueError(f"cannot write the report to {place(path)}: {why}")
 
 
 def write(path: str | Path, html: str) -> int:

@@ -3,14 +3,16 @@
 import csv
 import io
 import json
+import signal
 import socket
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 from urllib.parse import unquote
 
+import anyio
 import anyio.to_thread
 import uvicorn
 from starlette.applications import Starlette
@@ -21,16 +23,17 @@ from starlette.routing import Route
 
 from thinwire import __version__
 from thinwire.edge.words import said
-from thinwire.page import answers, assets
+from thinwire.page import answers, assets, drops
 from thinwire.page.curves import curves
 from thinwire.page.desk import AbandonedError, Desk
 from thinwire.page.documents import Start
-from thinwire.page.drops import MOST_BYTES, UntoldError, drop
+from thinwire.page.drops import MOST_BYTES, File, UntoldError
 from thinwire.page.guard import LOOPBACK, Guard
 from thinwire.page.loads import serve
 from thinwire.page.plans import plan
 from thinwire.page.state import State, read
 
+AT_ONCE, WAITING = 3, 24  # of what takes seconds: a page asks for two
 CSV = ("scheme", "ttft_ms", "low_ms", "high_ms", "compute_ms", "codec_ms", "wire_ms", "waiting_ms", "speedup",
        "bits_reduce", "bits_gather", "wire_mb", "perplexity", "lookups_lost", "standing", "best", "why")  # fmt: skip
 
@@ -39,6 +42,8 @@ def application(
     desk: Desk, hosts: tuple[str, ...] = LOOPBACK, port: int | None = None, start: str = "", addresses: bool = False
 ) -> Guard:
     """The server as an ASGI application. start: the query of the page's first state; the others are `Guard`'s."""
+
+    slow = anyio.CapacityLimiter(AT_ONCE)
 
     @asynccontextmanager
     async def life(app: Starlette) -> AsyncIterator[None]:
@@ -61,10 +66,13 @@ def application(
         return endpoint
 
     def later(answer: Callable[[Desk, Request], Any]) -> Callable[[Request], Any]:
-        """One that waits for those, and ends when nobody waits for it."""
+        """One that waits for those, and ends when nobody waits for it. Few at once, few in the queue: each holds a
+        thread and megabytes, and sliders need threads, too."""
 
         async def endpoint(request: Request) -> Response:
-            gone = threading.Event()
+            if slow.statistics().tasks_waiting >= WAITING:
+                return _json({"error": "busy: too much is asked at once; try again in a moment"}, 503)
+            gone, found = threading.Event(), Response(status_code=503)  # nobody reads that one
 
             def work() -> Response:
                 with desk.turns.behind(gone):
@@ -74,10 +82,12 @@ def application(
                 while not await request.is_disconnected():
                     await anyio.sleep(0.05)
                 gone.set()
+                together.cancel_scope.cancel()  # out of the queue; what runs ends at its next turn
 
             async with anyio.create_task_group() as together:
                 together.start_soon(watch)
-                found = await anyio.to_thread.run_sync(work)
+                async with slow:
+                    found = await anyio.to_thread.run_sync(work)
                 together.cancel_scope.cancel()
             return found
 
@@ -115,14 +125,17 @@ def application(
     async def dropped(request: Request) -> Response:
         body = await _body(request)
         if body is None:
-            return _json({"error": f"a file has at most {MOST_BYTES} bytes here"}, 413)
-        name = unquote(request.headers.get("x-filename", ""), errors="replace")[:200]
+            return _json(
+                {"error": f"a file, or all that are dropped at once, has at most {MOST_BYTES} bytes here"}, 413
+            )
         pairs = request.query_params.multi_items()
         gpu = next((value for key, value in pairs if key == "gpu"), None)
 
         def work() -> Response:
             try:
-                return _json(drop(desk, name, body, read([pair for pair in pairs if pair[0] != "gpu"]), gpu))
+                files, earlier = _files(request, body)
+                state = read([pair for pair in pairs if pair[0] != "gpu"])
+                return _json(drops.dropped(desk, files, state, gpu, earlier))
             except UntoldError as error:
                 return _json({"error": said(str(error)), "needs": "gpu"}, 400)
             except ValueError as error:
@@ -165,6 +178,25 @@ async def _body(request: Request) -> bytes | None:
             return None
         parts.append(part)
     return b"".join(parts)
+
+
+def _files(request: Request, body: bytes) -> tuple[list[File], list[File]]:
+    """What was dropped, and what had been before. ValueError where the header does not say what is in the body."""
+    listed = request.headers.get("x-files")
+    if listed is None:
+        return [(unquote(request.headers.get("x-filename", ""), errors="replace")[:200], body)], []
+    found, at = list[File](), 0
+    for part in listed.split(","):
+        name, _, size = part.rpartition(":")
+        if not (size.isascii() and size.isdecimal() and len(size) < 12):
+            raise ValueError("X-Files has NAME:BYTES of each file, with commas between")
+        found.append((unquote(name, errors="replace")[:200], body[at : at + int(size)]))
+        at += int(size)
+    before = request.headers.get("x-earlier", "0")
+    earlier = int(before) if before.isascii() and before.isdecimal() and len(before) < 4 else 0
+    if at != len(body) or earlier >= len(found):
+        raise ValueError("X-Files and X-Earlier do not say what is in the body")
+    return found[earlier:], found[:earlier]
 
 
 def _query(request: Request) -> str:
@@ -222,7 +254,10 @@ def table(desk: Desk, state: State) -> Response:
 
 
 def _cell(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+    if not isinstance(value, str):
+        return value
+    text = f"'{value}" if value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+    return text.replace("\r", " ")  # which csv does not quote, and a reader takes for the end of a row
 
 
 def run(desk: Desk, host: str, port: int, start: str, ready: Callable[[str], None]) -> None:
@@ -249,4 +284,24 @@ def run(desk: Desk, host: str, port: int, start: str, ready: Callable[[str], Non
             h11_max_incomplete_event_size=1 << 16,
         )
         ready(f"http://{shown}:{port}/" + (f"?{start}" if start else ""))
-        uvicorn.Server(config).run([listening])
+        server = uvicorn.Server(config)
+        with _ended_by_hang_up(server):
+            server.run([listening])
+
+
+@contextmanager
+def _ended_by_hang_up(server: uvicorn.Server) -> Iterator[None]:
+    """A terminal that is closed ends it as Ctrl-C does, which uvicorn sees to; nohup's wish is kept."""
+    before = signal.getsignal(signal.SIGHUP)
+    if before is signal.SIG_IGN or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(*_: object) -> None:
+        server.should_exit = True
+
+    signal.signal(signal.SIGHUP, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -30,7 +30,7 @@ OWN: Mapping[str, tuple[Limit, float | None]] = {
     "slo_ttft_ms": (SLO, defaults.SLO_TTFT_MS),
 }
 LEFT = frozenset({"scaled_links", "slow_ranks"})
-DEFAULTS: Mapping[str, Any] = {"model": "llama-3-70b", "cluster": "8xl40s-pcie", "scheme": "flash-int4", "batch": 8}
+DEFAULTS: Mapping[str, Any] = {"model": "llama-3-70b", "cluster": "8xl40s-pcie", "scheme": "flash2-int6", "batch": 8}
 
 
 @dataclass(frozen=True)

@@ -13,15 +13,17 @@ from typing import Any
 PROGRAM = "thinwire"
 # Over before collecting garbage would pay: most of what they do is importing, which makes none.
 QUICK = frozenset({"predict", "compare", "collective", "auto", "schemes", "models", "clusters", "gpus", "cluster"})
+ENDING = (signal.SIGTERM, signal.SIGHUP)
 AGAIN_S = 0.01  # after which an interrupt that nobody could be told of is tried again
 
 
 class TerminatedError(BaseException):
-    """SIGTERM. Like Ctrl-C it passes through whoever cleans up, and is no `Exception` that somebody swallows."""
+    """SIGTERM, or SIGHUP of a terminal that was closed: its number. Like Ctrl-C it passes through whoever cleans up,
+    and is no `Exception` that somebody swallows."""
 
 
 def status_of(words: Sequence[str], commands: Mapping[str, str]) -> int:
-    """0; 2 with one line on standard error; 130 or 143 where a signal ended it; or a command's own.
+    """0; 2 with one line on standard error; 130, 143 or 129 where a signal ended it; or a command's own.
 
     commands: as `commands.cli.COMMANDS`.
     """
@@ -47,8 +49,8 @@ def status_of(words: Sequence[str], commands: Mapping[str, str]) -> int:
         return _failed("there is not enough memory for what was asked")
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    except TerminatedError:
-        return 128 + signal.SIGTERM
+    except TerminatedError as error:
+        return 128 + int(error.args[0])
     finally:
         if collecting:  # where the program goes on after it: a test, a notebook
             gc.enable()
@@ -56,21 +58,21 @@ def status_of(words: Sequence[str], commands: Mapping[str, str]) -> int:
 
 @contextmanager
 def _ended_by_a_signal() -> Iterator[None]:
-    """SIGTERM is raised in the main thread, so that no temporary file and no worker outlives the command."""
+    """SIGTERM and SIGHUP are raised in the main thread, so that no temporary file and no worker outlives them."""
 
-    def end(*_: object) -> None:
-        raise TerminatedError
+    def end(number: int, _: object) -> None:
+        raise TerminatedError(number)
 
     ours = threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGTERM) if ours else None
-    if before is not signal.SIG_DFL:  # somebody's own: a notebook's, a test's
-        yield
-        return
-    signal.signal(signal.SIGTERM, end)
+    # Another handler is somebody's own: a notebook's, a test's, nohup's.
+    taken = [each for each in ENDING if ours and signal.getsignal(each) is signal.SIG_DFL]
+    for each in taken:
+        signal.signal(each, end)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each in taken:
+            signal.signal(each, signal.SIG_DFL)
 
 
 @contextmanager

@@ -9,8 +9,16 @@ export const LISTS = { model: START.options.models, cluster: START.options.machi
 export const AXES = ["input_tokens", "link", "tp"];
 const GRID = ["batch", "input_tokens", "link"];
 
-const fromAddress = () => Object.fromEntries(new URLSearchParams(REPORT ? location.hash.slice(1) : location.search));
 export const START_STATE = { ...DEFAULTS, ...START.state };
+/** What a link says that is not shown: in a report everything but a scheme and the points of its grid is its own. */
+export let ignored = [];
+function fromAddress() {
+  const given = Object.entries(Object.fromEntries(new URLSearchParams(REPORT ? location.hash.slice(1) : location.search)));
+  if (!REPORT) return Object.fromEntries(given);
+  const shown = ([key, value]) => (GRID.includes(key) ? Number(value) > 0 : key === "scheme" && LISTS.scheme.some((one) => one.name === value));
+  ignored = given.filter(([key, value]) => !shown([key, value]) && value !== START_STATE[key]).map(([key]) => key);
+  return Object.fromEntries(given.filter(shown));
+}
 /** The one thing that changes: `now` is replaced, never altered, so whoever holds it holds what was asked. */
 export const state = { now: { ...START_STATE, ...fromAddress() } };
 
@@ -37,7 +45,12 @@ export const askAnew = () => {
   const blank = Object.fromEntries(Object.keys(state.now).map((key) => [key, ""]));
   ask({ ...blank, ...(REPORT ? START_STATE : DEFAULTS) });
 };
-export const askAddress = () => ask({ ...START_STATE, ...fromAddress() });
+export const askAddress = () => ask({ ...START_STATE, ...fromAddress() }, "address");
+/** What the address asked cannot be: the page's first question instead, and the address as it is. */
+export function askFirst() {
+  const blank = Object.fromEntries(Object.keys(state.now).map((key) => [key, ""]));
+  state.now = snapped({ ...blank, ...(REPORT ? START_STATE : DEFAULTS) });
+}
 
 export async function fetched(path, more = {}) {
   const answer = await fetch(path, more);

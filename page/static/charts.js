@@ -60,11 +60,19 @@ export class Chart {
    * change: what a spec needs before it is drawn for the first time. */
   put({ data, signals = {}, said = "", table = [], height = null, change = (spec) => spec }) {
     Object.assign(this, { data, signals, rows: table, height, change, dirty: true });
-    this.under.hidden = false;
+    this.under.hidden = this.inside.hidden = false;
     this.lead.textContent = said;
     this.figure.setAttribute("aria-label", `${this.title}. ${said}`);
     this.fill();
     return this.draw();
+  }
+
+  /** Words alone, where there is nothing to draw. */
+  say(text) {
+    Object.assign(this, { data: null, rows: [] });
+    this.under.hidden = this.inside.hidden = true;
+    this.lead.textContent = text;
+    this.figure.setAttribute("aria-label", `${this.title}. ${text}`);
   }
 
   /** When it is in sight. */

@@ -1,7 +1,7 @@
 // Controls: sliders that go evenly in logarithms, and lists that are searched.
 
 import { DEFAULTS, LISTS, REPORT, SLIDERS, START, ask, source, state } from "./asked.js";
-import { digits, loss, make } from "./numbers.js";
+import { $, digits, loss, make } from "./numbers.js";
 
 const form = document.getElementById("question");
 const stepsOf = (key) => source.axes?.[key] ?? SLIDERS[key]?.steps ?? []; // a report has fewer
@@ -31,15 +31,29 @@ const PLAIN = ["tp", "weights", "rate", "slo_ttft_ms"];
 /** What was dropped is drop:3 in the address, and has a label here. */
 const nameOf = (key, value) => (value?.startsWith("drop:") ? (LISTS[key].find((one) => one.name === value)?.label ?? value) : value);
 
+/** Prices of a GPU an hour, by machine. */
+const prices = () => Object.fromEntries((state.now.price ?? "").split(",").filter(Boolean).map((one) => [one.slice(0, one.lastIndexOf(":")), one.slice(one.lastIndexOf(":") + 1)]));
+function showPrice() {
+  $("priced").textContent = nameOf("cluster", state.now.cluster);
+  if (document.activeElement !== $("own-price")) $("own-price").value = prices()[state.now.cluster] ?? "";
+}
+function startPrice() {
+  $("own-price").addEventListener("change", ({ target }) => {
+    const all = { ...prices(), [state.now.cluster]: target.value };
+    ask({ price: Object.entries(all).filter(([, price]) => Number(price) > 0).map((one) => one.join(":")).join(",") }, "price");
+  });
+}
+
 /** The controls as the state has them. from: the one that is being moved, which is left alone. */
 export function showControls(from = "") {
   for (const [key, text] of Object.entries(TEXTS)) {
     const input = form.elements[key], value = Number(state.now[key]), said = text(value);
     if (key !== from && stepsOf(key).length > 1) input.value = placeOf(key, value);
     input.setAttribute("aria-valuetext", said);
-    form.querySelector(`output[for="${key}"]`).textContent = said;
+    form.querySelector(`output[for="${key}"]`).textContent = stepsOf(key).length > 1 ? said : `${said} (fixed)`;
   }
   for (const key of SEARCHED) form.elements[key].value = nameOf(key, state.now[key]);
+  showPrice();
   const chosen = state.now.tp ? [Number(state.now.tp)] : [];
   const degrees = [...new Set([...(machine()?.tp ?? []), ...chosen])].sort((a, b) => a - b).map(String);
   const offered = [["", `all ${machine()?.gpus ?? ""}`], ...degrees.map((degree) => [degree, degree])];
@@ -49,7 +63,7 @@ export function showControls(from = "") {
 
 function slider(key) {
   const input = form.elements[key], most = stepsOf(key).length - 1;
-  input.hidden = most < 0; // a report has none for the accuracy
+  input.hidden = most < 1; // of a report's grid: what has one place is said, and not moved
   Object.assign(input, { min: 0, max: Math.max(1, most), step: REPORT ? 1 : 0.25, disabled: most < 1 });
   input.addEventListener("input", () => ask({ [key]: String(valueAt(key, Number(input.value))) }, key));
 }
@@ -130,6 +144,7 @@ function combobox(key) {
 export function startControls() {
   Object.keys(TEXTS).forEach(slider);
   SEARCHED.forEach(combobox);
+  startPrice();
   form.elements.weights.replaceChildren(...START.options.weights.map((value) => make("option", { value }, value)));
   for (const key of PLAIN) form.elements[key].addEventListener("change", (event) => ask({ [key]: event.target.value }, key));
   form.addEventListener("submit", (event) => event.preventDefault());

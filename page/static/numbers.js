@@ -12,15 +12,48 @@ export function make(tag, given = {}, ...inside) {
 }
 
 export const digits = (value, count) => Number(value.toPrecision(count)).toString();
-/** Milliseconds as "1.17 s" or "431 ms", to the digits that half an interval allows: two of the half's. */
-export function time(ms, half = ms / 50) {
-  const [unit, in_ms] = ms >= 1000 ? ["s", 1000] : ms >= 1 || ms === 0 ? ["ms", 1] : ["µs", 0.001];
-  const after = half > 0 ? 1 - Math.floor(Math.log10(half / in_ms)) : 2;
-  return ms === 0 ? "0" : `${(ms / in_ms).toFixed(Math.min(3, Math.max(0, after)))} ${unit}`;
+/** The power of ten that the last digit of a number of seconds is worth, as edge/quantities.py has it: what is said in the
+ * headline and what stands below it agree. half: of its interval, or of what it is off by; none: three digits. */
+function powerOf(seconds, half) {
+  const bare = half == null || !(half > 0) || !Number.isFinite(half), most = half == null ? 3 : 4;
+  const first = seconds ? Math.floor(Math.log10(Math.abs(Number(seconds.toExponential(most - 1))))) : 0;
+  const finest = seconds ? first - most + 1 : 0;
+  if (bare) return finest;
+  const allowed = Math.floor(Math.log10(half / 9) + 1e-9);
+  return seconds ? Math.max(Math.min(allowed, first), finest) : allowed;
+}
+const UNITS = [[0, "s"], [-3, "ms"], [-6, "µs"], [-9, "ns"]];
+function unitOf(seconds, power) {
+  const size = Math.max(Math.abs(seconds), Math.abs(Math.round(seconds / 10 ** power) * 10 ** power));
+  return UNITS.find(([one]) => size >= 10 ** one * (1 - 1e-12)) ?? UNITS.at(-1);
+}
+function inUnit(seconds, [unit], power) {
+  const value = seconds / 10 ** unit, last = power - unit;
+  return last >= 0 ? String(Math.round(value / 10 ** last) * 10 ** last) : value.toFixed(Math.min(9, -last));
+}
+/** Milliseconds as "1.17 s" or "430 ms", to the digits that half an interval allows. */
+export function time(ms, half = null) {
+  if (ms === 0) return "0";
+  const seconds = ms / 1e3, power = powerOf(seconds, half == null ? null : half / 1e3), unit = unitOf(seconds, power);
+  return `${inUnit(seconds, unit, power)} ${unit[1]}`;
+}
+/** Several as the first, which decides on unit and digits. */
+export function timesAs(ms, half, others) {
+  const power = powerOf(ms / 1e3, half / 1e3), unit = unitOf(ms / 1e3, power);
+  return { unit: unit[1], texts: others.map((one) => inUnit(one / 1e3, unit, power)) };
+}
+/** "431 ms ± 9" of a simulation; "431 ms" where nothing says how far chance alone is off. */
+export function withinTime(ms, plusMinus) {
+  if (!plusMinus) return time(ms);
+  const { unit, texts } = timesAs(ms, plusMinus, [ms, plusMinus]);
+  return `${texts[0]} ± ${texts[1]} ${unit}`;
 }
 export const halfOf = (row) => (row.interval_ms[1] - row.interval_ms[0]) / 2;
 export const ttft = (row) => time(row.ttft_ms, halfOf(row));
-export const span = (row) => row.interval_ms.map((end) => time(end, halfOf(row))).join(" to ");
+export function span(row) {
+  const { unit, texts } = timesAs(row.ttft_ms, halfOf(row), row.interval_ms);
+  return `${texts.join(" to ")} ${unit}`;
+}
 export const times = (value) => (value == null ? "" : `${value.toFixed(2)}×`);
 export const percent = (share) => `${digits(100 * share, 2)} %`;
 export function loss(ratio) {

@@ -1,14 +1,16 @@
 // The page: asks again whenever something changes, the bars first, what takes longer when the sliders rest.
 
-import { AXES, LISTS, REPORT, START, address, ask, askAddress, askAnew, fetched, onAsk, query, source, state } from "./asked.js";
+import { AXES, REPORT, START, address, ask, askAddress, askAnew, askFirst, ignored, onAsk, source, state } from "./asked.js";
 import { download } from "./charts.js";
 import { showControls, startControls } from "./controls.js";
+import { saidOfLink, startDrops } from "./dropping.js";
 import { $, make } from "./numbers.js";
 import {
   CURVES, charts, showBars, showCluster, showCommands, showCurve, showGrounds, showHere, showLines, showPareto, showPlan, showServe, showTimeline, showWords, zoom,
 } from "./shows.js";
 
 const told = { answer: null, all: null, placement: null, curves: [], serve: null, plan: null };
+let notShown = ""; // of what the address asks
 let running = false, again = false, later = new AbortController(), drawn = 0;
 
 /** One question at a time: what changes meanwhile is asked when the answer is there, and only the last of it. */
@@ -23,12 +25,18 @@ async function refresh() {
       told.answer = await source.answer();
       await showBars(told.answer);
       showWords(told.answer);
-      fault("");
+      fault(notShown, false);
       document.dispatchEvent(new CustomEvent("thinwire-drawn", { detail: ++drawn }));
       await new Promise(requestAnimationFrame); // painted, before the rest is worked at
       if (!again) await showRest();
     } catch (error) {
-      fault(error.message);
+      if (told.answer || notShown) fault(error.message);
+      else {
+        notShown = `${error.message}${/[.?]$/.test(error.message) ? "" : "."} The link cannot be shown: below is the page's first question.`;
+        askFirst();
+        showControls();
+        again = true;
+      }
     }
   }
   running = false;
@@ -62,7 +70,7 @@ async function follow(signal) {
   const rest = (ms) => new Promise((done) => setTimeout(done, REPORT ? 0 : ms));
   try {
     await rest(150);
-    if (signal.aborted || !answer || !$("fault").hidden) return;
+    if (signal.aborted || !answer || $("answer").classList.contains("stale")) return;
     const before = told.placement === placement(); // then the best is among the bars, most likely, and curves come first
     if (!before) await wholeCatalog(signal);
     const found = [];
@@ -91,11 +99,13 @@ async function follow(signal) {
   }
 }
 
-function fault(text) {
+/** stale: what is below is of another question. */
+function fault(text, stale = Boolean(text)) {
   $("fault").hidden = !text;
   $("fault").textContent = text;
-  $("answer").classList.toggle("stale", Boolean(text));
+  $("answer").classList.toggle("stale", stale);
 }
+const sayIgnored = () => (notShown = ignored.length ? `The link asks for another ${ignored.join(", ")}, which this report cannot show: it is as it was made. thinwire ui shows any.` : "");
 
 async function recolour() {
   for (const chart of Object.values(charts)) chart.forget();
@@ -109,11 +119,11 @@ async function recolour() {
   if (told.plan) await showPlan(told.plan);
 }
 
-const THEMES = [["", "Auto", "as the system has them"], ["light", "Light", "light"], ["dark", "Dark", "dark"]];
+const THEMES = [["", "auto", "as the system has them"], ["light", "light", "light"], ["dark", "dark", "dark"]];
 function theme(name) {
   const [value, text, words] = THEMES.find((one) => one[0] === name) ?? THEMES[0];
   document.documentElement.dataset.theme = value;
-  $("theme").textContent = text;
+  $("theme").textContent = `Colours: ${text}`;
   $("theme").setAttribute("aria-label", `Colours: ${words}`);
 }
 function remembered(value) {
@@ -153,45 +163,6 @@ function save(text, type, name) {
   setTimeout(() => URL.revokeObjectURL(place), 1000);
 }
 
-/** gpu: where a dump does not say which it is of. */
-async function drop(file, gpu = "") {
-  const say = (text, bad = false) => {
-    $("dropped").textContent = text;
-    $("dropped").classList.toggle("bad", bad);
-  };
-  if (file.size > START.options.drop_bytes) return say(`${file.name} has ${file.size} bytes; at most ${START.options.drop_bytes} are read.`, true);
-  say(`Reading ${file.name}…`);
-  $("which").hidden = true;
-  try {
-    const found = await fetched(`api/drop?${query()}${gpu && `&gpu=${encodeURIComponent(gpu)}`}`, {
-      method: "POST", body: file, headers: { "X-Filename": encodeURIComponent(file.name) },
-    });
-    if (found.option) LISTS[found.key]?.unshift({ ...found.option, label: found.label });
-    say([found.label, ...found.said].join(". "));
-    return ask({ [found.key]: found.value, ...(found.key === "cluster" ? { tp: "" } : {}) });
-  } catch (error) {
-    if (error.needs === "gpu") {
-      $("which").hidden = false;
-      $("gpu").value = "";
-      $("gpu").onchange = ({ target }) => drop(file, target.value);
-      $("gpu").focus();
-    }
-    return say(error.message, true);
-  }
-}
-
-function startDrops() {
-  $("gpu").replaceChildren(...["", ...START.options.gpus].map((value) => make("option", { value }, value || "choose")));
-  $("file").addEventListener("change", ({ target }) => target.files[0] && drop(target.files[0]));
-  const over = (event) => {
-    if (!event.dataTransfer?.types.includes("Files")) return;
-    event.preventDefault();
-    $("drop").classList.toggle("over", event.type === "dragover");
-  };
-  for (const type of ["dragover", "dragleave", "drop"]) addEventListener(type, over);
-  addEventListener("drop", ({ dataTransfer }) => dataTransfer?.files[0] && drop(dataTransfer.files[0]));
-}
-
 async function planned(button) {
   Object.assign(button, { disabled: true, textContent: "Planning…" });
   try {
@@ -225,7 +196,10 @@ function startTimeline() {
 
 function startButtons() {
   $("reset").addEventListener("click", askAnew);
-  $("copy").addEventListener("click", ({ target }) => copy(address(), target));
+  $("copy").addEventListener("click", async ({ target }) => {
+    await copy(address(), target);
+    saidOfLink(told.answer?.detail?.command);
+  });
   for (const button of document.querySelectorAll("[data-copy]")) button.addEventListener("click", () => copy($(button.dataset.copy).textContent, button));
   $("csv").addEventListener("click", () => save(csv(told.answer.rows), "text/csv", "thinwire.csv"));
   $("json").addEventListener("click", () => save(JSON.stringify(told.answer, null, 1), "application/json", "thinwire.json"));
@@ -255,6 +229,8 @@ startControls();
 startButtons();
 startTimeline();
 onAsk((changes, from) => {
+  if (from === "address") sayIgnored();
+  else if (from !== "also") notShown = "";
   if (from !== "also" && told.placement && told.placement !== placement()) state.now = { ...state.now, also: "" };
   showControls(from);
   for (const axis of AXES) if (axis === from) showHere(axis, Number(state.now[axis]));
@@ -263,6 +239,7 @@ onAsk((changes, from) => {
 showControls();
 $("asking").open = innerWidth > 640; // on a telephone the answer comes first
 if (REPORT) {
+  sayIgnored();
   for (const node of document.querySelectorAll(".live")) node.hidden = true;
   $("made").textContent = START.made;
   addEventListener("hashchange", askAddress);

@@ -1,8 +1,8 @@
 // Documents of page/documents.py into rows of charts, and into words.
 
-import { DEFAULTS, state } from "./asked.js";
+import { DEFAULTS, LISTS, REPORT, state } from "./asked.js";
 import { Chart, colour } from "./charts.js";
-import { $, digits, loss, make, percent, span, time, times, ttft, why } from "./numbers.js";
+import { $, digits, loss, make, percent, span, time, times, ttft, why, withinTime } from "./numbers.js";
 
 export const charts = Object.fromEntries([...document.querySelectorAll("[data-chart]")].map((one) => [one.dataset.chart, new Chart(one)]));
 const PARTS = [["compute", "compute_ms"], ["codec", "codec_ms"], ["exposed wire", "wire_ms"], ["waiting", "waiting_ms"]];
@@ -90,12 +90,18 @@ export function showCurve(curve, answer) {
   const mine = rows.filter((row) => row.scheme === scheme);
   const log = curve.axis === "input_tokens";
   chart.section.hidden = false;
+  const places = curve.x.filter((x, i) => curve.series.some((one) => one.ttft_ms[i] != null));
+  if (places.length < 2) {
+    const only = places.length ? `Only ${AT[curve.axis](places[0])} can be` : "Nothing can be";
+    return chart.say(`${only} here${mine.length ? `: ${scheme} takes ${mine[0].said}` : ""}.`);
+  }
   return chart.put({
     data: { rows, band, here: [{ x: curve.axis === "tp" ? curve.now : Number(state.now[curve.axis]) }], crossings: curve.crossovers.map((one) => ({ x: one.x, ttft: one.ttft_ms, text: one.text })) },
-    signals: { axis: curve.axis, ticks: curve.x, levels: log ? levels(rows.map((row) => row.ttft)) : [] },
+    signals: { axis: curve.axis, ticks: curve.axis === "tp" ? places : curve.x, levels: log ? levels(rows.map((row) => row.ttft)) : [] },
     said: mine.length ? `${scheme}: ${mine[0].said} at ${mine[0].at}, ${mine.at(-1).said} at ${mine.at(-1).at}` : "",
     change: (spec) => {
       const { y } = spec.layer[0].encoding;
+      if (curve.axis === "tp") for (const { mark } of spec.layer) if (mark.type === "line") mark.interpolate = "linear"; // between degrees there is nothing
       if (log) Object.assign(y, { scale: { type: "log", nice: false }, axis: { ...y.axis, values: { expr: "levels" } } });
       return spec;
     },
@@ -140,28 +146,39 @@ export function showPareto(answer) {
   const most = Math.max(2 * limit, 2);
   const lost = (row) => 100 * (row.perplexity - 1);
   const gain = (row) => row.speedup;
+  const crossed = (row) => row.standing === "beyond" && lost(row) <= limit; // for the look-ups that it loses
   const known = answer.rows.filter((row) => row.ttft_ms != null && row.perplexity != null && row.standing !== "floor");
   const inside = known.filter((row) => lost(row) <= most);
   const edge = frontier(inside, lost, gain);
   const tall = Math.max(...inside.map(gain)) - Math.min(...inside.map(gain));
   const named = apart([...inside.filter((row) => row.best || row.scheme === answer.baseline), ...edge.reverse()], lost, gain, most / 3.5, tall / 15);
   const rows = inside.map((row) => ({
-    scheme: row.scheme, loss: lost(row), speedup: row.speedup, speed_text: times(row.speedup), loss_text: loss(row.perplexity), ttft_text: ttft(row), why: why(row),
+    scheme: row.scheme, loss: lost(row), speedup: row.speedup, lookups_text: row.lookups_lost == null ? "not asked" : `${digits(Math.max(0, row.lookups_lost), 2)} of 100`, speed_text: times(row.speedup), loss_text: loss(row.perplexity), ttft_text: ttft(row), why: why(row),
     low: 100 * ((row.perplexity_interval?.[0] ?? row.perplexity) - 1), high: Math.min(most, 100 * ((row.perplexity_interval?.[1] ?? row.perplexity) - 1)),
     colour: colour(row.best ? "best" : row.chosen ? "accent" : row.standing === "usable" ? "ink" : "soft"), size: row.best || row.chosen ? 150 : 60,
-    shape: row.best ? "diamond" : "circle", opacity: row.best || row.chosen ? 1 : row.standing === "usable" ? 0.75 : 0.4, named: named.has(row) && !row.chosen, below: row.chosen,
+    shape: row.best ? "diamond" : crossed(row) ? "cross" : "circle", opacity: row.best || row.chosen ? 1 : row.standing === "usable" ? 0.75 : 0.4, named: named.has(row) && !row.chosen, below: row.chosen,
   }));
   const beyond = known.length - inside.length;
   const by = known.find((row) => row.measured_on)?.measured_on;
   return charts.pareto.put({
     data: { rows, frontier: edge.map((row) => ({ loss: lost(row), speedup: row.speedup })), limits: [{ from: limit, to: most }] },
     signals: { most, least: Math.min(0, ...rows.map((row) => row.low)) },
-    said: `Up and left is better; the line joins what nothing else beats; shaded is over the limit.${by ? ` Perplexity as measured on ${by}.` : ""}`
+    said: `Up and left is better; the line joins what nothing else beats. Shaded: over the limit of perplexity${inside.some(crossed) ? "; a cross: within it, but over the limit of look-ups" : ""}.${by ? ` Perplexity as measured on ${by}.` : ""}`
       + (beyond ? ` ${beyond} more lose over ${digits(most, 3)} % and are not drawn.` : ""),
-    table: known.map((row) => ({ scheme: row.scheme, perplexity: loss(row.perplexity), "times as soon": times(row.speedup), TTFT: ttft(row), standing: why(row) })),
+    table: known.map((row) => ({ scheme: row.scheme, perplexity: loss(row.perplexity), "look-ups lost": row.lookups_lost == null ? "" : `${digits(row.lookups_lost, 2)} points`, "times as soon": times(row.speedup), TTFT: ttft(row), standing: why(row) })),
   });
 }
 
+/** Where the prices are from; and whether the machine that is asked about has one. */
+function pricesOf(plan) {
+  const { cluster } = state.now;
+  const named = (name) => LISTS.cluster.find((one) => one.name === name)?.label.split(":")[0] ?? name;
+  const prices = plan.prices.map((one) => `${named(one.name)} ${one.per_gpu_hour.toFixed(2)}`).join(", ");
+  const sources = [...new Set(plan.prices.map((one) => one.source))].join("; ");
+  const how = REPORT ? "--price MACHINE=NUMBER gives one" : "give one above";
+  const left = plan.prices.some((one) => one.name === cluster) ? "" : ` ${named(cluster)} is not in this plan, for no price of it is known: ${how}.`;
+  return `Of a GPU an hour, in ${plan.currency}: ${prices} (${sources}).${left}`;
+}
 export function showPlan(plan) {
   const shown = (one) => `${one.replicas > 1 ? `${one.replicas} × ` : ""}${one.machine}, TP ${one.tp}`;
   const price = (one) => `${one.cost_per_hour.toFixed(2)} ${plan.currency}`;
@@ -175,16 +192,16 @@ export function showPlan(plan) {
     data: {
       rows: run.map((one) => ({
         cost: one.cost_per_hour, ttft: one.ttft_ms, what: shown(one), scheme: one.scheme, label: `${one.replicas > 1 ? `${one.replicas} × ` : ""}${one.machine}, ${one.scheme}`,
-        cost_text: price(one), ttft_text: time(one.ttft_ms, one.ttft_plus_minus_ms || undefined), why: standing(one), colour: colour(one.best ? "best" : one.kept ? "ink" : "soft"),
+        cost_text: price(one), ttft_text: withinTime(one.ttft_ms, one.ttft_plus_minus_ms), why: standing(one), colour: colour(one.best ? "best" : one.kept ? "ink" : "soft"),
         size: one.best ? 160 : 70, shape: one.best ? "diamond" : "circle", opacity: one.kept ? 1 : 0.5, named: named.has(one), right: one.cost_per_hour > (most + least) / 2, beside: one.ttft_ms + (one.ttft_ms < 0.12 * tall ? 0.05 : -0.05) * tall,
       })),
       frontier: edge.map((one) => ({ cost: one.cost_per_hour, ttft: one.ttft_ms })), target: [{ ttft: plan.target_ms }],
     },
     signals: { currency: plan.currency },
-    said: `${plan.verdict} ${plan.note}`.trim(),
+    said: `${plan.verdict} ${pricesOf(plan)} ${plan.note}.`,
     table: plan.deployments.map((one) => ({
       deployment: shown(one), scheme: one.scheme, "an hour": one.cost_per_hour == null ? "" : price(one),
-      [`TTFT p${plan.percentile}`]: one.ttft_ms == null ? "" : time(one.ttft_ms, one.ttft_plus_minus_ms || undefined), standing: standing(one),
+      [`TTFT p${plan.percentile}`]: one.ttft_ms == null ? "" : withinTime(one.ttft_ms, one.ttft_plus_minus_ms), standing: standing(one),
     })),
   });
 }
@@ -194,17 +211,18 @@ export function showServe(serve) {
   serve.rows.forEach((row, order) => {
     const values = row.ttft.map((one) => one.value_ms);
     if (values.length) spans.push({ scheme: row.scheme, order, low: Math.min(...values), high: Math.max(...values) });
-    for (const one of row.ttft) rows.push({ scheme: row.scheme, order, percentile: one.name, ttft: one.value_ms, said: `${time(one.value_ms, one.plus_minus_ms || undefined)} ± ${time(one.plus_minus_ms)}` });
+    for (const one of row.ttft) rows.push({ scheme: row.scheme, order, percentile: one.name, ttft: one.value_ms, said: withinTime(one.value_ms, one.plus_minus_ms) });
   });
   const full = serve.rows.filter((row) => row.saturated).map((row) => row.scheme);
-  const target = Number(state.now.slo_ttft_ms);
+  const target = Number(state.now.slo_ttft_ms), far = target >= 1.5 * Math.max(...rows.map((row) => row.ttft));
   $("rate").placeholder = digits(serve.rate, 3);
   return charts.serve.put({
-    height: ROW * spans.length, data: { rows, spans, target: target < 1.5 * Math.max(...rows.map((row) => row.ttft)) ? [{ ttft: target }] : [] },
-    said: `At ${digits(serve.rate, 3)} requests a second: ${serve.note}.` + (full.length ? ` Saturated: ${full.join(", ")}.` : ""),
+    height: ROW * spans.length, data: { rows, spans, target: far ? [] : [{ ttft: target, said: `target, ${time(target)}` }] },
+    said: `At ${digits(serve.rate, 3)} request${serve.rate === 1 ? "" : "s"} a second: ${serve.note}.` + (full.length ? ` Saturated: ${full.join(", ")}.` : "")
+      + (far ? ` The target, ${time(target)}, is to the right of what is drawn.` : " Dashed: the target."),
     table: serve.rows.map((row) => ({
-      scheme: row.scheme, ...Object.fromEntries(row.ttft.map((one) => [`TTFT ${one.name}`, time(one.value_ms, one.plus_minus_ms || undefined)])),
-      ...Object.fromEntries(row.tpot.map((one) => [`a token ${one.name}`, time(one.value_ms, one.plus_minus_ms || undefined)])),
+      scheme: row.scheme, ...Object.fromEntries(row.ttft.map((one) => [`TTFT ${one.name}`, withinTime(one.value_ms, one.plus_minus_ms)])),
+      ...Object.fromEntries(row.tpot.map((one) => [`a token ${one.name}`, withinTime(one.value_ms, one.plus_minus_ms)])),
       "keeps the target": row.kept == null ? "" : percent(row.kept), "": row.why ?? (row.saturated ? "saturated" : ""),
     })),
   });
@@ -242,7 +260,7 @@ export function zoom(factor, share = 0.5, move = 0) {
   return chart.draw();
 }
 
-const INKS = { gpu: "best", switch: "compute", host_bridge: "codec", nic: "second" };
+const INKS = { gpu: "best", switch: "compute", host_bridge: "soft", nic: "second" }; // none of those that say how busy
 /** Where nodes are drawn: as the document says, but GPUs that are linked one to one stand in a ring, or their links would
  * lie on one another. */
 function placed(drawing) {
@@ -250,6 +268,12 @@ function placed(drawing) {
   if (nodes.length < 3 || nodes.some((node) => node.kind !== "gpu")) return { nodes, width, height };
   const turn = (i) => ((i + 0.5) / nodes.length) * 2 * Math.PI - Math.PI / 2;
   return { width, height: 4, nodes: nodes.map((node, i) => ({ ...node, x: width * (0.5 + 0.25 * Math.cos(turn(i))), y: 2 + 1.5 * Math.sin(turn(i)) })) };
+}
+/** What links share, in words; its names are those of topologies/generators.py. */
+function pooled(name) {
+  const said = [[/^(.*)\.duplex$/, "$1, sending and receiving together"], [/^(.*)\.memory$/, "$1, the host's memory"], [/^socket(\d+)-(\d+)$/, "between sockets $1 and $2, both ways"], [/^(bridge\d+)$/, "$1, all that passes it"]];
+  const found = said.find(([shape]) => shape.test(name));
+  return found ? name.replace(...found) : name;
 }
 export function showCluster(detail) {
   const { drawing } = detail, { nodes: points, width, height } = placed(drawing);
@@ -278,7 +302,7 @@ export function showCluster(detail) {
     };
   });
   const wires = [...drawing.links, ...drawing.pools].sort((a, b) => b.utilisation - a.utilisation);
-  const name = (wire) => (wire.target ? both(wire) : wire.source);
+  const name = (wire) => (wire.target ? both(wire) : pooled(wire.source));
   return charts.cluster.put({
     data: { links, nodes }, signals: { across: width, down: height }, height: Math.round(40 + 85 * height),
     said: (wires.length ? `Under ${detail.scheme} the busiest is ${name(wires[0])}, ${percent(wires[0].utilisation)} of what it could carry in the time of the prefill. Numbers are ranks.` : drawing.note) + elsewhere(detail),
@@ -302,6 +326,8 @@ export function showWords(answer) {
   tile("Time to first token", ttft(told), `${span(told)} (90 %)`);
   tile("Times as soon", times(told.speedup), told === base ? "it is what others are held against" : `${ttft(base)} under ${answer.baseline}`);
   tile("Perplexity", loss(told.perplexity), `limit ${loss(Number(state.now.max_perplexity))}`);
+  const lookups = told.lookups_lost == null ? "not asked" : `${digits(Math.max(0, told.lookups_lost), 2)} of 100`;
+  tile("Look-ups lost", told === base ? "none" : lookups, `facts in a long prompt not found again; limit ${answer.limit.match(/([\d.]+) points/)?.[1] ?? ""}`);
   if (chosen && chosen !== told && chosen !== base && chosen.ttft_ms != null) tile(`Chosen: ${chosen.scheme}`, ttft(chosen), `${times(chosen.speedup)}, ${why(chosen)}`);
   $("figures").replaceChildren(...tiles);
   $("notes").replaceChildren(...answer.notes.map((note) => make("li", {}, note)));
@@ -312,8 +338,9 @@ function ground(one) {
   return make("li", {}, make("span", { className: "kind", "data-kind": one.kind }, one.kind), make("span", {}, one.text, ...share));
 }
 export function showGrounds(detail) {
+  const twice = detail.rests_on.reduce((sum, one) => sum + one.share, 0) > 1.005 ? " Sentences about the same part of the interval each say its whole share, so shares add up to more than one." : "";
   const most = detail.rests_on.slice(0, 3), rest = detail.rests_on.slice(3);
-  $("rests-lead").textContent = `${detail.scheme}, what matters most first, each with the class of its source.${elsewhere(detail)}`;
+  $("rests-lead").textContent = `${detail.scheme}, what matters most first, each with the class of its source.${twice}${elsewhere(detail)}`;
   $("grounds").replaceChildren(...most.map(ground));
   $("more-grounds").hidden = !rest.length;
   $("more-grounds").querySelector("summary").textContent = `${rest.length} more`;

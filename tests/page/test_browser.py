@@ -19,6 +19,11 @@ pytestmark = [
     pytest.mark.skipif(chromium() is None, reason="no Chromium here: apt-get install chromium"),
 ]
 SMALL = "model=llama-3-8b&cluster=4xl4-pcie&tp=4&batch=2&input_tokens=512"
+GPUS = "".join(f"GPU {i}: NVIDIA L40S (UUID: GPU-{i})\n" for i in range(4)).encode()
+PEERS = (  # as nvidia-smi topo -p2p r prints it where GPUs do not reach each other
+    "        GPU0    GPU1    GPU2    GPU3\n"
+    + "".join(f" GPU{i}   " + "".join(f"{'X' if i == j else 'NS':8}" for j in range(4)) + "\n" for i in range(4))
+).encode()
 CHARTS = ("ttft", "length", "link", "degree", "pareto", "cost", "serve", "timeline", "cluster")
 SETTLED = "html[data-settled]"  # curves and all else is there, too
 
@@ -211,6 +216,75 @@ def test_dropped_topology_becomes_a_machine(watched: Watched, address: str, root
     watched.complaints[:] = [said for said in watched.complaints if "400" not in said]  # the first answer: which GPU?
 
 
+def as_files(*given: tuple[str, bytes]) -> list[sync_api.FilePayload]:
+    return [{"name": name, "mimeType": "text/plain", "buffer": body} for name, body in given]
+
+
+def test_dumps_dropped_together_are_one_machine_and_its_link_does_not_last(
+    watched: Watched, address: str, root: Path
+) -> None:
+    page = watched.page
+    page.goto(f"{address}?{SMALL}")
+    settled(page)
+    page.locator("#copy").click()
+    expect(page.locator("#copy")).to_have_text("Copied")
+    expect(page.locator("#lasts")).to_be_hidden()  # names alone: it lasts
+    answered(page)
+    topo = (root / "examples" / "topo.txt").read_bytes()
+    page.locator("#file").set_input_files(as_files(("topo.txt", topo), ("gpus.txt", GPUS)))
+    expect(page.locator("#dropped")).to_contain_text("out of topo.txt, gpus.txt")
+    settled(page)
+    answered(page)
+    page.locator("#file").set_input_files(as_files(("p2p.txt", PEERS)))
+    expect(page.locator("#dropped")).to_contain_text("out of topo.txt, gpus.txt, p2p.txt")
+    settled(page)
+    page.locator("#dropped summary").click()
+    form = page.locator("#question")
+    assert form.evaluate("(node) => node.scrollWidth <= node.clientWidth")
+    page.locator("#copy").click()
+    expect(page.locator("#lasts")).to_contain_text("only while this server runs")
+    expect(page.locator("#lasts code")).to_contain_text("thinwire cluster import topo.txt gpus.txt p2p.txt --out ")
+    expect(page.locator("#lasts code")).to_contain_text("&& thinwire report --model llama-3-8b")
+    page.locator("#rate").fill("0.5")
+    page.locator("#own-price").fill("0.75")
+    page.locator("#plan").click()
+    lead = page.locator("[data-chart=cost] .lead")
+    expect(lead).to_contain_text("4xl40s-imported 0.75 (given on the page)", timeout=30_000)
+    expect(lead).to_contain_text("of 4xl40s-imported under")
+    assert "price=drop" in page.evaluate("decodeURIComponent(location.search)")
+
+
+def test_a_model_that_does_not_fit_fades_the_answer_before_and_one_degree_is_no_curve(
+    watched: Watched, address: str
+) -> None:
+    page = watched.page
+    page.goto(f"{address}?model=llama-3-8b&cluster=4xl4-pcie&tp=4&batch=2&input_tokens=512")
+    settled(page)
+    page.locator("#model").fill("llama-3-70b")
+    page.locator("#model").press("Enter")
+    expect(page.locator("#fault")).to_contain_text("does not fit")
+    expect(page.locator("#verdict")).to_have_css("opacity", "0.4")
+    answered(page)
+    page.locator("#model").fill("qwen2.5-32b")
+    page.locator("#model").press("Enter")
+    settled(page)
+    expect(page.locator("#verdict")).to_have_css("opacity", "1")
+    expect(page.locator("[data-chart=degree] .lead")).to_contain_text("Only TP 4 can be here")
+    expect(page.locator("[data-chart=degree] svg")).to_be_hidden()
+    watched.complaints[:] = [said for said in watched.complaints if "400" not in said]
+
+
+def test_times_are_rounded_as_the_headline_rounds_them(watched: Watched, address: str) -> None:
+    page = watched.page
+    page.goto(f"{address}?{SMALL}")
+    settled(page)
+    said = page.locator("#verdict").inner_text()
+    tile = page.locator("#figures dd").nth(1).inner_text().split("\n")
+    assert f"first token in {tile[0]} (" in said
+    low, high = re.findall(r"[\d.]+", tile[1])[:2]
+    assert f"({low}..{high})" in said
+
+
 def test_file_may_be_dropped_anywhere(watched: Watched, address: str, root: Path) -> None:
     page = watched.page
     page.goto(f"{address}?{SMALL}")
@@ -275,6 +349,34 @@ def test_unknown_name_is_refused_in_words(watched: Watched, address: str) -> Non
     watched.complaints[:] = [said for said in watched.complaints if "400" not in said]
 
 
+@pytest.mark.parametrize("slip", ["foo=1&batch=4", "batch=none", "model=drop:7", "cluster=8xl40"])
+def test_a_link_with_a_slip_says_so_and_shows_the_first_question(watched: Watched, address: str, slip: str) -> None:
+    page = watched.page
+    page.goto(f"{address}?{slip}")
+    expect(page.locator("#fault")).to_contain_text("cannot be shown")
+    settled(page)
+    expect(page.locator("#verdict")).to_contain_text(re.compile(r"\d"))
+    expect(page.locator("#fault")).to_be_visible()  # still
+    assert page.locator("output[for=batch]").inner_text() == "8" and page.locator("#model").input_value()
+    assert "stale" not in (page.locator("#answer").get_attribute("class") or "")
+    answered(page)
+    slide(page, "batch", 1)
+    expect(page.locator("#fault")).to_be_hidden()
+    settled(page)
+    until(page, "!location.search.includes('foo') && location.search.includes('batch=')")
+    watched.complaints[:] = [said for said in watched.complaints if "400" not in said]
+
+
+def test_odd_places_have_short_ticks(watched: Watched, address: str) -> None:
+    page = watched.page
+    page.goto(f"{address}?{SMALL.replace('input_tokens=512', 'input_tokens=123457')}&link=0.123457")
+    settled(page)
+    for chart in ("length", "link"):
+        drawn(page, chart)
+        labels = page.locator(f"[data-chart={chart}] .role-axis-label text").all_text_contents()
+        assert len(labels) > 2 and max(map(len, labels)) <= 7, labels
+
+
 def test_keyboard_reaches_everything(watched: Watched, address: str) -> None:
     page = watched.page
     page.goto(f"{address}?{SMALL}")
@@ -315,7 +417,7 @@ def test_dark_and_narrow(browser: Browser, address: str) -> None:
     assert page.locator("body").evaluate(brightness) < 150
     assert page.locator("[data-chart=ttft] svg").evaluate(brightness) < 150
     page.locator("#theme").click()  # auto -> light
-    expect(page.locator("#theme")).to_have_text("Light")
+    expect(page.locator("#theme")).to_have_text("Colours: light")
     until(page, f"({brightness})(document.querySelector('[data-chart=ttft] svg')) > 600")
     context.close()
 
@@ -362,6 +464,35 @@ def test_report_opens_without_a_network(browser: Browser, report: Path) -> None:
     settled(page)
     assert page.locator("#verdict").inner_text() == verdict
     assert {url.split("#")[0] for url in asked} <= {report.as_uri()}
+    assert not watched.complaints
+    context.close()
+
+
+def test_a_link_cannot_make_a_report_say_what_it_does_not_hold(browser: Browser, report: Path) -> None:
+    """The model, the machine, the limit are its own: a link that names others is told so, not shown as if it were."""
+    context = browser.new_context(offline=True)
+    watched = Watched(context.new_page())
+    page = watched.page
+    page.goto(report.as_uri())
+    settled(page)
+    own = {name: page.locator(f"#{name}").input_value() for name in ("model", "cluster", "tp", "scheme")}
+    figures, verdict = page.locator("#figures").inner_text(), page.locator("#verdict").inner_text()
+    expect(page.locator("#fault")).to_be_hidden()
+    lie = "model=llama-3-70b&cluster=8xh100-nvlink&tp=8&max_perplexity=2&scheme=no-such&batch=none&link=1"
+    answered(page)
+    page.goto(f"{report.as_uri()}#{lie}")  # by hand, in the page that is open
+    expect(page.locator("#fault")).to_contain_text("model, cluster, tp, max_perplexity, scheme, batch")
+    page.goto("about:blank")
+    page.goto(f"{report.as_uri()}#{lie}")
+    settled(page)
+    expect(page.locator("#fault")).to_contain_text("model, cluster, tp, max_perplexity, scheme, batch")
+    assert {name: page.locator(f"#{name}").input_value() for name in own} == own
+    assert page.locator("#figures").inner_text() == figures and page.locator("#verdict").inner_text() == verdict
+    answered(page)
+    slide(page, "input_tokens", 1)
+    expect(page.locator("#fault")).to_be_hidden()
+    settled(page)
+    until(page, "!location.hash.includes('cluster')")
     assert not watched.complaints
     context.close()
 

@@ -173,8 +173,21 @@ def test_the_command_writes_it_whole_or_not_at_all(capsys: Capture, tmp_path: Pa
     status, _, err = run(capsys, *words, "--batch", "0", "--out", str(out))
     assert status == 2 and out.read_bytes() == before
     status, _, err = run(capsys, *words, "--out", str(tmp_path / "no" / "r.html"))
-    assert status == 2 and err.count("\n") == 1 and "cannot write the report" in err
+    assert status == 2 and err.count("\n") == 1 and "cannot write the report" in err and "there is no folder" in err
+    status, _, err = run(capsys, *words, "--out", str(tmp_path))
+    assert status == 2 and err.count("\n") == 1 and "that is a folder" in err
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([machine.name, "r.html"])
+
+
+def test_where_it_is_written_is_looked_at_before_it_is_computed(
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "page", lambda *_, **__: pytest.fail("computed"))
+    for out in (tmp_path, tmp_path / "no" / "r.html"):
+        status, _, err = run(capsys, "report", "--model", "llama-3-8b", "--cluster", "8xl40s-pcie", "--out", str(out))
+        assert status == 2 and "cannot write the report" in err
+    report.check_out("/dev/null")
+    report.check_out(tmp_path / "r.html")
 
 
 def test_the_same_report_is_the_same_bytes() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -188,12 +189,24 @@ def test_another_address_than_loopback_wants_to_be_meant(capsys: Capture) -> Non
     assert status == 2 and "unknown model" in err
 
 
-def test_the_command_serves_and_ends_by_a_signal(root: Path) -> None:
-    """A real socket: the address is printed, answers come, Ctrl-C is no traceback, a taken port is one line."""
+def a_taken_port_is_one_line(root: Path, port: int) -> None:
+    taken = f"from thinwire.commands.cli import main; main(['ui', '--no-browser', '--port', '{port}'])"
+    again = subprocess.run(
+        [sys.executable, "-c", taken], capture_output=True, text=True, timeout=60,
+        env={"PYTHONPATH": str(root / "src"), "PATH": "/usr/bin"}, check=False,
+    )  # fmt: skip
+    assert again.returncode == 2 and again.stderr.count("\n") == 1 and "--port 0" in again.stderr
+
+
+@pytest.mark.parametrize(("ending", "status"), [(signal.SIGINT, 0), (signal.SIGTERM, 143), (signal.SIGHUP, 0)])
+def test_the_command_serves_and_ends_by_a_signal(
+    root: Path, tmp_path: Path, ending: signal.Signals, status: int
+) -> None:
+    """A real socket: the address is printed, answers come, a signal leaves no traceback and no folder."""
     code = "from thinwire.commands.cli import main; main(['ui', '--no-browser', '--port', '0', '--batch', '3'])"
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={"PYTHONPATH": str(root / "src"), "PATH": "/usr/bin"},
+        env={"PYTHONPATH": str(root / "src"), "PATH": "/usr/bin", "TMPDIR": str(tmp_path)},
     )  # fmt: skip
     try:
         assert process.stdout is not None
@@ -205,15 +218,13 @@ def test_the_command_serves_and_ends_by_a_signal(root: Path) -> None:
         with socket.create_connection(("127.0.0.1", port), timeout=10) as raw:
             raw.sendall(b"GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n")
             assert raw.recv(64).startswith(b"HTTP/1.1 403")
-        taken = f"from thinwire.commands.cli import main; main(['ui', '--no-browser', '--port', '{port}'])"
-        again = subprocess.run(
-            [sys.executable, "-c", taken], capture_output=True, text=True, timeout=60,
-            env={"PYTHONPATH": str(root / "src"), "PATH": "/usr/bin"}, check=False,
-        )  # fmt: skip
-        assert again.returncode == 2 and again.stderr.count("\n") == 1 and "--port 0" in again.stderr
-        process.send_signal(2)
+        assert len(list(tmp_path.iterdir())) == 1
+        if ending == signal.SIGINT:
+            a_taken_port_is_one_line(root, port)
+        process.send_signal(ending)
         began = time.monotonic()
-        assert process.wait(30) == 0 and time.monotonic() - began < 20
+        assert process.wait(30) == status and time.monotonic() - began < 20
         assert process.stderr is not None and process.stderr.read() == ""
+        assert list(tmp_path.iterdir()) == []
     finally:
         process.kill()

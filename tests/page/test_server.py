@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import threading
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -11,10 +12,13 @@ import pytest
 
 pytest.importorskip("starlette", reason="the page's server is the extra ui")
 
+import anyio
+import httpx
 from starlette.testclient import TestClient
 
-from thinwire.page import answers
-from thinwire.page.drops import plain
+from thinwire.page import answers, server
+from thinwire.page.desk import Desk
+from thinwire.page.names import model_title, plain, title_of
 from thinwire.page.server import application
 from thinwire.reference.families.config import load_model
 
@@ -66,6 +70,28 @@ def test_a_download_has_the_rows(client: TestClient) -> None:
     expected = answers.answer(desk(), small())["rows"]
     assert [row["scheme"] for row in rows] == [row["scheme"] for row in expected]
     assert [float(row["ttft_ms"]) for row in rows] == [row["ttft_ms"] for row in expected]
+
+
+def test_no_text_of_a_download_is_run_by_a_spreadsheet(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = answers.answer(desk(), small())["rows"][0]
+    begins = ["=", "+", "-", "@", "\t", "\r", "a"]
+    rows = [{**row, "why": f"{begin}1+1"} for begin in begins]
+    monkeypatch.setattr(answers, "answer", lambda *_: {"rows": rows})
+    text = client.get("/api/answer.csv", params=SMALL).text
+    found = [cells["why"] for cells in csv.DictReader(io.StringIO(text, newline=""))]
+    assert found == ["'=1+1", "'+1+1", "'-1+1", "'@1+1", "'\t1+1", "' 1+1", "a1+1"]
+
+
+def test_what_was_missing_is_answered_once_it_is_dropped(root: Path) -> None:
+    """A link to drop:1, opened before the file is dropped again."""
+    fresh = Desk()
+    client = TestClient(application(fresh, port=8765), base_url=BASE, raise_server_exceptions=False)
+    asked = SMALL | {"model": "drop:1"}
+    assert "drop the file again" in client.get("/api/answer", params=asked).json()["error"]
+    config = (root / "reference" / "models" / "llama-3-8b.json").read_bytes()
+    assert drop(client, config, "config.json").json()["value"] == "drop:1"
+    assert client.get("/api/answer", params=asked).status_code == 200
+    fresh.close()
 
 
 @pytest.mark.parametrize(
@@ -179,3 +205,122 @@ def test_a_bad_file_says_why(client: TestClient, body: bytes, said: str) -> None
 )
 def test_a_files_name_is_only_a_name(given: str, shown: str) -> None:
     assert plain(given) == shown
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "title"),
+    [
+        ("mine.json", b'{"_name_or_path": "meta/Other"}', "mine"),
+        ("config.json", b'{"_name_or_path": "/home/somebody/secret/Llama-X/"}', "Llama-X"),
+        ("CONFIG.JSON", b'{"_name_or_path": 5}', "CONFIG"),
+        ("config.json", b'{"_name_or_path": "/"}', "model"),
+        ("config.json", b"[]", "model"),
+        ("config.json", b"{", "model"),
+    ],
+)
+def test_a_model_is_not_called_by_its_folder(tmp_path: Path, name: str, body: bytes, title: str) -> None:
+    assert model_title(name, body) == title
+    folder = tmp_path / "for-a-customer"
+    folder.mkdir()
+    (folder / name).write_bytes(body)
+    assert title_of(folder / name) == title
+    if name == "config.json":
+        assert title_of(folder) == title
+
+
+def test_a_model_of_the_command_line_is_not_either(tmp_path: Path, root: Path) -> None:
+    folder = tmp_path / "for-a-customer"
+    folder.mkdir()
+    (folder / "config.json").write_bytes((root / "reference" / "models" / "llama-3-8b.json").read_bytes())
+    here = Desk()
+    found = answers.answer(here, small(model=here.adopt("model", str(folder / "config.json"))))
+    assert "for-a-customer" not in json.dumps(found) and found["model"] != "llama-3-8b"
+    here.close()
+
+
+def test_slow_questions_leave_room_for_sliders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More of them than threads: a few are worked at, a few wait, the others are told to come again."""
+    at_once, most, lock = [0], [0], threading.Lock()
+    over = threading.Event()
+
+    def slow(*_: object) -> dict[str, str]:
+        with lock:
+            at_once[0] += 1
+            most[0] = max(most[0], at_once[0])
+        over.wait(30)
+        with lock:
+            at_once[0] -= 1
+        return {"verdict": "slow"}
+
+    monkeypatch.setattr(server, "plan", slow)
+    app = application(desk(), port=8765)
+
+    async def together() -> tuple[list[int], int]:
+        found = list[int]()
+
+        async def ask(client: httpx.AsyncClient) -> None:
+            answer = await client.get("/api/plan", params=SMALL)
+            found.append(answer.status_code)
+            if answer.status_code == 503:
+                assert "busy" in answer.json()["error"]
+
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url=BASE) as client, anyio.create_task_group() as group:
+            for _ in range(60):
+                group.start_soon(ask, client)
+            with anyio.fail_after(20):
+                slider = (await client.get("/api/answer", params=SMALL)).status_code
+                while most[0] < server.AT_ONCE or len(found) < 60 - server.AT_ONCE - server.WAITING:
+                    await anyio.sleep(0.02)
+            over.set()
+        return found, slider
+
+    found, slider = anyio.run(together)
+    assert slider == 200 and most[0] == server.AT_ONCE
+    assert found.count(503) == 60 - server.AT_ONCE - server.WAITING and found.count(200) == 60 - found.count(503)
+
+
+GPUS = "".join(f"GPU {i}: NVIDIA L40S (UUID: GPU-{i})\n" for i in range(4)).encode()
+PEERS = (
+    "        GPU0    GPU1    GPU2    GPU3\n"
+    + "".join(f" GPU{i}   " + "".join(f"{'X' if i == j else 'NS':8}" for j in range(4)) + "\n" for i in range(4))
+).encode()
+
+
+def drop_together(client: TestClient, files: list[tuple[str, bytes]], earlier: int = 0) -> Any:
+    listed = ",".join(f"{quote(name)}:{len(body)}" for name, body in files)
+    headers = {"origin": BASE, "x-files": listed, "x-earlier": str(earlier)}
+    return client.post("/api/drop", params=SMALL, content=b"".join(body for _, body in files), headers=headers)
+
+
+def test_dumps_are_read_together_at_once_or_one_after_the_other(client: TestClient, root: Path) -> None:
+    topo = ("topo.txt", (root / "examples" / "topo.txt").read_bytes())
+    gpus, peers = ("gpus.txt", GPUS), ("p2p.txt", PEERS)
+    whole = drop_together(client, [topo, gpus, peers]).json()
+    assert "4 GPUs: l40s" in whole["said"] and whole["files"] == ["topo.txt", "gpus.txt", "p2p.txt"]
+    assert any("bounce through host memory" in line for line in whole["said"])
+    assert whole["said"][-1].startswith("thinwire cluster import topo.txt gpus.txt p2p.txt --out ")
+    first = drop_together(client, [topo, gpus]).json()
+    assert not any("bounce" in line for line in first["said"])
+    later = drop_together(client, [topo, gpus, peers], earlier=2).json()  # alone it tells no topology
+    assert later["said"] == whole["said"]
+    machine = client.get("/api/answer", params=SMALL | {"cluster": later["value"]}).json()
+    assert machine["tp"] == 4 and machine["machine"] == "4xl40s-imported"
+    other = drop_together(client, [topo, gpus, ("b.txt", topo[1] + gpus[1])], earlier=2).json()
+    assert other["files"] == ["b.txt"]  # says all by itself: another machine
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ([("topo.txt", b"GPU0 X"), ("config.json", b"{}")], "config.json is a model"),
+        ([("a.json", b"{}"), ("b.json", b"{}")], "one at a time"),
+        ([("a", b"x"), ("b", b" ")], "b is empty"),
+        ([("a", b"x")] * 17, "1 to 16 files"),
+    ],
+)
+def test_files_that_do_not_go_together_say_so(client: TestClient, files: list[tuple[str, bytes]], said: str) -> None:
+    found = drop_together(client, files)
+    assert found.status_code == 400 and said in found.json()["error"]
+    short = {"origin": BASE, "x-files": "a:5"}
+    assert "X-Files" in client.post("/api/drop", params=SMALL, content=b"abc", headers=short).json()["error"]
