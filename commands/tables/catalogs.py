@@ -101,7 +101,10 @@ def gpus(rows: Rows, verbose: bool) -> None:
             f"{peak['fp8']:,.0f}" if "fp8" in peak else "-", row["chip"] or "-", row["rests_on"],
         )  # fmt: skip
     table.show()
-    say("GB are 10^9 bytes, whatever a card's name says: 80 GiB are 85.9 GB")
+    say(
+        "GB are 10^9 bytes, whatever a card's name says: 80 GiB are 85.9 GB; where a data sheet alone is known, a GB is "
+        "what it says, as 24.0"
+    )
     if verbose:
         for row in rows:
             say(f"predictions on {row['name']} rest on {row['rests_on']}", indent=4)

@@ -220,7 +220,7 @@ def test_what_matters_is_said_first(capsys: Capture) -> None:
     words = ("predict", "--model", "llama-3-8b", "--cluster", "8xl40s-pcie", "--scheme", "flash-int8")
     _, out, _ = run(capsys, *words)
     rests = out.partition("Rests on\n")[2]
-    shares = [int(share) for share in re.findall(r"\[(\d+) %\s+of\s+the\s+interval's\s+width\]", rests)]
+    shares = [int(share) for share in re.findall(r"\[(\d+) %\s+of\s+the\s+interval\]", rests)]
     assert 1 <= len(shares) <= 3 and shares == sorted(shares, reverse=True)
     assert re.search(r"and \d+ more \(.*\): --verbose", " ".join(rests.split()))
     _, whole, _ = run(capsys, *words, "-v")
