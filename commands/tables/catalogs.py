@@ -102,8 +102,8 @@ def gpus(rows: Rows, verbose: bool) -> None:
         )  # fmt: skip
     table.show()
     say(
-        "GB are 10^9 bytes, whatever a card's name says: 80 GiB are 85.9 GB; where a data sheet alone is known, a GB is "
-        "what it says, as 24.0"
+        "GB are 10^9 bytes, whatever a card's name says: 80 GiB are 85.9 GB; round numbers, as 24.0, are a data "
+        "sheet's, which may mean GiB"
     )
     if verbose:
         for row in rows:

@@ -203,8 +203,9 @@ def _asked_of(c: Comparison, rows: Sequence[Prediction]) -> list[str]:
     fewer = [f"{name} {found.trials}" for name, found in known.items() if found.trials != one.trials]
     trials = f"{one.trials} trials{'; of ' if fewer else ''}{', '.join(fewer)}"
     return [
-        f"look-ups: points of 100 in prompts of {one.prompt_tokens} tokens, of which {one.exact:.0%} are right "
-        f"uncompressed on {one.model} at TP {one.tp} ({trials}); perplexity does not see them (docs/accuracy.md)"
+        f"look-ups: of 100 questions that look up one of many numbers in a prompt of {one.prompt_tokens} tokens, how "
+        f"many fewer are right; uncompressed {100 * one.exact:.0f} are, on {one.model} at TP {one.tp} ({trials}); "
+        "perplexity does not see them (docs/accuracy.md)"
     ]
 
 
