@@ -38,7 +38,7 @@ COMMANDS = (
     ("compare", "--workload", "cross-attention", "--cluster", "8xl40s-pcie", "--text-tokens", "64",
      "--visual-tokens", "4096"),
     ("schemes",), ("schemes", "-v"), ("models",), ("models", "-v"), ("clusters",), ("clusters", "-v"), ("gpus",),
-    ("gpus", "-v"),
+    ("gpus", "-v"), ("cluster", "show", "8xl40s-pcie"), ("cluster", "show", "2x8xh100-ib"),
 )  # fmt: skip
 LONG = 40  # of what has no space and is longer nothing is said here: a link, a path
 
