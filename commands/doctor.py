@@ -24,6 +24,7 @@ from thinwire.edge.words import cut
 NAME = "thinwire"
 FAILED = 1  # the status where a dependency lacks or a check fails; an extra that lacks is no fault
 GPU_QUERY = ("nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader")
+CONTRIBUTORS = ("test", "mutants", "dev", "docs")  # extras that nobody needs who only asks: --json has them
 SMI_S, RANKS_S = 10.0, 60.0  # after which they are given up
 
 
@@ -286,7 +287,7 @@ def _places() -> dict[str, str | None]:
 
 
 def _verdict(ok: bool, checks: Sequence[Check], extras: Sequence[Extra]) -> str:
-    lacking = [extra.name for extra in extras if extra.missing]
+    lacking = [extra.name for extra in extras if extra.missing and extra.name not in CONTRIBUTORS]
     without = f"; extras not installed: {', '.join(lacking)}" if lacking else "; every extra is installed"
     failed = [check.name for check in checks if check.ok is False]
     return ("thinwire works here" if ok else f"thinwire does not work here: {'; '.join(failed)}") + without
@@ -311,9 +312,14 @@ def _show(document: Mapping[str, Any]) -> None:
     table.show()
     for check in document["checks"]:
         say(f"{_MARKS[check['ok']]:<7}{check['name']}: {check['said']}", indent=7)
-    for extra in document["extras"]:
-        if extra["installed"]:
-            say(f"ok     extra {extra['name']}")
-        else:
-            say(f"-      extra {extra['name']} lacks {', '.join(extra['missing'])}:", indent=7)
-            console.print(f"       {extra['install']}", markup=False, soft_wrap=True)
+    extras = [extra for extra in document["extras"] if extra["name"] not in CONTRIBUTORS]
+    there = [extra["name"] for extra in extras if extra["installed"]]
+    if there:
+        say(f"ok     extras {', '.join(there)}", indent=7)
+    lacking = [extra for extra in extras if not extra["installed"]]
+    for extra in lacking:
+        say(f"-      extra {extra['name']} lacks {', '.join(extra['missing'])}", indent=7)
+    if lacking:
+        first = lacking[0]
+        say(f"       for {first['name']}, others likewise (--json has all):")
+        console.print(f"       {first['install']}", markup=False, soft_wrap=True)

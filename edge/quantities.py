@@ -2,8 +2,8 @@
 
 Seconds in, text out; never scientific notation. The last digit shown is worth a ninth to a ninetieth of the half of an
 interval's width: 2264.19 ms between 1.85 and 2.83 s is 2.26 s, and 12.4 s are off by 0.9. A value has one digit at
-least, however wide its interval, and four at most, however narrow. Ends of an interval and parts of a sum are rounded
-as the value is.
+least, however wide its interval, and four at most, however narrow. A time with an interval has three at least: beside
+it stand others, and ratios to them, that share most of what it is off by. Parts of a sum are rounded as the whole is.
 """
 
 from collections.abc import Iterable, Sequence
@@ -49,6 +49,30 @@ def _unit(value: float, units: Sequence[tuple[float, str]], power: int | None = 
     return next((unit for unit in units if size >= unit[0] * (1 - 1e-12)), units[-1])
 
 
+def time_power(seconds: float, low: float, high: float) -> int:
+    """The power of ten, of a second, that the last digit of a time is worth: three digits at least."""
+    return min(power_of(seconds, (high - low) / 2), power_of(seconds))
+
+
+def ends_power(seconds: float, low: float, high: float) -> int:
+    """The same of where it lies: never coarser than the width allows, and no finer than three digits of the end."""
+    return min(power_of(seconds, (high - low) / 2), max(time_power(seconds, low, high), power_of(high)))
+
+
+def adding_up(parts: Sequence[float], power: int, whole: float | None = None) -> list[float]:
+    """Parts rounded to a power of ten so that they sum to the rounded whole: those cut most are rounded up.
+
+    whole: what they sum to; their sum where it is left out. Each is off by less than the last digit.
+    """
+    last = 10.0**power
+    counts = [floor(part / last + 1e-9) for part in parts]
+    short = round((sum(parts) if whole is None else whole) / last) - sum(counts)
+    by_rest = sorted(range(len(parts)), key=lambda at: counts[at] - parts[at] / last)
+    for at in by_rest[: max(0, short)]:
+        counts[at] += 1
+    return [count * last for count in counts]
+
+
 def time_unit(seconds: float) -> tuple[float, str]:
     """The unit for a time, in seconds, and its name; nothing at all is in seconds."""
     return _unit(seconds, _TIMES) if seconds else _TIMES[0]
@@ -71,9 +95,9 @@ def time_text(seconds: float, low: float | None = None, high: float | None = Non
         power = power_of(seconds)
         unit_s, name = _time(seconds, power)
         return f"{in_unit(seconds, unit_s, power)} {name}"
-    power = power_of(seconds, (high - low) / 2)
+    power, coarse = time_power(seconds, low, high), ends_power(seconds, low, high)
     unit_s, name = _time(seconds, power)
-    value, *ends = (in_unit(each, unit_s, power) for each in (seconds, low, high))
+    value, ends = in_unit(seconds, unit_s, power), [in_unit(each, unit_s, coarse) for each in (low, high)]
     return f"{value} {name}" if ends == [value, value] else f"{value} {name} ({ends[0]}..{ends[1]})"
 
 
@@ -92,16 +116,25 @@ def time_pm(seconds: float, half: float) -> str:
 
 
 def time_column(rows: Iterable[tuple[float, float, float]]) -> tuple[str, float, list[tuple[str, str]]]:
-    """Times with their ends, all in one unit: its name, its seconds, and of each row the value and `low..high`."""
+    """Times with their ends, all in one unit: its name, its seconds, and of each row the value and `low..high`.
+
+    Values have as many decimals as the one known best, of four digits at most: whoever is sooner has less.
+    """
     given = list(rows)
     largest = max((seconds for seconds, _, _ in given), default=0.0)
     unit_s, name = time_unit(largest)
     cells = []
-    for seconds, low, high in given:
-        power = power_of(seconds, (high - low) / 2)
-        value, *ends = (in_unit(each, unit_s, power) for each in (seconds, low, high))
+    for (seconds, low, high), power in zip(given, column_powers(given), strict=True):
+        coarse = ends_power(seconds, low, high)
+        value, *ends = (in_unit(each, unit_s, p) for each, p in ((seconds, power), (low, coarse), (high, coarse)))
         cells.append((value, "..".join(ends)))
     return name, unit_s, cells
+
+
+def column_powers(rows: Sequence[tuple[float, float, float]]) -> list[int]:
+    """What the last digit of each row of `time_column` is worth, of a second."""
+    finest = min((time_power(*row) for row in rows if row[0]), default=0)
+    return [max(finest, power_of(seconds, 0.0)) if seconds else 0 for seconds, _, _ in rows]
 
 
 def bytes_text(nbytes: float) -> str:

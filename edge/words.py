@@ -35,14 +35,19 @@ def place(path: object) -> str:
 
 
 def near(given: str, known: Iterable[str], most: int = 3, cutoff: float = 0.6) -> list[str]:
-    """The known names that are most like what was given, the likest first; upper and lower case are alike.
+    """The known names that are most like what was given, the likest first; upper and lower case are alike. Whose parts
+    between dashes begin or end with it is likest, in the order known: `flash-int4` for int4, `rtx-4090` for 4090.
 
     cutoff: how alike, from 0 to 1 (`difflib`). What is long is compared by its ends: time grows with the square.
     """
     names: dict[str, str] = {}
     for name in known:
         names.setdefault(name.lower(), name)
-    return [names[each] for each in get_close_matches(cut(given).lower(), names, n=most, cutoff=cutoff)]
+    word = cut(given).lower()
+    whole = [each for each in names if each.endswith(f"-{word}") or each.startswith(f"{word}-")] if word else []
+    whole.sort(key=lambda each: not each.endswith(f"-{word}"))
+    like = get_close_matches(word, names, n=most, cutoff=cutoff)
+    return [names[each] for each in dict.fromkeys([*whole, *like])][:most]
 
 
 def meant(given: str, known: Iterable[str], most: int = 3, cutoff: float = 0.6) -> str:

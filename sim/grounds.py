@@ -1,8 +1,9 @@
 """What a number rests on: sentences, each with the class of its source and how much of the interval it is about.
 
 A ground is born where its sentence is (`sim.report.assumptions`), with the parts of the critical path it speaks of. How
-much of the interval's width those parts make is known when there is an interval: parts err independently, so a part's
-share is that of its squared half-width in the sum of all.
+much of the interval those parts make is known when there is an interval: parts err independently, so a part's share is
+that of its squared half-width in the sum of all, as of a variance. Each part counts for one ground alone, the one that
+speaks of it most closely, so what grounds make of one interval sums to at most one.
 """
 
 from collections import Counter
@@ -24,7 +25,7 @@ LISTED = 10  # how many a document has that does not have all
 @dataclass(frozen=True, slots=True)
 class Ground:
     """A sentence. about: how the names of the interval's parts it speaks of begin (`sim.interval`). share: of the
-    interval's width, 0 where no part is about it; filled in by `grounds`.
+    interval, 0 where it has no part, or another sentence speaks of it more closely; filled in by `grounds`.
     """
 
     text: str
@@ -73,12 +74,12 @@ def once(found: Iterable[Ground]) -> tuple[Ground, ...]:
 
 def grounds(p: Rested) -> tuple[Ground, ...]:
     """What a prediction rests on, the widest share of its interval first; those of the same share as they came."""
-    shares = p.interval.shares
-    found = [
-        replace(ground, share=sum(share for part, share in shares.items() if part.startswith(ground.about)))
-        if ground.about else ground
-        for ground in p.basis
-    ]  # fmt: skip
+    made = [0.0] * len(p.basis)
+    for part, share in p.interval.shares.items():
+        close = [max((len(about) for about in g.about if part.startswith(about)), default=0) for g in p.basis]
+        if any(close):
+            made[close.index(max(close))] += share  # of those as close, the first
+    found = [replace(ground, share=share) for ground, share in zip(p.basis, made, strict=True)]
     return tuple(sorted(found, key=lambda ground: -ground.share))
 
 

@@ -59,9 +59,9 @@ class Interval:
 
     @property
     def another_host_share(self) -> float:
-        """By what share the interval would be narrower if the profile were of the user's own host."""
-        width_s = self.high_s - self.low_s
-        return 1 - (self.own_high_s - self.own_low_s) / width_s if self.others and width_s else 0.0
+        """What hosts of the kind differ by, as a share of the interval: what `shares` has of `others`, together."""
+        shares = self.shares
+        return sum(shares.get(what, 0.0) for what in {term.what for term in self.others})
 
     @property
     def shares(self) -> dict[str, float]:

@@ -350,27 +350,24 @@ def of_hosts(spreads: Iterable[Spread]) -> str:
     return "it is of the host that was measured, another of the kind may lie outside"
 
 
-NOTABLE = 0.1  # of an interval's width
+NOTABLE = 0.1  # of an interval
 
 
 REMEDIES = {  # what one measures on the own machine, and by what
-    "exchanges": "thinwire calibrate --logs with a log of your own",
-    "kernels": "make gpu and thinwire calibrate --from",
+    "exchanges": "a log of your own (thinwire calibrate --logs)",
+    "kernels": "timing kernels on yours (make gpu, thinwire calibrate --from)",
 }
 
 
 def host_sentence(share: float, measurable: Collection[str]) -> str | None:
-    """How much of an interval is other hosts' doing, and what removes it; None where that is little.
+    """What takes away that other hosts differ, which is a share of an interval; None where that is little.
 
     measurable: `Interval.measurable`.
     """
     if share < NOTABLE:
         return None
     remedies = [remedy for what, remedy in REMEDIES.items() if what in measurable]
-    return (
-        f"{share:.0%} of the interval's width is that yours may be another host of the kind than the one measured; "
-        f"{' and '.join(remedies)} {'removes' if len(remedies) == 1 and 'and' not in remedies[0] else 'remove'} that"
-    )
+    return f"{' and '.join(remedies)} would take away what other hosts of the kind differ by"
 
 
 def codec_sentence(cost: CostModel, fused: bool) -> str:

@@ -42,6 +42,8 @@ def own_file(what: Kind, name_or_path: str | Path) -> Path | None:
     if text in names(what):
         return None
     if not (isinstance(name_or_path, Path) or text.endswith(".toml") or "/" in text or "\\" in text):
+        if "." in text and not is_there(text):  # no name of the catalog has a dot: a file was meant
+            raise ValueError(f"no such file: {place(text)} (nor is it a {what} of the catalog)")
         raise ValueError(unknown(what, text))
     if not is_there(name_or_path):
         raise ValueError(f"no such file: {place(text)}")

@@ -90,6 +90,8 @@ _NO_CHOICE = re.compile(r".*'(?P<given>[^']*)' is not one of (?P<allowed>'.*')\.
 def _ours(error: typer.TyperException, words: Sequence[str]) -> str:
     """Typer's message: with what was given where it is no number, and with what was meant."""
     message = error.format_message()
+    if getattr(error, "option_name", None) == "-v":
+        return "No such option: -v; it is short for --verbose, behind the name of a command that has more to say"
     if (near := getattr(error, "possibilities", None)) and (option := getattr(error, "option_name", None)):
         return f"No such option: {option}; {meant(option, near) or 'did you mean ' + ' or '.join(sorted(near)) + '?'}"
     if (found := _NO_NUMBER.match(message)) is not None:

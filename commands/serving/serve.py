@@ -119,8 +119,8 @@ def _alone(alone: Prediction | None) -> str:
 
     said = time_text(alone.ttft_s, alone.interval.low_s, alone.interval.high_s)
     return (
-        f": a prompt of {alone.prompt.input_tokens} tokens alone takes {said}, {CONFIDENCE:.0%} interval, whose width "
-        "is meant below"
+        f": a prompt of {alone.prompt.input_tokens} tokens alone takes {said}, {CONFIDENCE:.0%} interval, which is "
+        "meant below"
     )
 
 

@@ -1,6 +1,8 @@
 """What there is: schemes, models, machines and GPUs. Where a fact comes from stands below each, or behind --verbose."""
 
+import re
 from collections.abc import Mapping, Sequence
+from textwrap import wrap
 from typing import Any
 
 from thinwire.commands.tables.console import console, say
@@ -15,6 +17,8 @@ from thinwire.topologies.draw import draw
 Rows = Sequence[Mapping[str, Any]]
 EXPERTS = ("dispatch", "combine")
 IDS_SHOWN = 1
+_BRANCH = re.compile(r"[ │├└─]+|- ")  # what stands before the words of a tree's line
+_BELOW = str.maketrans("├└─-", "│   ")
 BEHIND = "--verbose says where each comes from"
 
 
@@ -101,7 +105,10 @@ def gpus(rows: Rows, verbose: bool) -> None:
             f"{peak['fp8']:,.0f}" if "fp8" in peak else "-", row["chip"] or "-", row["rests_on"],
         )  # fmt: skip
     table.show()
-    say("GB are 10^9 bytes, whatever a card's name says: 80 GiB are 85.9 GB")
+    say(
+        "GB are 10^9 bytes, whatever a card's name says: 80 GiB are 85.9 GB; round numbers, as 24.0, are a data "
+        "sheet's, which may mean GiB"
+    )
     if verbose:
         for row in rows:
             say(f"predictions on {row['name']} rest on {row['rests_on']}", indent=4)
@@ -109,8 +116,15 @@ def gpus(rows: Rows, verbose: bool) -> None:
 
 
 def cluster(c: Cluster) -> None:
-    """A machine as a tree of links."""
-    console.print(draw(c), markup=False, soft_wrap=True)
+    """A machine as a tree of links; lines that are too wide go on below where their words begin."""
+    for line in draw(c).splitlines():
+        before = _BRANCH.match(line)
+        indent = "" if before is None else before[0].translate(_BELOW)
+        lines = wrap(
+            line, console.width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False,
+            drop_whitespace=True, replace_whitespace=False,
+        )  # fmt: skip
+        console.print("\n".join(lines), markup=False, soft_wrap=True)
 
 
 def _sources(rows: Rows, verbose: bool) -> None:

@@ -8,8 +8,8 @@ from thinwire.commands.tables.console import console, say
 from thinwire.commands.tables.fitting import Column, Fitted
 from thinwire.commands.tables.published import published
 from thinwire.commands.tables.resting import another_host, rests_on
-from thinwire.commands.tables.words import asked, bits
-from thinwire.edge.quantities import in_unit, percent_text, power_of, ratio_text, time_column, time_text
+from thinwire.commands.tables.words import asked, bits, exchanges_of, parts_of
+from thinwire.edge.quantities import column_powers, in_unit, percent_text, ratio_text, time_column, time_text
 from thinwire.reference.core.scheme import Scheme
 from thinwire.reference.mixed import DROP, SITES, MixedScheme, Site, plan_of
 from thinwire.sim.api import Comparison
@@ -59,7 +59,7 @@ def comparison(
     if alike:
         same = "; ".join(f"{first} = {', '.join(others)}" for first, others in alike.items())
         say(f"the same in every figure: {same}")
-    another_host([(row.interval.another_host_share, row.interval.measurable) for row in c.rows])
+    another_host((winner or c.baseline).interval)
     published([(row.scheme.name, c.published(row)) for row in c.rows], shown, c.baseline.model.name)
     rests_on(together([c.baseline, *c.rows], [winner or c.baseline]), verbose)
 
@@ -85,15 +85,13 @@ def _columns(unit: str) -> list[Column]:
 
 def _cells(c: Comparison, rows: Sequence[Prediction]) -> tuple[str, dict[str, list[str]]]:
     """The unit of times, and what stands in the columns by scheme."""
-    unit, unit_s, times = time_column([(r.ttft_s, r.interval.low_s, r.interval.high_s) for r in rows])
+    spans = [(r.ttft_s, r.interval.low_s, r.interval.high_s) for r in rows]
+    unit, unit_s, times = time_column(spans)
     found = {}
-    for row, (value, ends) in zip(rows, times, strict=True):
+    for row, (value, ends), power in zip(rows, times, column_powers(spans), strict=True):
         b, known = row.breakdown, c.accuracy(row)
-        power = power_of(row.ttft_s, (row.interval.high_s - row.interval.low_s) / 2)
-        exposed, compute, wire, codec, waiting = (
-            in_unit(seconds, unit_s, power)
-            for seconds in (b.exposed_communication_s, b.compute_s, b.communication_s, b.codec_s, b.waiting_s)
-        )
+        parts = (*parts_of(b, row.ttft_s, power), *exchanges_of(b, power))
+        compute, exposed, waiting, wire, codec = (in_unit(seconds, unit_s, power) for seconds in parts)
         interval = None if known is None else known.perplexity_ratio_interval
         found[row.scheme.name] = [
             row.scheme.name, value, ends, f"{c.speedup(row):.2f}", _perplexity(row, known), _lookups(c, row),
@@ -205,8 +203,9 @@ def _asked_of(c: Comparison, rows: Sequence[Prediction]) -> list[str]:
     fewer = [f"{name} {found.trials}" for name, found in known.items() if found.trials != one.trials]
     trials = f"{one.trials} trials{'; of ' if fewer else ''}{', '.join(fewer)}"
     return [
-        f"look-ups: points of 100 in prompts of {one.prompt_tokens} tokens, of which {one.exact:.0%} are right "
-        f"uncompressed on {one.model} at TP {one.tp} ({trials}); perplexity does not see them (docs/accuracy.md)"
+        f"look-ups: of 100 questions that look up one of many numbers in a prompt of {one.prompt_tokens} tokens, how "
+        f"many fewer are right; uncompressed {100 * one.exact:.0f} are, on {one.model} at TP {one.tp} ({trials}); "
+        "perplexity does not see them (docs/accuracy.md)"
     ]
 
 
@@ -240,7 +239,7 @@ def chosen(found: "Chosen", rows: Comparison, verbose: bool = False) -> None:
     console.print()
     sites.show()
     say(found.scheme.source)
-    another_host([(row.interval.another_host_share, row.interval.measurable) for row in rows.rows])
+    another_host(mixed.interval)
     rests_on(together([rows.baseline, *rows.rows], [mixed]), verbose)
 
 

@@ -70,7 +70,8 @@ class Fitted:
             else:
                 self._write([row.cells[at] for at in widths], widths, row.style)
         if left:
-            say(f"no room for {', '.join(left)}: {where}", "dim")
+            names = ", ".join(f'"{name}"' for name in left)
+            say(f"no room for the column{'s' if len(left) > 1 else ''} {names}: {where}", "dim")
 
     def fit(self, width: int) -> tuple[dict[int, int], list[str]]:
         """Widths by column of those that fit, and what the others are called; columns without content are none."""

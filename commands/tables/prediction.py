@@ -5,14 +5,17 @@ from math import expm1
 from thinwire.commands.tables.console import console, heading, say
 from thinwire.commands.tables.fitting import Column, Fitted
 from thinwire.commands.tables.resting import another_host, rests_on
-from thinwire.commands.tables.words import asked, bits
-from thinwire.edge.quantities import bytes_text, in_unit, percent_text, power_of, time_text, time_unit
+from thinwire.commands.tables.words import asked, bits, exchanges_of, parts_of
+from thinwire.edge.quantities import bytes_text, in_unit, percent_text, time_power, time_text, time_unit
 from thinwire.sim.costs.spread import CONFIDENCE
 from thinwire.sim.grounds import grounds
+from thinwire.sim.interval import ALL_COMPUTE
 from thinwire.sim.report import Prediction
 
+EXPOSED = "exposed communication, codecs included"
 WAITING = "waiting for other ranks"
 MEMORY = {"weights": "weights", "kv_cache": "KV cache", "activations": "activations"}
+AGAIN = "once more: "
 SMALL = 0.01  # of the whole: below that, parts are summed up
 
 
@@ -27,15 +30,15 @@ def prediction(p: Prediction, explain: bool, verbose: bool) -> None:
     say(asked(p))
     console.print()
     table = Fitted(_columns(p, "", "% of TTFT"))
-    for name, seconds in (
-        ("compute", b.compute_s),
-        ("exposed communication", b.exposed_communication_s),
-        (WAITING, b.waiting_s),
-        ("communication, hidden or not", b.communication_s),
-        ("codec, hidden or not", b.codec_s),
-    ):
+    unit_s, power = time_unit(p.ttft_s)[0], time_power(p.ttft_s, found.low_s, found.high_s)
+    rounded_s = [*parts_of(b, p.ttft_s, power), *exchanges_of(b, power)]
+    parts = {
+        "compute": b.compute_s, EXPOSED: b.exposed_communication_s, WAITING: b.waiting_s,
+        "  wire, hidden or not": b.communication_s, "  codec, hidden or not": b.codec_s,
+    }  # fmt: skip
+    for (name, seconds), shown_s in zip(parts.items(), rounded_s, strict=True):
         if seconds or name != WAITING:
-            table.add(name, *_part(p, seconds))
+            table.add(name, in_unit(shown_s, unit_s, power), _share(p, seconds))
     table.show()
     traffic = p.traffic
     say(
@@ -43,11 +46,11 @@ def prediction(p: Prediction, explain: bool, verbose: bool) -> None:
         f"{bits(p)} bits a value"
     )
     held = p.memory_bytes
-    parts = " + ".join(f"{nbytes / 1e9:.1f} {MEMORY[name]}" for name, nbytes in held.items())
+    sizes = " + ".join(f"{nbytes / 1e9:.1f} {MEMORY[name]}" for name, nbytes in held.items())
     say(
-        f"memory a GPU: {parts} = {sum(held.values()) / 1e9:.1f} of {p.cluster.gpu.memory_bytes / 1e9:.1f} GB", indent=2
+        f"memory a GPU: {sizes} = {sum(held.values()) / 1e9:.1f} of {p.cluster.gpu.memory_bytes / 1e9:.1f} GB", indent=2
     )
-    another_host([(found.another_host_share, found.measurable)])
+    another_host(found)
     if explain:
         _where(p, verbose)
         _spreads(p, verbose)
@@ -62,8 +65,12 @@ def _columns(p: Prediction, *heads: str) -> list[Column]:
 def _part(p: Prediction, seconds: float) -> tuple[str, str]:
     """A part of the time in the unit of the whole, with its digits."""
     unit_s, _ = time_unit(p.ttft_s)
-    power = power_of(p.ttft_s, (p.interval.high_s - p.interval.low_s) / 2)
-    return in_unit(seconds, unit_s, power), percent_text(seconds / p.ttft_s) if p.ttft_s else "-"
+    power = time_power(p.ttft_s, p.interval.low_s, p.interval.high_s)
+    return in_unit(seconds, unit_s, power), _share(p, seconds)
+
+
+def _share(p: Prediction, seconds: float) -> str:
+    return percent_text(seconds / p.ttft_s) if p.ttft_s else "-"
 
 
 def _where(p: Prediction, verbose: bool) -> None:
@@ -94,15 +101,15 @@ def _spreads(p: Prediction, verbose: bool) -> None:
             Column("part of the critical path", left=True, wraps=True),
             Column(time_unit(p.ttft_s)[1]),
             Column("off by"),
-            Column("of its width"),
+            Column("of the interval"),
             Column("known from", 1, left=True, wraps=True, least=36),
         ]
     )
     shares = found.shares
     terms = [(term.what, term.seconds, term.spread) for term in found.terms]
-    more = [(f"{term.what}, once more", term.seconds, term.spread) for term in found.others]
-    rows = [*terms, ("all compute, once more", found.compute_s, found.prefill), *more]
-    share_of = {what: shares.get(what.removesuffix(", once more"), 0.0) for what, _, _ in rows}
+    more = [(f"{AGAIN}{term.what}", term.seconds, term.spread) for term in found.others]
+    rows = [*terms, (f"{AGAIN}{ALL_COMPUTE}", found.compute_s, found.prefill), *more]
+    share_of = {what: shares.get(what.removeprefix(AGAIN), 0.0) for what, _, _ in rows}
     rows.sort(key=lambda row: (-share_of[row[0]], -row[1]))
     shown = rows if verbose else [row for row in rows if share_of[row[0]] >= SMALL]
     for what, seconds, spread in shown:

@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 from thinwire.commands.tables.console import heading, item, say
 from thinwire.edge.quantities import percent_text
 from thinwire.sim.grounds import Ground, counted, leading
+from thinwire.sim.interval import Interval
 from thinwire.sim.report import host_sentence
 
 WORDS = {
@@ -13,10 +14,10 @@ WORDS = {
 }  # fmt: skip
 
 
-def rests_on(found: Sequence[Ground], verbose: bool, of: str = "the interval's width") -> None:
+def rests_on(found: Sequence[Ground], verbose: bool, of: str = "the interval") -> None:
     """The grounds that make most of an interval, and how many others there are; all of them, by class, if verbose.
 
-    of: what their shares are of.
+    of: what their shares are of (docs/reading.md says what that means of an interval).
     """
     first = leading(found)
     heading("Rests on")
@@ -47,9 +48,11 @@ def sentences(found: Sequence[str], verbose: bool) -> None:
         say(f"and {len(found) - len(shown)} more: --verbose")
 
 
-def another_host(shares: Sequence[tuple[float, Collection[str]]]) -> None:
-    """Of the widest of some intervals: how much of it is other hosts' doing."""
-    share, measurable = max(shares, key=lambda one: one[0], default=(0.0, ()))
-    said = host_sentence(share, measurable)
+def another_host(found: Interval, measurable: Collection[str] | None = None) -> None:
+    """What takes other hosts' part of an answer's interval away; how much that is stands with what it rests on.
+
+    measurable: what of it one can measure, where that is not what `Interval.measurable` says.
+    """
+    said = host_sentence(found.another_host_share, found.measurable if measurable is None else measurable)
     if said is not None:
-        say(f"{'up to ' if len(shares) > 1 else ''}{said}")
+        say(said)

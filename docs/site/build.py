@@ -5,6 +5,7 @@ Pages in docs/ are written to be read in the repository. Before Zensical renders
 - links that leave docs/ become words with the path behind them, for what they lead to is no page;
 - links whose words are a page's file name get its title instead;
 - lists get the empty line that Python-Markdown wants before them;
+- titles that tell why tests do not run a block are left out;
 - blocks of commands lose their prompts, for what is copied to run, and long lines are wrapped;
 - pictures may be scrolled sideways on a narrow screen;
 - what would be written twice is made: every option of every command, and the list of decisions.
@@ -26,6 +27,7 @@ _FENCE = re.compile(r"^(```|~~~).*?^\1[ ]*$", re.MULTILINE | re.DOTALL)
 _COMMANDS = re.compile(
     r"```(?:console)?(?P<title> title=[^\n]*)?\n(?P<text>(?:\$ )?(?:thinwire|make|export) .*)```\s*", re.DOTALL
 )
+_NOT_RUN = re.compile(r' title="not run by tests: [^"]*"')
 _LINK = re.compile(r"(?<!!)\[((?:[^][]|\[[^]]*\])*)\]\(([^()\s:]+)\)")
 _ITEM = re.compile(r"^(?:[-*]|\d+\.) ")
 _PICTURE = re.compile(r"^(!\[[^]]*\]\([^)]+\.svg\))$", re.MULTILINE)
@@ -54,6 +56,7 @@ def _prose(text: str, page: Path) -> str:
 
 def _fence(text: str) -> str:
     """Commands as a shell has them, without prompts, so that they can be copied; with what they print as they are."""
+    text = _NOT_RUN.sub("", text, count=1)
     found = _COMMANDS.fullmatch(text)
     if found is None:
         return text
@@ -118,7 +121,10 @@ def build(target: Path) -> int:
     (target / "zensical.toml").write_text(config(target), "utf-8")
     shutil.rmtree(target / "site", ignore_errors=True)
     command = [sys.executable, "-m", "zensical", "build", "--strict", "--clean", "-f", str(target / "zensical.toml")]
-    return subprocess.run(command, cwd=target, check=False).returncode
+    status = subprocess.run(command, cwd=target, check=False).returncode
+    if not status:
+        print(f"the site lies in {target / 'site'}: open {target / 'site' / 'index.html'}")
+    return status
 
 
 if __name__ == "__main__":

@@ -264,8 +264,8 @@ def model_aliases() -> Mapping[str, Alias]:
 
 
 def load_model(name_or_path: str) -> ModelConfig:
-    """The model of a catalog name, of a Hugging Face id known to the catalog, of a `config.json`, or of a folder that
-    holds one.
+    """The model of a catalog name or a Hugging Face id known to the catalog, in any case, of a `config.json`, or of a
+    folder that holds one.
 
     Raises ValueError for an unknown name (with near matches), a file that is not JSON or a model not supported.
     """
@@ -276,8 +276,12 @@ def load_model(name_or_path: str) -> ModelConfig:
         path = path / "config.json"
     if is_there(path):
         return _load(path, path.resolve().parent.name if path.name == "config.json" else path.stem)
-    if (alias := model_aliases().get(name_or_path.lower())) is not None:
+    if (name := name_or_path.lower()) in model_names():
+        return _load(_MODELS / f"{name}.json", name)
+    if (alias := model_aliases().get(name)) is not None:
         return alias.loaded(_aliases()[1])
+    if name.endswith(".json"):
+        raise ValueError(f"no such file: {place(name_or_path)} (nor is it a model of the catalog)")
     raise ValueError(
         f"unknown model {shown(name_or_path)}; {_did_you_mean(name_or_path)}Allowed: {len(model_names())} names, which "
         f"`thinwire models` lists, {len(model_aliases())} more (Hugging Face ids), or the path of a Hugging Face "

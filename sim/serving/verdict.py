@@ -59,13 +59,13 @@ def _far(found: ServingResult) -> str:
     if most is None or not most.value:
         return ""
     healthy = " without the faults" if found.faults else ""
-    served = f"{plus_minus(most)} requests/s can be served{healthy}"
+    served = f"its queue grows without end only above {plus_minus(most)} requests/s{healthy}"
     if rate is None:
         if isinstance(found.load, ClosedLoop):
             return f"{plus_minus(_served(found))} requests/s are, of the {plus_minus(most)} that can be served{healthy}"
         return served
     if rate > most.value:
-        return f"{served}, and {rate:.4g} arrive"
+        return f"its queue grows without end above {plus_minus(most)} requests/s{healthy}, and {rate:.4g} arrive"
     return f"{served}, {most.value / rate:.2g} times the {rate:.4g} that arrive"
 
 

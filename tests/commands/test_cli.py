@@ -13,7 +13,7 @@ import pytest
 
 from thinwire.commands.cli import COMMANDS
 from thinwire.edge.limits import MESSAGE
-from thinwire.edge.quantities import time_text
+from thinwire.edge.quantities import percent_text, time_text
 from thinwire.reference.catalog import schemes
 from thinwire.reference.families.config import model_names
 from thinwire.topologies.load import cluster_names, gpu_names
@@ -205,7 +205,7 @@ def test_a_collective_says_how_sure_it_is(capsys: Capture) -> None:
     low_us, high_us = found["interval_us"]
     assert status == 0
     assert shown.startswith(f"{time_text(found['time_us'] / 1e6, low_us / 1e6, high_us / 1e6)} with flash-int4 (90% ")
-    assert f"{found['interval_another_host_share']:.0%} of the interval's width" in shown
+    assert f"[{percent_text(found['interval_another_host_share'], 1)} of the interval]" in shown
     assert "calibrate --logs" in shown
 
 

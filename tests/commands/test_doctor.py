@@ -76,7 +76,15 @@ def test_a_document_of_it(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> N
     assert [check["ok"] for check in document["checks"]] == [True, True, None]
     assert document["places"]["profiles"].endswith("sim/profiles")
     status, out, _ = run(capsys, "doctor", "--quick")
-    assert status == 0 and "extra reference lacks torch>=2.6:" in out and "bring torch" in out
+    assert status == 0 and "extra reference lacks torch>=2.6\n" in out and "bring torch" in out
+    few = ("plots", "ui", "test", "dev")
+    monkeypatch.setattr(
+        module, "_extras", lambda: (Extra("", ()), *(Extra(name, ("x>=1",), f"bring {name}") for name in few))
+    )
+    out = run(capsys, "doctor", "--quick")[1]
+    assert out.count("bring ") == 1 and "bring plots" in out, "one command shows how"
+    assert "extras not installed: plots, ui\n" in out and "extra dev" not in out, "contributors' are no reader's"
+    assert [extra["name"] for extra in json.loads(run(capsys, "doctor", "--quick", "--json")[1])["extras"]] == [*few]
     monkeypatch.setattr(module, "_extras", lambda: (Extra("", ("simpy>=4.1",), "bring simpy"),))
     status, out, _ = run(capsys, "doctor", "--quick", "--json")
     assert status == 1 and json.loads(out)["verdict"].startswith("thinwire does not work here: packages")

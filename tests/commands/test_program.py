@@ -18,6 +18,7 @@ from .test_cli import COLLECTIVE, PREDICT, changed, document
     ("given", "meant"),
     [
         (("prdict",), "No such command 'prdict'; did you mean predict?"),
+        (("-v",), "it is short for --verbose"),
         (("Serve",), "No such command 'Serve'; did you mean serve or"),
         (("xyzzy",), "No such command 'xyzzy'; thinwire --help lists them"),
         (("cluster", "shw", "8xl40s-pcie"), "Did you mean 'show'?"),

@@ -1,7 +1,7 @@
 """Numbers for people: the unit, the digits, and what they may claim."""
 
 import re
-from math import isclose, log10
+from math import log10
 
 import pytest
 from hypothesis import given
@@ -9,12 +9,16 @@ from hypothesis import strategies as st
 
 from thinwire.edge.quantities import (
     NONE,
+    adding_up,
     bytes_text,
+    column_powers,
+    ends_power,
     percent_text,
     power_of,
     ratio_text,
     time_column,
     time_pm,
+    time_power,
     time_text,
 )
 
@@ -31,7 +35,8 @@ SHARES = st.floats(0, 5)
         (11.58, 10.7, 12.5, "11.6 s (10.7..12.5)"),
         (0.9997, 0.9, 1.1, "1.00 s (0.90..1.10)"),
         (3.2e-6, 3.1e-6, 3.3e-6, "3.20 us (3.10..3.30)"),
-        (0.002, 0.0, 0.4, "2 ms (0..400)"),
+        (0.002, 0.0, 0.4, "2.00 ms (0..400)"),
+        (0.1147, 0.0531, 0.2869, "115 ms (53..287)"),
         (0.00012, 0.00012, 0.00012, "120.0 us"),
         (12345.6, 11000.0, 14000.0, "12300 s (11000..14000)"),
         (0.0, 0.0, 0.0, "0 s"),
@@ -54,21 +59,22 @@ def test_times_that_are_off_either_way(seconds: float, half: float, said: str) -
 
 @given(SECONDS, SHARES, SHARES)
 def test_no_digit_claims_more_than_the_interval_knows(seconds: float, down: float, up: float) -> None:
-    """The last digit is worth a ninetieth of the half-width at least; what is said is the time, rounded there."""
+    """The last digit is worth a ninetieth of the half-width at least, or it is the third; what is said is the time."""
     low, high = seconds * max(0.0, 1 - down), seconds * (1 + up)
     said = time_text(seconds, low, high)
     found = re.fullmatch(r"([\d.]+) (s|ms|us|ns)(?: \(([\d.]+)\.\.([\d.]+)\))?", said)
     assert found is not None, said
     unit = UNITS[found[2]]
-    for text, value in ((found[1], seconds), *([(found[3], low), (found[4], high)] if found[3] else [])):
-        places = len(text.partition(".")[2])
-        last = 10.0 ** power_of(seconds, (high - low) / 2) / unit
+    power, coarse = time_power(seconds, low, high), ends_power(seconds, low, high)
+    ends = [(found[3], low, coarse), (found[4], high, coarse)] if found[3] else []
+    for text, value, each in ((found[1], seconds, power), *ends):
+        last = 10.0**each / unit
         assert abs(float(text) - value / unit) <= last / 2 * (1 + 1e-6)
-        assert places == max(0, -round(log10(last)))
+        assert len(text.partition(".")[2]) == max(0, -round(log10(last)))
     half = (high - low) / 2
     if half:
-        last_s = 10.0 ** power_of(seconds, half)
-        assert last_s >= half / 90.001 or isclose(last_s, 10.0 ** power_of(seconds)), "or the value has no digit at all"
+        for last_s, value in ((10.0**power, seconds), (10.0**coarse, high)):
+            assert last_s >= half / 90.001 or last_s >= 10.0 ** power_of(value) * 0.999
     digits = found[1].replace(".", "").lstrip("0").rstrip("0")
     assert len(digits) <= 4
 
@@ -87,7 +93,27 @@ def test_a_column_has_one_unit_and_keeps_the_order(rows: list[tuple[float, float
     assert UNITS[name] == unit_s and len(cells) == len(rows)
     for (seconds, _, _), (value, ends) in zip(given_rows, cells, strict=True):
         assert "e" not in value and ".." in ends
-        assert float(value) * unit_s == pytest.approx(seconds, rel=0.51)
+        assert float(value) * unit_s == pytest.approx(seconds, rel=0.006)
+
+
+def test_times_side_by_side_bear_their_ratio_out() -> None:
+    """Each interval alone would allow 170, 110 and 113: the sooner one would look as the slower one's better."""
+    rows = [(0.17222, 0.105, 0.337), (0.11467, 0.053, 0.287), (0.11332, 0.081, 0.182)]
+    _, _, cells = time_column(rows)
+    assert cells == [("172", "105..337"), ("115", "53..287"), ("113", "81..182")]
+    assert float(cells[1][0]) > float(cells[2][0]), "sooner is less"
+    base, *others = (float(value) for value, _ in cells)
+    for (seconds, _, _), value in zip(rows[1:], others, strict=True):
+        assert base / value == pytest.approx(0.17222 / seconds, abs=0.01)
+    assert column_powers(rows) == [-3, -3, -3] and column_powers([(0.0, 0.0, 0.0)]) == [0]
+
+
+@given(st.lists(st.floats(0, 1e3), min_size=1, max_size=6), st.integers(-6, 2))
+def test_parts_add_up_as_shown(parts: list[float], power: int) -> None:
+    found = adding_up(parts, power)
+    last = 10.0**power
+    assert sum(found) == pytest.approx(round(sum(parts) / last) * last, abs=last / 1e3)
+    assert all(abs(one - part) <= last * 1.001 for one, part in zip(found, parts, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,9 @@ def test_each_sentence_is_there_once_with_a_class(found: Prediction) -> None:
     assert all(ground.kind in KINDS and 0 <= ground.share <= 1 + 1e-9 for ground in basis)
     assert [ground.share for ground in basis] == sorted((ground.share for ground in basis), reverse=True)
     assert all(not ground.share for ground in basis if ground.kind == "rule")
+    assert sum(ground.share for ground in basis) <= 1 + 1e-9, "each part of the interval counts for one sentence"
+    (other,) = [g.share for g in basis if g.text == OTHER_HOSTS] or [0.0]
+    assert other == pytest.approx(found.interval.another_host_share), "one number for one doubt"
 
 
 def test_classes_follow_the_sources(found: Prediction) -> None:

@@ -41,8 +41,11 @@ def _spelt(given: str) -> str:
     if given in gpu_names() or given.endswith(".toml"):
         return given
     known = {_bare(product): name for name in gpu_names() for product in load_gpu(name).product_names}
-    slug = _bare(given).replace(" ", "-")
-    return known.get(_bare(given), slug if slug in gpu_names() else given)
+    if (name := known.get(_bare(given))) is not None:
+        return name
+    run = re.sub(r"[\s_-]", "", given.lower())  # rtx4090, a100sxm, 4090
+    alike = [name for name in gpu_names() if run in (name.replace("-", ""), name.rpartition("-")[2])]
+    return alike[0] if len(alike) == 1 else given
 
 
 def _unknown(gpus: Sequence[SeenGpu]) -> str:

@@ -108,7 +108,7 @@ def test_the_document_of_serve(capsys: Capture) -> None:
         ),
         (("--rate", "500", "--slo-ttft-ms", "1000"), "Saturated: more arrives than is served"),
         (("--users", "4"), "requests/s are, of the "),
-        (("--rate", "5", "--fault", "9-12:0:down"), "can be served without the faults"),
+        (("--rate", "5", "--fault", "9-12:0:down"), "requests/s without the faults"),
     ],
 )
 def test_the_verdict(capsys: Capture, given: tuple[str, ...], said: str) -> None:

@@ -356,6 +356,8 @@ def test_files_folders_and_names(tmp_path: Path) -> None:
 def test_bad_files_are_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"unknown model 'llama-3-70'; did you mean llama-3-70b"):
         load_model("llama-3-70")
+    with pytest.raises(ValueError, match=r"no such file: confg\.json"):
+        load_model("confg.json")
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(ValueError, match=r"broken\.json:1: not JSON"):
         load_model(str(tmp_path / "broken.json"))

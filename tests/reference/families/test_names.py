@@ -105,6 +105,9 @@ def test_hugging_face_ids_are_names() -> None:
         assert load_model(alias.name).layers == load_model(alias.model).layers
     for name in ("meta-llama/Llama-3.3-70B-Instruct", "META-LLAMA/llama-3.3-70b-instruct", "llama-3.3-70b"):
         assert load_model(name) == load_model("llama-3-70b")
+    assert load_model("Llama-3-70B") == load_model("llama-3-70b")
+    first = load_model("meta-llama/Meta-Llama-3-8B")  # before 3.1 made it read further
+    assert first.max_positions == 8192 and load_model("llama-3-8b").max_positions > first.max_positions
     fp8 = load_model("Qwen/Qwen3-32B-FP8")
     assert fp8.name == "Qwen3-32B-FP8" and fp8.checkpoint.of("feed_forward") == "fp8-block"
     longer = load_model("qwen/qwen3-235b-a22b-instruct-2507")

@@ -563,7 +563,8 @@ def test_every_question_sends_a_dump_to_the_importer(tmp_path: Path) -> None:
         api.predict("llama-3-8b", path, "bf16")
 
 
-@pytest.mark.parametrize("given_as", ["RTX 3090", "NVIDIA GeForce RTX 3090", "rtx-3090", "Rtx 3090"])
+@pytest.mark.parametrize("given_as", ["RTX 3090", "rtx-3090", "Rtx 3090", "rtx3090", "3090"])
 def test_a_gpu_may_be_named_as_drivers_do(given_as: str, tmp_path: Path) -> None:
     assert given(tmp_path, twins.TWO_SOCKETS, gpu=given_as).cluster.gpu.name == "rtx-3090"
+    assert "did you mean h100-" in refused(tmp_path, twins.TWO_SOCKETS, gpu="h100"), "several are called so"
     assert "unknown gpu 'RTX 9090'" in refused(tmp_path, twins.TWO_SOCKETS, gpu="RTX 9090")
