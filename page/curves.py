@@ -199,9 +199,7 @@ def narrowed(axis: Axis, low: float, high: float, asked: Asked, sooner: str, tha
     return low, high
 
 
-def _crossover(
-    axis: Axis, low: float, high: float, ttft_ms: float, sooner: str, than: str, exact: bool
-) -> Crossover:
+def _crossover(axis: Axis, low: float, high: float, ttft_ms: float, sooner: str, than: str, exact: bool) -> Crossover:
     start, end = f"{low:.10g}", f"{high:.10g}"
     known = {"input_tokens": f"from {end} tokens on", "link": f"from {end} times the links' rate on",
              "tp": f"from TP {end} on"}  # fmt: skip

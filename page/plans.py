@@ -148,7 +148,9 @@ def _for_people(desk: Desk, state: State, document: dict[str, Any], own_model: b
     model = "config.json" if own_model else document["model"]
     line = "thinwire plan FILE answers it."
     if state.link != 1:  # a file says nothing of it
-        line = f'thinwire plan FILE --what-if "link x{number(state.link)}" answers it: the what-if is what the page says.'
+        line = (
+            f'thinwire plan FILE --what-if "link x{number(state.link)}" answers it: the what-if is what the page says.'
+        )
     return toml({**document, "model": model, "prices": prices}, (line,))
 
 
