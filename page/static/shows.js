@@ -17,7 +17,7 @@ export function showBars(answer) {
   const parts = [], rows = [];
   able.forEach((row, order) => {
     const common = { label: row.scheme, order, opacity: row.standing === "usable" ? 1 : 0.35, why: why(row), whole: ttft(row) };
-    const mark = row.best ? " · best" : row.chosen ? " · chosen" : row.standing === "usable" ? "" : ` · ${row.standing}`;
+    const mark = row.best ? " · best" : `${row.chosen ? " · chosen" : ""}${row.standing === "usable" ? "" : ` · ${row.standing}`}`;
     rows.push({ ...common, low: row.interval_ms[0], high: row.interval_ms[1], best: row.best, said: small ? ttft(row) : `${ttft(row)} · ${times(row.speedup)}${mark}` });
     let start = 0;
     for (const [part, key] of PARTS) parts.push({ ...common, part, start, end: (start += row[key]), text: time(row[key]) });
