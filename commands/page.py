@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 Link = Annotated[float, typer.Option(help="Factor on the rate of every link.")]
 MaxPerplexity = Annotated[float, typer.Option(help="Most that a scheme may raise perplexity to: a ratio.")]
+MaxLookupsLost = Annotated[
+    float, typer.Option(help="Most look-ups in compressed prompts that a scheme may lose: points of 100.")
+]
 Rate = Annotated[float | None, typer.Option(help="Requests a second, for the load and the plan.")]
 OutputTokens = Annotated[float, typer.Option(help="Mean tokens of an answer, for the load and the plan.")]
 SloTtftMs = Annotated[float, typer.Option(help="Milliseconds to the first token that are good.")]
@@ -37,6 +40,7 @@ def ui(
     question: Question,
     link: Link = defaults.LINK,
     max_perplexity: MaxPerplexity = defaults.MAX_PERPLEXITY,
+    max_lookups_lost: MaxLookupsLost = defaults.MAX_LOOKUPS_LOST,
     rate: Rate = None,
     output_tokens: OutputTokens = defaults.OUTPUT_TOKENS,
     slo_ttft_ms: SloTtftMs = defaults.SLO_TTFT_MS,
@@ -61,7 +65,8 @@ def ui(
 
     desk = Desk()
     try:
-        state = _state(desk, question, link, max_perplexity, rate, output_tokens, slo_ttft_ms, price)
+        limit = (max_perplexity, max_lookups_lost)
+        state = _state(desk, question, link, limit, rate, output_tokens, slo_ttft_ms, price)
 
         def ready(address: str) -> None:
             print(address, flush=True)
@@ -87,6 +92,7 @@ def report(
     out: Annotated[str, typer.Option(help="HTML file to write.")],
     link: Link = defaults.LINK,
     max_perplexity: MaxPerplexity = defaults.MAX_PERPLEXITY,
+    max_lookups_lost: MaxLookupsLost = defaults.MAX_LOOKUPS_LOST,
     rate: Rate = None,
     output_tokens: OutputTokens = defaults.OUTPUT_TOKENS,
     slo_ttft_ms: SloTtftMs = defaults.SLO_TTFT_MS,
@@ -111,7 +117,8 @@ def report(
     pages.check_out(out)
     desk = Desk()
     try:
-        state = _state(desk, question, link, max_perplexity, rate, output_tokens, slo_ttft_ms, price)
+        limit = (max_perplexity, max_lookups_lost)
+        state = _state(desk, question, link, limit, rate, output_tokens, slo_ttft_ms, price)
         axes = pages.axes_of(state, points)
         with working("report", "points") as work:
             html, grid = pages.page(desk, state, axes, work.update, with_library=library, planned=loads)
@@ -122,7 +129,7 @@ def report(
     finally:
         desk.close()
     own: dict[str, Any] = {"out": out, "points": points, "link": link, "max_perplexity": max_perplexity, "rate": rate}
-    own |= {"output_tokens": output_tokens, "slo_ttft_ms": slo_ttft_ms}
+    own |= {"max_lookups_lost": max_lookups_lost, "output_tokens": output_tokens, "slo_ttft_ms": slo_ttft_ms}
     own = {name: value for name, value in own.items() if value != getattr(defaults, name.upper(), None)}
     more = [word for each in price or () for word in ("--price", each)]
     more += [flag for flag, on in (("--no-library", library), ("--no-loads", loads)) if not on]
@@ -150,7 +157,7 @@ def _state(
     desk: Desk,
     question: Question,
     link: float,
-    max_perplexity: float,
+    limit: tuple[float, float],
     rate: float | None,
     output_tokens: float,
     slo_ttft_ms: float,
@@ -173,6 +180,7 @@ def _state(
     prices = {desk.adopt("cluster", name): value for name, value in factors("--price", price).items()}
     if auto_budget(values["scheme"]) is None:
         find(values["scheme"])  # ValueError now, rather than on the page
-    own = {"link": link, "max_perplexity": max_perplexity, "rate": rate, "output_tokens": output_tokens}
+    own = {"link": link, "rate": rate, "output_tokens": output_tokens}
     asked: Any = own | {"slo_ttft_ms": slo_ttft_ms, "prices": tuple(prices.items())}
+    asked |= {"max_perplexity": limit[0], "max_lookups_lost": limit[1]}
     return checked(State(Question(**values), **asked))

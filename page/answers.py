@@ -95,12 +95,14 @@ def sliders() -> list[Slider]:
     batch = [float(1 << power) for power in range(8)]
     tokens = [float(1 << power) for power in range(6, 18)]
     link = [0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0]
+    lookups = [1.0, 2.0, 3.0, 5.0, 10.0, 15.0, 20.0, 30.0, 50.0, 100.0]
     limit = [1.0, 1.005, 1.01, 1.02, 1.05, 1.1, 1.2, 1.5, 2.0]
     return [
         _slider("batch", "Sequences in a batch", "sequences", batch, BATCH.least, BATCH.most, True),
         _slider("input_tokens", "Length of each prompt", "tokens", tokens, TOKENS.least, TOKENS.most, True),
         _slider("link", "Rate of every link", "x the machine's", link, LINK.least, LINK.most, False),
         _slider("max_perplexity", "Most that perplexity may rise to", "x uncompressed", limit, 1.0, 10.0, False),
+        _slider("max_lookups_lost", "Most look-ups that may be lost", "of 100", lookups, 0.0, 100.0, False),
     ]
 
 
@@ -197,7 +199,7 @@ def without_detail(desk: Desk, state: State, names: Sequence[str]) -> Answer:
 
 
 def _head(desk: Desk, state: State, names: Sequence[str], c: Comparison, cannot: dict[str, str]) -> Answer:
-    limit = Limit(perplexity=state.max_perplexity)
+    limit = Limit(state.max_perplexity, state.max_lookups_lost)
     first, soonest = c.baseline, best(c, limit)
     if chosen(state) in cannot and chosen(state) not in catalog_schemes():
         raise ValueError(cannot[chosen(state)])  # a slip in a name, rather than a row
@@ -311,8 +313,10 @@ def command(which: str, state: State, desk: Desk, names: Sequence[str] = ()) -> 
 
 
 def _limit(state: State) -> tuple[str, ...]:
-    usual = Limit().perplexity
-    return () if state.max_perplexity == usual else ("--max-perplexity", number(state.max_perplexity))
+    usual = Limit()
+    perplexity = () if state.max_perplexity == usual.perplexity else ("--max-perplexity", number(state.max_perplexity))
+    lookups = state.max_lookups_lost
+    return (*perplexity, *(() if lookups == usual.lookups else ("--max-lookups-lost", number(lookups))))
 
 
 def python(which: str, state: State, desk: Desk, names: Sequence[str] = ()) -> str:

@@ -15,9 +15,8 @@ from thinwire.commands.reproduce import command_line
 from thinwire.edge.limits import DUMP_BYTES, JSON_BYTES, LOG_BYTES, TOML_BYTES
 from thinwire.edge.reading import from_toml
 from thinwire.page.answers import dropped_model, file_of, machine_option
-from thinwire.page.desk import Desk
+from thinwire.page.desk import Desk, model_title, plain
 from thinwire.page.documents import Dropped
-from thinwire.page.names import model_title, plain
 from thinwire.page.state import State
 from thinwire.reference.families.config import load_model
 from thinwire.topologies.dumps.tell import tell

@@ -27,7 +27,7 @@ BATCH = (1, 2, 4, 8, 16, 32, 64)
 TOKENS = (128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 LINKS = (0.25, 0.5, 1.0, 2.0, 4.0)
 NEAR = 3  # points of an axis that shows both ways from where one is
-FIRST_GIVEN_UP = ("batch", "link", "input_tokens")
+FIRST_GIVEN_UP = ("batch", "link")
 DIGITS = 6  # of numbers in the file: the interval leaves two or three
 AXES: tuple[str, ...] = ("batch", "input_tokens", "link")
 MOVES = frozenset({*AXES, "scheme"})
@@ -42,14 +42,13 @@ def axes_of(state: State, points: int = POINTS) -> dict[str, list[float]]:
         name: sorted({float(x) for x in usual} | {own[name]})
         for name, usual in zip(AXES, (BATCH, TOKENS, LINKS), strict=True)
     }
+    for left, name in enumerate(FIRST_GIVEN_UP):  # rather both ways along one axis than one way along each
+        if points < NEAR ** (len(AXES) - left):
+            found[name] = [own[name]]
     while _size(found) > points and _size(found) > 1:
         longest = max(found, key=lambda name: len(found[name]))
-        if len(found[longest]) > NEAR:
-            at = found[longest].index(own[longest])
-            del found[longest][0 if at > len(found[longest]) - 1 - at else -1]
-        else:  # few neighbours: rather both of one axis than one of each
-            least = next(name for name in FIRST_GIVEN_UP if len(found[name]) > 1)
-            found[least] = [own[least]]
+        at = found[longest].index(own[longest])
+        del found[longest][0 if at >= len(found[longest]) - 1 - at else -1]
     return found
 
 
@@ -212,7 +211,10 @@ def page(
     return assets.whole(start, with_library), found
 
 
-FIXED = ("model", "cluster", "tp", "weights", "kv", "max_perplexity", "profile", "rate", "output_tokens", "slo_ttft_ms")
+FIXED = (
+    "model", "cluster", "tp", "weights", "kv", "max_perplexity", "max_lookups_lost", "profile", "rate", "output_tokens",
+    "slo_ttft_ms",
+)  # fmt: skip
 
 
 def narrowed(options: Options, state: State, axes: Mapping[str, list[float]], schemes: Sequence[str]) -> Options:

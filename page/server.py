@@ -84,11 +84,16 @@ def application(
                 gone.set()
                 together.cancel_scope.cancel()  # out of the queue; what runs ends at its next turn
 
-            async with anyio.create_task_group() as together:
-                together.start_soon(watch)
-                async with slow:
-                    found = await anyio.to_thread.run_sync(work)
-                together.cancel_scope.cancel()
+            try:
+                async with anyio.create_task_group() as together:
+                    together.start_soon(watch)
+                    async with slow:
+                        found = await anyio.to_thread.run_sync(work)
+                    together.cancel_scope.cancel()
+            except anyio.get_cancelled_exc_class():  # the server ends, which is no fault to print
+                found = _json({"error": "the server ends"}, 503)
+            finally:
+                gone.set()
             return found
 
         return endpoint

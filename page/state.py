@@ -20,11 +20,13 @@ ALSO = 8
 DROP = "drop:"  # before the number of what was dropped on the page
 LINK = Limit("a factor on every link's rate", 0.01, 100.0, "", "a hundredth and a hundred times the machine's")
 PERPLEXITY = Limit("a ratio of perplexities", 1.0, 10.0, "", "ten times the perplexity is no language any more")
+LOOKUPS = Limit("points of look-ups lost", 0.0, 100.0, "", "of 100 asked")
 PRICE = Limit("a price of a GPU an hour", 0.0, 1e6, "", "in any currency", above=True)
 # A page's own: everything else is an option of a question. Paths, and factors by pattern, are not asked by a link.
 OWN: Mapping[str, tuple[Limit, float | None]] = {
     "link": (LINK, defaults.LINK),
     "max_perplexity": (PERPLEXITY, defaults.MAX_PERPLEXITY),
+    "max_lookups_lost": (LOOKUPS, defaults.MAX_LOOKUPS_LOST),
     "rate": (RATE, None),
     "output_tokens": (TOKENS, defaults.OUTPUT_TOKENS),
     "slo_ttft_ms": (SLO, defaults.SLO_TTFT_MS),
@@ -40,7 +42,7 @@ class State:
     Args:
         question: with names alone; `drop:N` names what was dropped on the page. Its links are not scaled.
         link: factor on the rate of every link and pool.
-        max_perplexity: ratio that a scheme may cost.
+        max_perplexity: ratio that a scheme may cost. max_lookups_lost: points of look-ups that it may.
         rate, output_tokens, slo_ttft_ms: of a load, and what it should keep; rate None: one a second.
         also: schemes that are compared besides.
         prices: of a GPU an hour, by machine, in the place of the examples.
@@ -49,6 +51,7 @@ class State:
     question: Question
     link: float = defaults.LINK
     max_perplexity: float = defaults.MAX_PERPLEXITY
+    max_lookups_lost: float = defaults.MAX_LOOKUPS_LOST
     rate: float | None = None
     output_tokens: float = defaults.OUTPUT_TOKENS
     slo_ttft_ms: float = defaults.SLO_TTFT_MS

@@ -16,7 +16,7 @@ function valueAt(key, place) {
 function placeOf(key, value) {
   const steps = stepsOf(key);
   const low = Math.max(0, Math.min(steps.length - 2, steps.findLastIndex((one) => one <= value)));
-  return low + Math.log(value / steps[low]) / Math.log(steps[low + 1] / steps[low]);
+  return low + Math.log(Math.max(value, steps[0]) / steps[low]) / Math.log(steps[low + 1] / steps[low]);
 }
 
 const machine = () => LISTS.cluster.find((one) => one.name === state.now.cluster);
@@ -25,6 +25,7 @@ const TEXTS = {
   input_tokens: (value) => value.toLocaleString("en"),
   link: (value) => [`×${digits(value, 3)}`, ...(machine() ? [`${digits(machine().link_gb_per_s * value, 3)} GB/s`] : [])].join(", "),
   max_perplexity: loss,
+  max_lookups_lost: (value) => `${digits(value, 3)} of 100`,
 };
 const SEARCHED = ["model", "cluster", "scheme"];
 const PLAIN = ["tp", "weights", "rate", "slo_ttft_ms"];

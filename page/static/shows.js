@@ -17,7 +17,7 @@ export function showBars(answer) {
   const parts = [], rows = [];
   able.forEach((row, order) => {
     const common = { label: row.scheme, order, opacity: row.standing === "usable" ? 1 : 0.35, why: why(row), whole: ttft(row) };
-    const mark = row.best ? " · best" : row.chosen ? " · chosen" : row.standing === "usable" ? "" : ` · ${row.standing}`;
+    const mark = row.best ? " · best" : `${row.chosen ? " · chosen" : ""}${row.standing === "usable" ? "" : ` · ${row.standing}`}`;
     rows.push({ ...common, low: row.interval_ms[0], high: row.interval_ms[1], best: row.best, said: small ? ttft(row) : `${ttft(row)} · ${times(row.speedup)}${mark}` });
     let start = 0;
     for (const [part, key] of PARTS) parts.push({ ...common, part, start, end: (start += row[key]), text: time(row[key]) });
@@ -183,7 +183,8 @@ export function showPlan(plan) {
   const shown = (one) => `${one.replicas > 1 ? `${one.replicas} × ` : ""}${one.machine}, TP ${one.tp}`;
   const price = (one) => `${one.cost_per_hour.toFixed(2)} ${plan.currency}`;
   const run = plan.deployments.filter((one) => one.cost_per_hour != null && one.ttft_ms != null);
-  const edge = run.filter((one) => one.frontier).sort((a, b) => a.cost_per_hour - b.cost_per_hour);
+  // Of cost and time alone: the plan's own frontier has what accuracy saves besides, and its line would go up and down.
+  const edge = frontier(run.filter((one) => one.kept), (one) => one.cost_per_hour, (one) => -one.ttft_ms);
   const most = Math.max(...run.map((one) => one.cost_per_hour)), least = Math.min(...run.map((one) => one.cost_per_hour));
   const named = apart([...run.filter((one) => one.best), ...edge], (one) => one.cost_per_hour, (one) => one.ttft_ms, (most - least) / 2, Math.max(...run.map((one) => one.ttft_ms)) / 12);
   const tall = Math.max(plan.target_ms, ...run.map((one) => one.ttft_ms));

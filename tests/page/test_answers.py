@@ -24,10 +24,10 @@ WHERE: dict[str, Any] = {"model": "llama-3-8b", "cluster": "8xl40s-pcie", "tp": 
 
 
 def test_rows_are_those_of_a_comparison() -> None:
-    found = answers.answer(desk(), small(link=0.5, max_perplexity=1.01))
+    found = answers.answer(desk(), small(link=0.5, max_perplexity=1.01, max_lookups_lost=1))
     names = [row["scheme"] for row in found["rows"]]
     expected = thinwire.compare(names, **WHERE, scaled_links={"*": 0.5})
-    limit = verdict.Limit(1.01)
+    limit = verdict.Limit(1.01, 1.0)
     assert names == [row.scheme.name for row in expected.rows]
     assert found["verdict"].startswith(f"{verdict.verdict(expected, limit)} Compared: {len(names)} of the ")
     best = verdict.best(expected, limit)
@@ -48,8 +48,11 @@ def test_rows_are_those_of_a_comparison() -> None:
 
 
 def test_the_usual_limit_is_everybodys() -> None:
-    assert verdict.Limit().perplexity == defaults.MAX_PERPLEXITY
+    assert verdict.Limit() == verdict.Limit(defaults.MAX_PERPLEXITY, defaults.MAX_LOOKUPS_LOST)
     assert read("").max_perplexity == verdict.Limit().perplexity
+    asked = answers.answer(desk(), small(max_lookups_lost=30))
+    assert next(row for row in asked["rows"] if row["scheme"] == "flash-int4")["standing"] == "usable"
+    assert "--max-lookups-lost 30" in asked["command"]
 
 
 def test_everything_is_the_catalog_that_means_something_here() -> None:

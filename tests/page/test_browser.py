@@ -382,6 +382,7 @@ def test_keyboard_reaches_everything(watched: Watched, address: str) -> None:
     page.goto(f"{address}?{SMALL}")
     settled(page)
     wanted = {"model", "cluster", "scheme", "batch", "input_tokens", "link", "tp", "weights", "max_perplexity", "rate"}
+    wanted |= {"max_lookups_lost", "own-price"}
     wanted |= {"slo_ttft_ms", "file", "reset", "copy", "theme", "plan", "csv", "json", "png"}
     reached = set[str]()
     for _ in range(90):

@@ -45,6 +45,15 @@ def test_axes_keep_the_states_own_place_and_its_neighbours() -> None:
             assert state.question.batch in axes["batch"] and state.link in axes["link"]
             assert state.question.input_tokens in axes["input_tokens"]
             assert all(values == sorted(set(values)) for values in axes.values())
+    for points, moved in (
+        (4, ["input_tokens"]),
+        (9, ["input_tokens", "link"]),
+        (27, ["batch", "input_tokens", "link"]),
+    ):
+        axes = report.axes_of(small(), points)  # few points: whoever has some shows both ways
+        own = {"batch": 2.0, "input_tokens": 512.0, "link": 1.0}
+        assert [name for name in own if len(axes[name]) > 1] == moved
+        assert all(axes[name][0] < own[name] < axes[name][-1] for name in moved)
     assert report.axes_of(small(), 1) == {"batch": [2.0], "input_tokens": [512.0], "link": [1.0]}
 
 
@@ -135,6 +144,28 @@ def test_modules_together_define_each_name_once() -> None:
         r"^(?:export )?(?:async )?(?:const|let|function|class)\*? +([\w$]+)", assets.script(), re.MULTILINE
     )
     assert len(names) == len(set(names)) and len(names) > 20
+
+
+def test_modules_import_what_they_use_of_each_other() -> None:
+    """In a report they are one, and a name is there without; on the server each has its own."""
+    texts = {name: assets.own(name) for name in assets.names() if name.endswith(".js")}
+    exported = {
+        name: set(re.findall(r"^export (?:async )?(?:const|let|function|class)\*? +([A-Za-z]\w*)", text, re.MULTILINE))
+        for name, text in texts.items()
+    }
+    assert sum(map(len, exported.values())) > 30
+    for name, text in texts.items():
+        code = re.sub(r"//.*|/\*.*?\*/", "", text)
+        imported = set(
+            re.findall(r"\b[A-Za-z]\w*", " ".join(re.findall(r"^import \{(.*?)\}", code, re.MULTILINE | re.DOTALL)))
+        )
+        for other, names in exported.items():
+            for each in names - imported if other != name else ():
+                used = rf"(?<![\w$.'\"]){re.escape(each)}" + (r"(?![\w$:'\"])" if each.isupper() else r"\(")
+                own = rf"(?:const|let|function) +{re.escape(each)}\b|[({{,] *{re.escape(each)} *[,)}}]"
+                assert not re.search(used, code) or re.search(own, code), f"{name} uses {each} of {other}"
+        missing = imported - set().union(*exported.values())
+        assert not missing, f"{name} imports {missing}, which nobody exports"
 
 
 def test_no_path_of_this_machine_is_in_it(root: Path) -> None:

@@ -17,8 +17,7 @@ import httpx
 from starlette.testclient import TestClient
 
 from thinwire.page import answers, server
-from thinwire.page.desk import Desk
-from thinwire.page.names import model_title, plain, title_of
+from thinwire.page.desk import Desk, model_title, plain, title_of
 from thinwire.page.server import application
 from thinwire.reference.families.config import load_model
 

@@ -31,6 +31,7 @@ def states(draw: st.DrawFn) -> State:
         question,
         link=draw(FACTORS),
         max_perplexity=draw(st.floats(1, 10)),
+        max_lookups_lost=draw(st.floats(0, 100)),
         rate=draw(st.one_of(st.none(), st.floats(1e-3, 1e6))),
         output_tokens=draw(st.floats(1, 1e6)),
         slo_ttft_ms=draw(st.floats(1e-3, 1e6)),
