@@ -105,6 +105,8 @@ def test_a_page_is_staged_for_the_site(monkeypatch: pytest.MonkeyPatch) -> None:
     assert text("so:\n- a\n  b\n- c\n") == "so:\n\n- a\n  b\n- c\n"
     block = "```console\n$ thinwire predict \\\n    --x\n$ make demo\n```"
     assert text(block) == "```sh\nthinwire predict \\\n    --x\nmake demo\n```"
+    titled = '```sh title="not run by tests: it installs"\nmake ui\n```'
+    assert text(titled) == "```sh\nmake ui\n```", "what tests do is no reader's"
     for alone in (
         "```console\n$ thinwire models\nllama\n```",
         "```text\n[a](../../b.py)\n- c\n```",

@@ -3,6 +3,7 @@
 import os
 import re
 import time
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,15 @@ def test_it_is_kept_without_outputs(notebook: Any) -> None:
     assert notebook.metadata.keys() == {"kernelspec", "language_info"}
     text = "\n".join(cell.source for cell in notebook.cells)
     assert max(map(len, text.splitlines())) <= 120
+
+
+def test_its_page_installs_what_it_needs(root: Path) -> None:
+    """Extras that bring matplotlib, pandas and pyarrow."""
+    command = re.search(r"-e '\.\[([\w,]+)\]'", (root / "docs" / "notebooks.md").read_text("utf-8"))
+    extras = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    assert command is not None
+    brought = " ".join(line for name in command[1].split(",") for line in extras[name])
+    assert all(package in brought for package in ("matplotlib", "pandas", "pyarrow"))
 
 
 @pytest.fixture(scope="module")

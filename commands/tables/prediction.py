@@ -31,12 +31,15 @@ def prediction(p: Prediction, explain: bool, verbose: bool) -> None:
     console.print()
     table = Fitted(_columns(p, "", "% of TTFT"))
     unit_s, power = time_unit(p.ttft_s)[0], time_power(p.ttft_s, found.low_s, found.high_s)
-    rounded_s = [*parts_of(b, p.ttft_s, power), *exchanges_of(b, power)]
-    parts = {
-        "compute": b.compute_s, EXPOSED: b.exposed_communication_s, WAITING: b.waiting_s,
-        "  wire, hidden or not": b.communication_s, "  codec, hidden or not": b.codec_s,
-    }  # fmt: skip
-    for (name, seconds), shown_s in zip(parts.items(), rounded_s, strict=True):
+    compute_s, exposed_s, waiting_s = parts_of(b, p.ttft_s, power)
+    wire_s, codec_s = exchanges_of(b, power)
+    for name, seconds, shown_s in (
+        ("compute", b.compute_s, compute_s),
+        (WAITING, b.waiting_s, waiting_s),
+        (EXPOSED, b.exposed_communication_s, exposed_s),
+        ("  wire, hidden or not", b.communication_s, wire_s),
+        ("  codec, hidden or not", b.codec_s, codec_s),
+    ):
         if seconds or name != WAITING:
             table.add(name, in_unit(shown_s, unit_s, power), _share(p, seconds))
     table.show()

@@ -231,6 +231,21 @@ def test_what_matters_is_said_first(capsys: Capture) -> None:
     assert out.startswith(f"First token after {time_text(took['ttft_ms'] / 1e3, low_ms / 1e3, high_ms / 1e3)} with ")
 
 
+@pytest.mark.parametrize("scheme", ["bf16", "flash-int8", "iso-int8"])
+def test_parts_of_a_prediction_add_up_as_shown(capsys: Capture, scheme: str) -> None:
+    """Compute, exposed and waiting to the TTFT in the first line; wire and codec to what is exposed, unless hidden."""
+    words = ("predict", "--model", "qwen2.5-32b", "--cluster", "8xl40s-pcie", "--tp", "4", "--scheme", scheme,
+             "--slow-rank", "1=1.1")  # fmt: skip
+    out = run(capsys, *words)[1]
+    (total,) = re.findall(r"^First token after ([\d.]+) ", out)
+    rows = dict(re.findall(r"^ *([a-z][a-z, ]+?)  +([\d.]+) ", out, re.MULTILINE))
+    shown = {name.split()[0].rstrip(","): float(value) for name, value in rows.items()}
+    assert shown["compute"] + shown["exposed"] + shown["waiting"] == pytest.approx(float(total))
+    assert shown["exposed"] <= shown["wire"] + shown["codec"] + 1e-9
+    if "iso" not in scheme:
+        assert shown["exposed"] == pytest.approx(shown["wire"] + shown["codec"])
+
+
 # ---- the table itself
 
 

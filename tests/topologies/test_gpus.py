@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from thinwire.topologies.load import gpu_names, load_gpu
+from thinwire.topologies.load import gpu_names, load_cluster, load_gpu
 from thinwire.topologies.names import FileError
 from thinwire.topologies.units import SOURCE_KINDS
 
@@ -98,3 +98,10 @@ def test_a_relative_is_of_the_catalog(tmp_path: Path, relative: str, said: str) 
         load_gpu(path)
     path.write_text(text, "utf-8")
     assert load_gpu(path).relative == "l40s"
+
+
+def test_a_name_with_a_dot_is_a_file_that_is_not_there() -> None:
+    """No name of the catalogs has one."""
+    for kind, load in (("cluster", load_cluster), ("gpu", load_gpu)):
+        with pytest.raises(ValueError, match=rf"no such file: m\.tml \(nor is it a {kind} of the catalog\)"):
+            load("m.tml")
