@@ -227,7 +227,8 @@ def _head(desk: Desk, state: State, names: Sequence[str], c: Comparison, cannot:
 def among(desk: Desk, state: State, names: Sequence[str]) -> str:
     """Of how many schemes a verdict is: the whole catalog may have a better one."""
     every = {*api.schemes_for(desk.resolved(state.question)), *names}
-    return f"Compared: {f'{len(names)} of the' if len(names) < len(every) else 'all'} {len(every)} schemes that apply here."
+    share = f"{len(names)} of the" if len(names) < len(every) else "all"
+    return f"Compared: {share} {len(every)} schemes that apply here."
 
 
 def row(c: Comparison, one: Prediction, limit: Limit, is_best: bool, is_chosen: bool) -> Row:

@@ -47,8 +47,8 @@ def _serve(desk: Desk, state: State) -> Serve:
         "note": f"one replica, {seconds:.3g} s of Poisson arrivals (seed {SEED}), prompts of "
         f"{state.question.input_tokens} and answers of {state.output_tokens:g} tokens on average, small all-reduces "
         "uncompressed where that is sooner; the ± is the simulation's alone (95 %), not the model's; durations are "
-        f"interpolated more coarsely than the command's, which moves percentiles by less than {WITHIN:.0%}, p99 by less than "
-        f"{LAST_WITHIN:.0%}",
+        f"interpolated more coarsely than the command's, which moves percentiles by less than {WITHIN:.0%}, p99 by "
+        f"less than {LAST_WITHIN:.0%}",
         "command": command_line("serve", replace(asked, **files_of(state, desk))),
     }
 

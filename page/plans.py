@@ -137,8 +137,8 @@ def _decoding(asked: Asked, outcomes: Sequence[Outcome], usable: Sequence[str]) 
     names, many = " and ".join(refused), len(refused) > 1
     return [
         f"{names} {'are' if many else 'is'} within the limit above, where prompts alone are compressed; replicas that "
-        f"serve compress the tokens of decode, too, where that is sooner, and then {'they lose' if many else 'it loses'} "
-        "more"
+        "serve compress the tokens of decode, too, where that is sooner, and then "
+        f"{'they lose' if many else 'it loses'} more"
     ]
 
 
