@@ -82,7 +82,7 @@ def _plan(desk: Desk, state: State, progress: Callable[[str], None]) -> Plan:
         "deployments": deployments,
         "prices": priced,
         "seconds": time.monotonic() - started,
-        "note": f"{document['load']['rate_per_s']:g} requests a second, prompts of {state.question.input_tokens} and "
+        "note": f"{document['load']['rate_per_s']:g}/s of requests, prompts of {state.question.input_tokens} and "
         f"answers of {state.output_tokens:g} tokens on average; replicas of one run of {SECONDS:g} s each, the same "
         "requests for every candidate; GPUs are paid for one by one; the ± is the simulation's alone"
         + "".join(f". {one}" for one in [*_decoding(asked, found.outcomes, usable), *left]),
