@@ -175,7 +175,7 @@ function pricesOf(plan) {
   const named = (name) => LISTS.cluster.find((one) => one.name === name)?.label.split(":")[0] ?? name;
   const prices = plan.prices.map((one) => `${named(one.name)} ${one.per_gpu_hour.toFixed(2)}`).join(", ");
   const sources = [...new Set(plan.prices.map((one) => one.source))].join("; ");
-  const how = REPORT ? "--price MACHINE=NUMBER gives one" : "give one above";
+  const how = REPORT ? "--price MACHINE=NUMBER gives one" : "give one below";
   const left = plan.prices.some((one) => one.name === cluster) ? "" : ` ${named(cluster)} is not in this plan, for no price of it is known: ${how}.`;
   return `Of a GPU an hour, in ${plan.currency}: ${prices} (${sources}).${left}`;
 }
@@ -186,15 +186,16 @@ export function showPlan(plan) {
   // Of cost and time alone: the plan's own frontier has what accuracy saves besides, and its line would go up and down.
   const edge = frontier(run.filter((one) => one.kept), (one) => one.cost_per_hour, (one) => -one.ttft_ms);
   const most = Math.max(...run.map((one) => one.cost_per_hour)), least = Math.min(...run.map((one) => one.cost_per_hour));
-  const named = apart([...run.filter((one) => one.best), ...edge], (one) => one.cost_per_hour, (one) => one.ttft_ms, (most - least) / 2, Math.max(...run.map((one) => one.ttft_ms)) / 12);
   const tall = Math.max(plan.target_ms, ...run.map((one) => one.ttft_ms));
+  const beside = (one) => one.ttft_ms + (one.ttft_ms < 0.12 * tall ? 0.05 : -0.05) * tall; // where its name is
+  const named = apart([...run.filter((one) => one.best), ...edge], (one) => one.cost_per_hour, beside, (most - least) / 2, tall / 20);
   const standing = (one) => (one.best ? "the cheapest that keeps the target" : one.why || (one.kept ? "keeps the target" : "misses the target"));
   return charts.cost.put({
     data: {
       rows: run.map((one) => ({
         cost: one.cost_per_hour, ttft: one.ttft_ms, what: shown(one), scheme: one.scheme, label: `${one.replicas > 1 ? `${one.replicas} × ` : ""}${one.machine}, ${one.scheme}`,
         cost_text: price(one), ttft_text: withinTime(one.ttft_ms, one.ttft_plus_minus_ms), why: standing(one), colour: colour(one.best ? "best" : one.kept ? "ink" : "soft"),
-        size: one.best ? 160 : 70, shape: one.best ? "diamond" : "circle", opacity: one.kept ? 1 : 0.5, named: named.has(one), right: one.cost_per_hour > (most + least) / 2, beside: one.ttft_ms + (one.ttft_ms < 0.12 * tall ? 0.05 : -0.05) * tall,
+        size: one.best ? 160 : 70, shape: one.best ? "diamond" : "circle", opacity: one.kept ? 1 : 0.5, named: named.has(one), right: one.cost_per_hour > (most + least) / 2, beside: beside(one),
       })),
       frontier: edge.map((one) => ({ cost: one.cost_per_hour, ttft: one.ttft_ms })), target: [{ ttft: plan.target_ms }],
     },
