@@ -267,7 +267,7 @@ def test_the_command_line_says_which(capsys: Capture) -> None:
     status, out, _ = run(capsys, *chosen, "--gpus", "0,1,7", "--json")
     assert status == 0 and json.loads(out)["baseline"]["gpus"] == [0, 1, 7]
     status, out, _ = run(capsys, "serve", *ASKED, "--gpus", "2,3", "--rate", "1", "--duration", "20")
-    assert status == 0 and "TP 2 on GPUs 2,3 each: " in out
+    assert status == 0 and "TP 2 on GPUs 2,3 each; " in " ".join(out.split())
 
 
 @pytest.mark.parametrize(
