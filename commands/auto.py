@@ -49,9 +49,10 @@ def auto(
     document = rows.to_dict()
     for plain, row in zip([document["baseline"], *document["rows"]], [rows.baseline, *rows.rows], strict=True):
         plain |= resting(grounds(row), verbose)
+    mixed = [row for row in rows.rows if row.scheme is chosen.scheme]
     document = {
         **envelope(command_line("auto", [budget, *question.command_line(("scheme",)), *own])), **chosen.to_dict(),
-        **document, **resting(together([rows.baseline, *rows.rows], rows.rows), verbose),
+        **document, **resting(together([rows.baseline, *rows.rows], mixed), verbose),
         "question": question.given(without=("scheme",)),
     }  # fmt: skip
 
