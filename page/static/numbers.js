@@ -22,6 +22,8 @@ function powerOf(seconds, half) {
   const allowed = Math.floor(Math.log10(half / 9) + 1e-9);
   return seconds ? Math.max(Math.min(allowed, first), finest) : allowed;
 }
+/** The same of a time that has an interval: three digits at least, beside it stand others. */
+const timePower = (seconds, half) => (half == null ? powerOf(seconds) : Math.min(powerOf(seconds, half), powerOf(seconds)));
 const UNITS = [[0, "s"], [-3, "ms"], [-6, "µs"], [-9, "ns"]];
 function unitOf(seconds, power) {
   const size = Math.max(Math.abs(seconds), Math.abs(Math.round(seconds / 10 ** power) * 10 ** power));
@@ -34,7 +36,7 @@ function inUnit(seconds, [unit], power) {
 /** Milliseconds as "1.17 s" or "430 ms", to the digits that half an interval allows. */
 export function time(ms, half = null) {
   if (ms === 0) return "0";
-  const seconds = ms / 1e3, power = powerOf(seconds, half == null ? null : half / 1e3), unit = unitOf(seconds, power);
+  const seconds = ms / 1e3, power = timePower(seconds, half == null ? null : half / 1e3), unit = unitOf(seconds, power);
   return `${inUnit(seconds, unit, power)} ${unit[1]}`;
 }
 /** Several as the first, which decides on unit and digits. */
@@ -51,8 +53,10 @@ export function withinTime(ms, plusMinus) {
 export const halfOf = (row) => (row.interval_ms[1] - row.interval_ms[0]) / 2;
 export const ttft = (row) => time(row.ttft_ms, halfOf(row));
 export function span(row) {
-  const { unit, texts } = timesAs(row.ttft_ms, halfOf(row), row.interval_ms);
-  return `${texts.join(" to ")} ${unit}`;
+  const [seconds, half, high] = [row.ttft_ms / 1e3, halfOf(row) / 1e3, row.interval_ms[1] / 1e3];
+  const power = timePower(seconds, half), unit = unitOf(seconds, power);
+  const coarse = Math.min(powerOf(seconds, half), Math.max(power, powerOf(high)));
+  return `${row.interval_ms.map((one) => inUnit(one / 1e3, unit, coarse)).join(" to ")} ${unit[1]}`;
 }
 export const times = (value) => (value == null ? "" : `${value.toFixed(2)}×`);
 export const percent = (share) => `${digits(100 * share, 2)} %`;

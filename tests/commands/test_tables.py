@@ -105,7 +105,7 @@ def test_rows_stand_by_who_is_usable(capsys: Capture, monkeypatch: pytest.Monkey
     names = ["bf16", "none", "flash-int8", "flash-int4", "mxfp4", "nvfp4-two-shot", "quickreduce-int4"]
     asked = (*ASKED[0], "--schemes", ",".join(names))
     lines = printed(capsys, monkeypatch, False, 80, "compare", *asked)
-    order = [line[2:].split()[0] for line in lines if line[:2] in ("  ", "* ")][1 : len(names) + 1]
+    order = [line[2:].split()[0] for line in lines if line[:2] in ("  ", "* ") and line[2] != " "][1 : len(names) + 1]
     found = api.compare(names, "llama-3-70b", "8xl40s-pcie", tp=4, batch=8)
     ranks = ["usable", "beyond", "unknown", "cannot", "floor"]
     wanted = sorted(found.rows, key=lambda row: (ranks.index(standing(found, row)), row.ttft_s))
