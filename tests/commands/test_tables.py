@@ -110,10 +110,9 @@ def test_rows_stand_by_who_is_usable(capsys: Capture, monkeypatch: pytest.Monkey
     ranks = ["usable", "beyond", "unknown", "cannot", "floor"]
     wanted = sorted(found.rows, key=lambda row: (ranks.index(standing(found, row)), row.ttft_s))
     assert order == [row.scheme.name for row in wanted] and order[-1] == "none"
-    assert next(line.split()[1] for line in lines if line.startswith("* ")) == "quickreduce-int4"
+    assert next(line.split()[1] for line in lines if line.startswith("* ")) == "flash-int8"
     loose = printed(capsys, monkeypatch, False, 80, "compare", *asked, "--max-lookups-lost", "30")
-    assert any(line.startswith("* quickreduce-int4") for line in loose)
-    assert next(i for i, line in enumerate(loose) if line.startswith("  flash-int4")) < next(
+    assert next(i for i, line in enumerate(loose) if line.startswith("* flash-int4")) < next(
         i for i, line in enumerate(loose) if line.startswith("-- ")
     )
     strict = printed(capsys, monkeypatch, False, 80, "compare", *asked, "--max-perplexity", "1.01")
