@@ -34,11 +34,16 @@ def fitted() -> dict[Key, GemmModel]:
 
 
 def left_out(gpu: str, precision: str, rows: Sequence[Row]) -> list[Spread]:
-    """One (n, k) out, one of every five."""
-    folds = [fold for i, fold in enumerate(fit_gemm.shape_folds(rows)) if i % 5 == FOLD]
-    logs = fit_gemm.leave_one_out(rows, fit_gemm.facts(gpu, precision), precision, folds)
+    """How far off rows are whose (n, k) the fit did not see."""
+    logs = left_out_logs(gpu, precision, rows)
     source = f"measured: {fit_gemm.QUANTISED}.csv, {len(logs)} rows of {gpu}, each fitted without its (n, k)"
     return by_regime(f"gemm {precision}", [row.m for row in logs], list(logs.values()), REGIMES, source)
+
+
+def left_out_logs(gpu: str, precision: str, rows: Sequence[Row]) -> dict[Row, float]:
+    """Log of measured over predicted by row: one (n, k) out, one of every five."""
+    folds = [fold for i, fold in enumerate(fit_gemm.shape_folds(rows)) if i % 5 == FOLD]
+    return fit_gemm.leave_one_out(rows, fit_gemm.facts(gpu, precision), precision, folds)
 
 
 def fit_record(gpu: str, precision: str, model: GemmModel) -> FitRecord:

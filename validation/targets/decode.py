@@ -50,11 +50,13 @@ Floats = NDArray[np.float64]
 # --- attention ---
 
 
-def decode_attention(full: bool = False) -> Section:
-    """Every row of attention_decode_bf16.csv in-sample and left out."""
+def decode_attention(full: bool = False, only: str | None = None) -> Section:
+    """Every row of attention_decode_bf16.csv in-sample and left out. only: of one GPU."""
     entries = []
     for system, found in sorted(fit_decode.read_rows().items()):
         gpu = fit_decode.FACTS[system][0]
+        if only not in (None, gpu):
+            continue
         shipped = shipped_gpu(gpu).decode_attention
         columns = [("in-sample", "in-sample", fit_decode.predict(shipped, found))]
         for kind in FULL_KINDS if full else QUICK_KINDS:

@@ -58,7 +58,7 @@ def test_compare_shows_what_is_lost(folder: Path, capsys: Capture, monkeypatch: 
     assert status == 0 and {name: cells[name] for name in ("bf16", "flash-int8", "flash-int4", "mxfp4")} == {
         "bf16": "0", "flash-int8": "-1", "flash-int4": "-30", "mxfp4": "?",
     }  # fmt: skip
-    said = "80% are right uncompressed on tiny at TP 4 (40 trials; of flash-int8 12); perplexity does not see them"
+    said = "uncompressed 80 are, on tiny at TP 4 (40 trials; of flash-int8 12); perplexity does not see them"
     assert said in " ".join(out.split())
     beyond, unknown = (out.index(words) for words in ("-- more than 5 %", "-- what they cost was not measured"))
     assert out.index("  flash-int8 ") < beyond < out.index("  flash-int4 ") < unknown < out.index("  mxfp4 ")

@@ -156,8 +156,10 @@ def test_the_report_counts_its_rows() -> None:
 
 @pytest.mark.parametrize("key", CHEAP)
 def test_the_report_is_up_to_date(key: str) -> None:
-    """Computed again, the cheap sections agree with the report. If not: `make validate`, and commit the report."""
-    for entry in section(key).entries:
+    """Computed again, the cheap sections agree with the report (quickreduce's rows left out, 42 fits, once apart:
+    tests/validation/fits/test_codec.py). If not: `make validate`, and commit the report."""
+    found = targets_hosts.quickreduce(left_out=False) if key == "quickreduce" else section(key)
+    for entry in found.entries:
         again, told = entry.to_dict(), entries()[entry.key]
         assert {name: told[name] for name in again if isinstance(again[name], str)} == {
             name: value for name, value in again.items() if isinstance(value, str)

@@ -1,5 +1,6 @@
 """Decode attention and serving runs beside published ones: as near as docs/decisions/004 and 015 say."""
 
+import json
 from functools import cache
 
 import numpy as np
@@ -9,12 +10,13 @@ from thinwire.validation.fits import decode as fit_decode
 from thinwire.validation.fits import spreads
 from thinwire.validation.fits.published_tables import rows
 from thinwire.validation.targets import decode as targets_decode
+from thinwire.validation.targets.compare import REPORTS
 from thinwire.validation.targets.targets import Section
 
 
 @cache
 def attention() -> Section:
-    return targets_decode.decode_attention()
+    return targets_decode.decode_attention(only="h100-sxm")
 
 
 @cache
@@ -88,13 +90,18 @@ def test_a_run_gives_a_point_with_its_parts() -> None:
 
 
 def test_attention_entries_are_a_yardstick_not_a_gate() -> None:
-    """The issue sets no limit for decode; in-sample and with heads left out every GPU keeps the one of prefill."""
+    """The issue sets no limit for decode; in-sample and with heads left out every GPU keeps the one of prefill. One GPU
+    is fitted again, the others are as the report has them: each takes a quarter of a minute.
+    """
     found = attention()
-    assert not found.asked_for
-    assert {e.how for e in found.entries} == {"in-sample", "one (heads, kv heads) out", "one context out"}
-    assert sum(e.summary.rows for e in found.entries if e.how == "in-sample") == 13769
+    told = {e["key"]: e for e in json.loads((REPORTS / "validation.json").read_text("utf-8"))["entries"]}
+    all_told = [e for key, e in told.items() if key.startswith("decode_attention.")]
+    assert not found.asked_for and len(found.entries) == 3
+    assert {e["how"] for e in all_told} == {"in-sample", "one (heads, kv heads) out", "one context out"}
+    assert sum(e["rows"] for e in all_told if e["how"] == "in-sample") == 13769
     for entry in found.entries:
-        unseen = entry.how != "in-sample"
-        assert (entry.coverage is not None) == unseen
-        assert entry.holds or entry.how == "one context out", (entry.key, entry.summary)
-        assert entry.summary.median < 0.065
+        assert (entry.coverage is not None) == (entry.how != "in-sample")
+        assert entry.summary.median == pytest.approx(told[entry.key]["median"], abs=2e-5), entry.key
+    for each in all_told:
+        assert each["verdict"] == "within" or each["how"] == "one context out", each["key"]
+        assert each["median"] < 0.065
