@@ -49,7 +49,7 @@ def test_an_int4_roofline_is_recovered() -> None:
 
 
 def test_spreads_of_rows_left_out_are_those_shipped() -> None:
-    """Of the smallest table, fitted again as `make calibrate` does. An end hangs on the few rows of one shape, whose fit
+    """Of the smallest table, fitted again as `make calibrate` does. An end hangs on a few rows of one shape, whose fit
     stops in another minimum with another CPU's LAPACK (high 0.35 where it was shipped, 0.43 seen here). So it is held
     to the rows: at most one in ten lies beyond it, and it is no wider than all of them.
     """
