@@ -16,62 +16,38 @@ cluster = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Check, 
 cluster.callback()(lambda: None)
 
 
-def _rows(kind: str) -> list[dict[str, Any]]:
+def _print(kind: str, as_json: bool, *how: Any) -> None:
+    """A catalog as a document, or as the table of its kind; how: what that table takes besides the rows."""
     from thinwire.sim import api
 
-    return api.catalog(kind)
+    rows = api.catalog(kind)
 
+    def show() -> None:
+        from thinwire.commands.tables import catalogs
 
-def _document(kind: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    return {**envelope(command_line(kind, [])), kind: rows}
+        getattr(catalogs, kind)(rows, *how)
+
+    print_answer({**envelope(command_line(kind, [])), kind: rows}, as_json, show)
 
 
 def schemes(published: Published = None, verbose: Verbose = False, as_json: Json = False) -> None:
     """The catalog of schemes, and what others published of their accuracy; sources with --verbose."""
-    rows = _rows("schemes")
-
-    def show() -> None:
-        from thinwire.commands.tables import catalogs
-
-        catalogs.schemes(rows, "all" if verbose and published is None else published, verbose)
-
-    print_answer(_document("schemes", rows), as_json, show)
+    _print("schemes", as_json, "all" if verbose and published is None else published, verbose)
 
 
 def models(verbose: Verbose = False, as_json: Json = False) -> None:
     """The catalog of models, with the Hugging Face ids that stand for them; sources with --verbose."""
-    rows = _rows("models")
-
-    def show() -> None:
-        from thinwire.commands.tables import catalogs
-
-        catalogs.models(rows, verbose)
-
-    print_answer(_document("models", rows), as_json, show)
+    _print("models", as_json, verbose)
 
 
 def clusters(verbose: Verbose = False, as_json: Json = False) -> None:
     """The catalog of machines; sources with --verbose."""
-    rows = _rows("clusters")
-
-    def show() -> None:
-        from thinwire.commands.tables import catalogs
-
-        catalogs.clusters(rows, verbose)
-
-    print_answer(_document("clusters", rows), as_json, show)
+    _print("clusters", as_json, verbose)
 
 
 def gpus(verbose: Verbose = False, as_json: Json = False) -> None:
     """The catalog of GPUs, with what predictions on each rest on; sources with --verbose."""
-    rows = _rows("gpus")
-
-    def show() -> None:
-        from thinwire.commands.tables import catalogs
-
-        catalogs.gpus(rows, verbose)
-
-    print_answer(_document("gpus", rows), as_json, show)
+    _print("gpus", as_json, verbose)
 
 
 cluster.command("import")(import_)
