@@ -32,7 +32,6 @@ Prices = Annotated[
 ]
 LEFT = ("scaled_links", "slow_ranks")  # a page has one slider for all links, and no stragglers
 FIRST_TP = 4  # of the README's question, which the page opens with
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 @asks(Question, without=LEFT, optional={"model": "", "cluster": "", "scheme": ""})
@@ -58,7 +57,7 @@ def ui(
     README's question: llama-3-70b on 4 of 8xl40s-pcie, batch 8.
     """
     _needs("starlette", "uvicorn", "vl_convert")
-    if host not in LOOPBACK and not expose:
+    if host not in defaults.LOOPBACK and not expose:
         raise ValueError(f"--host {shown(host)} lets other machines ask: --expose says that this is meant")
     from thinwire.page.desk import Desk
     from thinwire.page.server import run
@@ -70,7 +69,7 @@ def ui(
 
         def ready(address: str) -> None:
             print(address, flush=True)
-            if host not in LOOPBACK:
+            if host not in defaults.LOOPBACK:
                 note("thinwire: whoever reaches this port may ask; there is no password and no encryption")
             if not no_browser:
                 import webbrowser

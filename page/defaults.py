@@ -6,3 +6,4 @@ OUTPUT_TOKENS = 128.0
 SLO_TTFT_MS = 1000.0
 POINTS = 180  # of a report's grid
 PORT = 8765
+LOOPBACK = ("127.0.0.1", "::1", "localhost")  # addresses that only this machine reaches

@@ -23,7 +23,7 @@ from starlette.routing import Route
 
 from thinwire import __version__
 from thinwire.edge.words import said
-from thinwire.page import answers, assets, drops
+from thinwire.page import answers, assets, defaults, drops
 from thinwire.page.curves import curves
 from thinwire.page.desk import AbandonedError, Desk
 from thinwire.page.documents import Start
@@ -274,7 +274,7 @@ def run(desk: Desk, host: str, port: int, start: str, ready: Callable[[str], Non
         listening.listen(128)  # who is told the address may call at once
         port = listening.getsockname()[1]
         shown = f"[{host}]" if ":" in host else host
-        exposed = host not in ("127.0.0.1", "::1", "localhost")
+        exposed = host not in defaults.LOOPBACK
         hosts = (*LOOPBACK, shown, socket.gethostname().lower(), socket.getfqdn().lower()) if exposed else LOOPBACK
         app = application(desk, hosts, port, start, addresses=exposed)
         config = uvicorn.Config(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from thinwire.page import plans
+from thinwire.page.answers import EXAMPLE_PRICES
 from thinwire.page.documents import Plan
 from thinwire.page.plans import plan
 from thinwire.page.state import State, read
@@ -106,3 +107,8 @@ def test_how_a_mixture_is_shared_out_goes_into_a_plan(tmp_path: Path) -> None:
         "expert_skew": 0.5,
     }  # fmt: skip
     assert not left and tomllib.loads(path.read_text("utf-8"))["targets"]["ttft"]["seconds"] == 0.3
+
+
+def test_example_prices_are_those_of_the_example(root: Path) -> None:
+    prices = tomllib.loads((root / "examples" / "plan.toml").read_text("utf-8"))["prices"]
+    assert {name: prices[name]["per_gpu_hour"] for name in EXAMPLE_PRICES} == EXAMPLE_PRICES
